@@ -1,0 +1,96 @@
+//! The one error type: every message names what failed, where, what was expected, what was found, and what to do.
+
+use std::{fmt::Display, io, path::PathBuf};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong on user data. Messages end with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a file or folder.
+    #[error("{}: cannot {action}: {source}. {help}", path.display())]
+    Io {
+        /// File or folder.
+        path: PathBuf,
+        /// What was tried: "open", "read", "write", ...
+        action: &'static str,
+        /// The operating system's reason.
+        source: io::Error,
+        /// What to do.
+        help: String,
+    },
+    /// A file's content is not what it has to be: checkpoint, config, tokenizer, history or token file.
+    #[error("{}: {what}: expected {expected}, got {got}. {help}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The field, tensor or part of the file.
+        what: String,
+        /// What would have been right.
+        expected: String,
+        /// What was there.
+        got: String,
+        /// What to do.
+        help: String,
+    },
+    /// A value passed by the caller (a flag, a setting, a token) is out of range.
+    #[error("{name}: expected {expected}, got {got}. {help}")]
+    Argument {
+        /// The flag or setting.
+        name: String,
+        /// What would have been right.
+        expected: String,
+        /// What was passed.
+        got: String,
+        /// What to do.
+        help: String,
+    },
+    /// A score or activation became NaN or infinite while the model ran.
+    #[error("layer {layer}, {block}: {what} is not finite (NaN or infinity). {help}")]
+    NonFinite {
+        /// Decoder layer, from 0.
+        layer: usize,
+        /// "attention" or "mlp".
+        block: &'static str,
+        /// Which quantity.
+        what: &'static str,
+        /// What to do.
+        help: String,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`].
+    pub fn io(path: impl Into<PathBuf>, action: &'static str, source: io::Error, help: impl Display) -> Self {
+        Self::Io { path: path.into(), action, source, help: help.to_string() }
+    }
+
+    /// An [`Error::File`].
+    pub fn file(
+        path: impl Into<PathBuf>,
+        what: impl Display,
+        expected: impl Display,
+        got: impl Display,
+        help: impl Display,
+    ) -> Self {
+        Self::File {
+            path: path.into(),
+            what: what.to_string(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+            help: help.to_string(),
+        }
+    }
+
+    /// An [`Error::Argument`].
+    pub fn argument(name: impl Display, expected: impl Display, got: impl Display, help: impl Display) -> Self {
+        Self::Argument {
+            name: name.to_string(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+            help: help.to_string(),
+        }
+    }
+}
