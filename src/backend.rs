@@ -1,0 +1,412 @@
+//! What a device has to be able to do: about twenty semantic, fused operations.
+//!
+//! The model ([`crate::model`]) and the method ([`crate::prune`]) are written against [`Backend`] alone. Three rules
+//! make the same code fit a CPU and a captured CUDA graph:
+//!
+//! - outputs are caller-owned: a session allocates its scratch once and no operation allocates;
+//! - a selection stays on the device: [`KeptSet`] has its length on the host (known from settings alone) and its
+//!   indices on the device, so nothing about a selection travels to the host inside a forward;
+//! - operations are deterministic: the same input gives the same bits, for any number of threads.
+//!
+//! Letters in shapes: B samples, S tokens per sample, T = B·S rows, H `hidden_size`, I `intermediate_size`,
+//! N query heads, K key/value heads, D `head_dim`, C channels (N·D or I), V vocabulary. A subscript p means the
+//! probe's. All matrices are row-major; rows of a (B, S, ·) tensor are ordered sample by sample.
+
+use crate::{
+    checkpoint::Tensor,
+    config::Activation,
+    error::Result,
+    prune::settings::{Metric, ProbeOrder},
+};
+
+/// Rows of a batch as a grid: `samples` × `tokens`, sample-major.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// B: samples.
+    pub samples: usize,
+    /// S: tokens of every sample, pads included.
+    pub tokens: usize,
+}
+
+impl Grid {
+    /// T = B·S.
+    pub fn rows(self) -> usize {
+        self.samples * self.tokens
+    }
+}
+
+/// An ascending index list that lives on the device; only its length is known to the host.
+#[derive(Clone, Debug)]
+pub struct KeptSet<I> {
+    /// Kept indices, ascending; at least `len` entries are allocated.
+    pub indices: I,
+    /// How many are kept.
+    pub len: usize,
+    /// How many candidates there were (N heads or I channels).
+    pub of: usize,
+}
+
+/// A kept set seen as blocks of channels: a head is a block of D channels, an MLP channel is a block of one.
+#[derive(Debug)]
+pub struct KeptBlocks<'a, I> {
+    /// Which blocks.
+    pub set: &'a KeptSet<I>,
+    /// Channels per block: D for heads, 1 for MLP channels.
+    pub width: usize,
+}
+
+impl<I> Clone for KeptBlocks<'_, I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for KeptBlocks<'_, I> {}
+
+impl<I> KeptBlocks<'_, I> {
+    /// Kept channels in all.
+    pub fn channels(&self) -> usize {
+        self.set.len * self.width
+    }
+}
+
+/// A projection as the checkpoint has it: weight (out, in), optional bias (out).
+#[derive(Debug)]
+pub struct Linear<B: Backend + ?Sized> {
+    /// Weight (out, in) in the file's dtype.
+    pub weight: B::Weight,
+    /// Bias (out).
+    pub bias: Option<B::Statistics>,
+    /// Rows of the weight.
+    pub out_features: usize,
+    /// Columns of the weight.
+    pub in_features: usize,
+}
+
+/// RMSNorm (no bias, no mean) or LayerNorm, over H.
+#[derive(Debug)]
+pub struct Norm<B: Backend + ?Sized> {
+    /// Which of the two.
+    pub kind: NormKind,
+    /// Weight (H); `None` for a LayerNorm without affine parameters.
+    pub weight: Option<B::Statistics>,
+    /// Bias (H), LayerNorm only.
+    pub bias: Option<B::Statistics>,
+    /// Added to the mean square (variance) before the square root.
+    pub eps: f32,
+}
+
+/// Which normalisation a model uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// x · rsqrt(mean x² + eps) · weight (LLaMA).
+    Rms,
+    /// (x − mean) · rsqrt(var + eps) · weight + bias (OPT).
+    Layer,
+}
+
+/// The rows chosen as a probe (paper section 3.1), on the device.
+#[derive(Debug)]
+pub struct Probe<B: Backend + ?Sized> {
+    /// B_p × S_p.
+    pub grid: Grid,
+    /// Kept samples (B_p), ascending.
+    pub samples: B::Indices,
+    /// Kept token slots (S_p), ascending.
+    pub slots: B::Indices,
+    /// Position ids of the probe's rows (B_p·S_p).
+    pub positions: B::Indices,
+    /// 1 for tokens, 0 for pads, of the probe's rows (B_p·S_p); meaningful if the batch has a mask.
+    pub mask: B::Indices,
+}
+
+/// Shapes and rules of one attention call.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Queries: samples × new tokens.
+    pub queries: Grid,
+    /// Keys per sample that are valid; query i of a sample sits at slot `keys − queries.tokens + i`.
+    pub keys: usize,
+    /// Rows per sample in the key and value buffers (≥ `keys`).
+    pub key_capacity: usize,
+    /// Query heads in `q` and `out`.
+    pub heads: usize,
+    /// Head slots in the key and value buffers.
+    pub kv_heads: usize,
+    /// D.
+    pub head_dim: usize,
+    /// Factor on q·k (1 where q was scaled before).
+    pub scale: f32,
+    /// A query sees only keys less than this many slots back.
+    pub window: Option<usize>,
+}
+
+/// How the probe's energies meet history's (spec section 3).
+#[derive(Debug)]
+pub enum Fusion<'a, B: Backend + ?Sized> {
+    /// E\[c\] = Σ_s p\[s,c\].
+    ProbeOnly,
+    /// e = w·p + (1−w)·h with w = p / (p + h + 1e-6), or a fixed w.
+    History {
+        /// h (slots, C).
+        history: &'a B::Statistics,
+        /// Slots that history holds; later ones count as 0.
+        history_slots: usize,
+        /// The slot of each of the probe's tokens (S_p).
+        slots: &'a B::Indices,
+        /// A fixed probe weight in place of the importance-scaled one.
+        fixed_weight: Option<f32>,
+    },
+}
+
+/// Running moments of one block's intermediate states, gathered by calibration (spec sections 6 and 7).
+#[derive(Debug)]
+pub struct Moments<B: Backend + ?Sized> {
+    /// h (S, C): mean of a² over samples.
+    pub energy: B::Statistics,
+    /// β (S, C), as the published FLAP code accumulates it.
+    pub baseline: B::Statistics,
+    /// φ (S, C): FLAP's fluctuation.
+    pub fluctuation: B::Statistics,
+}
+
+/// A device with the operations of a decoder block. Methods that take `kept: None` work on everything.
+pub trait Backend: Sized + Send + Sync + 'static {
+    /// A weight matrix on the device, in the checkpoint's dtype.
+    type Weight: Send + Sync + std::fmt::Debug;
+    /// Activations: hidden states, q, k, v, intermediate states.
+    type Activations: Send + Sync + std::fmt::Debug;
+    /// Float32 vectors and tables: norm weights, energies, scores, history, losses.
+    type Statistics: Send + Sync + std::fmt::Debug;
+    /// Unsigned 32-bit integers: tokens, positions, masks, kept indices.
+    type Indices: Send + Sync + std::fmt::Debug;
+
+    /// Puts a checkpoint tensor on the device.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn weight(&self, tensor: &Tensor) -> Result<Self::Weight>;
+    /// Zeroed activations. Called while a session is made, never inside a forward.
+    fn activations(&self, len: usize) -> Self::Activations;
+    /// Zeroed statistics.
+    fn statistics(&self, len: usize) -> Self::Statistics;
+    /// Zeroed indices.
+    fn indices(&self, len: usize) -> Self::Indices;
+    /// Host to device, into the first `values.len()` entries.
+    fn upload_indices(&self, values: &[u32], out: &mut Self::Indices);
+    /// Host to device, into the first `values.len()` entries.
+    fn upload_statistics(&self, values: &[f32], out: &mut Self::Statistics);
+    /// Host to device, into the first `values.len()` entries.
+    fn upload_activations(&self, values: &[f32], out: &mut Self::Activations);
+    /// Sets the first `len` entries to 0.
+    fn clear_statistics(&self, values: &mut Self::Statistics, len: usize);
+    /// Device to host: the first `len` entries.
+    fn download_activations(&self, values: &Self::Activations, len: usize) -> Vec<f32>;
+    /// Device to host: the first `len` entries.
+    fn download_statistics(&self, values: &Self::Statistics, len: usize) -> Vec<f32>;
+    /// Device to host: the first `len` entries.
+    fn download_indices(&self, values: &Self::Indices, len: usize) -> Vec<u32>;
+
+    /// Σ_o |W|, Σ_o W² or sqrt(Σ_o W⁴) of every column of a last projection (spec section 4): out (in_features).
+    fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Self::Statistics);
+
+    /// out\[t\] = table\[tokens\[t\]\] (+ position_table\[positions\[t\]\]): (T, width).
+    fn embed(
+        &self,
+        table: &Self::Weight,
+        tokens: &Self::Indices,
+        position_table: Option<(&Self::Weight, &Self::Indices)>,
+        rows: usize,
+        out: &mut Self::Activations,
+    );
+
+    /// out = norm(x) (T, H) and sum_squares\[t\] = Σ x², the residual importance that the norm computes anyway.
+    /// `norm` of `None` (post-norm OPT) copies x.
+    fn norm(
+        &self,
+        x: &Self::Activations,
+        norm: Option<&Norm<Self>>,
+        rows: usize,
+        width: usize,
+        out: &mut Self::Activations,
+        sum_squares: &mut Self::Statistics,
+    );
+
+    /// Chooses the probe's tokens and samples by residual importance (spec section 1) and gathers their positions
+    /// and mask. `probe.grid` holds the counts; `leading_slot_limit`: with at most so many tokens the first kept slot
+    /// becomes the first one that is not a pad in every sample.
+    fn probe_select(
+        &self,
+        sum_squares: &Self::Statistics,
+        grid: Grid,
+        order: ProbeOrder,
+        positions: &Self::Indices,
+        mask: Option<&Self::Indices>,
+        leading_slot_limit: usize,
+        probe: &mut Probe<Self>,
+    );
+
+    /// out (B_p·S_p, width) = the probe's rows of x (T, width).
+    fn probe_gather(
+        &self,
+        x: &Self::Activations,
+        grid: Grid,
+        width: usize,
+        probe: &Probe<Self>,
+        out: &mut Self::Activations,
+    );
+
+    /// out (T, kept rows) = activation(x·W\[kept rows\]ᵀ + bias\[kept rows\]) · scale.
+    fn linear(
+        &self,
+        x: &Self::Activations,
+        rows: usize,
+        projection: &Linear<Self>,
+        kept: Option<KeptBlocks<'_, Self::Indices>>,
+        activation: Option<Activation>,
+        scale: f32,
+        out: &mut Self::Activations,
+    );
+
+    /// out (T, kept rows) = activation(x·gateᵀ) · (x·upᵀ), rows of both restricted to the kept channels.
+    fn gated_linear(
+        &self,
+        x: &Self::Activations,
+        rows: usize,
+        gate: &Linear<Self>,
+        up: &Linear<Self>,
+        kept: Option<KeptBlocks<'_, Self::Indices>>,
+        activation: Activation,
+        out: &mut Self::Activations,
+    );
+
+    /// out (T, H) = residual + a·W\[:, kept\]ᵀ + bias, where a (T, kept columns) is compact and `bias` stands in for
+    /// the projection's own.
+    fn project(
+        &self,
+        a: &Self::Activations,
+        rows: usize,
+        projection: &Linear<Self>,
+        kept: Option<KeptBlocks<'_, Self::Indices>>,
+        bias: Option<&Self::Statistics>,
+        residual: Option<&Self::Activations>,
+        out: &mut Self::Activations,
+    );
+
+    /// Rotates x (T, heads, D) in place; `table` (positions, D) holds D/2 cosines and then D/2 sines per position.
+    fn rope(
+        &self,
+        x: &mut Self::Activations,
+        rows: usize,
+        heads: usize,
+        head_dim: usize,
+        table: &Self::Statistics,
+        positions: &Self::Indices,
+    );
+
+    /// Copies x (B, S, width) into slots `at .. at+S` of cache (B, capacity, width).
+    fn cache_append(
+        &self,
+        x: &Self::Activations,
+        grid: Grid,
+        width: usize,
+        at: usize,
+        capacity: usize,
+        cache: &mut Self::Activations,
+    );
+
+    /// Causal softmax attention, out (T, heads, D). `kv_slots` (heads): the key/value slot of each query head.
+    /// `mask` (B, key_capacity): 0 hides a key. `slots` (keys): the slots of a probe's tokens, for `window`.
+    /// A query row without any visible key gives 0.
+    fn attention(
+        &self,
+        q: &Self::Activations,
+        k: &Self::Activations,
+        v: &Self::Activations,
+        shape: AttentionShape,
+        kv_slots: &Self::Indices,
+        mask: Option<&Self::Indices>,
+        slots: Option<&Self::Indices>,
+        out: &mut Self::Activations,
+    );
+
+    /// out (S, C) = mean over samples of a², a (B, S, C). With a mask, pads are left out and the divisor at a slot is
+    /// its number of tokens + 1e-3.
+    fn energy(
+        &self,
+        a: &Self::Activations,
+        grid: Grid,
+        width: usize,
+        mask: Option<&Self::Indices>,
+        out: &mut Self::Statistics,
+    );
+
+    /// Scores from energies p (tokens, C): fusion with history, Σ over tokens, × column statistic; with `head_dim`,
+    /// one score per head (L2 over its channels for `ppsp`, their sum otherwise): out (C or N).
+    fn channel_score(
+        &self,
+        p: &Self::Statistics,
+        tokens: usize,
+        width: usize,
+        fusion: Fusion<'_, Self>,
+        metric: Metric,
+        statistic: &Self::Statistics,
+        head_dim: Option<usize>,
+        out: &mut Self::Statistics,
+    );
+
+    /// The `kept.len` highest scores (`kept.of` of them), ascending indices, ties to the lower index. A score that is
+    /// not finite writes `tag` to `fault\[0\]` unless a fault is there already.
+    fn top_k_keep(
+        &self,
+        scores: &Self::Statistics,
+        kept: &mut KeptSet<Self::Indices>,
+        tag: u32,
+        fault: &mut Self::Indices,
+    );
+
+    /// Writes `tag` to `fault\[0\]` if a value is not finite and no fault is there already.
+    fn check_finite(&self, values: &Self::Statistics, len: usize, tag: u32, fault: &mut Self::Indices);
+
+    /// The key/value heads that kept query heads use: `kv_kept.indices` ascending, and per kept query head the slot of
+    /// its key/value head in that list. Entries of `kv_kept` past the last used one are `u32::MAX` and are skipped.
+    fn keep_kv_heads(
+        &self,
+        heads: &KeptSet<Self::Indices>,
+        group: usize,
+        kv_kept: &mut KeptSet<Self::Indices>,
+        kv_slots: &mut Self::Indices,
+    );
+
+    /// h\[s,c\] ← momentum·h\[s,c\] + (1−momentum)·p\[s,j\] for slots `at .. at+tokens` and the kept channels c (j-th
+    /// kept); `history` is (slots, C). Pruned channels, and where p is not finite, h stays as it is.
+    fn history_update(
+        &self,
+        p: &Self::Statistics,
+        tokens: usize,
+        at: usize,
+        kept: KeptBlocks<'_, Self::Indices>,
+        momentum: f64,
+        history: &mut Self::Statistics,
+    );
+
+    /// Adds a batch of intermediate states a (B, S, C) to the running moments that have seen `seen` samples.
+    fn accumulate_moments(
+        &self,
+        a: &Self::Activations,
+        grid: Grid,
+        width: usize,
+        seen: usize,
+        moments: &mut Moments<Self>,
+    );
+
+    /// out\[t\] = −log softmax(x\[t\]·headᵀ)\[targets\[t\]\] for T rows, without storing the (T, V) logits.
+    /// A target of `u32::MAX` gives 0.
+    fn cross_entropy(
+        &self,
+        x: &Self::Activations,
+        rows: usize,
+        head: &Linear<Self>,
+        targets: &Self::Indices,
+        out: &mut Self::Statistics,
+    );
+}

@@ -1,0 +1,214 @@
+//! Causal softmax attention with an online softmax over blocks of keys: nothing of size (S, S) is ever stored.
+
+use super::{Cpu, Scratch, gemm::PANEL_LEN, math};
+use crate::backend::AttentionShape;
+
+/// Queries of one task.
+const QUERY_TILE: usize = 64;
+/// Keys looked at together.
+const KEY_BLOCK: usize = 1024;
+
+struct Heads<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    kv_slots: &'a [u32],
+    mask: Option<&'a Vec<u32>>,
+    slots: Option<&'a Vec<u32>>,
+}
+
+pub(super) fn attention(
+    cpu: &Cpu,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: AttentionShape,
+    kv_slots: &[u32],
+    mask: Option<&Vec<u32>>,
+    slots: Option<&Vec<u32>>,
+    out: &mut [f32],
+) {
+    let heads = Heads { q, k, v, kv_slots, mask, slots };
+    let tiles = shape.queries.tokens.div_ceil(QUERY_TILE);
+    let (width, d) = (shape.heads * shape.head_dim, shape.head_dim);
+    assert!(d * QUERY_TILE <= PANEL_LEN, "a tile of the output fits its buffer");
+    // One task per (sample, tile): its rows of `out` are contiguous, and its heads follow one another.
+    let rows: Vec<_> = out[..shape.queries.rows() * width]
+        .chunks_exact_mut(shape.queries.tokens * width)
+        .flat_map(|sample| sample.chunks_mut(QUERY_TILE * width))
+        .map(std::sync::Mutex::new)
+        .collect();
+    // Heads are separate tasks too, because one sample of few tokens has to occupy every thread.
+    cpu.tasks(rows.len() * shape.heads, |task, scratch| {
+        let (tile, head) = (task / shape.heads, task % shape.heads);
+        let (sample, first) = (tile / tiles, tile % tiles * QUERY_TILE);
+        let len = QUERY_TILE.min(shape.queries.tokens - first);
+        cpu.arch.dispatch(|| tile_of_head(&heads, shape, sample, head, first, len, scratch));
+        let mut rows = rows[tile].lock().expect("no task panics while it copies");
+        for (row, values) in rows.chunks_exact_mut(width).zip(scratch.second.chunks_exact(d)) {
+            row[head * d..(head + 1) * d].copy_from_slice(values);
+        }
+    });
+}
+
+/// Leaves (len, D) in `scratch.second`.
+#[inline(always)]
+fn tile_of_head(
+    heads: &Heads<'_>,
+    shape: AttentionShape,
+    sample: usize,
+    head: usize,
+    first: usize,
+    len: usize,
+    scratch: &mut Scratch,
+) {
+    let d = shape.head_dim;
+    let (q_stride, kv_stride) = (shape.heads * d, shape.kv_heads * d);
+    let q = &heads.q[(sample * shape.queries.tokens + first) * q_stride + head * d..];
+    let kv_at = sample * shape.key_capacity * kv_stride + heads.kv_slots[head] as usize * d;
+    let mask = heads.mask.map(|mask| &mask[sample * shape.key_capacity..][..shape.keys]);
+    let slot = |j: usize| heads.slots.map_or(j, |slots| slots[j] as usize);
+    // Index among the keys of the tile's first query.
+    let query_at = shape.keys - shape.queries.tokens + first;
+    let sums = &mut scratch.second[..len * d];
+    sums.fill(0.0);
+    let mut largest = [f32::NEG_INFINITY; QUERY_TILE];
+    let mut total = [0.0f32; QUERY_TILE];
+    for from in (0..query_at + len).step_by(KEY_BLOCK) {
+        let keys = KEY_BLOCK.min(query_at + len - from);
+        let (k, v) = (&heads.k[kv_at + from * kv_stride..], &heads.v[kv_at + from * kv_stride..]);
+        let scores = &mut scratch.panel[..len * keys];
+        products(q, q_stride, k, kv_stride, scores, len, keys, d);
+        for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+            let query = query_at + i;
+            let visible = (query + 1).saturating_sub(from).min(keys);
+            for (j, score) in row[..visible].iter_mut().enumerate() {
+                *score *= shape.scale;
+                let masked = mask.is_some_and(|mask| mask[from + j] == 0);
+                let far = shape.window.is_some_and(|window| slot(query) - slot(from + j) >= window);
+                if masked || far {
+                    *score = f32::NEG_INFINITY;
+                }
+            }
+            row[visible..].fill(0.0);
+            let row = &mut row[..visible];
+            let best = math::max(row);
+            let best = if best > largest[i] { best } else { largest[i] };
+            if best == f32::NEG_INFINITY {
+                row.fill(0.0);
+                continue;
+            }
+            let shrink = math::exp(largest[i] - best);
+            row.iter_mut().for_each(|x| *x = math::exp(*x - best));
+            total[i] = total[i] * shrink + math::sum(row, |x| x);
+            largest[i] = best;
+            if shrink != 1.0 {
+                sums[i * d..(i + 1) * d].iter_mut().for_each(|x| *x *= shrink);
+            }
+        }
+        weighted_sums(scores, v, kv_stride, sums, len, keys, d);
+    }
+    for (i, row) in sums.chunks_exact_mut(d).enumerate() {
+        // A query that sees no key gives 0.
+        let scale = if total[i] == 0.0 { 0.0 } else { 1.0 / total[i] };
+        row.iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
+/// Fewer rows than this are done without the `gemm` crate, whose set-up would cost more than the work.
+const FEW: usize = 5;
+
+/// scores (len, keys) = q (len, D) · k (keys, D)ᵀ.
+#[inline(always)]
+fn products(
+    q: &[f32],
+    q_stride: usize,
+    k: &[f32],
+    k_stride: usize,
+    scores: &mut [f32],
+    len: usize,
+    keys: usize,
+    d: usize,
+) {
+    if len < FEW {
+        for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+            for (j, score) in row.iter_mut().enumerate() {
+                *score = math::dot(&q[i * q_stride..][..d], &k[j * k_stride..][..d]);
+            }
+        }
+        return;
+    }
+    assert!(q.len() >= (len - 1) * q_stride + d && k.len() >= (keys - 1) * k_stride + d && scores.len() == len * keys);
+    // SAFETY: the assertion above covers every element that the strides reach; `scores` is borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            keys,
+            len,
+            d,
+            scores.as_mut_ptr(),
+            keys as isize,
+            1,
+            false,
+            k.as_ptr(),
+            1,
+            k_stride as isize,
+            q.as_ptr(),
+            q_stride as isize,
+            1,
+            0.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// sums (len, D) += weights (len, keys) · v (keys, D).
+#[inline(always)]
+fn weighted_sums(
+    weights: &[f32],
+    v: &[f32],
+    v_stride: usize,
+    sums: &mut [f32],
+    len: usize,
+    keys: usize,
+    d: usize,
+) {
+    if len < FEW {
+        for (weights, sums) in weights.chunks_exact(keys).zip(sums.chunks_exact_mut(d)) {
+            for (j, &weight) in weights.iter().enumerate() {
+                for (sum, v) in sums.iter_mut().zip(&v[j * v_stride..][..d]) {
+                    *sum = weight.mul_add(*v, *sum);
+                }
+            }
+        }
+        return;
+    }
+    assert!(v.len() >= (keys - 1) * v_stride + d && weights.len() == len * keys && sums.len() == len * d);
+    // SAFETY: the assertion above covers every element that the strides reach; `sums` is borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            d,
+            len,
+            keys,
+            sums.as_mut_ptr(),
+            d as isize,
+            1,
+            true,
+            v.as_ptr(),
+            v_stride as isize,
+            1,
+            weights.as_ptr(),
+            keys as isize,
+            1,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

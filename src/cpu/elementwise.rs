@@ -1,0 +1,214 @@
+//! Row-wise operations: embedding, norms, activations, rotary positions, cross-entropy.
+
+use rayon::prelude::*;
+
+use super::{
+    Cpu, Matrix,
+    gemm::{self, Pick},
+    math,
+};
+use crate::{
+    backend::{Norm, NormKind},
+    config::Activation,
+};
+
+pub(super) fn embed(
+    cpu: &Cpu,
+    table: &Matrix,
+    tokens: &[u32],
+    position_table: Option<(&Matrix, &Vec<u32>)>,
+    rows: usize,
+    out: &mut [f32],
+) {
+    let width = table.columns;
+    cpu.rows(&mut out[..rows * width], width, |t, out| {
+        table.row_to_f32(tokens[t] as usize, out);
+        if let Some((table, positions)) = position_table {
+            cpu.with_scratch(|scratch| {
+                let row = &mut scratch.panel[..width];
+                table.row_to_f32(positions[t] as usize, row);
+                add(out, row);
+            });
+        }
+    });
+}
+
+pub(super) fn norm(
+    cpu: &Cpu,
+    x: &[f32],
+    norm: Option<&Norm<Cpu>>,
+    rows: usize,
+    width: usize,
+    out: &mut [f32],
+    sum_squares: &mut [f32],
+) {
+    let arch = cpu.arch;
+    cpu.pool.install(|| {
+        (x[..rows * width].par_chunks_exact(width))
+            .zip(out[..rows * width].par_chunks_exact_mut(width))
+            .zip(&mut sum_squares[..rows])
+            .with_min_len(16)
+            .for_each(|((x, out), sum)| arch.dispatch(|| *sum = norm_row(x, norm, out)));
+    });
+}
+
+/// out = norm(x); returns Σ x².
+#[inline(always)]
+fn norm_row(x: &[f32], norm: Option<&Norm<Cpu>>, out: &mut [f32]) -> f32 {
+    let sum_squares = math::sum(x, |x| x * x);
+    let Some(norm) = norm else {
+        out.copy_from_slice(x);
+        return sum_squares;
+    };
+    let n = x.len() as f32;
+    match norm.kind {
+        NormKind::Rms => {
+            let scale = 1.0 / (sum_squares / n + norm.eps).sqrt();
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = x * scale;
+            }
+        }
+        NormKind::Layer => {
+            let mean = math::sum(x, |x| x) / n;
+            let variance = math::sum(x, |x| (x - mean) * (x - mean)) / n;
+            let scale = 1.0 / (variance + norm.eps).sqrt();
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = (x - mean) * scale;
+            }
+        }
+    }
+    if let Some(weight) = &norm.weight {
+        for (out, weight) in out.iter_mut().zip(weight) {
+            *out *= weight;
+        }
+    }
+    if let Some(bias) = &norm.bias {
+        add(out, bias);
+    }
+    sum_squares
+}
+
+/// values += other\[..values.len()\].
+#[inline(always)]
+pub(super) fn add(values: &mut [f32], other: &[f32]) {
+    for (value, other) in values.iter_mut().zip(other) {
+        *value += other;
+    }
+}
+
+/// values = activation(values + bias of the picked features from `first`) · scale.
+#[inline(always)]
+pub(super) fn bias_activation_scale(
+    values: &mut [f32],
+    bias: Option<&[f32]>,
+    pick: Pick<'_>,
+    first: usize,
+    activation: Option<Activation>,
+    scale: f32,
+) {
+    if let Some(bias) = bias {
+        let to = first + values.len();
+        pick.runs(first, to, |picked, feature, length| {
+            // A skipped block has no bias: its values are never read.
+            if let Some(bias) = bias.get(feature..feature + length) {
+                add(&mut values[picked - first..][..length], bias);
+            }
+        });
+    }
+    match activation {
+        None => {}
+        Some(Activation::Silu) => values.iter_mut().for_each(|x| *x = math::silu(*x)),
+        Some(Activation::Relu) => values.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
+        Some(Activation::Gelu) => {
+            values.iter_mut().for_each(|x| *x *= 0.5 * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2)));
+        }
+        Some(Activation::GeluTanh) => values.iter_mut().for_each(|x| {
+            let inner = (2.0 / std::f32::consts::PI).sqrt() * (*x + 0.044715 * *x * *x * *x);
+            *x *= 0.5 * (1.0 + inner.tanh());
+        }),
+    }
+    if scale != 1.0 {
+        values.iter_mut().for_each(|x| *x *= scale);
+    }
+}
+
+pub(super) fn rope(
+    cpu: &Cpu,
+    x: &mut [f32],
+    rows: usize,
+    heads: usize,
+    head_dim: usize,
+    table: &[f32],
+    positions: &[u32],
+) {
+    let (width, half) = (heads * head_dim, head_dim / 2);
+    let arch = cpu.arch;
+    cpu.rows(&mut x[..rows * width], width, |t, row| {
+        let (cos, sin) = table[positions[t] as usize * head_dim..][..head_dim].split_at(half);
+        arch.dispatch(|| {
+            for head in row.chunks_exact_mut(head_dim) {
+                let (low, high) = head.split_at_mut(half);
+                for i in 0..half {
+                    (low[i], high[i]) = (low[i] * cos[i] - high[i] * sin[i], high[i] * cos[i] + low[i] * sin[i]);
+                }
+            }
+        });
+    });
+}
+
+/// The largest logit of a panel and Σ exp(logit − largest), per row; and the target's logit where it is in the panel.
+struct PanelLoss {
+    partial: Vec<(f32, f64)>,
+    targets: Vec<(usize, f32)>,
+}
+
+pub(super) fn cross_entropy(
+    cpu: &Cpu,
+    x: &[f32],
+    rows: usize,
+    head: &Matrix,
+    targets: &[u32],
+    out: &mut [f32],
+) {
+    let width = head.columns;
+    for at in (0..rows).step_by(gemm::ROW_CHUNK) {
+        let chunk = gemm::ROW_CHUNK.min(rows - at);
+        let targets = &targets[at..at + chunk];
+        let panels = gemm::for_each_panel(cpu, &x[at * width..(at + chunk) * width], chunk, head, |first, len, logits| {
+            let mut loss = PanelLoss { partial: Vec::with_capacity(chunk), targets: Vec::new() };
+            for (t, row) in logits.chunks_exact_mut(len).enumerate() {
+                if let Some(&logit) = (targets[t] as usize).checked_sub(first).and_then(|i| row.get(i)) {
+                    loss.targets.push((t, logit));
+                }
+                loss.partial.push(cpu.arch.dispatch(|| {
+                    let largest = math::max(row);
+                    row.iter_mut().for_each(|x| *x = math::exp(*x - largest));
+                    (largest, f64::from(math::sum(row, |x| x)))
+                }));
+            }
+            loss
+        });
+        for t in 0..chunk {
+            let largest = panels.iter().fold(f32::NEG_INFINITY, |a, panel| a.max(panel.partial[t].0));
+            let sum: f64 = panels
+                .iter()
+                .map(|panel| panel.partial[t])
+                .map(|(at, sum)| sum * f64::from(at - largest).exp())
+                .sum();
+            // The target's logit is subtracted below; a row without a target stays 0.
+            out[at + t] = if targets[t] == u32::MAX { 0.0 } else { (f64::from(largest) + sum.ln()) as f32 };
+        }
+        for &(t, logit) in panels.iter().flat_map(|panel| &panel.targets) {
+            out[at + t] -= logit;
+        }
+    }
+}
+
+impl Cpu {
+    /// Calls `f(row index, row)` for the rows of `out`, in parallel.
+    pub(super) fn rows(&self, out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
+        self.pool.install(|| {
+            out.par_chunks_exact_mut(width).with_min_len(16).enumerate().for_each(|(t, row)| f(t, row));
+        });
+    }
+}

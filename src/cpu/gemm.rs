@@ -1,0 +1,405 @@
+//! Matrix products x·Wᵀ on mapped weights: panels of W are converted to f32 while they are gathered, never the whole W.
+//!
+//! A panel holds up to 64 output features, transposed to (k, features), which is the layout the `gemm` crate multiplies
+//! fastest. Few rows (decoding) take dot products instead, where reading W once is all that matters. How work is cut
+//! depends on shapes alone, and every output is accumulated by one thread in one order: the bits do not depend on the
+//! number of threads.
+
+use rayon::prelude::*;
+
+use super::{Cpu, Matrix, Scratch, math};
+use crate::checkpoint::Dtype;
+
+/// Columns of W converted at a time: with 64 features a panel of 1 MiB.
+const PANEL_COLUMNS: usize = 4096;
+/// Widest panel, in output features.
+const PANEL_FEATURES: usize = 64;
+/// Floats of one panel buffer.
+pub(super) const PANEL_LEN: usize = PANEL_COLUMNS * PANEL_FEATURES;
+/// Rows multiplied at a time where an intermediate has to be kept (gate·up, cross-entropy).
+pub(super) const ROW_CHUNK: usize = 1024;
+/// Up to so many rows are multiplied as dot products.
+const DOT_ROWS: usize = 16;
+
+/// Which rows or columns of a weight take part.
+#[derive(Clone, Copy)]
+pub(super) enum Pick<'a> {
+    All(usize),
+    /// Blocks of `width` consecutive ones; a block of `u32::MAX` is skipped.
+    Blocks {
+        indices: &'a [u32],
+        width: usize,
+    },
+}
+
+impl Pick<'_> {
+    pub(super) fn len(&self) -> usize {
+        match *self {
+            Pick::All(len) => len,
+            Pick::Blocks { indices, width } => indices.len() * width,
+        }
+    }
+
+    /// The weight's index of the i-th picked one.
+    fn index(&self, i: usize) -> Option<usize> {
+        match *self {
+            Pick::All(_) => Some(i),
+            Pick::Blocks { indices, width } => match indices[i / width] {
+                u32::MAX => None,
+                block => Some(block as usize * width + i % width),
+            },
+        }
+    }
+
+    /// Calls `f(first picked, first in the weight, length)` for the runs of consecutive indices in `from..to`.
+    fn runs(&self, from: usize, to: usize, mut f: impl FnMut(usize, usize, usize)) {
+        match *self {
+            Pick::All(_) => f(from, from, to - from),
+            Pick::Blocks { indices, width } => {
+                let mut i = from;
+                while i < to {
+                    let length = (width - i % width).min(to - i);
+                    f(i, indices[i / width] as usize * width + i % width, length);
+                    i += length;
+                }
+            }
+        }
+    }
+}
+
+/// Output that several threads write, each its own features.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: every user of `Shared` writes disjoint features of the output it was made from, within its borrow.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The features `from..from+len` of row `t`.
+    ///
+    /// # Safety
+    /// The range lies in the output and no other thread uses these features.
+    unsafe fn row<'a>(self, t: usize, stride: usize, from: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: upheld by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(t * stride + from), len) }
+    }
+}
+
+/// Panel width for `n` features: the one of 64, 48, 32 that divides the work over 2 or 4 threads most evenly.
+fn panel_features(n: usize) -> usize {
+    let cost = |width: usize| n.div_ceil(width).next_multiple_of(4) * width;
+    [64, 48, 32].into_iter().min_by_key(|&width| cost(width)).expect("not empty")
+}
+
+/// out (t, picked rows) = epilogue(x (t, picked columns) · W\[rows, columns\]ᵀ). The epilogue sees a row's part:
+/// (values, row, first feature).
+pub(super) fn multiply(
+    cpu: &Cpu,
+    x: &[f32],
+    t: usize,
+    weight: &Matrix,
+    rows: Pick<'_>,
+    columns: Pick<'_>,
+    out: &mut [f32],
+    epilogue: impl Fn(&mut [f32], usize, usize) + Sync,
+) {
+    let (n, k) = (rows.len(), columns.len());
+    if t == 0 || n == 0 {
+        return;
+    }
+    assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
+    let shared = Shared(out.as_mut_ptr());
+    if t <= DOT_ROWS && t * weight.columns <= PANEL_LEN && weight.columns <= PANEL_LEN {
+        return dot_products(cpu, &x[..t * k], t, weight, rows, columns, shared, epilogue);
+    }
+    let width = panel_features(n);
+    cpu.tasks(n.div_ceil(width), |task, scratch| {
+        let first = task * width;
+        let len = width.min(n - first);
+        // SAFETY: features first..first+len belong to this task; `out` holds t rows of n.
+        unsafe { panel_product(cpu, &mut scratch.panel, x, t, weight, rows, first, len, columns, shared.0.add(first), n) };
+        cpu.arch.dispatch(|| {
+            for row in 0..t {
+                // SAFETY: as above.
+                epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
+            }
+        });
+    });
+}
+
+/// out (t, picked rows) = activation(x·gateᵀ) · (x·upᵀ), `finish(gate part, up part, first feature)` doing the last
+/// step on each row.
+pub(super) fn multiply_pair(
+    cpu: &Cpu,
+    x: &[f32],
+    t: usize,
+    weights: [&Matrix; 2],
+    rows: Pick<'_>,
+    out: &mut [f32],
+    finish: impl Fn(&mut [f32], &mut [f32], usize) + Sync,
+) {
+    let (n, k) = (rows.len(), weights[0].columns);
+    assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
+    let shared = Shared(out.as_mut_ptr());
+    let width = panel_features(n);
+    let columns = Pick::All(k);
+    cpu.tasks(n.div_ceil(width), |task, scratch| {
+        let first = task * width;
+        let len = width.min(n - first);
+        let Scratch { panel, second, .. } = scratch;
+        for at in (0..t).step_by(ROW_CHUNK) {
+            let chunk = ROW_CHUNK.min(t - at);
+            let x = &x[at * k..(at + chunk) * k];
+            // SAFETY: features first..first+len belong to this task; `second` holds ROW_CHUNK rows of 64.
+            unsafe {
+                let gate = shared.0.add(at * n + first);
+                let up = second.as_mut_ptr();
+                for (weight, to, stride) in [(weights[0], gate, n), (weights[1], up, len)] {
+                    if t <= DOT_ROWS && k <= PANEL_LEN {
+                        dot_rows(cpu, panel, x, chunk, weight, rows, first, len, Shared(to), stride);
+                    } else {
+                        panel_product(cpu, panel, x, chunk, weight, rows, first, len, columns, to, stride);
+                    }
+                }
+            }
+            cpu.arch.dispatch(|| {
+                for (row, up) in second.chunks_exact_mut(len).take(chunk).enumerate() {
+                    // SAFETY: as above.
+                    finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
+                }
+            });
+        }
+    });
+}
+
+/// Calls `f(first feature, values (t, features))` for every panel of x·Wᵀ, for x of at most [`ROW_CHUNK`] rows.
+pub(super) fn for_each_panel<R: Send>(
+    cpu: &Cpu,
+    x: &[f32],
+    t: usize,
+    weight: &Matrix,
+    f: impl Fn(usize, usize, &mut [f32]) -> R + Sync,
+) -> Vec<R> {
+    let n = weight.rows;
+    let panels = n.div_ceil(PANEL_FEATURES);
+    let (rows, columns) = (Pick::All(n), Pick::All(weight.columns));
+    cpu.map_tasks(panels, |task, scratch| {
+        let first = task * PANEL_FEATURES;
+        let len = PANEL_FEATURES.min(n - first);
+        let Scratch { panel, second, .. } = scratch;
+        // SAFETY: `second` belongs to this task and holds ROW_CHUNK rows of 64.
+        unsafe { panel_product(cpu, panel, x, t, weight, rows, first, len, columns, second.as_mut_ptr(), len) };
+        f(first, len, &mut second[..t * len])
+    })
+}
+
+/// dst (t, len; row stride `stride`) = x · W\[rows first..first+len, columns\]ᵀ.
+///
+/// # Safety
+/// `dst` is valid for t rows of `len` floats, and nobody else uses them.
+unsafe fn panel_product(
+    cpu: &Cpu,
+    panel: &mut [f32],
+    x: &[f32],
+    t: usize,
+    weight: &Matrix,
+    rows: Pick<'_>,
+    first: usize,
+    len: usize,
+    columns: Pick<'_>,
+    dst: *mut f32,
+    stride: usize,
+) {
+    let k = columns.len();
+    for from in (0..k.max(1)).step_by(PANEL_COLUMNS) {
+        let depth = PANEL_COLUMNS.min(k - from);
+        cpu.arch.dispatch(|| fill_panel(panel, weight, rows, first, len, columns, from, depth));
+        // SAFETY: the panel holds depth × len floats, x holds t × k, dst is the caller's promise.
+        unsafe {
+            gemm::gemm(
+                len,
+                t,
+                depth,
+                dst,
+                stride as isize,
+                1,
+                from > 0,
+                panel.as_ptr(),
+                len as isize,
+                1,
+                x.as_ptr().add(from),
+                k as isize,
+                1,
+                1.0f32,
+                1.0f32,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}
+
+/// panel (depth, len) = W\[rows first..first+len, columns from..from+depth\]ᵀ in f32; skipped rows give 0.
+#[inline(always)]
+fn fill_panel(
+    panel: &mut [f32],
+    weight: &Matrix,
+    rows: Pick<'_>,
+    first: usize,
+    len: usize,
+    columns: Pick<'_>,
+    from: usize,
+    depth: usize,
+) {
+    let bytes = weight.tensor.bytes();
+    match weight.tensor.dtype() {
+        Dtype::F32 => transpose(panel, bytemuck::cast_slice(bytes), weight.columns, rows, first, len, columns, from, depth, |x: f32| x),
+        Dtype::BF16 => {
+            transpose(panel, bytemuck::cast_slice(bytes), weight.columns, rows, first, len, columns, from, depth, math::bf16)
+        }
+        Dtype::F16 => {
+            transpose(panel, bytemuck::cast_slice(bytes), weight.columns, rows, first, len, columns, from, depth, math::f16)
+        }
+    }
+}
+
+#[inline(always)]
+fn transpose<T: Copy>(
+    panel: &mut [f32],
+    data: &[T],
+    stride: usize,
+    rows: Pick<'_>,
+    first: usize,
+    len: usize,
+    columns: Pick<'_>,
+    from: usize,
+    depth: usize,
+    convert: impl Fn(T) -> f32 + Copy,
+) {
+    const GROUP: usize = 16;
+    let row = |i: usize| rows.index(first + i).map(|index| &data[index * stride..(index + 1) * stride]);
+    for group in (0..len).step_by(GROUP) {
+        let all: [Option<&[T]>; GROUP] = std::array::from_fn(|i| if group + i < len { row(group + i) } else { None });
+        if let Some(lanes) = all_present(&all) {
+            columns.runs(from, from + depth, |picked, column, length| {
+                let lanes: [&[T]; GROUP] = lanes.map(|lane| &lane[column..column + length]);
+                let to = &mut panel[(picked - from) * len..][..length * len];
+                for (j, to) in to.chunks_exact_mut(len).enumerate() {
+                    let to: &mut [f32; GROUP] = (&mut to[group..group + GROUP]).try_into().expect("a whole group");
+                    for (to, lane) in to.iter_mut().zip(&lanes) {
+                        *to = convert(lane[j]);
+                    }
+                }
+            });
+            continue;
+        }
+        for (i, lane) in all.iter().enumerate().take(len - group) {
+            columns.runs(from, from + depth, |picked, column, length| {
+                for j in 0..length {
+                    panel[(picked - from + j) * len + group + i] = lane.map_or(0.0, |lane| convert(lane[column + j]));
+                }
+            });
+        }
+    }
+}
+
+#[inline(always)]
+fn all_present<'a, T, const N: usize>(lanes: &[Option<&'a [T]>; N]) -> Option<[&'a [T]; N]> {
+    let first = lanes[0]?;
+    let mut all = [first; N];
+    for (to, lane) in all.iter_mut().zip(lanes) {
+        *to = (*lane)?;
+    }
+    Some(all)
+}
+
+/// As [`multiply`], for few rows: every feature is a dot product with a converted row of W. Picked columns are not
+/// gathered from W, which would be slower than reading all of it: x is spread out over them instead.
+fn dot_products(
+    cpu: &Cpu,
+    x: &[f32],
+    t: usize,
+    weight: &Matrix,
+    rows: Pick<'_>,
+    columns: Pick<'_>,
+    out: Shared,
+    epilogue: impl Fn(&mut [f32], usize, usize) + Sync,
+) {
+    let (n, k) = (rows.len(), columns.len());
+    cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, scratch| {
+        let first = task * PANEL_FEATURES;
+        let len = PANEL_FEATURES.min(n - first);
+        let Scratch { panel, second, third } = scratch;
+        let mut x = x;
+        if let Pick::Blocks { .. } = columns {
+            debug_assert!(t * weight.columns <= third.len());
+            let spread = &mut third[..t * weight.columns];
+            spread.fill(0.0);
+            for (to, from) in spread.chunks_exact_mut(weight.columns).zip(x.chunks_exact(k)) {
+                columns.runs(0, k, |picked, column, length| {
+                    to[column..column + length].copy_from_slice(&from[picked..picked + length]);
+                });
+            }
+            x = spread;
+        }
+        // SAFETY: `second` is this task's and holds at least DOT_ROWS × 64.
+        unsafe { dot_rows(cpu, panel, x, t, weight, rows, first, len, Shared(second.as_mut_ptr()), len) };
+        for (row, values) in second.chunks_exact(len).take(t).enumerate() {
+            // SAFETY: features first..first+len belong to this task.
+            let to = unsafe { out.row(row, n, first, len) };
+            to.copy_from_slice(values);
+            epilogue(to, row, first);
+        }
+    });
+}
+
+/// to (t, len) = x (t, all columns) · W\[rows first..first+len\]ᵀ by dot products; skipped rows give 0.
+///
+/// # Safety
+/// `to` is valid for t rows of `len` floats at `stride`, and nobody else uses them.
+unsafe fn dot_rows(
+    cpu: &Cpu,
+    row: &mut [f32],
+    x: &[f32],
+    t: usize,
+    weight: &Matrix,
+    rows: Pick<'_>,
+    first: usize,
+    len: usize,
+    to: Shared,
+    stride: usize,
+) {
+    let k = weight.columns;
+    let row = &mut row[..k];
+    for i in 0..len {
+        let Some(index) = rows.index(first + i) else {
+            for sample in 0..t {
+                // SAFETY: upheld by the caller.
+                unsafe { to.row(sample, stride, i, 1) }[0] = 0.0;
+            }
+            continue;
+        };
+        cpu.arch.dispatch(|| {
+            weight.row_to_f32(index, row);
+            for (sample, x) in x.chunks_exact(k).take(t).enumerate() {
+                // SAFETY: upheld by the caller.
+                unsafe { to.row(sample, stride, i, 1) }[0] = math::dot(row, x);
+            }
+        });
+    }
+}
+
+impl Cpu {
+    /// Runs `count` tasks, each with its thread's scratch.
+    pub(super) fn tasks(&self, count: usize, task: impl Fn(usize, &mut Scratch) + Sync + Send) {
+        self.pool.install(|| (0..count).into_par_iter().for_each(|i| self.with_scratch(|scratch| task(i, scratch))));
+    }
+
+    /// As [`Self::tasks`], collecting results in order.
+    pub(super) fn map_tasks<R: Send>(&self, count: usize, task: impl Fn(usize, &mut Scratch) -> R + Sync + Send) -> Vec<R> {
+        self.pool.install(|| (0..count).into_par_iter().map(|i| self.with_scratch(|scratch| task(i, scratch))).collect())
+    }
+}

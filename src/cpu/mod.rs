@@ -1,0 +1,363 @@
+//! The CPU backend: plain Rust and the `gemm` crate. It is the readable meaning of every operation, written
+//! independently of the CUDA kernels so that a shared misreading cannot hide.
+//!
+//! Weights stay in the checkpoint's mapping and dtype; activations and statistics are f32.
+
+mod attention;
+mod elementwise;
+mod gemm;
+mod math;
+mod probe;
+mod score;
+
+use std::sync::Mutex;
+
+use crate::{
+    backend::{AttentionShape, Backend, Fusion, Grid, KeptBlocks, KeptSet, Linear, Moments, Norm, Probe},
+    checkpoint::{Dtype, Tensor},
+    config::Activation,
+    error::{Error, Result},
+    prune::settings::{Metric, ProbeOrder},
+};
+use gemm::Pick;
+
+/// A weight matrix (rows, columns) in the checkpoint's memory.
+#[derive(Debug)]
+pub struct Matrix {
+    tensor: Tensor,
+    rows: usize,
+    columns: usize,
+}
+
+impl Matrix {
+    /// Converts row `index` into `out` (columns).
+    #[inline(always)]
+    fn row_to_f32(&self, index: usize, out: &mut [f32]) {
+        self.part_to_f32(index, 0, out);
+    }
+
+    /// Converts the columns `from..from+out.len()` of row `index`.
+    #[inline(always)]
+    fn part_to_f32(&self, index: usize, from: usize, out: &mut [f32]) {
+        #[inline(always)]
+        fn copy<T: bytemuck::Pod>(bytes: &[u8], at: usize, out: &mut [f32], convert: impl Fn(T) -> f32) {
+            let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + out.len()];
+            for (to, &from) in out.iter_mut().zip(row) {
+                *to = convert(from);
+            }
+        }
+        let (bytes, at) = (self.tensor.bytes(), index * self.columns + from);
+        match self.tensor.dtype() {
+            Dtype::F32 => copy(bytes, at, out, |x: f32| x),
+            Dtype::BF16 => copy(bytes, at, out, math::bf16),
+            Dtype::F16 => copy(bytes, at, out, math::f16),
+        }
+    }
+}
+
+/// Conversion and accumulation buffers of one thread.
+struct Scratch {
+    panel: Vec<f32>,
+    second: Vec<f32>,
+    third: Vec<f32>,
+}
+
+/// The CPU backend with its own pool of threads.
+pub struct Cpu {
+    pool: rayon::ThreadPool,
+    scratch: Vec<Mutex<Scratch>>,
+    arch: pulp::Arch,
+}
+
+impl Cpu {
+    /// A backend that works with `threads` threads; 0 takes every core.
+    ///
+    /// # Errors
+    /// If the threads cannot be started.
+    pub fn new(threads: usize) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("probeprune-{i}"))
+            .build()
+            .map_err(|error| {
+                Error::argument("--threads", "a number of threads that can be started", format!("{threads} ({error})"), "Ask for fewer.")
+            })?;
+        let new = || Scratch {
+            panel: vec![0.0; gemm::PANEL_LEN],
+            second: vec![0.0; gemm::PANEL_LEN],
+            third: vec![0.0; gemm::PANEL_LEN],
+        };
+        let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
+        Ok(Self { pool, scratch, arch: pulp::Arch::new() })
+    }
+
+    /// Threads at work.
+    pub fn threads(&self) -> usize {
+        self.scratch.len()
+    }
+
+    /// Calls `f` with the scratch of the pool thread it runs on.
+    fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> R {
+        let thread = self.pool.current_thread_index().expect("runs inside the pool");
+        // Uncontended: a task holds its own thread's scratch and starts no other task while it does. After a panic in
+        // a task the content is garbage, which every task overwrites before it reads.
+        let mut scratch = self.scratch[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        f(&mut scratch)
+    }
+}
+
+fn picked<'a>(kept: Option<KeptBlocks<'a, Vec<u32>>>, all: usize) -> Pick<'a> {
+    match kept {
+        Some(kept) => Pick::Blocks { indices: &kept.set.indices[..kept.set.len], width: kept.width },
+        None => Pick::All(all),
+    }
+}
+
+impl Backend for Cpu {
+    type Weight = Matrix;
+    type Activations = Vec<f32>;
+    type Statistics = Vec<f32>;
+    type Indices = Vec<u32>;
+
+    fn weight(&self, tensor: &Tensor) -> Result<Matrix> {
+        let (rows, columns) = match *tensor.shape() {
+            [rows, columns] => (rows, columns),
+            _ => unreachable!("weights were checked to be matrices"),
+        };
+        Ok(Matrix { tensor: tensor.clone(), rows, columns })
+    }
+
+    fn activations(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn statistics(&self, len: usize) -> Vec<f32> {
+        vec![0.0; len]
+    }
+
+    fn indices(&self, len: usize) -> Vec<u32> {
+        vec![0; len]
+    }
+
+    fn upload_indices(&self, values: &[u32], out: &mut Vec<u32>) {
+        out[..values.len()].copy_from_slice(values);
+    }
+
+    fn upload_statistics(&self, values: &[f32], out: &mut Vec<f32>) {
+        out[..values.len()].copy_from_slice(values);
+    }
+
+    fn upload_activations(&self, values: &[f32], out: &mut Vec<f32>) {
+        out[..values.len()].copy_from_slice(values);
+    }
+
+    fn clear_statistics(&self, values: &mut Vec<f32>, len: usize) {
+        values[..len].fill(0.0);
+    }
+
+    fn download_activations(&self, values: &Vec<f32>, len: usize) -> Vec<f32> {
+        values[..len].to_vec()
+    }
+
+    fn download_statistics(&self, values: &Vec<f32>, len: usize) -> Vec<f32> {
+        values[..len].to_vec()
+    }
+
+    fn download_indices(&self, values: &Vec<u32>, len: usize) -> Vec<u32> {
+        values[..len].to_vec()
+    }
+
+    fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Vec<f32>) {
+        score::column_statistic(self, &projection.weight, metric, out);
+    }
+
+    fn embed(
+        &self,
+        table: &Matrix,
+        tokens: &Vec<u32>,
+        position_table: Option<(&Matrix, &Vec<u32>)>,
+        rows: usize,
+        out: &mut Vec<f32>,
+    ) {
+        elementwise::embed(self, table, tokens, position_table, rows, out);
+    }
+
+    fn norm(
+        &self,
+        x: &Vec<f32>,
+        norm: Option<&Norm<Self>>,
+        rows: usize,
+        width: usize,
+        out: &mut Vec<f32>,
+        sum_squares: &mut Vec<f32>,
+    ) {
+        elementwise::norm(self, x, norm, rows, width, out, sum_squares);
+    }
+
+    fn probe_select(
+        &self,
+        sum_squares: &Vec<f32>,
+        grid: Grid,
+        order: ProbeOrder,
+        positions: &Vec<u32>,
+        mask: Option<&Vec<u32>>,
+        leading_slot_limit: usize,
+        probe: &mut Probe<Self>,
+    ) {
+        probe::select(sum_squares, grid, order, positions, mask, leading_slot_limit, probe);
+    }
+
+    fn probe_gather(&self, x: &Vec<f32>, grid: Grid, width: usize, probe: &Probe<Self>, out: &mut Vec<f32>) {
+        probe::gather(self, x, grid, width, probe, out);
+    }
+
+    fn linear(
+        &self,
+        x: &Vec<f32>,
+        rows: usize,
+        projection: &Linear<Self>,
+        kept: Option<KeptBlocks<'_, Vec<u32>>>,
+        activation: Option<Activation>,
+        scale: f32,
+        out: &mut Vec<f32>,
+    ) {
+        let pick = picked(kept, projection.out_features);
+        let columns = Pick::All(projection.in_features);
+        let bias = projection.bias.as_deref();
+        gemm::multiply(self, x, rows, &projection.weight, pick, columns, out, |values, _, first| {
+            elementwise::bias_activation_scale(values, bias, pick, first, activation, scale);
+        });
+    }
+
+    fn gated_linear(
+        &self,
+        x: &Vec<f32>,
+        rows: usize,
+        gate: &Linear<Self>,
+        up: &Linear<Self>,
+        kept: Option<KeptBlocks<'_, Vec<u32>>>,
+        activation: Activation,
+        out: &mut Vec<f32>,
+    ) {
+        let pick = picked(kept, gate.out_features);
+        let (gate_bias, up_bias) = (gate.bias.as_deref(), up.bias.as_deref());
+        gemm::multiply_pair(self, x, rows, [&gate.weight, &up.weight], pick, out, |gate, up, first| {
+            elementwise::bias_activation_scale(up, up_bias, pick, first, None, 1.0);
+            elementwise::bias_activation_scale(gate, gate_bias, pick, first, Some(activation), 1.0);
+            for (gate, up) in gate.iter_mut().zip(up) {
+                *gate *= *up;
+            }
+        });
+    }
+
+    fn project(
+        &self,
+        a: &Vec<f32>,
+        rows: usize,
+        projection: &Linear<Self>,
+        kept: Option<KeptBlocks<'_, Vec<u32>>>,
+        bias: Option<&Vec<f32>>,
+        residual: Option<&Vec<f32>>,
+        out: &mut Vec<f32>,
+    ) {
+        let columns = picked(kept, projection.in_features);
+        let width = projection.out_features;
+        gemm::multiply(self, a, rows, &projection.weight, Pick::All(width), columns, out, |values, row, first| {
+            if let Some(bias) = bias {
+                elementwise::add(values, &bias[first..]);
+            }
+            if let Some(residual) = residual {
+                elementwise::add(values, &residual[row * width + first..]);
+            }
+        });
+    }
+
+    fn rope(
+        &self,
+        x: &mut Vec<f32>,
+        rows: usize,
+        heads: usize,
+        head_dim: usize,
+        table: &Vec<f32>,
+        positions: &Vec<u32>,
+    ) {
+        elementwise::rope(self, x, rows, heads, head_dim, table, positions);
+    }
+
+    fn cache_append(&self, x: &Vec<f32>, grid: Grid, width: usize, at: usize, capacity: usize, cache: &mut Vec<f32>) {
+        let len = grid.tokens * width;
+        for (x, cache) in x.chunks_exact(len).zip(cache.chunks_exact_mut(capacity * width)).take(grid.samples) {
+            cache[at * width..][..len].copy_from_slice(x);
+        }
+    }
+
+    fn attention(
+        &self,
+        q: &Vec<f32>,
+        k: &Vec<f32>,
+        v: &Vec<f32>,
+        shape: AttentionShape,
+        kv_slots: &Vec<u32>,
+        mask: Option<&Vec<u32>>,
+        slots: Option<&Vec<u32>>,
+        out: &mut Vec<f32>,
+    ) {
+        attention::attention(self, q, k, v, shape, kv_slots, mask, slots, out);
+    }
+
+    fn energy(&self, a: &Vec<f32>, grid: Grid, width: usize, mask: Option<&Vec<u32>>, out: &mut Vec<f32>) {
+        probe::energy(self, a, grid, width, mask, out);
+    }
+
+    fn channel_score(
+        &self,
+        p: &Vec<f32>,
+        tokens: usize,
+        width: usize,
+        fusion: Fusion<'_, Self>,
+        metric: Metric,
+        statistic: &Vec<f32>,
+        head_dim: Option<usize>,
+        out: &mut Vec<f32>,
+    ) {
+        score::channel_score(self, p, tokens, width, fusion, metric, statistic, head_dim, out);
+    }
+
+    fn top_k_keep(&self, scores: &Vec<f32>, kept: &mut KeptSet<Vec<u32>>, tag: u32, fault: &mut Vec<u32>) {
+        score::top_k_keep(scores, kept, tag, fault);
+    }
+
+    fn check_finite(&self, values: &Vec<f32>, len: usize, tag: u32, fault: &mut Vec<u32>) {
+        score::check_finite(&values[..len], tag, fault);
+    }
+
+    fn keep_kv_heads(
+        &self,
+        heads: &KeptSet<Vec<u32>>,
+        group: usize,
+        kv_kept: &mut KeptSet<Vec<u32>>,
+        kv_slots: &mut Vec<u32>,
+    ) {
+        score::keep_kv_heads(heads, group, kv_kept, kv_slots);
+    }
+
+    fn history_update(
+        &self,
+        p: &Vec<f32>,
+        tokens: usize,
+        at: usize,
+        kept: KeptBlocks<'_, Vec<u32>>,
+        momentum: f64,
+        history: &mut Vec<f32>,
+    ) {
+        score::history_update(self, p, tokens, at, kept, momentum, history);
+    }
+
+    fn accumulate_moments(&self, a: &Vec<f32>, grid: Grid, width: usize, seen: usize, moments: &mut Moments<Self>) {
+        score::accumulate_moments(self, a, grid, width, seen, moments);
+    }
+
+    fn cross_entropy(&self, x: &Vec<f32>, rows: usize, head: &Linear<Self>, targets: &Vec<u32>, out: &mut Vec<f32>) {
+        elementwise::cross_entropy(self, x, rows, &head.weight, targets, out);
+    }
+}

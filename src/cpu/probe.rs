@@ -1,0 +1,123 @@
+//! The probe: which rows have the largest residual, and the energy of their intermediate states.
+
+use super::Cpu;
+use crate::{
+    backend::{Grid, Probe},
+    prune::settings::ProbeOrder,
+};
+
+/// Spec section 1. All norms are of Σ r² per row, so sums of them are squared norms and order the same way; they are
+/// taken as square roots all the same, because that is where the published code rounds.
+pub(super) fn select(
+    sum_squares: &[f32],
+    grid: Grid,
+    order: ProbeOrder,
+    positions: &[u32],
+    mask: Option<&Vec<u32>>,
+    leading_slot_limit: usize,
+    probe: &mut Probe<Cpu>,
+) {
+    let Grid { samples, tokens } = grid;
+    let real = |b: usize, s: usize| mask.is_none_or(|mask| mask[b * tokens + s] != 0);
+    let norm = |b: usize, s: usize| if real(b, s) { sum_squares[b * tokens + s].sqrt() } else { 0.0 };
+    let all = |n: usize| (0..n as u32).collect::<Vec<_>>();
+    // ‖n[:, s]‖ over the samples; −∞ where all of them are pads. Likewise over the tokens.
+    let joint = |count: usize, others: &[u32], at: &dyn Fn(usize, usize) -> (usize, usize)| -> Vec<f32> {
+        (0..count)
+            .map(|i| {
+                let cells = || others.iter().map(|&j| at(i, j as usize));
+                if cells().all(|(b, s)| !real(b, s)) {
+                    return f32::NEG_INFINITY;
+                }
+                cells().map(|(b, s)| norm(b, s).powi(2)).sum::<f32>().sqrt()
+            })
+            .collect()
+    };
+    let top_tokens = |of: &[u32]| {
+        let mut kept = largest(&joint(tokens, of, &|s, b| (b, s)), probe.grid.tokens);
+        if kept.len() <= leading_slot_limit {
+            // With few tokens the first one, which attention leans on, is always in.
+            let first = (0..tokens).find(|&s| (0..samples).any(|b| real(b, s))).unwrap_or(0) as u32;
+            kept[0] = kept[0].min(first);
+        }
+        kept
+    };
+    let top_samples = |of: &[u32]| largest(&joint(samples, of, &|b, s| (b, s)), probe.grid.samples);
+    let (kept_samples, kept_tokens) = match order {
+        ProbeOrder::TokensSamples => {
+            let kept = top_tokens(&all(samples));
+            (top_samples(&kept), kept)
+        }
+        ProbeOrder::SamplesTokens => {
+            let kept = top_samples(&all(tokens));
+            let tokens = top_tokens(&kept);
+            (kept, tokens)
+        }
+        ProbeOrder::Tokens => (all(samples), top_tokens(&all(samples))),
+        ProbeOrder::Samples => (top_samples(&all(tokens)), all(tokens)),
+    };
+    for (i, &b) in kept_samples.iter().enumerate() {
+        for (j, &s) in kept_tokens.iter().enumerate() {
+            let (row, from) = (i * kept_tokens.len() + j, b as usize * tokens + s as usize);
+            probe.positions[row] = positions[from];
+            probe.mask[row] = mask.map_or(1, |mask| mask[from]);
+        }
+    }
+    probe.samples[..kept_samples.len()].copy_from_slice(&kept_samples);
+    probe.slots[..kept_tokens.len()].copy_from_slice(&kept_tokens);
+}
+
+/// Indices of the `k` largest values, ascending; ties keep the lower index, NaN comes last.
+pub(super) fn largest(values: &[f32], k: usize) -> Vec<u32> {
+    let key = |i: u32| {
+        let value = values[i as usize];
+        if value.is_nan() { f32::NEG_INFINITY } else { value }
+    };
+    let mut order: Vec<u32> = (0..values.len() as u32).collect();
+    let before = |a: &u32, b: &u32| key(*b).total_cmp(&key(*a)).then(a.cmp(b));
+    if k < order.len() {
+        order.select_nth_unstable_by(k, before);
+        order.truncate(k);
+    }
+    order.sort_unstable();
+    order
+}
+
+pub(super) fn gather(cpu: &Cpu, x: &[f32], grid: Grid, width: usize, probe: &Probe<Cpu>, out: &mut [f32]) {
+    let Grid { samples, tokens } = probe.grid;
+    cpu.rows(&mut out[..samples * tokens * width], width, |row, out| {
+        let (b, s) = (probe.samples[row / tokens] as usize, probe.slots[row % tokens] as usize);
+        out.copy_from_slice(&x[(b * grid.tokens + s) * width..][..width]);
+    });
+}
+
+/// Spec section 3: out (S, C) = mean over samples of a².
+pub(super) fn energy(
+    cpu: &Cpu,
+    a: &[f32],
+    grid: Grid,
+    width: usize,
+    mask: Option<&Vec<u32>>,
+    out: &mut [f32],
+) {
+    let Grid { samples, tokens } = grid;
+    let arch = cpu.arch;
+    cpu.rows(&mut out[..tokens * width], width, |s, out| {
+        let real = |b: usize| mask.is_none_or(|mask| mask[b * tokens + s] != 0);
+        arch.dispatch(|| {
+            out.fill(0.0);
+            for b in (0..samples).filter(|&b| real(b)) {
+                for (out, a) in out.iter_mut().zip(&a[(b * tokens + s) * width..][..width]) {
+                    *out += a * a;
+                }
+            }
+            let divisor = match mask {
+                None => samples as f32,
+                Some(_) => (0..samples).filter(|&b| real(b)).count() as f32 + 1e-3,
+            };
+            for out in out {
+                *out /= divisor;
+            }
+        });
+    });
+}

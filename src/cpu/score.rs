@@ -1,0 +1,223 @@
+//! Scores, kept sets, history and calibration moments (spec sections 3 to 7).
+
+use rayon::prelude::*;
+
+use super::{Cpu, Matrix, probe::largest};
+use crate::{
+    backend::{Fusion, Grid, KeptBlocks, KeptSet, Moments},
+    prune::settings::Metric,
+};
+
+/// Columns that one task works on.
+const COLUMN_CHUNK: usize = 256;
+/// Keeps 0/0 out of the fusion weight (spec section 3).
+const FUSION_EPS: f32 = 1e-6;
+
+pub(super) fn column_statistic(cpu: &Cpu, weight: &Matrix, metric: Metric, out: &mut [f32]) {
+    let columns = weight.columns;
+    let statistics: Vec<Vec<f64>> = cpu.map_tasks(columns.div_ceil(COLUMN_CHUNK), |task, scratch| {
+        let from = task * COLUMN_CHUNK;
+        let row = &mut scratch.panel[..COLUMN_CHUNK.min(columns - from)];
+        let mut sums = vec![0.0f64; row.len()];
+        for o in 0..weight.rows {
+            weight.part_to_f32(o, from, row);
+            for (sum, &w) in sums.iter_mut().zip(&*row) {
+                let w = f64::from(w);
+                *sum += match metric {
+                    Metric::Ppsp => w.powi(4),
+                    Metric::WandaSp => w.abs(),
+                    Metric::Flap => w * w,
+                };
+            }
+        }
+        sums
+    });
+    for (out, sum) in out.iter_mut().zip(statistics.into_iter().flatten()) {
+        *out = if metric == Metric::Ppsp { sum.sqrt() } else { sum } as f32;
+    }
+}
+
+pub(super) fn channel_score(
+    cpu: &Cpu,
+    p: &[f32],
+    tokens: usize,
+    width: usize,
+    fusion: Fusion<'_, Cpu>,
+    metric: Metric,
+    statistic: &[f32],
+    head_dim: Option<usize>,
+    out: &mut [f32],
+) {
+    let arch = cpu.arch;
+    // A task's channels are whole heads, so that it can finish their scores.
+    let chunk = head_dim.map_or(COLUMN_CHUNK, |d| COLUMN_CHUNK.next_multiple_of(d));
+    let step = head_dim.unwrap_or(1);
+    let outputs = &mut out[..width / step];
+    cpu.pool.install(|| {
+        outputs.par_chunks_mut(chunk / step).enumerate().for_each(|(task, out)| {
+            arch.dispatch(|| {
+                let from = task * chunk;
+                let mut energy = vec![0.0f32; out.len() * step];
+                sum_fused(p, tokens, width, &fusion, from, &mut energy);
+                for (energy, &statistic) in energy.iter_mut().zip(&statistic[from..]) {
+                    *energy = statistic * if metric == Metric::WandaSp { energy.sqrt() } else { *energy };
+                }
+                for (out, head) in out.iter_mut().zip(energy.chunks_exact(step)) {
+                    *out = match (head_dim, metric) {
+                        (None, _) => head[0],
+                        (Some(_), Metric::Ppsp) => head.iter().map(|x| x * x).sum::<f32>().sqrt(),
+                        (Some(_), Metric::WandaSp | Metric::Flap) => head.iter().sum(),
+                    };
+                }
+            });
+        });
+    });
+}
+
+/// energy\[c\] = Σ_s e\[s, from + c\].
+#[inline(always)]
+fn sum_fused(p: &[f32], tokens: usize, width: usize, fusion: &Fusion<'_, Cpu>, from: usize, energy: &mut [f32]) {
+    for s in 0..tokens {
+        let p = &p[s * width + from..][..energy.len()];
+        match fusion {
+            Fusion::History { history, history_slots, slots, fixed_weight } if (slots[s] as usize) < *history_slots => {
+                let h = &history[slots[s] as usize * width + from..][..energy.len()];
+                for ((energy, &p), &h) in energy.iter_mut().zip(p).zip(h) {
+                    let w = fixed_weight.unwrap_or(p / (p + h + FUSION_EPS));
+                    *energy += w * p + (1.0 - w) * h;
+                }
+            }
+            // A slot that history has not seen counts as h = 0.
+            Fusion::History { fixed_weight, .. } => {
+                for (energy, &p) in energy.iter_mut().zip(p) {
+                    *energy += fixed_weight.unwrap_or(p / (p + FUSION_EPS)) * p;
+                }
+            }
+            Fusion::ProbeOnly => {
+                for (energy, &p) in energy.iter_mut().zip(p) {
+                    *energy += p;
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn top_k_keep(scores: &[f32], kept: &mut KeptSet<Vec<u32>>, tag: u32, fault: &mut [u32]) {
+    check_finite(&scores[..kept.of], tag, fault);
+    kept.indices[..kept.len].copy_from_slice(&largest(&scores[..kept.of], kept.len));
+}
+
+pub(super) fn check_finite(values: &[f32], tag: u32, fault: &mut [u32]) {
+    if fault[0] == 0 && !values.iter().all(|x| x.is_finite()) {
+        fault[0] = tag;
+    }
+}
+
+pub(super) fn keep_kv_heads(
+    heads: &KeptSet<Vec<u32>>,
+    group: usize,
+    kv_kept: &mut KeptSet<Vec<u32>>,
+    kv_slots: &mut [u32],
+) {
+    let mut used = 0;
+    for (slot, &head) in heads.indices[..heads.len].iter().enumerate() {
+        let kv = head / group as u32;
+        // Kept heads ascend, so equal key/value heads are neighbours.
+        if used == 0 || kv_kept.indices[used - 1] != kv {
+            kv_kept.indices[used] = kv;
+            used += 1;
+        }
+        kv_slots[slot] = used as u32 - 1;
+    }
+    kv_kept.indices[used..].fill(u32::MAX);
+}
+
+pub(super) fn history_update(
+    cpu: &Cpu,
+    p: &[f32],
+    tokens: usize,
+    at: usize,
+    kept: KeptBlocks<'_, Vec<u32>>,
+    momentum: f64,
+    history: &mut [f32],
+) {
+    let (channels, width) = (kept.channels(), kept.set.of * kept.width);
+    let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
+    let arch = cpu.arch;
+    cpu.rows(&mut history[at * width..(at + tokens) * width], width, |s, h| {
+        let p = &p[s * channels..][..channels];
+        arch.dispatch(|| {
+            for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
+                for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
+                    // A batch that overflowed is an error of that batch; it must not spoil the ones after it.
+                    *h = if p.is_finite() { old * *h + new * p } else { *h };
+                }
+            }
+        });
+    });
+}
+
+pub(super) fn accumulate_moments(
+    cpu: &Cpu,
+    a: &[f32],
+    grid: Grid,
+    width: usize,
+    seen: usize,
+    moments: &mut Moments<Cpu>,
+) {
+    let Grid { samples, tokens } = grid;
+    let (n, b) = (seen as f32, samples as f32);
+    let len = tokens * width;
+    let rows = |s: usize| (0..samples).map(move |b| &a[(b * tokens + s) * width..][..width]);
+    let old_mean = column_means(&moments.baseline[..len], tokens, width);
+    cpu.rows(&mut moments.energy[..len], width, |s, energy| {
+        let mut sum = vec![0.0f32; width];
+        for a in rows(s) {
+            for (sum, a) in sum.iter_mut().zip(a) {
+                *sum += a * a;
+            }
+        }
+        for (energy, sum) in energy.iter_mut().zip(sum) {
+            *energy = *energy * (n / (n + b)) + sum / (n + b);
+        }
+    });
+    cpu.rows(&mut moments.baseline[..len], width, |s, baseline| {
+        let mut sum = vec![0.0f32; width];
+        for a in rows(s) {
+            for (sum, a) in sum.iter_mut().zip(a) {
+                *sum += a;
+            }
+        }
+        // The published code adds the mean of the batch, not its sum.
+        for (baseline, sum) in baseline.iter_mut().zip(sum) {
+            *baseline = *baseline * (n / (n + b)) + sum / b / (n + b);
+        }
+    });
+    if seen == 0 {
+        return;
+    }
+    let new_mean = column_means(&moments.baseline[..len], tokens, width);
+    cpu.rows(&mut moments.fluctuation[..len], width, |s, fluctuation| {
+        let mut sum = vec![0.0f32; width];
+        for a in rows(s) {
+            for (c, sum) in sum.iter_mut().enumerate() {
+                *sum += (a[c] - new_mean[c]) * (a[c] - old_mean[c]);
+            }
+        }
+        for (fluctuation, sum) in fluctuation.iter_mut().zip(sum) {
+            *fluctuation = *fluctuation * ((n - 1.0) / (n + b - 1.0)) + sum / (n + b);
+        }
+    });
+}
+
+/// Mean over the rows of (tokens, width).
+fn column_means(values: &[f32], tokens: usize, width: usize) -> Vec<f32> {
+    let mut means = vec![0.0f32; width];
+    for row in values.chunks_exact(width) {
+        for (mean, x) in means.iter_mut().zip(row) {
+            *mean += x;
+        }
+    }
+    means.iter_mut().for_each(|mean| *mean /= tokens as f32);
+    means
+}

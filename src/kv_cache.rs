@@ -1,0 +1,37 @@
+//! Keys and values of the tokens so far. Under a selection it holds the kept key/value heads only.
+
+use crate::backend::Backend;
+
+/// Keys and values of one layer: (B, capacity, head slots, D) each.
+#[derive(Debug)]
+pub struct LayerCache<B: Backend> {
+    /// Keys, after rotary positions.
+    pub keys: B::Activations,
+    /// Values.
+    pub values: B::Activations,
+}
+
+/// The cache of a generation: all samples have the same number of slots, left pads included.
+#[derive(Debug)]
+pub struct KvCache<B: Backend> {
+    /// One per decoder layer.
+    pub layers: Vec<LayerCache<B>>,
+    /// 0 for left pads, 1 elsewhere (B, capacity).
+    pub mask: B::Indices,
+    /// Slots per sample.
+    pub capacity: usize,
+    /// Slots filled so far.
+    pub len: usize,
+}
+
+impl<B: Backend> KvCache<B> {
+    /// A cache for `samples` × `capacity` slots; `head_slots[l]` key/value heads are held in layer l.
+    pub fn new(backend: &B, samples: usize, capacity: usize, head_slots: &[usize], head_dim: usize) -> Self {
+        let rows = samples * capacity;
+        let layers = head_slots.iter().map(|heads| LayerCache {
+            keys: backend.activations(rows * heads * head_dim),
+            values: backend.activations(rows * heads * head_dim),
+        });
+        Self { layers: layers.collect(), mask: backend.indices(rows), capacity, len: 0 }
+    }
+}

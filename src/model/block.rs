@@ -1,0 +1,273 @@
+//! One block with Probe Pruning, in the method's four steps: the probe, its energies, the choice, the whole batch.
+
+use super::{
+    Block, Model, attention, mlp,
+    scratch::{Batch, Scratch},
+    selection::{Kept, Probed, Recent, Selection},
+};
+use crate::{
+    backend::{Backend, Fusion, Grid, Linear, Moments, Norm},
+    kv_cache::KvCache,
+    prune::{
+        counts,
+        settings::{Method, Metric, Settings},
+    },
+    weights::Layer,
+};
+
+/// What a forward does besides computing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Choose kept sets by the probe, then fold the batch into history if `update_history`.
+    Batch {
+        /// Off for a warm-up batch.
+        update_history: bool,
+    },
+    /// Keep the choice; gather the energies of the MLP's channels in row `recent` for re-probing.
+    Decode {
+        /// Tokens since the last choice; `None` without re-probing.
+        recent: Option<usize>,
+    },
+}
+
+/// What all blocks of a forward share.
+#[derive(Debug)]
+pub struct Context<'a, B: Backend> {
+    /// The model.
+    pub model: &'a Model<B>,
+    /// The method's settings.
+    pub settings: &'a Settings,
+    /// The batch.
+    pub batch: &'a Batch<B>,
+    /// What to do.
+    pub mode: Mode,
+}
+
+/// Where the block is, for fault reports: never 0.
+pub fn fault_tag(layer: usize, block: Block, of_score: bool) -> u32 {
+    1 + 4 * layer as u32 + 2 * u32::from(block == Block::Mlp) + u32::from(of_score)
+}
+
+/// The layer, block and quantity of a fault.
+pub fn describe_fault(tag: u32) -> (usize, Block, &'static str) {
+    let code = tag - 1;
+    let what = if code % 2 == 1 { "a channel score" } else { "the residual stream" };
+    ((code / 4) as usize, Block::ALL[(code / 2 % 2) as usize], what)
+}
+
+/// Runs one block: reads `scratch.current` and writes `scratch.next`.
+pub fn run<B: Backend>(
+    context: &Context<'_, B>,
+    index: usize,
+    block: Block,
+    selection: &mut Selection<B>,
+    scratch: &mut Scratch<B>,
+    cache: Option<&mut KvCache<B>>,
+    moments: Option<(&mut Moments<B>, usize)>,
+) {
+    let Context { model, settings, batch, mode } = *context;
+    let (backend, config) = (&*model.backend, &model.config);
+    let layer = &model.weights.layers[index];
+    let (norm, last) = norm_and_last(layer, block);
+    let (rows, h) = (batch.grid.rows(), config.hidden_size);
+    let norm_first = config.norm_first.then_some(norm);
+
+    backend.norm(&scratch.current.rows, norm_first, rows, h, &mut scratch.x, &mut scratch.current.sum_squares);
+    backend.check_finite(&scratch.current.sum_squares, rows, fault_tag(index, block, false), &mut scratch.fault);
+
+    if let (Selection::Probed(probed), Mode::Batch { .. }) = (&mut *selection, mode) {
+        // 1. The probe: the rows with the largest residual. 2. Their intermediate states' energies, dense weights.
+        take_probe(context, norm_first, scratch);
+        probe_energies(context, layer, block, scratch);
+        // 3. Fusion with history, scores, the kept set.
+        choose(context, index, block, probed, scratch);
+    }
+
+    // 4. The whole batch on what is kept.
+    let kept = selection.kept();
+    let past = cache.map(|cache| {
+        let KvCache { layers, mask, capacity, len } = cache;
+        (&mut layers[index], &*mask, *capacity, *len)
+    });
+    intermediate(context, layer, block, Source::Batch, kept, past, scratch);
+    let bias = match selection {
+        Selection::Fixed { bias: Some(bias), .. } => Some(&*bias),
+        _ => last.bias.as_ref(),
+    };
+    let kept_blocks = kept.map(Kept::blocks);
+    let residual = Some(&scratch.current.rows);
+    backend.project(&scratch.a, rows, last, kept_blocks, bias, residual, &mut scratch.next.rows);
+    if !config.norm_first {
+        // Post-norm: the sum of squares written here is overwritten by the next block's, which reads the same rows.
+        backend.norm(&scratch.next.rows, Some(norm), rows, h, &mut scratch.x, &mut scratch.next.sum_squares);
+        std::mem::swap(&mut scratch.next.rows, &mut scratch.x);
+    }
+
+    // What the batch showed goes into history.
+    match (selection, mode) {
+        (Selection::Probed(probed), Mode::Batch { update_history: true }) => {
+            if let Some(history) = &mut probed.history {
+                let kept = probed.kept.blocks();
+                let slots = batch.grid.tokens.min(probed.history_slots);
+                backend.energy(&scratch.a, batch.grid, kept.channels(), batch.mask(), &mut scratch.p);
+                backend.history_update(&scratch.p, slots, 0, kept, settings.momentum, history);
+            }
+        }
+        (Selection::Probed(Probed { kept, recent: Some(recent), .. }), Mode::Decode { recent: Some(at) }) => {
+            let kept = kept.blocks();
+            backend.energy(&scratch.a, batch.grid, kept.channels(), batch.mask(), &mut scratch.p);
+            backend.history_update(&scratch.p, 1, at, kept, 0.0, &mut recent.energy);
+        }
+        _ => {}
+    }
+    if let Some((moments, seen)) = moments {
+        backend.accumulate_moments(&scratch.a, batch.grid, block.channels(config), seen, moments);
+    }
+}
+
+/// The block's norm and its last projection.
+pub fn norm_and_last<B: Backend>(layer: &Layer<B>, block: Block) -> (&Norm<B>, &Linear<B>) {
+    match block {
+        Block::Attention => (&layer.attention.norm, &layer.attention.o_proj),
+        Block::Mlp => (&layer.mlp.norm, &layer.mlp.down_proj),
+    }
+}
+
+/// Step 1 (spec section 1): selects the probe by the residual's norms and gathers its norm(r) into `probe_x`.
+fn take_probe<B: Backend>(context: &Context<'_, B>, norm_first: Option<&Norm<B>>, scratch: &mut Scratch<B>) {
+    let Context { model, settings, batch, .. } = *context;
+    let backend = &*model.backend;
+    let (grid, h) = (batch.grid, model.config.hidden_size);
+    let (samples, tokens) = match settings.method {
+        Method::FullBatch => (grid.samples, grid.tokens),
+        _ => counts::probe_counts(settings, grid.samples, grid.tokens),
+    };
+    let parallel = settings.parallel_probe && settings.method != Method::FullBatch;
+    let Scratch { current, previous, x, probe, probe_x, .. } = scratch;
+    probe.grid = Grid { samples, tokens };
+    let sum_squares = if parallel { &previous.sum_squares } else { &current.sum_squares };
+    let limit = counts::LEADING_SLOT_LIMIT;
+    backend.probe_select(sum_squares, grid, settings.probe_order, &batch.positions, batch.mask(), limit, probe);
+    if parallel {
+        // The previous residual goes through this block's own norm. Its Σr² lands where `next` will be anyway.
+        backend.probe_gather(&previous.rows, grid, h, probe, &mut scratch.next.rows);
+        let rows = probe.grid.rows();
+        backend.norm(&scratch.next.rows, norm_first, rows, h, probe_x, &mut scratch.next.sum_squares);
+    } else {
+        backend.probe_gather(x, grid, h, probe, probe_x);
+    }
+}
+
+/// Step 2 (spec sections 2 and 3): the probe's intermediate states with dense weights, and p (S_p, C) of them.
+fn probe_energies<B: Backend>(
+    context: &Context<'_, B>,
+    layer: &Layer<B>,
+    block: Block,
+    scratch: &mut Scratch<B>,
+) {
+    intermediate(context, layer, block, Source::Probe, None, None, scratch);
+    let width = block.channels(&context.model.config);
+    let mask = context.batch.padded.then_some(&scratch.probe.mask);
+    context.model.backend.energy(&scratch.a, scratch.probe.grid, width, mask, &mut scratch.p);
+}
+
+/// Step 3 (spec sections 3 to 5): scores from the probe's energies and history, and the kept set.
+fn choose<B: Backend>(
+    context: &Context<'_, B>,
+    index: usize,
+    block: Block,
+    probed: &mut Probed<B>,
+    scratch: &mut Scratch<B>,
+) {
+    let Scratch { p, probe, scores, fault, .. } = scratch;
+    choose_from(context, index, block, probed, (p, probe.grid.tokens, &probe.slots), scores, fault);
+}
+
+/// MLP channels anew from the energies of the last generated tokens (spec section 9).
+pub fn reprobe<B: Backend>(
+    context: &Context<'_, B>,
+    index: usize,
+    selection: &mut Selection<B>,
+    tokens: usize,
+    scratch: &mut Scratch<B>,
+) {
+    let Selection::Probed(probed) = selection else { return };
+    let Some(mut recent) = probed.recent.take() else { return };
+    let Recent { energy, slots } = &mut recent;
+    let Scratch { scores, fault, .. } = scratch;
+    choose_from(context, index, Block::Mlp, probed, (energy, tokens, slots), scores, fault);
+    // The next tokens compute other channels: what is not computed has to count as 0.
+    context.model.backend.clear_statistics(energy, tokens * context.model.config.intermediate_size);
+    probed.recent = Some(recent);
+}
+
+fn choose_from<B: Backend>(
+    context: &Context<'_, B>,
+    index: usize,
+    block: Block,
+    probed: &mut Probed<B>,
+    (p, tokens, slots): (&B::Statistics, usize, &B::Indices),
+    scores: &mut B::Statistics,
+    fault: &mut B::Indices,
+) {
+    let Context { model, settings, .. } = *context;
+    let (backend, config) = (&*model.backend, &model.config);
+    let fixed_weight = settings.fixed_probe_weight.map(|weight| weight as f32);
+    let fusion = match &probed.history {
+        None => Fusion::ProbeOnly,
+        Some(history) => {
+            Fusion::History { history, history_slots: probed.history_slots, slots, fixed_weight }
+        }
+    };
+    let metric = if settings.method == Method::FullBatch { Metric::Ppsp } else { settings.metric };
+    let head_dim = (block == Block::Attention).then_some(config.head_dim);
+    let width = block.channels(config);
+    backend.channel_score(p, tokens, width, fusion, metric, &probed.statistic, head_dim, scores);
+    backend.top_k_keep(scores, &mut probed.kept.set, fault_tag(index, block, true), fault);
+    probed.kept.follow_kv_heads(backend, config);
+}
+
+/// Which rows go through the first projections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Batch,
+    Probe,
+}
+
+/// Leaves the block's intermediate states of the batch or of the probe in `scratch.a`.
+fn intermediate<B: Backend>(
+    context: &Context<'_, B>,
+    layer: &Layer<B>,
+    block: Block,
+    source: Source,
+    kept: Option<&Kept<B>>,
+    past: Option<(&mut crate::kv_cache::LayerCache<B>, &B::Indices, usize, usize)>,
+    scratch: &mut Scratch<B>,
+) {
+    let Context { model, batch, .. } = *context;
+    let (backend, config) = (&*model.backend, &model.config);
+    let Scratch { x, probe_x, q, k, v, a, probe, dense_kv_slots, rope_table, .. } = scratch;
+    let (x, grid) = match source {
+        Source::Batch => (&*x, batch.grid),
+        Source::Probe => (&*probe_x, probe.grid),
+    };
+    match block {
+        Block::Mlp => {
+            let kept = kept.map(Kept::blocks);
+            mlp::intermediate(backend, &layer.mlp, config.activation, x, grid.rows(), kept, a);
+        }
+        Block::Attention => {
+            let (positions, mask, slots) = match source {
+                Source::Batch => (&batch.positions, batch.mask(), None),
+                Source::Probe => (&probe.positions, batch.padded.then_some(&probe.mask), Some(&probe.slots)),
+            };
+            let (past, mask) = match past {
+                Some((cache, cache_mask, capacity, len)) => (Some((cache, capacity, len)), Some(cache_mask)),
+                None => (None, mask),
+            };
+            let rows = attention::Rows { grid, positions, mask, slots };
+            let qkv = attention::Qkv { q, k, v, dense_kv_slots, rope_table };
+            attention::intermediate(backend, config, &layer.attention, x, rows, kept, qkv, past, a);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The MLP block: from its norm's output to its intermediate states.
+
+use crate::{
+    backend::{Backend, KeptBlocks},
+    config::Activation,
+    weights::{Mlp, MlpFirst},
+};
+
+/// a (rows, kept channels) = silu(gate)·up or relu(fc1) of x (rows, H).
+pub fn intermediate<B: Backend>(
+    backend: &B,
+    mlp: &Mlp<B>,
+    activation: Activation,
+    x: &B::Activations,
+    rows: usize,
+    kept: Option<KeptBlocks<'_, B::Indices>>,
+    a: &mut B::Activations,
+) {
+    match &mlp.first {
+        MlpFirst::Gated { gate_proj, up_proj } => {
+            backend.gated_linear(x, rows, gate_proj, up_proj, kept, activation, a);
+        }
+        MlpFirst::Plain(fc1) => backend.linear(x, rows, fc1, kept, Some(activation), 1.0, a),
+    }
+}

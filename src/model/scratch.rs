@@ -1,0 +1,118 @@
+//! The buffers of a session: allocated once, for the largest batch it will see.
+
+use crate::{
+    backend::{Backend, Grid, Probe},
+    config::ModelConfig,
+    model::Block,
+};
+
+/// A batch on the device.
+#[derive(Debug)]
+pub struct Batch<B: Backend> {
+    /// Its shape now; the buffers hold the session's largest.
+    pub grid: Grid,
+    /// Token ids (B, S).
+    pub tokens: B::Indices,
+    /// Rows of the rotary table (LLaMA) or of the position table (OPT) (B, S).
+    pub positions: B::Indices,
+    /// 1 for tokens, 0 for pads (B, S).
+    pub mask: B::Indices,
+    /// Whether there are pads at all; without, `mask` is not looked at.
+    pub padded: bool,
+}
+
+impl<B: Backend> Batch<B> {
+    /// The mask, if there are pads.
+    pub fn mask(&self) -> Option<&B::Indices> {
+        self.padded.then_some(&self.mask)
+    }
+}
+
+/// A residual stream (T, H) with its Σr² per row.
+#[derive(Debug)]
+pub struct Residual<B: Backend> {
+    /// (T, H).
+    pub rows: B::Activations,
+    /// Σr² (T), written by the norm of the block that starts here.
+    pub sum_squares: B::Statistics,
+}
+
+/// Everything a forward writes.
+#[derive(Debug)]
+pub struct Scratch<B: Backend> {
+    /// The residual at the entry of the running block.
+    pub current: Residual<B>,
+    /// The residual at the entry of the block before.
+    pub previous: Residual<B>,
+    /// The residual that the running block writes.
+    pub next: Residual<B>,
+    /// norm(r) (T, H).
+    pub x: B::Activations,
+    /// The probe's norm(r) (T_p, H).
+    pub probe_x: B::Activations,
+    /// (T, N·D).
+    pub q: B::Activations,
+    /// (T, K·D).
+    pub k: B::Activations,
+    /// (T, K·D).
+    pub v: B::Activations,
+    /// Intermediate states (T, C), compact where pruned.
+    pub a: B::Activations,
+    /// Energies p (S, C), compact where pruned.
+    pub p: B::Statistics,
+    /// Scores (C or N).
+    pub scores: B::Statistics,
+    /// The probe of the running block.
+    pub probe: Probe<B>,
+    /// Identity of heads: the key/value head of every query head.
+    pub dense_kv_slots: B::Indices,
+    /// First fault of a forward, 0 for none.
+    pub fault: B::Indices,
+    /// Rotary table (positions, D); empty for OPT.
+    pub rope_table: B::Statistics,
+    /// Embeddings before OPT-350m's `project_in`, head inputs after `project_out` (T, E).
+    pub embedded: B::Activations,
+}
+
+impl<B: Backend> Scratch<B> {
+    /// Buffers for batches up to `grid`; `rotary_positions` rows in the rotary table.
+    pub fn new(backend: &B, config: &ModelConfig, grid: Grid, rotary_positions: usize) -> Self {
+        let (t, h, d) = (grid.rows(), config.hidden_size, config.head_dim);
+        let widest = Block::ALL.map(|block| block.channels(config)).into_iter().max().unwrap_or(0);
+        let residual = || Residual { rows: backend.activations(t * h), sum_squares: backend.statistics(t) };
+        let group = config.num_attention_heads / config.num_key_value_heads;
+        let kv_slots: Vec<u32> = (0..config.num_attention_heads).map(|head| (head / group) as u32).collect();
+        let mut dense_kv_slots = backend.indices(kv_slots.len());
+        backend.upload_indices(&kv_slots, &mut dense_kv_slots);
+        Self {
+            current: residual(),
+            previous: residual(),
+            next: residual(),
+            x: backend.activations(t * h),
+            probe_x: backend.activations(t * h),
+            q: backend.activations(t * config.num_attention_heads * d),
+            k: backend.activations(t * config.num_key_value_heads * d),
+            v: backend.activations(t * config.num_key_value_heads * d),
+            a: backend.activations(t * widest),
+            p: backend.statistics(grid.tokens * widest),
+            scores: backend.statistics(widest),
+            probe: Probe {
+                grid,
+                samples: backend.indices(grid.samples),
+                slots: backend.indices(grid.tokens),
+                positions: backend.indices(t),
+                mask: backend.indices(t),
+            },
+            dense_kv_slots,
+            fault: backend.indices(1),
+            rope_table: backend.statistics(rotary_positions * d),
+            embedded: backend.activations(t * config.word_embed_proj_dim),
+        }
+    }
+
+    /// After a block: what it wrote becomes the current residual.
+    pub fn advance(&mut self) {
+        std::mem::swap(&mut self.previous, &mut self.current);
+        std::mem::swap(&mut self.current, &mut self.next);
+    }
+}

@@ -1,0 +1,72 @@
+//! Files that appear whole or not at all.
+
+use std::{collections::HashMap, io, path::Path};
+
+use safetensors::tensor::{Dtype, View, serialize_to_file};
+
+use crate::error::{Error, Result};
+
+/// Writes `path` through a temporary file in the same folder, which then takes its name.
+///
+/// # Errors
+/// If the folder is missing or not writable, or the disk is full; nothing is left behind.
+pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    let help = "Check that the folder exists, is writable, and has room; nothing was written.";
+    let failed = |source: io::Error| Error::io(path, "write", source, help);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".probeprune-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
+    let file = builder.tempfile_in(folder).map_err(failed)?.into_temp_path();
+    write(&file).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))
+}
+
+/// A tensor to be written.
+#[derive(Clone, Debug)]
+pub struct OutTensor {
+    shape: Vec<usize>,
+    dtype: Dtype,
+    bytes: Vec<u8>,
+}
+
+impl OutTensor {
+    /// Float32.
+    pub fn f32(shape: &[usize], values: &[f32]) -> Self {
+        Self { shape: shape.to_vec(), dtype: Dtype::F32, bytes: bytemuck::cast_slice(values).to_vec() }
+    }
+
+    /// Indices, as int32.
+    pub fn i32(values: &[u32]) -> Self {
+        Self { shape: vec![values.len()], dtype: Dtype::I32, bytes: bytemuck::cast_slice(values).to_vec() }
+    }
+}
+
+impl View for &OutTensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        (&self.bytes).into()
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes a safetensors file through [`write_atomically`].
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &[(String, OutTensor)],
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    write_atomically(path, |file| serialize_to_file(views, metadata, file).map_err(io::Error::other))
+}

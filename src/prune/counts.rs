@@ -1,0 +1,144 @@
+//! How many tokens, samples, heads and channels are kept. Counts depend on settings alone, never on data (spec
+//! section 5), so every shape is known before a batch runs.
+
+use crate::{
+    config::ModelConfig,
+    error::{Error, Result},
+    prune::settings::{ProbeOrder, Settings},
+};
+
+/// Probes of at most so many tokens always hold the sequence's first token (spec section 1).
+pub const LEADING_SLOT_LIMIT: usize = 10;
+
+/// (B_p, S_p): samples and tokens of the probe for a batch of `samples` × `tokens` (spec section 1, products in f64).
+pub fn probe_counts(settings: &Settings, samples: usize, tokens: usize) -> (usize, usize) {
+    let share = |of: usize, ratio: f64, least: usize| ((ratio * of as f64).ceil() as usize).max(least).min(of);
+    let kept_tokens = share(tokens, settings.probe_tokens, 2);
+    let kept_samples = share(samples, settings.probe_samples, 1);
+    match settings.probe_order {
+        ProbeOrder::TokensSamples | ProbeOrder::SamplesTokens => (kept_samples, kept_tokens),
+        ProbeOrder::Tokens => (samples, kept_tokens),
+        ProbeOrder::Samples => (kept_samples, tokens),
+    }
+}
+
+/// Python's `round(x, 2)`: correct from the exact binary value, ties to even.
+pub fn round_to_hundredths(x: f64) -> f64 {
+    // A decimal tie at the third place is exactly representable only for multiples of 1/8, where x·100 is exact.
+    if (x * 8.0).fract() == 0.0 {
+        return (x * 100.0).round_ties_even() / 100.0;
+    }
+    format!("{x:.2}").parse().expect("a formatted float parses")
+}
+
+/// ratio' of the pruned layers: raised so that the mean over all layers is `prune_ratio` (spec section 5).
+/// `None` if every layer is skipped.
+///
+/// # Errors
+/// If a skipped layer does not exist or ratio' reaches 1.
+pub fn layer_ratio(settings: &Settings, layers: usize) -> Result<Option<f64>> {
+    if let Some(&layer) = settings.skip_layers.iter().find(|&&layer| layer >= layers) {
+        return Err(Error::argument(
+            "--skip-layers",
+            format!("layers from 0 to {}", layers - 1),
+            layer,
+            format!("The model has {layers} layers; pass --skip-layers with some of them, or none."),
+        ));
+    }
+    let pruned = (0..layers).filter(|layer| !settings.skip_layers.contains(layer)).count();
+    if pruned == 0 {
+        return Ok(None);
+    }
+    let ratio = round_to_hundredths(layers as f64 / pruned as f64 * settings.prune_ratio);
+    if ratio >= 1.0 {
+        return Err(too_much(settings, layers, format!("a ratio of {ratio} in each of the {pruned} others")));
+    }
+    Ok(Some(ratio))
+}
+
+fn too_much(settings: &Settings, layers: usize, got: String) -> Error {
+    Error::argument(
+        "--prune-ratio",
+        format!(
+            "a ratio that leaves something to keep in the {layers} layers when layers {:?} stay dense",
+            settings.skip_layers
+        ),
+        format!("{}, that is {got}", settings.prune_ratio),
+        "Lower --prune-ratio or skip fewer layers with --skip-layers.",
+    )
+}
+
+/// Kept heads (1..=N) at `ratio`: N − floor(ratio·N) in f64.
+///
+/// # Errors
+/// If no head is left.
+pub fn kept_heads(settings: &Settings, config: &ModelConfig, ratio: f64) -> Result<usize> {
+    let heads = config.num_attention_heads;
+    match heads - (ratio * heads as f64) as usize {
+        0 => Err(too_much(settings, config.num_hidden_layers, format!("no head of {heads}"))),
+        kept => Ok(kept),
+    }
+}
+
+/// Kept channels (1..=I) at `ratio`: I − floor(ratio·I), rounded up to a multiple of `round_channels`.
+pub fn kept_channels(settings: &Settings, intermediate_size: usize, ratio: f64) -> usize {
+    let pruned = (ratio * intermediate_size as f64) as usize;
+    (intermediate_size - pruned).max(1).next_multiple_of(settings.round_channels).min(intermediate_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn hundredths_round_as_python_does() {
+        // (x, Python's round(x, 2)): ties that are exact go to even, others follow the binary value.
+        let cases = [
+            (0.125, 0.12),
+            (0.375, 0.38),
+            (0.625, 0.62),
+            (2.675, 2.67),
+            (1.005, 1.0),
+            (0.285, 0.28),
+            (0.4444444, 0.44),
+            (0.0, 0.0),
+            (0.995, 0.99),
+        ];
+        for (x, expected) in cases {
+            assert_eq!(round_to_hundredths(x), expected, "round({x}, 2)");
+        }
+    }
+
+    #[test]
+    fn ratio_is_raised_for_the_layers_that_are_pruned() {
+        let ratio = |prune_ratio, skip: &[usize], layers| {
+            layer_ratio(&Settings { prune_ratio, skip_layers: skip.to_vec(), ..Settings::default() }, layers)
+        };
+        assert_eq!(ratio(0.4, &[0, 1, 2], 32).unwrap(), Some(0.44));
+        assert_eq!(ratio(0.4, &[0], 6).unwrap(), Some(0.48));
+        assert_eq!(ratio(0.4, &[0, 1], 2).unwrap(), None);
+        let error = ratio(0.6, &[0, 1, 2], 6).unwrap_err().to_string();
+        assert!(error.contains("0.6") && error.contains("6 layers") && error.contains("[0, 1, 2]"), "{error}");
+        assert!(ratio(0.2, &[6], 6).unwrap_err().to_string().contains("--skip-layers"));
+    }
+
+    proptest! {
+        #[test]
+        fn kept_channels_is_a_multiple_or_everything(i in 1usize..5000, ratio in 0.0..1.0f64, round in 1usize..130) {
+            let settings = Settings { round_channels: round, ..Settings::default() };
+            let kept = kept_channels(&settings, i, ratio);
+            prop_assert!(kept >= 1 && kept <= i);
+            prop_assert!(kept == i || kept % round == 0);
+            prop_assert!(kept >= i - (ratio * i as f64) as usize);
+        }
+
+        #[test]
+        fn probe_fits_the_batch(b in 1usize..64, s in 1usize..300, rho_s in 0.001..=1.0f64, rho_b in 0.001..=1.0f64) {
+            let settings = Settings { probe_tokens: rho_s, probe_samples: rho_b, ..Settings::default() };
+            let (samples, tokens) = probe_counts(&settings, b, s);
+            prop_assert!((1..=b).contains(&samples) && (s.min(2)..=s).contains(&tokens));
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Projection FLOPs, dense and pruned (spec section 8). Attention scores and norms are left out, as in the paper.
+
+use crate::{
+    backend::Grid,
+    config::{Family, ModelConfig},
+    prune::{counts, settings::Settings},
+};
+
+/// Kept counts of one layer; the full counts where it is dense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerCounts {
+    /// Kept query heads.
+    pub heads: usize,
+    /// Key/value heads computed, at most (under GQA the data may need fewer).
+    pub kv_heads: usize,
+    /// Kept MLP channels.
+    pub channels: usize,
+    /// Whether a probe runs before the attention block.
+    pub probes_attention: bool,
+    /// Whether a probe runs before the MLP block.
+    pub probes_mlp: bool,
+}
+
+impl LayerCounts {
+    /// A layer in which nothing is pruned.
+    pub fn dense(config: &ModelConfig) -> Self {
+        Self {
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            channels: config.intermediate_size,
+            probes_attention: false,
+            probes_mlp: false,
+        }
+    }
+}
+
+/// Shares of the dense model's projection FLOPs, all layers counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shares {
+    /// The whole batch on what is kept, plus the probe.
+    pub total: f64,
+    /// The probe alone.
+    pub probe: f64,
+}
+
+/// FLOPs per row of (q, k, v), o, (gate, up or fc1), (down or fc2).
+fn per_row(config: &ModelConfig, counts: LayerCounts) -> [f64; 4] {
+    let product = |a: usize, b: usize| 2.0 * a as f64 * b as f64;
+    let h = config.hidden_size;
+    let first = if config.family == Family::Llama { 2 } else { 1 };
+    [
+        product(h, (counts.heads + 2 * counts.kv_heads) * config.head_dim),
+        product(h, counts.heads * config.head_dim),
+        product(h, counts.channels * first),
+        product(h, counts.channels),
+    ]
+}
+
+/// Shares for a batch of shape `grid`; `probe` is (B_p, S_p), by default what the settings imply.
+pub fn shares(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts], grid: Grid) -> Shares {
+    let dense_layer = per_row(config, LayerCounts::dense(config));
+    let rows = grid.rows() as f64;
+    let (samples, tokens) = match settings.method {
+        super::settings::Method::FullBatch => (grid.samples, grid.tokens),
+        _ => counts::probe_counts(settings, grid.samples, grid.tokens),
+    };
+    let probe_rows = (samples * tokens) as f64;
+    let dense = layers.len() as f64 * rows * dense_layer.iter().sum::<f64>();
+    let (mut full, mut probe) = (0.0, 0.0);
+    for &layer in layers {
+        full += rows * per_row(config, layer).iter().sum::<f64>();
+        probe += probe_rows
+            * (f64::from(layer.probes_attention) * dense_layer[0] + f64::from(layer.probes_mlp) * dense_layer[2]);
+    }
+    Shares { total: (full + probe) / dense, probe: probe / dense }
+}

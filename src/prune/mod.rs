@@ -1,0 +1,7 @@
+//! The method: settings, the counts they imply, calibration and history, the static baselines, and what it all costs.
+
+pub mod calibration;
+pub mod counts;
+pub mod flap;
+pub mod flops;
+pub mod settings;

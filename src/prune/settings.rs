@@ -1,0 +1,209 @@
+//! What a user can set about the method, and the check that it makes sense.
+
+use std::{fmt, str::FromStr};
+
+use crate::error::{Error, Result};
+
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident, $what:literal: $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)?) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            /// Every value, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name used on the command line and in files.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self> {
+                Self::ALL.iter().copied().find(|value| value.name() == text).ok_or_else(|| {
+                    let all: Vec<_> = Self::ALL.iter().map(|value| value.name()).collect();
+                    Error::argument($what, format!("one of {}", all.join(", ")), format!("{text:?}"), "Pick one of them.")
+                })
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+names! {
+    /// How the kept channels are chosen (spec sections 1–7).
+    Method, "--method":
+    /// Dense: nothing is pruned.
+    None = "none",
+    /// Probe Pruning.
+    ProbePruning = "pp",
+    /// The probe is the whole batch: the upper bound of quality.
+    FullBatch = "full-batch",
+    /// Wanda's metric, structured; fixed after calibration.
+    WandaSp = "wanda-sp",
+    /// FLAP: fluctuation, global ratios, bias compensation; fixed after calibration.
+    Flap = "flap",
+    /// L2 norm of the last projection's columns; no data.
+    Magnitude = "magnitude",
+    /// A seeded permutation per layer and block.
+    Random = "random",
+}
+
+names! {
+    /// A score is a channel's energy times a static statistic of its column (spec section 4).
+    Metric, "--metric":
+    /// E · sqrt(Σ W⁴), heads by L2: the paper's.
+    Ppsp = "ppsp",
+    /// sqrt(E) · Σ |W|, heads by sum.
+    WandaSp = "wanda-sp",
+    /// E · Σ W², heads by sum.
+    Flap = "flap",
+}
+
+names! {
+    /// In which order the probe's tokens and samples are chosen, or which of the two is left out (spec section 1).
+    ProbeOrder, "--probe-order":
+    /// Tokens over the batch, then samples by their norm at the kept tokens.
+    TokensSamples = "tokens,samples",
+    /// Samples over all tokens, then tokens over the kept samples.
+    SamplesTokens = "samples,tokens",
+    /// Tokens only; every sample is in the probe.
+    Tokens = "tokens",
+    /// Samples only; every token is in the probe.
+    Samples = "samples",
+}
+
+impl Method {
+    /// Whether kept sets are chosen anew for every batch.
+    pub fn is_dynamic(self) -> bool {
+        matches!(self, Self::ProbePruning | Self::FullBatch)
+    }
+
+    /// Whether the method cannot run without calibration.
+    pub fn needs_calibration(self) -> bool {
+        matches!(self, Self::WandaSp | Self::Flap)
+    }
+}
+
+/// Settings of the method. [`Settings::default`] holds the paper's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How kept sets are chosen.
+    pub method: Method,
+    /// Share of heads and channels to prune, averaged over all layers; in \[0, 1).
+    pub prune_ratio: f64,
+    /// Score for `pp`.
+    pub metric: Metric,
+    /// ρ_seq in (0, 1]: the probe's share of tokens.
+    pub probe_tokens: f64,
+    /// ρ_batch in (0, 1]: the probe's share of samples.
+    pub probe_samples: f64,
+    /// Which of the two is chosen first.
+    pub probe_order: ProbeOrder,
+    /// Take the probe from the previous residual, so that it can run beside the block before.
+    pub parallel_probe: bool,
+    /// A fixed w in \[0, 1] in place of the importance-scaled fusion.
+    pub fixed_probe_weight: Option<f64>,
+    /// Layers that stay dense.
+    pub skip_layers: Vec<usize>,
+    /// The kept channel count of an MLP is rounded up to a multiple of this; 1 = no rounding.
+    pub round_channels: usize,
+    /// μ in \[0, 1] of the history update.
+    pub momentum: f64,
+    /// 4 counts q, k, v, o of a head for FLAP's global threshold; 2 counts q and o only, apt for GQA.
+    pub flap_attention_factor: u32,
+    /// For `random`.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            method: Method::None,
+            prune_ratio: 0.0,
+            metric: Metric::Ppsp,
+            probe_tokens: 0.5,
+            probe_samples: 0.05,
+            probe_order: ProbeOrder::TokensSamples,
+            parallel_probe: false,
+            fixed_probe_weight: None,
+            skip_layers: vec![0, 1, 2],
+            round_channels: 64,
+            momentum: 0.99,
+            flap_attention_factor: 4,
+            seed: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every value's range.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the flag, its range and the value.
+    pub fn check(&self) -> Result<()> {
+        let range = |name: &str, ok: bool, expected: &str, got: f64, help: &str| {
+            if ok { Ok(()) } else { Err(Error::argument(name, expected, got, help)) }
+        };
+        let share = |x: f64| x > 0.0 && x <= 1.0;
+        let share_text = "a number above 0 and at most 1";
+        range(
+            "--prune-ratio",
+            (0.0..1.0).contains(&self.prune_ratio),
+            "a number from 0 up to but not including 1",
+            self.prune_ratio,
+            "0.4 prunes 40 % of heads and channels.",
+        )?;
+        range(
+            "--probe-tokens",
+            share(self.probe_tokens),
+            share_text,
+            self.probe_tokens,
+            "The paper uses 0.5.",
+        )?;
+        range(
+            "--probe-samples",
+            share(self.probe_samples),
+            share_text,
+            self.probe_samples,
+            "The paper uses 0.05.",
+        )?;
+        range(
+            "--momentum",
+            (0.0..=1.0).contains(&self.momentum),
+            "a number from 0 to 1",
+            self.momentum,
+            "The paper uses 0.99.",
+        )?;
+        if let Some(weight) = self.fixed_probe_weight {
+            range(
+                "--fixed-probe-weight",
+                (0.0..=1.0).contains(&weight),
+                "a number from 0 to 1",
+                weight,
+                "Leave it out for the paper's importance-scaled fusion.",
+            )?;
+        }
+        if self.round_channels == 0 {
+            return Err(Error::argument("--round-channels", "at least 1", 0, "1 means no rounding."));
+        }
+        if !matches!(self.flap_attention_factor, 2 | 4) {
+            return Err(Error::argument(
+                "--flap-attention-factor",
+                "2 or 4",
+                self.flap_attention_factor,
+                "4 is what the reference uses; 2 counts q and o only.",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,338 @@
+//! A session: one user's run of a shared model with its own settings, buffers, history and cache.
+
+mod calibrate;
+mod generate;
+mod selections;
+
+use std::sync::Arc;
+
+pub use calibrate::{calibrate, CalibrationOptions};
+pub use generate::{Generated, GenerateOptions, Sampling};
+
+use crate::{
+    backend::{Backend, Grid, Probe},
+    config::RopeScaling,
+    error::{Error, Result},
+    kv_cache::KvCache,
+    model::{
+        Block, Model,
+        block::{self, Context, Mode},
+        forward::{self, Selections},
+        scratch::{Batch, Scratch},
+    },
+    prune::{
+        calibration::Calibration,
+        counts,
+        flops::{self, LayerCounts, Shares},
+        settings::Settings,
+    },
+};
+
+/// The largest batch a session will see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// B.
+    pub samples: usize,
+    /// S of a batch or prompt.
+    pub tokens: usize,
+    /// Slots of the key/value cache (prompt and new tokens); 0 for a session that does not generate.
+    pub capacity: usize,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Session<B: Backend> {
+    model: Arc<Model<B>>,
+    settings: Settings,
+    limits: Limits,
+    counts: Vec<LayerCounts>,
+    selections: Selections<B>,
+    scratch: Scratch<B>,
+    batch: Batch<B>,
+    cache: Option<KvCache<B>>,
+    /// Log-softmax losses and their targets, (T).
+    losses: B::Statistics,
+    targets: B::Indices,
+    /// Selects every sample's last token.
+    last: Probe<B>,
+    /// Position of every sample's next token.
+    next_positions: Vec<u32>,
+    /// Logits of a generation step (B, V).
+    next_logits: B::Activations,
+    /// Sequence length that the rotary table was made for; only dynamic scaling ever changes it.
+    rope_length: usize,
+}
+
+impl<B: Backend> Session<B> {
+    /// A session of `model` with `settings`. `calibration` fills history; the static methods cannot do without.
+    ///
+    /// # Errors
+    /// Settings out of range or impossible for this model, a batch longer than the model's positions, a calibration
+    /// that is missing or lacks what the method needs.
+    pub fn new(
+        model: Arc<Model<B>>,
+        settings: Settings,
+        limits: Limits,
+        calibration: Option<&Calibration>,
+    ) -> Result<Self> {
+        settings.check()?;
+        let (backend, config) = (&*model.backend, &model.config);
+        let longest = limits.tokens.max(limits.capacity);
+        let dynamic = config.rope.as_ref().is_some_and(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. }));
+        if longest > config.max_position_embeddings && !dynamic {
+            return Err(Error::argument(
+                "sequence length",
+                format!("at most {} tokens, the model's max_position_embeddings", config.max_position_embeddings),
+                longest,
+                "Use shorter windows or prompts, or fewer new tokens.",
+            ));
+        }
+        if limits.samples == 0 || limits.tokens == 0 {
+            return Err(Error::argument("batch", "at least one sample of one token", "none", "Pass some input."));
+        }
+        let grid = Grid { samples: limits.samples, tokens: limits.tokens };
+        let rotary_positions = if config.rope.is_some() { longest } else { 0 };
+        let mut scratch = Scratch::new(backend, config, grid, rotary_positions);
+        let (selections, counts) = selections::build(&model, &settings, limits, calibration, &mut scratch)?;
+        let rows = grid.rows();
+        let indices = |len: usize| backend.indices(len);
+        let cache = (limits.capacity > 0).then(|| {
+            let heads: Vec<usize> = counts.iter().map(|layer| layer.kv_heads).collect();
+            KvCache::new(backend, limits.samples, limits.capacity, &heads, config.head_dim)
+        });
+        let mut session = Self {
+            settings,
+            limits,
+            counts,
+            selections,
+            scratch,
+            cache,
+            batch: Batch {
+                grid,
+                tokens: indices(rows),
+                positions: indices(rows),
+                mask: indices(rows),
+                padded: false,
+            },
+            losses: backend.statistics(rows),
+            targets: indices(rows),
+            last: Probe {
+                grid: Grid { samples: limits.samples, tokens: 1 },
+                samples: indices(limits.samples),
+                slots: indices(1),
+                positions: indices(limits.samples),
+                mask: indices(limits.samples),
+            },
+            next_positions: Vec::new(),
+            next_logits: backend.activations(if limits.capacity > 0 { limits.samples * config.vocab_size } else { 0 }),
+            rope_length: 0,
+            model: Arc::clone(&model),
+        };
+        let samples: Vec<u32> = (0..limits.samples as u32).collect();
+        backend.upload_indices(&samples, &mut session.last.samples);
+        session.prepare_rope(config.max_position_embeddings.min(longest));
+        Ok(session)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model<B>> {
+        &self.model
+    }
+
+    /// Kept counts of every layer.
+    pub fn layer_counts(&self) -> &[LayerCounts] {
+        &self.counts
+    }
+
+    /// Shares of the dense model's projection FLOPs for a batch of this shape.
+    pub fn shares(&self, grid: Grid) -> Shares {
+        flops::shares(&self.model.config, &self.settings, &self.counts, grid)
+    }
+
+    /// Heads that layer `layer` keeps now; `None` if it is dense.
+    pub fn kept_heads(&self, layer: usize) -> Option<Vec<u32>> {
+        self.kept(layer, Block::Attention)
+    }
+
+    /// Channels that layer `layer` keeps now; `None` if it is dense.
+    pub fn kept_channels(&self, layer: usize) -> Option<Vec<u32>> {
+        self.kept(layer, Block::Mlp)
+    }
+
+    fn kept(&self, layer: usize, block: Block) -> Option<Vec<u32>> {
+        let kept = self.selections[layer][usize::from(block == Block::Mlp)].kept()?;
+        Some(self.model.backend.download_indices(&kept.set.indices, kept.set.len))
+    }
+
+    /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.
+    ///
+    /// `tokens` is (samples, S); `mask` of the same shape has 0 for pads. With `update_history` the batch is folded
+    /// into history after it ran.
+    ///
+    /// # Errors
+    /// A token that is not in the vocabulary, a row of pads only, a batch over the session's limits, or values that
+    /// are not finite; the session stays usable.
+    pub fn evaluate(
+        &mut self,
+        tokens: &[u32],
+        samples: usize,
+        mask: Option<&[u32]>,
+        update_history: bool,
+    ) -> Result<f64> {
+        self.forward(tokens, samples, mask, update_history)?;
+        let length = tokens.len() / samples;
+        let real = |i: usize| mask.is_none_or(|mask| mask[i] != 0);
+        let targets: Vec<u32> = (0..tokens.len())
+            .map(|i| if (i + 1) % length != 0 && real(i) && real(i + 1) { tokens[i + 1] } else { u32::MAX })
+            .collect();
+        let count = targets.iter().filter(|&&target| target != u32::MAX).count();
+        if count == 0 {
+            return Err(Error::argument(
+                "batch",
+                "at least two tokens in some sample",
+                "no token with a successor",
+                "Use longer windows.",
+            ));
+        }
+        let backend = &*self.model.backend;
+        backend.upload_indices(&targets, &mut self.targets);
+        let Scratch { current, x, embedded, .. } = &mut self.scratch;
+        let input = forward::head_input(&self.model, current, tokens.len(), x, embedded);
+        let head = &self.model.weights.lm_head;
+        backend.cross_entropy(input, tokens.len(), head, &self.targets, &mut self.losses);
+        let losses = backend.download_statistics(&self.losses, tokens.len());
+        let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
+        if mean.is_finite() { Ok(mean) } else { Err(self.output_fault()) }
+    }
+
+    /// Runs the decoder on a batch; see [`Session::evaluate`] for the arguments. Look at the outcome with
+    /// [`Session::logits`], [`Session::kept_heads`] and [`Session::kept_channels`].
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`].
+    pub fn forward(
+        &mut self,
+        tokens: &[u32],
+        samples: usize,
+        mask: Option<&[u32]>,
+        update_history: bool,
+    ) -> Result<()> {
+        self.load(tokens, samples, mask)?;
+        self.run(Mode::Batch { update_history }, false)
+    }
+
+    /// Logits (samples·S, V) of the first `samples` samples of the batch that ran last.
+    pub fn logits(&mut self, samples: usize) -> Vec<f32> {
+        let rows = samples.min(self.batch.grid.samples) * self.batch.grid.tokens;
+        let backend = &*self.model.backend;
+        let Scratch { current, x, embedded, .. } = &mut self.scratch;
+        let input = forward::head_input(&self.model, current, rows, x, embedded);
+        let head = &self.model.weights.lm_head;
+        let mut logits = backend.activations(rows * head.out_features);
+        backend.linear(input, rows, head, None, None, 1.0, &mut logits);
+        backend.download_activations(&logits, rows * head.out_features)
+    }
+
+    /// Checks a batch and puts it on the device.
+    fn load(&mut self, tokens: &[u32], samples: usize, mask: Option<&[u32]>) -> Result<()> {
+        let (config, limits) = (&self.model.config, self.limits);
+        if samples == 0 || tokens.is_empty() || !tokens.len().is_multiple_of(samples) {
+            return Err(Error::argument(
+                "batch",
+                "the same number of tokens, at least one, for every sample",
+                format!("{} tokens for {samples} samples", tokens.len()),
+                "Pad shorter samples on the left and pass a mask.",
+            ));
+        }
+        let length = tokens.len() / samples;
+        if samples > limits.samples || length > limits.tokens {
+            return Err(Error::argument(
+                "batch",
+                format!("at most {} × {}, the session's limits", limits.samples, limits.tokens),
+                format!("{samples} × {length}"),
+                "Make a session with larger limits.",
+            ));
+        }
+        if let Some(at) = tokens.iter().position(|&token| token as usize >= config.vocab_size) {
+            return Err(Error::argument(
+                format!("token {} of sample {}", at % length, at / length),
+                format!("an id below {}, the model's vocab_size", config.vocab_size),
+                tokens[at],
+                "The text was tokenised for another model.",
+            ));
+        }
+        if let Some(mask) = mask {
+            if mask.len() != tokens.len() {
+                let got = format!("{} entries", mask.len());
+                return Err(Error::argument("mask", format!("{} entries", tokens.len()), got, "One per token."));
+            }
+            if let Some(sample) = mask.chunks_exact(length).position(|row| row.iter().all(|&real| real == 0)) {
+                return Err(Error::argument(
+                    format!("mask of sample {sample}"),
+                    "at least one token",
+                    "only padding",
+                    "Leave the sample out of the batch.",
+                ));
+            }
+        }
+        forward::load(&*self.model.backend, config, &mut self.batch, samples, tokens, mask);
+        Ok(())
+    }
+
+    /// Runs the loaded batch and reports a fault, if there was one.
+    fn run(&mut self, mode: Mode, cached: bool) -> Result<()> {
+        let past = if cached { self.cache.as_ref().map_or(0, |cache| cache.len) } else { 0 };
+        self.prepare_rope(past + self.batch.grid.tokens);
+        let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
+        let cache = self.cache.as_mut().filter(|_| cached);
+        forward::run(&context, &mut self.selections, &mut self.scratch, cache, None);
+        self.check_fault()
+    }
+
+    fn check_fault(&mut self) -> Result<()> {
+        let backend = &*self.model.backend;
+        let tag = backend.download_indices(&self.scratch.fault, 1)[0];
+        if tag == 0 {
+            return Ok(());
+        }
+        backend.upload_indices(&[0], &mut self.scratch.fault);
+        let (layer, block, what) = block::describe_fault(tag);
+        Err(fault(layer, block, what))
+    }
+
+    fn output_fault(&self) -> Error {
+        fault(self.model.config.num_hidden_layers - 1, Block::Mlp, "the output")
+    }
+
+    /// Fills the rotary table for sequences of `length` tokens; only dynamic scaling looks at the length.
+    fn prepare_rope(&mut self, length: usize) {
+        let config = &self.model.config;
+        let Some(rope) = &config.rope else { return };
+        let length = match rope.scaling {
+            RopeScaling::Dynamic { .. } => length.max(config.max_position_embeddings),
+            _ => config.max_position_embeddings,
+        };
+        if length == self.rope_length {
+            return;
+        }
+        self.rope_length = length;
+        let (frequencies, scaling) =
+            rope.inverse_frequencies(config.head_dim, length, config.max_position_embeddings);
+        let mut table = Vec::new();
+        for position in 0..self.limits.tokens.max(self.limits.capacity) {
+            let angles = || frequencies.iter().map(|frequency| position as f32 * frequency);
+            table.extend(angles().map(|angle| angle.cos() * scaling));
+            table.extend(angles().map(|angle| angle.sin() * scaling));
+        }
+        self.model.backend.upload_statistics(&table, &mut self.scratch.rope_table);
+    }
+}
+
+fn fault(layer: usize, block: Block, what: &'static str) -> Error {
+    Error::NonFinite {
+        layer,
+        block: block.name(),
+        what,
+        help: "The weights or the input overflow float32, or the checkpoint is damaged.".to_string(),
+    }
+}

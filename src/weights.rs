@@ -1,0 +1,198 @@
+//! A checkpoint's tensors as the projections and norms of decoder blocks, under the checkpoint's own key names.
+
+use std::sync::Arc;
+
+use crate::{
+    backend::{Backend, Linear, Norm, NormKind},
+    checkpoint::{Checkpoint, Tensor},
+    config::{Family, ModelConfig},
+    error::Result,
+};
+
+/// The attention block of a layer.
+#[derive(Debug)]
+pub struct Attention<B: Backend> {
+    /// Before the block (`norm_first`), or after its residual add.
+    pub norm: Norm<B>,
+    /// (N·D, H).
+    pub q_proj: Linear<B>,
+    /// (K·D, H).
+    pub k_proj: Linear<B>,
+    /// (K·D, H).
+    pub v_proj: Linear<B>,
+    /// (H, N·D); OPT's `out_proj`.
+    pub o_proj: Linear<B>,
+}
+
+/// The MLP block of a layer.
+#[derive(Debug)]
+pub struct Mlp<B: Backend> {
+    /// Before the block (`norm_first`), or after its residual add.
+    pub norm: Norm<B>,
+    /// What leads to the intermediate states.
+    pub first: MlpFirst<B>,
+    /// (H, I): `down_proj` or OPT's `fc2`.
+    pub down_proj: Linear<B>,
+}
+
+/// The first projections of an MLP block.
+#[derive(Debug)]
+pub enum MlpFirst<B: Backend> {
+    /// activation(gate) · up (LLaMA).
+    Gated {
+        /// (I, H).
+        gate_proj: Linear<B>,
+        /// (I, H).
+        up_proj: Linear<B>,
+    },
+    /// activation(fc1) (OPT): (I, H).
+    Plain(Linear<B>),
+}
+
+/// One decoder layer.
+#[derive(Debug)]
+pub struct Layer<B: Backend> {
+    /// Self-attention.
+    pub attention: Attention<B>,
+    /// Feed-forward.
+    pub mlp: Mlp<B>,
+}
+
+/// Every weight of a model, on a backend.
+#[derive(Debug)]
+pub struct Weights<B: Backend> {
+    /// (V, E), E = `word_embed_proj_dim`.
+    pub embed_tokens: B::Weight,
+    /// OPT's learned positions (max + 2, H).
+    pub embed_positions: Option<B::Weight>,
+    /// OPT-350m: (H, E).
+    pub project_in: Option<Linear<B>>,
+    /// Decoder layers in order.
+    pub layers: Vec<Layer<B>>,
+    /// Before the head; none for OPT-350m.
+    pub final_norm: Option<Norm<B>>,
+    /// OPT-350m: (E, H).
+    pub project_out: Option<Linear<B>>,
+    /// (V, E); often the embedding itself.
+    pub lm_head: Linear<B>,
+}
+
+/// Looks tensors up and puts them on the backend.
+struct Loader<'a, B: Backend> {
+    checkpoint: &'a Checkpoint,
+    config: &'a ModelConfig,
+    backend: &'a Arc<B>,
+    prefix: &'static str,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn vector(&self, name: &str) -> Result<Option<B::Statistics>> {
+        Ok(self.checkpoint.tensor(name).map(|tensor| {
+            let values = tensor.to_f32();
+            let mut out = self.backend.statistics(values.len());
+            self.backend.upload_statistics(&values, &mut out);
+            out
+        }))
+    }
+
+    fn linear_of(&self, tensor: &Tensor, bias: Option<B::Statistics>) -> Result<Linear<B>> {
+        let &[out_features, in_features] = tensor.shape() else { unreachable!("shapes were checked") };
+        Ok(Linear { weight: self.backend.weight(tensor)?, bias, out_features, in_features })
+    }
+
+    /// `name.weight` and, where the file has it, `name.bias`.
+    fn linear(&self, name: &str) -> Result<Linear<B>> {
+        let tensor = self.checkpoint.require(&format!("{}{name}.weight", self.prefix))?;
+        self.linear_of(&tensor, self.vector(&format!("{}{name}.bias", self.prefix))?)
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm<B>> {
+        Ok(Norm {
+            kind: if self.config.family == Family::Llama { NormKind::Rms } else { NormKind::Layer },
+            weight: self.vector(&format!("{}{name}.weight", self.prefix))?,
+            bias: self.vector(&format!("{}{name}.bias", self.prefix))?,
+            eps: self.config.norm_eps,
+        })
+    }
+
+    fn layer(&self, index: usize) -> Result<Layer<B>> {
+        let name = |part: &str| format!("layers.{index}.{part}");
+        let llama = self.config.family == Family::Llama;
+        let [attention_norm, o_proj, mlp_norm, down_proj] = if llama {
+            ["input_layernorm", "self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj"]
+        } else {
+            ["self_attn_layer_norm", "self_attn.out_proj", "final_layer_norm", "fc2"]
+        };
+        Ok(Layer {
+            attention: Attention {
+                norm: self.norm(&name(attention_norm))?,
+                q_proj: self.linear(&name("self_attn.q_proj"))?,
+                k_proj: self.linear(&name("self_attn.k_proj"))?,
+                v_proj: self.linear(&name("self_attn.v_proj"))?,
+                o_proj: self.linear(&name(o_proj))?,
+            },
+            mlp: Mlp {
+                norm: self.norm(&name(mlp_norm))?,
+                first: if llama {
+                    MlpFirst::Gated {
+                        gate_proj: self.linear(&name("mlp.gate_proj"))?,
+                        up_proj: self.linear(&name("mlp.up_proj"))?,
+                    }
+                } else {
+                    MlpFirst::Plain(self.linear(&name("fc1"))?)
+                },
+                down_proj: self.linear(&name(down_proj))?,
+            },
+        })
+    }
+}
+
+impl<B: Backend> Weights<B> {
+    /// Puts the weights on the backend; shapes must have been checked against `config`. `on_layer` is called after
+    /// each layer with the number loaded.
+    ///
+    /// # Errors
+    /// A missing tensor, or no room on the device.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        backend: &Arc<B>,
+        mut on_layer: impl FnMut(usize),
+    ) -> Result<Self> {
+        let opt = config.family == Family::Opt;
+        let prefix = match opt {
+            false if checkpoint.tensor("model.embed_tokens.weight").is_none() => "",
+            false => "model.",
+            true if checkpoint.tensor("decoder.embed_positions.weight").is_some() => "decoder.",
+            true => "model.decoder.",
+        };
+        let loader = Loader { checkpoint, config, backend, prefix };
+        // Tied models may hold either of the two.
+        let embedding = checkpoint.tensor(&format!("{prefix}embed_tokens.weight"));
+        let head = checkpoint.tensor("lm_head.weight").filter(|_| !config.tie_word_embeddings || embedding.is_none());
+        let embed = match (&embedding, &head) {
+            (Some(tensor), _) | (None, Some(tensor)) => tensor.clone(),
+            (None, None) => checkpoint.require(&format!("{prefix}embed_tokens.weight"))?,
+        };
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for index in 0..config.num_hidden_layers {
+            layers.push(loader.layer(index)?);
+            on_layer(index + 1);
+        }
+        let projected = opt && config.word_embed_proj_dim != config.hidden_size;
+        let final_norm = if opt { "final_layer_norm" } else { "norm" };
+        Ok(Self {
+            embed_positions: if opt {
+                Some(backend.weight(&checkpoint.require(&format!("{prefix}embed_positions.weight"))?)?)
+            } else {
+                None
+            },
+            project_in: if projected { Some(loader.linear("project_in")?) } else { None },
+            final_norm: if config.final_norm { Some(loader.norm(final_norm)?) } else { None },
+            project_out: if projected { Some(loader.linear("project_out")?) } else { None },
+            lm_head: loader.linear_of(head.as_ref().unwrap_or(&embed), None)?,
+            embed_tokens: backend.weight(&embed)?,
+            layers,
+        })
+    }
+}
