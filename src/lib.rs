@@ -1,5 +1,7 @@
 //! LLaMA and OPT inference with Probe Pruning (ICLR 2025, arXiv 2502.15618).
 
+pub mod config;
 pub mod error;
+pub mod source;
 
 pub use error::{Error, Result};
