@@ -113,11 +113,11 @@ fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Resul
         Some(Value::Null) => num_attention_heads,
         Some(_) => fields.whole("num_key_value_heads", 1, 1, num_attention_heads)?,
     };
-    if num_attention_heads % num_key_value_heads != 0 || num_key_value_heads > num_attention_heads {
+    if num_key_value_heads > num_attention_heads || !num_attention_heads.is_multiple_of(num_key_value_heads) {
         let expected = format!("a divisor of num_attention_heads ({num_attention_heads})");
         return Err(fields.wrong("num_key_value_heads", expected));
     }
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         let expected = "an even number (rotary positions turn pairs of channels)";
         let got = format!("{head_dim}");
         return Err(fields.computed("head_dim", expected, got));
@@ -199,7 +199,7 @@ fn opt(fields: &Fields, model_type: &str) -> Result<ModelConfig> {
 
 /// `hidden_size / num_attention_heads`, which must leave no rest.
 fn split_heads(fields: &Fields, hidden_size: usize, heads: usize, otherwise: &str) -> Result<usize> {
-    if hidden_size % heads == 0 {
+    if hidden_size.is_multiple_of(heads) {
         return Ok(hidden_size / heads);
     }
     let expected = format!("a multiple of num_attention_heads ({heads}){otherwise}");
