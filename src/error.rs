@@ -85,7 +85,12 @@ impl Error {
     }
 
     /// An [`Error::Argument`].
-    pub fn argument(name: impl Display, expected: impl Display, got: impl Display, help: impl Display) -> Self {
+    pub fn argument(
+        name: impl Display,
+        expected: impl Display,
+        got: impl Display,
+        help: impl Display,
+    ) -> Self {
         Self::Argument {
             name: name.to_string(),
             expected: expected.to_string(),
@@ -93,4 +98,13 @@ impl Error {
             help: help.to_string(),
         }
     }
+}
+
+/// `text` from a file as it may go into a message: in quotes, non-printable characters (NUL, terminal
+/// escapes, line ends) escaped, and cut after 120 characters, so that no file can garble or flood a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    const SHOWN: usize = 120;
+    let shown: String = text.chars().take(SHOWN).collect();
+    let dots = if shown.len() < text.len() { "…" } else { "" };
+    format!("{shown:?}{dots}")
 }

@@ -52,7 +52,7 @@ impl Pick<'_> {
     }
 
     /// Calls `f(first picked, first in the weight, length)` for the runs of consecutive indices in `from..to`.
-    fn runs(&self, from: usize, to: usize, mut f: impl FnMut(usize, usize, usize)) {
+    pub(super) fn runs(&self, from: usize, to: usize, mut f: impl FnMut(usize, usize, usize)) {
         match *self {
             Pick::All(_) => f(from, from, to - from),
             Pick::Blocks { indices, width } => {
@@ -378,7 +378,7 @@ unsafe fn dot_rows(
         let Some(index) = rows.index(first + i) else {
             for sample in 0..t {
                 // SAFETY: upheld by the caller.
-                unsafe { to.row(sample, stride, i, 1) }[0] = 0.0;
+                unsafe { to.row(sample, stride, i, 1) }.fill(0.0);
             }
             continue;
         };
@@ -386,7 +386,7 @@ unsafe fn dot_rows(
             weight.row_to_f32(index, row);
             for (sample, x) in x.chunks_exact(k).take(t).enumerate() {
                 // SAFETY: upheld by the caller.
-                unsafe { to.row(sample, stride, i, 1) }[0] = math::dot(row, x);
+                unsafe { to.row(sample, stride, i, 1) }.fill(math::dot(row, x));
             }
         });
     }

@@ -90,8 +90,8 @@ pub fn run<B: Backend>(
         (&mut layers[index], &*mask, *capacity, *len)
     });
     intermediate(context, layer, block, Source::Batch, kept, past, scratch);
-    let bias = match selection {
-        Selection::Fixed { bias: Some(bias), .. } => Some(&*bias),
+    let bias = match &*selection {
+        Selection::Fixed { bias: Some(bias), .. } => Some(bias),
         _ => last.bias.as_ref(),
     };
     let kept_blocks = kept.map(Kept::blocks);

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use crate::{
     backend::Backend,
     checkpoint::Checkpoint,
-    config::{ModelConfig, check_shapes},
+    checkpoint::check_shapes,
+    config::ModelConfig,
     error::Result,
     source::ModelSource,
     weights::Weights,

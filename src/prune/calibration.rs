@@ -7,7 +7,7 @@
 use std::{collections::HashMap, path::Path};
 
 use crate::{
-    checkpoint::TensorFile,
+    checkpoint::open_file,
     error::{Error, Result},
     model::Block,
     output::{OutTensor, write_safetensors},
@@ -83,7 +83,7 @@ impl Calibration {
     /// If the file is damaged, is no history file, or belongs to another model.
     pub fn load(path: &Path, fingerprint: &str, layers: usize, channels: [usize; 2]) -> Result<Self> {
         const HELP: &str = "Make one for this model with `probeprune calibrate --model ... --out FILE`.";
-        let file = TensorFile::open(path)?;
+        let file = open_file(path)?;
         let field = |key: &str| {
             file.metadata().get(key).cloned().ok_or_else(|| {
                 Error::file(path, format!("metadata {key:?}"), "a history file's field", "none", HELP)
@@ -103,8 +103,8 @@ impl Calibration {
         };
         let (seq_len, samples) = (number("seq_len")?, number("samples")?);
         let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            let tensor = file.tensor(name)?;
             let what = format!("tensor {name:?}");
+            let tensor = file.tensor(name).ok_or_else(|| Error::file(path, &what, "in the file", "none", HELP))?;
             if tensor.shape() != shape {
                 return Err(Error::file(path, what, format!("shape {shape:?}"), format!("{:?}", tensor.shape()), HELP));
             }

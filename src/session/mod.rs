@@ -22,7 +22,6 @@ use crate::{
     },
     prune::{
         calibration::Calibration,
-        counts,
         flops::{self, LayerCounts, Shares},
         settings::Settings,
     },

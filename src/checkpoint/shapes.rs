@@ -1,0 +1,146 @@
+//! Whether the checkpoint has what the config says: every tensor the model needs, in the right shape.
+
+use super::Checkpoint;
+use crate::{
+    config::{Family, ModelConfig},
+    error::{Error, Result, printable},
+};
+
+/// A size and where in config.json it comes from.
+type Size = (&'static str, usize);
+
+/// Checks that `checkpoint` has every tensor that a model of `config` needs, with a dtype that can run and the right
+/// shape, and no bias that `config` does not announce. Other tensors are ignored.
+///
+/// # Errors
+/// For the first tensor that is missing, of the wrong dtype or shape, or not announced.
+pub fn check_shapes(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<()> {
+    let check = Check { config, checkpoint };
+    match config.family {
+        Family::Llama => check.llama(),
+        Family::Opt => check.opt(),
+    }
+}
+
+struct Check<'a> {
+    config: &'a ModelConfig,
+    checkpoint: &'a Checkpoint,
+}
+
+impl Check<'_> {
+    fn llama(&self) -> Result<()> {
+        let config = self.config;
+        let hidden = ("hidden_size", config.hidden_size);
+        let channels = ("intermediate_size", config.intermediate_size);
+        let queries = ("num_attention_heads × head_dim", config.num_attention_heads * config.head_dim);
+        let keys = ("num_key_value_heads × head_dim", config.num_key_value_heads * config.head_dim);
+        self.embedding_and_head("model.embed_tokens.weight", hidden)?;
+        for layer in 0..config.num_hidden_layers {
+            let name = |rest: &str| format!("model.layers.{layer}.{rest}");
+            self.need(&name("input_layernorm.weight"), &[hidden])?;
+            self.need(&name("post_attention_layernorm.weight"), &[hidden])?;
+            let bias = config.attention_bias;
+            self.linear(&name("self_attn.q_proj"), queries, hidden, bias.qkv, "attention_bias")?;
+            self.linear(&name("self_attn.k_proj"), keys, hidden, bias.qkv, "attention_bias")?;
+            self.linear(&name("self_attn.v_proj"), keys, hidden, bias.qkv, "attention_bias")?;
+            self.linear(&name("self_attn.o_proj"), hidden, queries, bias.output, "attention_bias")?;
+            self.linear(&name("mlp.gate_proj"), channels, hidden, config.mlp_bias, "mlp_bias")?;
+            self.linear(&name("mlp.up_proj"), channels, hidden, config.mlp_bias, "mlp_bias")?;
+            self.linear(&name("mlp.down_proj"), hidden, channels, config.mlp_bias, "mlp_bias")?;
+        }
+        self.need("model.norm.weight", &[hidden])
+    }
+
+    fn opt(&self) -> Result<()> {
+        let config = self.config;
+        let hidden = ("hidden_size", config.hidden_size);
+        let channels = ("ffn_dim", config.intermediate_size);
+        let embedding = ("word_embed_proj_dim", config.word_embed_proj_dim);
+        // Rows 0 and 1 are never used: positions begin at 2.
+        let positions = ("max_position_embeddings + 2", config.max_position_embeddings + 2);
+        self.embedding_and_head("model.decoder.embed_tokens.weight", embedding)?;
+        self.need("model.decoder.embed_positions.weight", &[positions, hidden])?;
+        if embedding.1 != hidden.1 {
+            self.need("model.decoder.project_in.weight", &[hidden, embedding])?;
+            self.need("model.decoder.project_out.weight", &[embedding, hidden])?;
+        }
+        for layer in 0..config.num_hidden_layers {
+            let name = |rest: &str| format!("model.decoder.layers.{layer}.{rest}");
+            for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+                let bias = config.attention_bias.output;
+                self.linear(&name(&format!("self_attn.{projection}")), hidden, hidden, bias, "enable_bias")?;
+            }
+            self.layer_norm(&name("self_attn_layer_norm"), hidden)?;
+            self.linear(&name("fc1"), channels, hidden, config.mlp_bias, "enable_bias")?;
+            self.linear(&name("fc2"), hidden, channels, config.mlp_bias, "enable_bias")?;
+            self.layer_norm(&name("final_layer_norm"), hidden)?;
+        }
+        if config.final_norm { self.layer_norm("model.decoder.final_layer_norm", hidden) } else { Ok(()) }
+    }
+
+    /// When tied, either of the two may be the only one there; when not, both must be.
+    fn embedding_and_head(&self, embedding: &str, width: Size) -> Result<()> {
+        const HEAD: &str = "lm_head.weight";
+        let shape = [("vocab_size", self.config.vocab_size), width];
+        let has = |name: &str| self.checkpoint.find(name).is_some();
+        if !self.config.tie_word_embeddings && !has(HEAD) && has(embedding) {
+            return Err(Error::file(
+                self.checkpoint.path(),
+                format!("tensor {}", printable(HEAD)),
+                "the head, since tie_word_embeddings is false",
+                "no such tensor",
+                "Set tie_word_embeddings to true in config.json if the model shares its embedding, or download all weights.",
+            ));
+        }
+        if has(HEAD) {
+            self.need(HEAD, &shape)?;
+        }
+        if has(HEAD) && !has(embedding) && self.config.tie_word_embeddings {
+            return Ok(());
+        }
+        self.need(embedding, &shape)
+    }
+
+    /// A projection's weight, (outputs, inputs), and its bias, (outputs), which is there exactly when `biased`.
+    fn linear(&self, name: &str, outputs: Size, inputs: Size, biased: bool, key: &str) -> Result<()> {
+        self.need(&format!("{name}.weight"), &[outputs, inputs])?;
+        let bias = format!("{name}.bias");
+        if biased {
+            return self.need(&bias, &[outputs]);
+        }
+        if self.checkpoint.find(&bias).is_none() {
+            return Ok(());
+        }
+        Err(Error::file(
+            self.checkpoint.path(),
+            format!("tensor {}", printable(&bias)),
+            format!("no bias here, going by {key} and model_type in config.json"),
+            "one",
+            "Take config.json and the weights from the same place.",
+        ))
+    }
+
+    fn layer_norm(&self, name: &str, width: Size) -> Result<()> {
+        if !self.config.norm_affine {
+            return Ok(());
+        }
+        self.need(&format!("{name}.weight"), &[width])?;
+        self.need(&format!("{name}.bias"), &[width])
+    }
+
+    fn need(&self, name: &str, sizes: &[Size]) -> Result<()> {
+        let found = self.checkpoint.required_shape(name)?;
+        if found.iter().eq(sizes.iter().map(|(_, size)| size)) {
+            return Ok(());
+        }
+        let shape: Vec<_> = sizes.iter().map(|(_, size)| *size).collect();
+        let keys: Vec<_> = sizes.iter().map(|(key, _)| *key).collect();
+        Err(Error::file(
+            self.checkpoint.path(),
+            format!("shape of tensor {}", printable(name)),
+            format!("{shape:?} ({} of config.json)", keys.join(", ")),
+            format!("{found:?}"),
+            "Take config.json and the weights from the same place.",
+        ))
+    }
+}

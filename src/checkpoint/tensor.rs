@@ -1,0 +1,127 @@
+//! A tensor's bytes, shared with the file they came from.
+
+use std::{ops::Range, sync::Arc};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+
+#[cfg(target_endian = "big")]
+compile_error!("safetensors data is little-endian and is used in place");
+
+/// Types of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// IEEE 16-bit float.
+    F16,
+    /// bfloat16.
+    BF16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    /// Name as in a safetensors header.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::BF16 => "BF16",
+        }
+    }
+
+    /// `None` for what cannot run: integers, F64, 8-bit floats.
+    pub(super) const fn from_file(dtype: safetensors::Dtype) -> Option<Self> {
+        match dtype {
+            safetensors::Dtype::F32 => Some(Self::F32),
+            safetensors::Dtype::F16 => Some(Self::F16),
+            safetensors::Dtype::BF16 => Some(Self::BF16),
+            _ => None,
+        }
+    }
+}
+
+/// Where a file's bytes are.
+#[derive(Debug)]
+pub(super) enum Storage {
+    Mapped(Mmap),
+    /// In words, so that the bytes are aligned for every element type; the length is in bytes.
+    Owned(Vec<u64>, usize),
+    Static(&'static [u8]),
+}
+
+impl Storage {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(words, length) => &bytemuck::cast_slice(words)[..*length],
+            Self::Static(bytes) => bytes,
+        }
+    }
+
+    /// A copy of `bytes` that is aligned for every element type.
+    pub(super) fn copy_of(bytes: &[u8]) -> Self {
+        let mut words = vec![0u64; bytes.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        Self::Owned(words, bytes.len())
+    }
+}
+
+/// A dense row-major tensor. Cloning shares the bytes.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    storage: Arc<Storage>,
+    range: Range<usize>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl Tensor {
+    /// `range` of `storage` holds exactly `shape`'s elements. Bytes that are not aligned for `dtype` are copied.
+    pub(super) fn new(storage: &Arc<Storage>, range: Range<usize>, dtype: Dtype, shape: Vec<usize>) -> Self {
+        debug_assert_eq!(range.len(), shape.iter().product::<usize>() * dtype.size());
+        let bytes = &storage.bytes()[range.clone()];
+        if bytes.as_ptr().addr().is_multiple_of(dtype.size()) {
+            return Self { storage: storage.clone(), range, dtype, shape };
+        }
+        Self { range: 0..bytes.len(), storage: Arc::new(Storage::copy_of(bytes)), dtype, shape }
+    }
+
+    /// A tensor of its own, not from a file. `data` is row-major and has as many elements as `shape`.
+    pub fn from_f32(shape: Vec<usize>, data: Vec<f32>) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "data fills the shape");
+        let storage = Storage::copy_of(bytemuck::cast_slice(&data));
+        Self { range: 0..data.len() * 4, storage: Arc::new(storage), dtype: Dtype::F32, shape }
+    }
+
+    /// Type of the elements.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Sizes of the dimensions, outermost first; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements, row-major, little-endian, aligned for [`dtype`](Self::dtype).
+    pub fn bytes(&self) -> &[u8] {
+        &self.storage.bytes()[self.range.clone()]
+    }
+
+    /// The elements as f32, row-major. Exact for every dtype.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self.dtype {
+            Dtype::F32 => bytemuck::cast_slice(self.bytes()).to_vec(),
+            Dtype::F16 => bytemuck::cast_slice::<_, f16>(self.bytes()).iter().map(|x| x.to_f32()).collect(),
+            Dtype::BF16 => bytemuck::cast_slice::<_, bf16>(self.bytes()).iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+}
