@@ -4,7 +4,7 @@
 use probeprune::config::{Rope, RopeScaling};
 
 /// Two units in the last place: what PyTorch's vectorised f32 `pow` may be off.
-const TOLERANCE: f32 = 2.4e-7;
+const TOLERANCE: f64 = 2.4e-7;
 
 #[track_caller]
 fn check(
@@ -12,19 +12,20 @@ fn check(
     scaling: RopeScaling,
     head_dim: usize,
     lengths: (usize, usize),
-    expected: &[f32],
-    scale: f32,
+    expected: &[f64],
+    scale: f64,
 ) {
     let (frequencies, got_scale) =
         Rope { theta, scaling }.inverse_frequencies(head_dim, lengths.0, lengths.1);
     assert_eq!(frequencies.len(), expected.len());
-    for (got, want) in frequencies.iter().zip(expected) {
+    for (got, want) in frequencies.iter().map(|x| f64::from(*x)).zip(expected) {
         assert!((got - want).abs() <= TOLERANCE * want, "got {got}, want {want}");
     }
+    let got_scale = f64::from(got_scale);
     assert!((got_scale - scale).abs() <= TOLERANCE * scale, "got {got_scale}, want {scale}");
 }
 
-const DEFAULT: [f32; 8] = [1.0, 0.31622776, 0.1, 0.031622779, 0.01, 0.0031622779, 0.001, 0.00031622779];
+const DEFAULT: [f64; 8] = [1.0, 0.31622776, 0.1, 0.031622779, 0.01, 0.0031622779, 0.001, 0.00031622779];
 
 #[test]
 fn default_and_linear() {
