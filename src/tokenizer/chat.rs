@@ -1,6 +1,6 @@
 //! Chat templates: how a conversation becomes one text.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use minijinja::{Environment, ErrorKind, Value as Jinja, syntax::SyntaxConfig};
 use serde_json::{Map, Value};
@@ -99,16 +99,17 @@ impl ChatTemplate {
             })
         });
         let messages = messages.iter().map(|(role, content)| {
-            Jinja::from_iter([("role", Jinja::from(*role)), ("content", Jinja::from(*content))])
+            Jinja::from(BTreeMap::from([("role", Jinja::from(*role)), ("content", Jinja::from(*content))]))
         });
-        let mut variables = vec![
+        let mut variables = BTreeMap::from([
             ("messages", messages.collect::<Vec<_>>().into()),
             ("add_generation_prompt", add_generation_prompt.into()),
-        ];
+            // Given but none, as Hugging Face does: templates ask either way.
+            ("tools", Jinja::from(())),
+            ("documents", Jinja::from(())),
+        ]);
         variables.extend(self.tokens.iter().map(|(name, text)| (*name, Jinja::from(text.as_str()))));
-        environment
-            .render_str(&self.template, Jinja::from_iter(variables))
-            .map_err(|error| self.failed(&error))
+        environment.render_str(&self.template, Jinja::from(variables)).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &minijinja::Error) -> Error {
