@@ -19,8 +19,21 @@ pub struct Bundle {
     pub files: &'static [(&'static str, &'static [u8])],
 }
 
-/// The models compiled into the program.
-pub const BUNDLES: &[Bundle] = &[];
+macro_rules! bundle {
+    ($name:literal) => {
+        Bundle {
+            name: $name,
+            files: &[
+                ("config.json", include_bytes!(concat!("../models/", $name, "/config.json"))),
+                ("model.safetensors", include_bytes!(concat!("../models/", $name, "/model.safetensors"))),
+                ("tokenizer.json", include_bytes!(concat!("../models/", $name, "/tokenizer.json"))),
+            ],
+        }
+    };
+}
+
+/// The models compiled into the program: small ones, trained on [`crate::corpus`].
+pub const BUNDLES: &[Bundle] = &[bundle!("tiny-llama"), bundle!("tiny-opt")];
 
 /// Configs, indexes and tokenizers are read whole; the largest real tokenizer.json is about 35 MB.
 const MAX_TEXT_BYTES: u64 = 256 << 20;
