@@ -1,0 +1,228 @@
+"""PyTorch float32 speed of a LLaMA folder on this machine's CPU: prefill and decode.
+
+A plain forward pass: each weight is loaded to float32 once, q/k/v and gate/up run as one
+matrix product each, and nothing is copied that need not be. Prefill computes all logits of a
+(batch, seq) block of tokens; decode makes one sequence longer, its cache allocated beforehand.
+
+Usage:
+  python tools/bench_pytorch.py FOLDER [--batch 4] [--seq 256] [--threads 2] [--repeat 5] [--decode 64]
+  python tools/bench_pytorch.py FOLDER --interactive [...]
+
+The first form prints one JSON object. The second prints "ready" and then, for every line
+"prefill" or "decode" on stdin, runs one measurement and prints its seconds on a line (for
+decode: of all --decode tokens), so that another program's runs can be interleaved with it.
+
+The numbers mean something only with a PyTorch whose matrix product is fast: some
+distributions link it to the reference BLAS, which is some 20 times slower. Hence
+"matmul_gflops" in the output and a warning where it is low; on such a system put the folder
+of an OpenBLAS libblas.so.3 into LD_LIBRARY_PATH.
+"""
+import argparse
+import glob
+import json
+import os
+import statistics
+import sys
+import time
+
+
+def arguments():
+    """The command line, read before PyTorch starts its threads."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seq", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--decode", type=int, default=64, help="tokens to decode")
+    parser.add_argument("--prompt", type=int, default=32, help="prompt tokens before decoding")
+    parser.add_argument("--interactive", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    ARGS = arguments()
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ[f"{library}_NUM_THREADS"] = str(ARGS.threads)
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+HAS_SDPA = hasattr(F, "scaled_dot_product_attention")
+
+
+class Llama:
+    """Weights in float32, with the first projections of each block fused."""
+
+    def __init__(self, folder):
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+            c = json.load(f)
+        if c["model_type"] != "llama" or c.get("rope_scaling"):
+            sys.exit("only plain LLaMA folders without rope_scaling are benchmarked")
+        w = {}
+        for path in sorted(glob.glob(os.path.join(folder, "*.safetensors"))):
+            w.update({k: t.float() for k, t in load_file(path).items()})
+        self.hidden, self.vocab, self.layers = c["hidden_size"], c["vocab_size"], c["num_hidden_layers"]
+        self.heads = c["num_attention_heads"]
+        self.kv_heads = c.get("num_key_value_heads") or self.heads
+        self.head_dim = c.get("head_dim") or self.hidden // self.heads
+        self.inter, self.eps = c["intermediate_size"], c["rms_norm_eps"]
+        self.theta = c.get("rope_theta", 10000.0)
+        self.embed, self.norm = w["model.embed_tokens.weight"], w["model.norm.weight"]
+        self.head = w.get("lm_head.weight", self.embed)
+        self.blocks = [self.block(w, f"model.layers.{i}.") for i in range(self.layers)]
+
+    @staticmethod
+    def block(w, p):
+        cat = lambda *names: torch.cat([w[p + n + ".weight"] for n in names])
+        return {
+            "norm1": w[p + "input_layernorm.weight"],
+            "qkv": cat("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            "o": w[p + "self_attn.o_proj.weight"],
+            "norm2": w[p + "post_attention_layernorm.weight"],
+            "gate_up": cat("mlp.gate_proj", "mlp.up_proj"),
+            "down": w[p + "mlp.down_proj.weight"],
+        }
+
+    def rms(self, x, weight):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True).add_(self.eps)) * weight
+
+    def angles(self, length):
+        """cos and sin of all positions, (length, head_dim)."""
+        inv = 1.0 / self.theta ** (torch.arange(0, self.head_dim, 2).float() / self.head_dim)
+        a = torch.outer(torch.arange(length).float(), inv)
+        a = torch.cat([a, a], -1)
+        return a.cos(), a.sin()
+
+    def rotate(self, x, cos, sin):
+        a, b = x.chunk(2, -1)
+        return (x * cos).add_(torch.cat([-b, a], -1).mul_(sin))
+
+    def attend(self, q, k, v, causal):
+        """q (B, heads, S, D) over k, v (B, kv_heads, T, D); causal only if S == T."""
+        groups = self.heads // self.kv_heads
+        b, _, s, d = q.shape
+        if HAS_SDPA:
+            if groups > 1:
+                k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        # Query heads that share a k/v head are stacked along the row axis: k and v are not copied.
+        q = q.reshape(b, self.kv_heads, groups * s, d)
+        scores = torch.matmul(q, k.transpose(2, 3)).mul_(d ** -0.5)
+        if causal:
+            scores.view(b, self.kv_heads, groups, s, s).add_(self.mask[:s, :s])
+        return torch.matmul(scores.softmax(-1), v).view(b, self.heads, s, d)
+
+    def mlp(self, r, w):
+        gate, up = F.linear(self.rms(r, w["norm2"]), w["gate_up"]).split(self.inter, -1)
+        return r.add_(F.linear(F.silu(gate).mul_(up), w["down"]))
+
+    def forward(self, tokens, start=0, cache=None):
+        """Logits of all positions; with a cache, of `tokens` placed from position `start` on."""
+        b, s = tokens.shape
+        nq, nk = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        cos, sin = self.cos[start:start + s], self.sin[start:start + s]
+        split = lambda t: t.view(b, s, -1, self.head_dim).transpose(1, 2)
+        r = F.embedding(tokens, self.embed)
+        for i, w in enumerate(self.blocks):
+            q, k, v = F.linear(self.rms(r, w["norm1"]), w["qkv"]).split([nq, nk, nk], -1)
+            q, k, v = self.rotate(split(q), cos, sin), self.rotate(split(k), cos, sin), split(v)
+            if cache is not None:
+                keys, values = cache[i]
+                keys[:, :, start:start + s], values[:, :, start:start + s] = k, v
+                k, v = keys[:, :, :start + s], values[:, :, :start + s]
+            a = self.attend(q, k, v, causal=s > 1)
+            r = r.add_(F.linear(a.transpose(1, 2).reshape(b, s, -1), w["o"]))
+            r = self.mlp(r, w)
+        return F.linear(self.rms(r, self.norm), self.head)
+
+    def prepare(self, length):
+        """Tables for sequences of up to `length` tokens."""
+        self.cos, self.sin = self.angles(length)
+        self.mask = torch.full((length, length), float("-inf")).triu_(1)
+
+    def new_cache(self, length):
+        shape = (1, self.kv_heads, length, self.head_dim)
+        return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(self.layers)]
+
+
+class Bench:
+    """The two measurements on fixed pseudo-random tokens."""
+
+    def __init__(self, model, args):
+        self.model, self.decode_tokens, self.prompt = model, args.decode, args.prompt
+        gen = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(model.vocab, (args.batch, args.seq), generator=gen)
+        self.length = args.prompt + args.decode
+        self.line = torch.randint(model.vocab, (1, args.prompt), generator=gen)
+        model.prepare(max(args.seq, self.length))
+        self.cache = model.new_cache(self.length)
+
+    def prefill(self):
+        begin = time.perf_counter()
+        self.model.forward(self.tokens)
+        return time.perf_counter() - begin
+
+    def decode(self):
+        """Seconds for the decode steps alone; the prompt's prefill is not counted."""
+        token = self.model.forward(self.line, 0, self.cache)[:, -1:].argmax(-1)
+        begin = time.perf_counter()
+        for i in range(self.decode_tokens):
+            token = self.model.forward(token, self.prompt + i, self.cache)[:, -1:].argmax(-1)
+        return time.perf_counter() - begin
+
+
+def matmul_gflops(n=1024):
+    """Speed of a float32 matrix product, best of three."""
+    a, best = torch.rand(n, n), float("inf")
+    for _ in range(3):
+        begin = time.perf_counter()
+        torch.matmul(a, a)
+        best = min(best, time.perf_counter() - begin)
+    gflops = 2e-9 * n ** 3 / best
+    if gflops < 10.0:
+        print(f"warning: {gflops:.1f} GFLOP/s: this PyTorch uses a slow BLAS", file=sys.stderr, flush=True)
+    return gflops
+
+
+def report(bench, args):
+    """Warm up, measure, and print one JSON object."""
+    gflops = matmul_gflops()
+    bench.prefill()
+    bench.decode()
+    prefill = [bench.prefill() for _ in range(args.repeat)]
+    decode = [args.decode / bench.decode() for _ in range(args.repeat)]
+    print(json.dumps({
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "sdpa": HAS_SDPA, "dtype": "float32",
+        "matmul_gflops": gflops,
+        "batch": args.batch, "seq": args.seq, "prompt": args.prompt, "decode": args.decode,
+        "prefill_seconds_median": statistics.median(prefill), "prefill_seconds": prefill,
+        "prefill_tokens_per_second": args.batch * args.seq / statistics.median(prefill),
+        "decode_tokens_per_second_median": statistics.median(decode), "decode_tokens_per_second": decode,
+    }))
+
+
+def interactive(bench):
+    """Serve one measurement for each line of stdin."""
+    matmul_gflops()
+    bench.prefill()
+    bench.decode()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        what = line.strip()
+        if what in ("prefill", "decode"):
+            print(f"{getattr(bench, what)():.9f}", flush=True)
+        elif what:
+            print(f"unknown measurement {what!r}", file=sys.stderr, flush=True)
+
+
+def main(args):
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(args.threads)
+    bench = Bench(Llama(args.folder), args)
+    interactive(bench) if args.interactive else report(bench, args)
+
+
+if __name__ == "__main__":
+    main(ARGS)

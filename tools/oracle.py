@@ -1,0 +1,62 @@
+"""The oracle: Probe Pruning and its baselines in plain float32 PyTorch, slow and simple.
+
+Written from the method's description alone, to make and check the tests' golden data; it shares
+no code with the crate. oracle_model.py has the models, oracle_method.py pruning,
+oracle_generate.py decoding.
+
+Usage: python tools/oracle.py check FOLDER... [-v]
+  Compares with each FOLDER's reference.json and reference.safetensors (see make_golden.py).
+"""
+import json
+import os
+import sys
+
+from safetensors.torch import load_file
+
+from oracle_generate import check_generation
+from oracle_method import calibrate, key_of, run_setting
+from oracle_model import Model
+
+
+def check(folder, verbose=False):
+    """Compare every setting of a folder with its reference; True if all agree."""
+    with open(os.path.join(folder, "reference.json"), encoding="utf-8") as f:
+        ref = json.load(f)
+    data, m = load_file(os.path.join(folder, "reference.safetensors")), Model(folder)
+    if "generate" in ref:
+        return check_generation(folder, m, ref, data)
+    batch, fine = ref["batch_size"], True
+    state = calibrate(m, data["calib_tokens"].long(), batch) if "calib_tokens" in data else {}
+    for name, cfg in ref["settings"].items():
+        mask = data.get("eval_mask")
+        kept, losses, logits = run_setting(m, cfg, state, data["eval_tokens"].long(), mask, batch, ref["num_batches"])
+        sets = {key_of(name, f"batch{i}", l, b): v for (i, l, b), v in kept.items()}
+        stored = {k for k in data if k.startswith(name + ".") and "kept" in k}
+        wrong = [k for k in stored if k not in sets or data[k].tolist() != sets[k].tolist()]
+        blocks = {k.split(".", 2)[2] for k in stored}  # the fixed methods' sets may be stored once
+        wrong += [k for k in sets if k.split(".", 2)[2] not in blocks]
+        last = ref["num_batches"] - 1
+        want, got = data[f"{name}.batch{last}.logits"], logits[last][:2]
+        if mask is not None:
+            got = got * mask[last * batch:last * batch + 2, :, None]
+        nmse = float((got - want).double().pow(2).sum() / want.double().pow(2).sum())
+        loss = max((abs(a - b) for a, b in zip(losses, cfg.get("batch_losses", []))), default=0.0)
+        ok = not wrong and nmse < 1e-9 and loss < 1e-4
+        fine &= ok
+        print(f"{os.path.basename(folder):14s} {name:20s} {len(stored):3d} sets, {len(wrong)} differ, "
+              f"NMSE {nmse:.1e}, loss difference {loss:.1e}: {'OK' if ok else 'DIFFERENT'}")
+        if verbose:
+            print("\n".join(f"    {k}" for k in sorted(wrong)))
+    return fine
+
+
+def main(args):
+    folders = [a.rstrip("/") for a in args[1:] if a != "-v"]
+    if not folders or args[0] != "check":
+        sys.exit(__doc__)
+    results = [check(f, "-v" in args) for f in folders]
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
