@@ -138,13 +138,8 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
         recent: None,
     });
     let rows = grid.rows();
-    let batch = Batch {
-        grid,
-        tokens: vec![0; rows],
-        positions: vec![0; rows],
-        mask: Vec::new(),
-        padded: false,
-    };
+    let batch =
+        Batch { grid, tokens: vec![0; rows], positions: vec![0; rows], mask: Vec::new(), padded: false };
     let mode = Mode::Batch { update_history: true };
     let context = Context { model: &model, settings: &settings, batch: &batch, mode };
     let mut time = |selection: &mut Selection<Cpu>| {
@@ -214,7 +209,8 @@ fn whole_model(args: &Args, model: &str) -> Value {
     let backend = Arc::new(Cpu::new(args.threads).expect("threads"));
     let source = ModelSource::locate(model).expect("model");
     let model = Arc::new(Model::load(&source, true, backend, |_| ()).expect("model"));
-    let session = |limits| Session::new(Arc::clone(&model), Settings::default(), limits, None).expect("session");
+    let session =
+        |limits| Session::new(Arc::clone(&model), Settings::default(), limits, None).expect("session");
     let mut prefill = session(Limits { samples: PREFILL.samples, tokens: PREFILL.tokens, capacity: 0 });
     let mut decode =
         session(Limits { samples: 1, tokens: DECODE_PROMPT, capacity: DECODE_PROMPT + DECODE_TOKENS });

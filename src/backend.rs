@@ -71,7 +71,7 @@ impl<I> KeptBlocks<'_, I> {
 
 /// A projection as the checkpoint has it: weight (out, in), optional bias (out).
 #[derive(Debug)]
-pub struct Linear<B: Backend + ?Sized> {
+pub struct Linear<B: Backend> {
     /// Weight (out, in) in the file's dtype.
     pub weight: B::Weight,
     /// Bias (out).
@@ -84,7 +84,7 @@ pub struct Linear<B: Backend + ?Sized> {
 
 /// RMSNorm (no bias, no mean) or LayerNorm, over H.
 #[derive(Debug)]
-pub struct Norm<B: Backend + ?Sized> {
+pub struct Norm<B: Backend> {
     /// Which of the two.
     pub kind: NormKind,
     /// Weight (H); `None` for a LayerNorm without affine parameters.
@@ -106,7 +106,7 @@ pub enum NormKind {
 
 /// The rows chosen as a probe (paper section 3.1), on the device.
 #[derive(Debug)]
-pub struct Probe<B: Backend + ?Sized> {
+pub struct Probe<B: Backend> {
     /// B_p × S_p.
     pub grid: Grid,
     /// Kept samples (B_p), ascending.
@@ -142,7 +142,7 @@ pub struct AttentionShape {
 
 /// How the probe's energies meet history's (spec section 3).
 #[derive(Debug)]
-pub enum Fusion<'a, B: Backend + ?Sized> {
+pub enum Fusion<'a, B: Backend> {
     /// E\[c\] = Σ_s p\[s,c\].
     ProbeOnly,
     /// e = w·p + (1−w)·h with w = p / (p + h + 1e-6), or a fixed w.
@@ -160,7 +160,7 @@ pub enum Fusion<'a, B: Backend + ?Sized> {
 
 /// Running moments of one block's intermediate states, gathered by calibration (spec sections 6 and 7).
 #[derive(Debug)]
-pub struct Moments<B: Backend + ?Sized> {
+pub struct Moments<B: Backend> {
     /// h (S, C): mean of a² over samples.
     pub energy: B::Statistics,
     /// β (S, C), as the published FLAP code accumulates it.

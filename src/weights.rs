@@ -169,7 +169,9 @@ impl<B: Backend> Weights<B> {
         let loader = Loader { checkpoint, config, backend, prefix };
         // Tied models may hold either of the two.
         let embedding = checkpoint.tensor(&format!("{prefix}embed_tokens.weight"));
-        let head = checkpoint.tensor("lm_head.weight").filter(|_| !config.tie_word_embeddings || embedding.is_none());
+        let head = checkpoint
+            .tensor("lm_head.weight")
+            .filter(|_| !config.tie_word_embeddings || embedding.is_none());
         let embed = match (&embedding, &head) {
             (Some(tensor), _) | (None, Some(tensor)) => tensor.clone(),
             (None, None) => checkpoint.require(&format!("{prefix}embed_tokens.weight"))?,

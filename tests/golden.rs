@@ -58,8 +58,10 @@ fn nmse(got: &[f32], expected: &[f32]) -> f64 {
 }
 
 fn check_folder(folder: &Path) -> usize {
-    let reference: Value =
-        serde_json::from_str(&std::fs::read_to_string(folder.join("reference.json")).expect("reference.json")).unwrap();
+    let reference: Value = serde_json::from_str(
+        &std::fs::read_to_string(folder.join("reference.json")).expect("reference.json"),
+    )
+    .unwrap();
     let file = folder.join("reference.safetensors");
     let tensors = open_file(&file).expect("reference.safetensors");
     let source = ModelSource::Folder(folder.to_path_buf());
@@ -88,7 +90,10 @@ fn check_folder(folder: &Path) -> usize {
                 .evaluate(batches[batch], batches[batch].len() / seq_len, mask_of(batch), true)
                 .expect(&context);
             let expected = expected.as_f64().unwrap();
-            assert!((loss / expected - 1.0).abs() < 1e-4, "{context} batch {batch}: loss {loss}, expected {expected}");
+            assert!(
+                (loss / expected - 1.0).abs() < 1e-4,
+                "{context} batch {batch}: loss {loss}, expected {expected}"
+            );
             for layer in 0..model.config.num_hidden_layers {
                 for (key, got) in [
                     ("attention.kept_heads", session.kept_heads(layer)),
@@ -112,7 +117,9 @@ fn check_folder(folder: &Path) -> usize {
                 if let Some(mask) = mask_of(batch) {
                     // What a pad predicts means nothing.
                     let width = model.config.vocab_size;
-                    for (row, _) in mask[..samples * seq_len].iter().enumerate().filter(|(_, real)| **real == 0) {
+                    for (row, _) in
+                        mask[..samples * seq_len].iter().enumerate().filter(|(_, real)| **real == 0)
+                    {
                         got[row * width..(row + 1) * width].fill(0.0);
                         expected[row * width..(row + 1) * width].fill(0.0);
                     }
@@ -132,7 +139,10 @@ fn kept_sets_and_logits_agree_with_the_reference() {
     let mut folders: Vec<PathBuf> = std::fs::read_dir(&own)
         .expect("tests/golden")
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("reference.json").exists() && !path.file_name().unwrap().to_string_lossy().starts_with("generate"))
+        .filter(|path| {
+            path.join("reference.json").exists()
+                && !path.file_name().unwrap().to_string_lossy().starts_with("generate")
+        })
         .collect();
     //assert!(!folders.is_empty(), "tests/golden holds reference folders");
     folders.extend(std::env::var_os("PROBEPRUNE_GOLDEN").iter().flat_map(std::env::split_paths));

@@ -138,7 +138,11 @@ fn products(
         }
         return;
     }
-    assert!(q.len() >= (len - 1) * q_stride + d && k.len() >= (keys - 1) * k_stride + d && scores.len() == len * keys);
+    assert!(
+        q.len() >= (len - 1) * q_stride + d
+            && k.len() >= (keys - 1) * k_stride + d
+            && scores.len() == len * keys
+    );
     // SAFETY: the assertion above covers every element that the strides reach; `scores` is borrowed mutably.
     unsafe {
         gemm::gemm(

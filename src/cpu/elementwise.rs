@@ -120,7 +120,9 @@ pub(super) fn bias_activation_scale(
         Some(Activation::Silu) => values.iter_mut().for_each(|x| *x = math::silu(*x)),
         Some(Activation::Relu) => values.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
         Some(Activation::Gelu) => {
-            values.iter_mut().for_each(|x| *x *= 0.5 * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2)));
+            values
+                .iter_mut()
+                .for_each(|x| *x *= 0.5 * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2)));
         }
         Some(Activation::GeluTanh) => values.iter_mut().for_each(|x| {
             let inner = (2.0 / std::f32::consts::PI).sqrt() * (*x + 0.044715 * *x * *x * *x);
@@ -149,7 +151,8 @@ pub(super) fn rope(
             for head in row.chunks_exact_mut(head_dim) {
                 let (low, high) = head.split_at_mut(half);
                 for i in 0..half {
-                    (low[i], high[i]) = (low[i] * cos[i] - high[i] * sin[i], high[i] * cos[i] + low[i] * sin[i]);
+                    (low[i], high[i]) =
+                        (low[i] * cos[i] - high[i] * sin[i], high[i] * cos[i] + low[i] * sin[i]);
                 }
             }
         });
@@ -174,20 +177,26 @@ pub(super) fn cross_entropy(
     for at in (0..rows).step_by(gemm::ROW_CHUNK) {
         let chunk = gemm::ROW_CHUNK.min(rows - at);
         let targets = &targets[at..at + chunk];
-        let panels = gemm::for_each_panel(cpu, &x[at * width..(at + chunk) * width], chunk, head, |first, len, logits| {
-            let mut loss = PanelLoss { partial: Vec::with_capacity(chunk), targets: Vec::new() };
-            for (t, row) in logits.chunks_exact_mut(len).enumerate() {
-                if let Some(&logit) = (targets[t] as usize).checked_sub(first).and_then(|i| row.get(i)) {
-                    loss.targets.push((t, logit));
+        let panels = gemm::for_each_panel(
+            cpu,
+            &x[at * width..(at + chunk) * width],
+            chunk,
+            head,
+            |first, len, logits| {
+                let mut loss = PanelLoss { partial: Vec::with_capacity(chunk), targets: Vec::new() };
+                for (t, row) in logits.chunks_exact_mut(len).enumerate() {
+                    if let Some(&logit) = (targets[t] as usize).checked_sub(first).and_then(|i| row.get(i)) {
+                        loss.targets.push((t, logit));
+                    }
+                    loss.partial.push(cpu.arch.dispatch(|| {
+                        let largest = math::max(row);
+                        row.iter_mut().for_each(|x| *x = math::exp(*x - largest));
+                        (largest, f64::from(math::sum(row, |x| x)))
+                    }));
                 }
-                loss.partial.push(cpu.arch.dispatch(|| {
-                    let largest = math::max(row);
-                    row.iter_mut().for_each(|x| *x = math::exp(*x - largest));
-                    (largest, f64::from(math::sum(row, |x| x)))
-                }));
-            }
-            loss
-        });
+                loss
+            },
+        );
         for t in 0..chunk {
             let largest = panels.iter().fold(f32::NEG_INFINITY, |a, panel| a.max(panel.partial[t].0));
             let sum: f64 = panels

@@ -118,7 +118,21 @@ pub(super) fn multiply(
         let first = task * width;
         let len = width.min(n - first);
         // SAFETY: features first..first+len belong to this task; `out` holds t rows of n.
-        unsafe { panel_product(cpu, &mut scratch.panel, x, t, weight, rows, first, len, columns, shared.0.add(first), n) };
+        unsafe {
+            panel_product(
+                cpu,
+                &mut scratch.panel,
+                x,
+                t,
+                weight,
+                rows,
+                first,
+                len,
+                columns,
+                shared.0.add(first),
+                n,
+            )
+        };
         cpu.arch.dispatch(|| {
             for row in 0..t {
                 // SAFETY: as above.
@@ -189,7 +203,9 @@ pub(super) fn for_each_panel<R: Send>(
         let len = PANEL_FEATURES.min(n - first);
         let Scratch { panel, second, .. } = scratch;
         // SAFETY: `second` belongs to this task and holds ROW_CHUNK rows of 64.
-        unsafe { panel_product(cpu, panel, x, t, weight, rows, first, len, columns, second.as_mut_ptr(), len) };
+        unsafe {
+            panel_product(cpu, panel, x, t, weight, rows, first, len, columns, second.as_mut_ptr(), len)
+        };
         f(first, len, &mut second[..t * len])
     })
 }
@@ -256,13 +272,42 @@ fn fill_panel(
 ) {
     let bytes = weight.tensor.bytes();
     match weight.tensor.dtype() {
-        Dtype::F32 => transpose(panel, bytemuck::cast_slice(bytes), weight.columns, rows, first, len, columns, from, depth, |x: f32| x),
-        Dtype::BF16 => {
-            transpose(panel, bytemuck::cast_slice(bytes), weight.columns, rows, first, len, columns, from, depth, math::bf16)
-        }
-        Dtype::F16 => {
-            transpose(panel, bytemuck::cast_slice(bytes), weight.columns, rows, first, len, columns, from, depth, math::f16)
-        }
+        Dtype::F32 => transpose(
+            panel,
+            bytemuck::cast_slice(bytes),
+            weight.columns,
+            rows,
+            first,
+            len,
+            columns,
+            from,
+            depth,
+            |x: f32| x,
+        ),
+        Dtype::BF16 => transpose(
+            panel,
+            bytemuck::cast_slice(bytes),
+            weight.columns,
+            rows,
+            first,
+            len,
+            columns,
+            from,
+            depth,
+            math::bf16,
+        ),
+        Dtype::F16 => transpose(
+            panel,
+            bytemuck::cast_slice(bytes),
+            weight.columns,
+            rows,
+            first,
+            len,
+            columns,
+            from,
+            depth,
+            math::f16,
+        ),
     }
 }
 
@@ -282,13 +327,15 @@ fn transpose<T: Copy>(
     const GROUP: usize = 16;
     let row = |i: usize| rows.index(first + i).map(|index| &data[index * stride..(index + 1) * stride]);
     for group in (0..len).step_by(GROUP) {
-        let all: [Option<&[T]>; GROUP] = std::array::from_fn(|i| if group + i < len { row(group + i) } else { None });
+        let all: [Option<&[T]>; GROUP] =
+            std::array::from_fn(|i| if group + i < len { row(group + i) } else { None });
         if let Some(lanes) = all_present(&all) {
             columns.runs(from, from + depth, |picked, column, length| {
                 let lanes: [&[T]; GROUP] = lanes.map(|lane| &lane[column..column + length]);
                 let to = &mut panel[(picked - from) * len..][..length * len];
                 for (j, to) in to.chunks_exact_mut(len).enumerate() {
-                    let to: &mut [f32; GROUP] = (&mut to[group..group + GROUP]).try_into().expect("a whole group");
+                    let to: &mut [f32; GROUP] =
+                        (&mut to[group..group + GROUP]).try_into().expect("a whole group");
                     for (to, lane) in to.iter_mut().zip(&lanes) {
                         *to = convert(lane[j]);
                     }
@@ -299,7 +346,8 @@ fn transpose<T: Copy>(
         for (i, lane) in all.iter().enumerate().take(len - group) {
             columns.runs(from, from + depth, |picked, column, length| {
                 for j in 0..length {
-                    panel[(picked - from + j) * len + group + i] = lane.map_or(0.0, |lane| convert(lane[column + j]));
+                    panel[(picked - from + j) * len + group + i] =
+                        lane.map_or(0.0, |lane| convert(lane[column + j]));
                 }
             });
         }
@@ -395,11 +443,19 @@ unsafe fn dot_rows(
 impl Cpu {
     /// Runs `count` tasks, each with its thread's scratch.
     pub(super) fn tasks(&self, count: usize, task: impl Fn(usize, &mut Scratch) + Sync + Send) {
-        self.pool.install(|| (0..count).into_par_iter().for_each(|i| self.with_scratch(|scratch| task(i, scratch))));
+        self.pool.install(|| {
+            (0..count).into_par_iter().for_each(|i| self.with_scratch(|scratch| task(i, scratch)))
+        });
     }
 
     /// As [`Self::tasks`], collecting results in order.
-    pub(super) fn map_tasks<R: Send>(&self, count: usize, task: impl Fn(usize, &mut Scratch) -> R + Sync + Send) -> Vec<R> {
-        self.pool.install(|| (0..count).into_par_iter().map(|i| self.with_scratch(|scratch| task(i, scratch))).collect())
+    pub(super) fn map_tasks<R: Send>(
+        &self,
+        count: usize,
+        task: impl Fn(usize, &mut Scratch) -> R + Sync + Send,
+    ) -> Vec<R> {
+        self.pool.install(|| {
+            (0..count).into_par_iter().map(|i| self.with_scratch(|scratch| task(i, scratch))).collect()
+        })
     }
 }

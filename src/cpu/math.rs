@@ -31,7 +31,7 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 8.333_452e-3);
     let p = p.mul_add(r, 4.166_579_6e-2);
     let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 5.000_000_1e-1);
+    let p = p.mul_add(r, 0.5);
     let p = (p * r).mul_add(r, r) + 1.0;
     // 2ⁿ in two factors, because n may leave the exponent's range at either end.
     let n = n as i32;

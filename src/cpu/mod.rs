@@ -80,7 +80,12 @@ impl Cpu {
             .thread_name(|i| format!("probeprune-{i}"))
             .build()
             .map_err(|error| {
-                Error::argument("--threads", "a number of threads that can be started", format!("{threads} ({error})"), "Ask for fewer.")
+                Error::argument(
+                    "--threads",
+                    "a number of threads that can be started",
+                    format!("{threads} ({error})"),
+                    "Ask for fewer.",
+                )
             })?;
         let new = || Scratch {
             panel: vec![0.0; gemm::PANEL_LEN],
@@ -262,14 +267,23 @@ impl Backend for Cpu {
     ) {
         let columns = picked(kept, projection.in_features);
         let width = projection.out_features;
-        gemm::multiply(self, a, rows, &projection.weight, Pick::All(width), columns, out, |values, row, first| {
-            if let Some(bias) = bias {
-                elementwise::add(values, &bias[first..]);
-            }
-            if let Some(residual) = residual {
-                elementwise::add(values, &residual[row * width + first..]);
-            }
-        });
+        gemm::multiply(
+            self,
+            a,
+            rows,
+            &projection.weight,
+            Pick::All(width),
+            columns,
+            out,
+            |values, row, first| {
+                if let Some(bias) = bias {
+                    elementwise::add(values, &bias[first..]);
+                }
+                if let Some(residual) = residual {
+                    elementwise::add(values, &residual[row * width + first..]);
+                }
+            },
+        );
     }
 
     fn rope(
@@ -284,9 +298,18 @@ impl Backend for Cpu {
         elementwise::rope(self, x, rows, heads, head_dim, table, positions);
     }
 
-    fn cache_append(&self, x: &Vec<f32>, grid: Grid, width: usize, at: usize, capacity: usize, cache: &mut Vec<f32>) {
+    fn cache_append(
+        &self,
+        x: &Vec<f32>,
+        grid: Grid,
+        width: usize,
+        at: usize,
+        capacity: usize,
+        cache: &mut Vec<f32>,
+    ) {
         let len = grid.tokens * width;
-        for (x, cache) in x.chunks_exact(len).zip(cache.chunks_exact_mut(capacity * width)).take(grid.samples) {
+        for (x, cache) in x.chunks_exact(len).zip(cache.chunks_exact_mut(capacity * width)).take(grid.samples)
+        {
             cache[at * width..][..len].copy_from_slice(x);
         }
     }
@@ -353,11 +376,25 @@ impl Backend for Cpu {
         score::history_update(self, p, tokens, at, kept, momentum, history);
     }
 
-    fn accumulate_moments(&self, a: &Vec<f32>, grid: Grid, width: usize, seen: usize, moments: &mut Moments<Self>) {
+    fn accumulate_moments(
+        &self,
+        a: &Vec<f32>,
+        grid: Grid,
+        width: usize,
+        seen: usize,
+        moments: &mut Moments<Self>,
+    ) {
         score::accumulate_moments(self, a, grid, width, seen, moments);
     }
 
-    fn cross_entropy(&self, x: &Vec<f32>, rows: usize, head: &Linear<Self>, targets: &Vec<u32>, out: &mut Vec<f32>) {
+    fn cross_entropy(
+        &self,
+        x: &Vec<f32>,
+        rows: usize,
+        head: &Linear<Self>,
+        targets: &Vec<u32>,
+        out: &mut Vec<f32>,
+    ) {
         elementwise::cross_entropy(self, x, rows, &head.weight, targets, out);
     }
 }

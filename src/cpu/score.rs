@@ -76,11 +76,20 @@ pub(super) fn channel_score(
 
 /// energy\[c\] = Σ_s e\[s, from + c\].
 #[inline(always)]
-fn sum_fused(p: &[f32], tokens: usize, width: usize, fusion: &Fusion<'_, Cpu>, from: usize, energy: &mut [f32]) {
+fn sum_fused(
+    p: &[f32],
+    tokens: usize,
+    width: usize,
+    fusion: &Fusion<'_, Cpu>,
+    from: usize,
+    energy: &mut [f32],
+) {
     for s in 0..tokens {
         let p = &p[s * width + from..][..energy.len()];
         match fusion {
-            Fusion::History { history, history_slots, slots, fixed_weight } if (slots[s] as usize) < *history_slots => {
+            Fusion::History { history, history_slots, slots, fixed_weight }
+                if (slots[s] as usize) < *history_slots =>
+            {
                 let h = &history[slots[s] as usize * width + from..][..energy.len()];
                 for ((energy, &p), &h) in energy.iter_mut().zip(p).zip(h) {
                     let w = fixed_weight.unwrap_or(p / (p + h + FUSION_EPS));

@@ -72,8 +72,20 @@ pub fn run<B: Backend>(
     let (rows, h) = (batch.grid.rows(), config.hidden_size);
     let norm_first = config.norm_first.then_some(norm);
 
-    backend.norm(&scratch.current.rows, norm_first, rows, h, &mut scratch.x, &mut scratch.current.sum_squares);
-    backend.check_finite(&scratch.current.sum_squares, rows, fault_tag(index, block, false), &mut scratch.fault);
+    backend.norm(
+        &scratch.current.rows,
+        norm_first,
+        rows,
+        h,
+        &mut scratch.x,
+        &mut scratch.current.sum_squares,
+    );
+    backend.check_finite(
+        &scratch.current.sum_squares,
+        rows,
+        fault_tag(index, block, false),
+        &mut scratch.fault,
+    );
 
     if let (Selection::Probed(probed), Mode::Batch { .. }) = (&mut *selection, mode) {
         // 1. The probe: the rows with the largest residual. 2. Their intermediate states' energies, dense weights.
@@ -147,7 +159,15 @@ fn take_probe<B: Backend>(context: &Context<'_, B>, norm_first: Option<&Norm<B>>
     probe.grid = Grid { samples, tokens };
     let sum_squares = if parallel { &previous.sum_squares } else { &current.sum_squares };
     let limit = counts::LEADING_SLOT_LIMIT;
-    backend.probe_select(sum_squares, grid, settings.probe_order, &batch.positions, batch.mask(), limit, probe);
+    backend.probe_select(
+        sum_squares,
+        grid,
+        settings.probe_order,
+        &batch.positions,
+        batch.mask(),
+        limit,
+        probe,
+    );
     if parallel {
         // The previous residual goes through this block's own norm. Its Σr² lands where `next` will be anyway.
         backend.probe_gather(&previous.rows, grid, h, probe, &mut scratch.next.rows);

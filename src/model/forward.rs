@@ -41,7 +41,13 @@ fn embed<B: Backend>(context: &Context<'_, B>, scratch: &mut Scratch<B>) {
     let rows = batch.grid.rows();
     let positions = weights.embed_positions.as_ref().map(|table| (table, &batch.positions));
     let Some(project_in) = &weights.project_in else {
-        return backend.embed(&weights.embed_tokens, &batch.tokens, positions, rows, &mut scratch.current.rows);
+        return backend.embed(
+            &weights.embed_tokens,
+            &batch.tokens,
+            positions,
+            rows,
+            &mut scratch.current.rows,
+        );
     };
     // OPT-350m: tokens are embedded narrower than the hidden size, positions are not.
     backend.embed(&weights.embed_tokens, &batch.tokens, None, rows, &mut scratch.embedded);

@@ -13,13 +13,8 @@ pub mod selection;
 use std::sync::Arc;
 
 use crate::{
-    backend::Backend,
-    checkpoint::Checkpoint,
-    checkpoint::check_shapes,
-    config::ModelConfig,
-    error::Result,
-    source::ModelSource,
-    weights::Weights,
+    backend::Backend, checkpoint::Checkpoint, checkpoint::check_shapes, config::ModelConfig, error::Result,
+    source::ModelSource, weights::Weights,
 };
 
 /// The two kinds of block in a decoder layer.
@@ -79,7 +74,12 @@ impl<B: Backend> Model<B> {
     ///
     /// # Errors
     /// Whatever is wrong with the files, see [`crate::checkpoint`] and [`crate::config`].
-    pub fn load(source: &ModelSource, mmap: bool, backend: Arc<B>, on_layer: impl FnMut(usize)) -> Result<Self> {
+    pub fn load(
+        source: &ModelSource,
+        mmap: bool,
+        backend: Arc<B>,
+        on_layer: impl FnMut(usize),
+    ) -> Result<Self> {
         let config = ModelConfig::load(source)?;
         let checkpoint = Checkpoint::open(source, mmap)?;
         check_shapes(&config, &checkpoint)?;

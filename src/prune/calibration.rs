@@ -90,7 +90,11 @@ impl Calibration {
             })
         };
         let check = |what: &str, expected: &str, got: &str| {
-            if expected == got { Ok(()) } else { Err(Error::file(path, what, expected, format!("{got:?}"), HELP)) }
+            if expected == got {
+                Ok(())
+            } else {
+                Err(Error::file(path, what, expected, format!("{got:?}"), HELP))
+            }
         };
         check("metadata \"format\"", FORMAT, &field("format")?)?;
         check("metadata \"format_version\"", VERSION, &field("format_version")?)?;
@@ -104,9 +108,16 @@ impl Calibration {
         let (seq_len, samples) = (number("seq_len")?, number("samples")?);
         let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
             let what = format!("tensor {name:?}");
-            let tensor = file.tensor(name).ok_or_else(|| Error::file(path, &what, "in the file", "none", HELP))?;
+            let tensor =
+                file.tensor(name).ok_or_else(|| Error::file(path, &what, "in the file", "none", HELP))?;
             if tensor.shape() != shape {
-                return Err(Error::file(path, what, format!("shape {shape:?}"), format!("{:?}", tensor.shape()), HELP));
+                return Err(Error::file(
+                    path,
+                    what,
+                    format!("shape {shape:?}"),
+                    format!("{:?}", tensor.shape()),
+                    HELP,
+                ));
             }
             let values = tensor.to_f32();
             if values.iter().any(|x| !x.is_finite()) {
@@ -127,7 +138,9 @@ impl Calibration {
             Ok(BlockMoments { energy: read(&name("energy"), &[seq_len, width])?, flap })
         };
         let layers = (0..layers)
-            .map(|layer| Ok([block(layer, Block::Attention, channels[0])?, block(layer, Block::Mlp, channels[1])?]))
+            .map(|layer| {
+                Ok([block(layer, Block::Attention, channels[0])?, block(layer, Block::Mlp, channels[1])?])
+            })
             .collect::<Result<_>>()?;
         Ok(Self { fingerprint: fingerprint.to_string(), seq_len, samples, layers })
     }

@@ -12,7 +12,8 @@ pub const LEADING_SLOT_LIMIT: usize = 10;
 
 /// (B_p, S_p): samples and tokens of the probe for a batch of `samples` × `tokens` (spec section 1, products in f64).
 pub fn probe_counts(settings: &Settings, samples: usize, tokens: usize) -> (usize, usize) {
-    let share = |of: usize, ratio: f64, least: usize| ((ratio * of as f64).ceil() as usize).max(least).min(of);
+    let share =
+        |of: usize, ratio: f64, least: usize| ((ratio * of as f64).ceil() as usize).max(least).min(of);
     let kept_tokens = share(tokens, settings.probe_tokens, 2);
     let kept_samples = share(samples, settings.probe_samples, 1);
     match settings.probe_order {
@@ -120,7 +121,10 @@ mod tests {
         assert_eq!(ratio(0.4, &[0], 6).unwrap(), Some(0.48));
         assert_eq!(ratio(0.4, &[0, 1], 2).unwrap(), None);
         let error = ratio(0.6, &[0, 1, 2], 6).unwrap_err().to_string();
-        assert!(error.contains("0.6") && error.contains("6 layers") && error.contains("[0, 1, 2]"), "{error}");
+        assert!(
+            error.contains("0.6") && error.contains("6 layers") && error.contains("[0, 1, 2]"),
+            "{error}"
+        );
         assert!(ratio(0.2, &[6], 6).unwrap_err().to_string().contains("--skip-layers"));
     }
 
@@ -130,7 +134,7 @@ mod tests {
             let settings = Settings { round_channels: round, ..Settings::default() };
             let kept = kept_channels(&settings, i, ratio);
             prop_assert!(kept >= 1 && kept <= i);
-            prop_assert!(kept == i || kept % round == 0);
+            prop_assert!(kept == i || kept.is_multiple_of(round));
             prop_assert!(kept >= i - (ratio * i as f64) as usize);
         }
 

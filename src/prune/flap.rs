@@ -26,7 +26,8 @@ pub fn global_ratios(
         .flat_map(|((block, _), units)| units.iter().map(|&unit| (unit, weight(*block))))
         .collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let total: f64 = metrics.iter().zip(&units).map(|((block, _), units)| weight(*block) * units.len() as f64).sum();
+    let total: f64 =
+        metrics.iter().zip(&units).map(|((block, _), units)| weight(*block) * units.len() as f64).sum();
     let mut sum = 0.0;
     let threshold = all.iter().find(|(_, weight)| {
         sum += weight;

@@ -70,7 +70,8 @@ pub fn shares(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts],
     for &layer in layers {
         full += rows * per_row(config, layer).iter().sum::<f64>();
         probe += probe_rows
-            * (f64::from(layer.probes_attention) * dense_layer[0] + f64::from(layer.probes_mlp) * dense_layer[2]);
+            * (f64::from(layer.probes_attention) * dense_layer[0]
+                + f64::from(layer.probes_mlp) * dense_layer[2]);
     }
     Shares { total: (full + probe) / dense, probe: probe / dense }
 }

@@ -127,7 +127,12 @@ impl<B: Backend> Session<B> {
     ) -> Result<Generated> {
         options.sampling.check()?;
         if options.reprobe_every == Some(0) {
-            return Err(Error::argument("--reprobe-every", "at least 1", 0, "Leave it out to keep the prompt's choice."));
+            return Err(Error::argument(
+                "--reprobe-every",
+                "at least 1",
+                0,
+                "Leave it out to keep the prompt's choice.",
+            ));
         }
         let (tokens, mask) = pad_left(prompts)?;
         let samples = prompts.len();
@@ -165,7 +170,13 @@ impl<B: Backend> Session<B> {
     }
 
     /// Runs the prompts and returns the logits (B, V) of their last tokens.
-    fn prefill(&mut self, tokens: &[u32], samples: usize, mask: &[u32], options: &GenerateOptions) -> Result<Vec<f32>> {
+    fn prefill(
+        &mut self,
+        tokens: &[u32],
+        samples: usize,
+        mask: &[u32],
+        options: &GenerateOptions,
+    ) -> Result<Vec<f32>> {
         let length = tokens.len() / samples;
         let (capacity, new_tokens) = (self.limits.capacity, options.max_new_tokens);
         if length + new_tokens - 1 > capacity {
@@ -179,7 +190,9 @@ impl<B: Backend> Session<B> {
         self.load(tokens, samples, Some(mask))?;
         let cache = self.cache.as_mut().expect("a capacity above 0 has a cache");
         cache.len = 0;
-        let slots = mask.chunks_exact(length).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(1, capacity - length)));
+        let slots = mask
+            .chunks_exact(length)
+            .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(1, capacity - length)));
         self.model.backend.upload_indices(&slots.collect::<Vec<_>>(), &mut cache.mask);
         self.run(Mode::Batch { update_history: true }, true)?;
         let last = forward::positions(&self.model.config, samples, length, Some(mask));
@@ -191,7 +204,13 @@ impl<B: Backend> Session<B> {
     }
 
     /// Runs one token per sample; finished samples (`active` 0) are pads. `step` counts from 0.
-    fn decode(&mut self, tokens: &[u32], active: &[u32], step: usize, reprobe: Option<usize>) -> Result<Vec<f32>> {
+    fn decode(
+        &mut self,
+        tokens: &[u32],
+        active: &[u32],
+        step: usize,
+        reprobe: Option<usize>,
+    ) -> Result<Vec<f32>> {
         let samples = tokens.len();
         let backend = &*self.model.backend;
         let slot = self.cache.as_ref().map_or(0, |cache| cache.len);

@@ -6,8 +6,8 @@ mod selections;
 
 use std::sync::Arc;
 
-pub use calibrate::{calibrate, CalibrationOptions};
-pub use generate::{Generated, GenerateOptions, Sampling};
+pub use calibrate::{CalibrationOptions, calibrate};
+pub use generate::{GenerateOptions, Generated, Sampling};
 
 use crate::{
     backend::{Backend, Grid, Probe},
@@ -77,17 +77,26 @@ impl<B: Backend> Session<B> {
         settings.check()?;
         let (backend, config) = (&*model.backend, &model.config);
         let longest = limits.tokens.max(limits.capacity);
-        let dynamic = config.rope.as_ref().is_some_and(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. }));
+        let dynamic =
+            config.rope.as_ref().is_some_and(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. }));
         if longest > config.max_position_embeddings && !dynamic {
             return Err(Error::argument(
                 "sequence length",
-                format!("at most {} tokens, the model's max_position_embeddings", config.max_position_embeddings),
+                format!(
+                    "at most {} tokens, the model's max_position_embeddings",
+                    config.max_position_embeddings
+                ),
                 longest,
                 "Use shorter windows or prompts, or fewer new tokens.",
             ));
         }
         if limits.samples == 0 || limits.tokens == 0 {
-            return Err(Error::argument("batch", "at least one sample of one token", "none", "Pass some input."));
+            return Err(Error::argument(
+                "batch",
+                "at least one sample of one token",
+                "none",
+                "Pass some input.",
+            ));
         }
         let grid = Grid { samples: limits.samples, tokens: limits.tokens };
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
@@ -123,7 +132,11 @@ impl<B: Backend> Session<B> {
                 mask: indices(limits.samples),
             },
             next_positions: Vec::new(),
-            next_logits: backend.activations(if limits.capacity > 0 { limits.samples * config.vocab_size } else { 0 }),
+            next_logits: backend.activations(if limits.capacity > 0 {
+                limits.samples * config.vocab_size
+            } else {
+                0
+            }),
             rope_length: 0,
             model: Arc::clone(&model),
         };
@@ -263,9 +276,15 @@ impl<B: Backend> Session<B> {
         if let Some(mask) = mask {
             if mask.len() != tokens.len() {
                 let got = format!("{} entries", mask.len());
-                return Err(Error::argument("mask", format!("{} entries", tokens.len()), got, "One per token."));
+                return Err(Error::argument(
+                    "mask",
+                    format!("{} entries", tokens.len()),
+                    got,
+                    "One per token.",
+                ));
             }
-            if let Some(sample) = mask.chunks_exact(length).position(|row| row.iter().all(|&real| real == 0)) {
+            if let Some(sample) = mask.chunks_exact(length).position(|row| row.iter().all(|&real| real == 0))
+            {
                 return Err(Error::argument(
                     format!("mask of sample {sample}"),
                     "at least one token",

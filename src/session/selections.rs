@@ -166,7 +166,14 @@ impl<'a, B: Backend> Builder<'a, B> {
         Ok(Selection::Fixed { kept, bias })
     }
 
-    fn probed(&self, layer: usize, block: Block, len: usize, metric: Metric, with_history: bool) -> Selection<B> {
+    fn probed(
+        &self,
+        layer: usize,
+        block: Block,
+        len: usize,
+        metric: Metric,
+        with_history: bool,
+    ) -> Selection<B> {
         let (backend, config) = (&*self.model.backend, &self.model.config);
         let width = block.channels(config);
         let seen = self.calibration.map_or(0, |calibration| calibration.seq_len);

@@ -1,0 +1,263 @@
+//! The CPU backend's products and attention against plain f64 loops, at shapes that are no multiples of anything, and
+//! the same bits for any number of threads.
+
+use half::{bf16, f16};
+use probeprune::{
+    backend::{AttentionShape, Backend, Grid, KeptBlocks, KeptSet, Linear},
+    checkpoint::{Checkpoint, Tensor},
+    config::Activation,
+    cpu::Cpu,
+    source::ModelSource,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use safetensors::{Dtype, tensor::TensorView};
+
+fn random(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
+}
+
+/// The values as a tensor of `dtype`, through a file, and as that dtype rounds them.
+fn tensor(dtype: Dtype, rows: usize, columns: usize, values: &[f32]) -> (Tensor, Vec<f32>) {
+    let (bytes, rounded): (Vec<u8>, Vec<f32>) = match dtype {
+        Dtype::BF16 => (
+            values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+            values.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
+        ),
+        Dtype::F16 => (
+            values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            values.iter().map(|&x| f16::from_f32(x).to_f32()).collect(),
+        ),
+        _ => (values.iter().flat_map(|x| x.to_le_bytes()).collect(), values.to_vec()),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let view = TensorView::new(dtype, vec![rows, columns], &bytes).unwrap();
+    safetensors::serialize_to_file([("w", view)], None, &folder.path().join("model.safetensors")).unwrap();
+    let checkpoint = Checkpoint::open(&ModelSource::Folder(folder.path().into()), false).unwrap();
+    (checkpoint.require("w").unwrap(), rounded)
+}
+
+fn linear(cpu: &Cpu, tensor: &Tensor, bias: Option<Vec<f32>>) -> Linear<Cpu> {
+    let &[out_features, in_features] = tensor.shape() else { panic!("a matrix") };
+    Linear { weight: cpu.weight(tensor).unwrap(), bias, out_features, in_features }
+}
+
+/// `len` of `of` indices, ascending.
+fn subset(rng: &mut ChaCha8Rng, of: usize, len: usize) -> KeptSet<Vec<u32>> {
+    let mut all: Vec<u32> = (0..of as u32).collect();
+    while all.len() > len {
+        all.remove(rng.random_range(0..all.len()));
+    }
+    KeptSet { indices: all, len, of }
+}
+
+fn assert_close(got: &[f32], expected: &[f64], what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let scale = expected.iter().map(|x| x * x).sum::<f64>().sqrt() / (expected.len() as f64).sqrt() + 1e-30;
+    for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(got) - expected).abs() / scale;
+        // f32 sums of up to 5,000 products of unit size: errors grow like the square root of their number.
+        assert!(error < 2e-5, "{what}: element {i} is {got}, expected {expected}");
+    }
+}
+
+/// Row counts on both sides of the dot-product path, features and depths around the panel sizes.
+const SHAPES: [(usize, usize, usize); 9] = [
+    (1, 1, 1),
+    (1, 33, 130),
+    (3, 65, 31),
+    (16, 48, 64),
+    (17, 100, 72),
+    (31, 129, 200),
+    (64, 7, 65),
+    (1030, 50, 40),
+    (20, 66, 4130),
+];
+
+#[test]
+fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
+    let cpu = Cpu::new(2).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for (t, n, k) in SHAPES {
+        for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+            let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+            let (tensor, w) = tensor(dtype, n, k, &w);
+            let bias = random(&mut rng, n);
+            let what = format!("{t}×{k} · {n}×{k} {dtype:?}");
+            let dense = linear(&cpu, &tensor, Some(bias.clone()));
+            let at = |row: usize, x: &[f32]| -> f64 {
+                x.iter().zip(&w[row * k..]).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum()
+            };
+
+            // Kept rows, with bias and scale.
+            let rows = subset(&mut rng, n, n.div_ceil(2));
+            let kept = Some(KeptBlocks { set: &rows, width: 1 });
+            let mut out = vec![f32::NAN; t * rows.len];
+            cpu.linear(&x, t, &dense, kept, None, 0.5, &mut out);
+            let expected: Vec<f64> = x
+                .chunks(k)
+                .flat_map(|x| rows.indices.iter().map(move |&r| (x, r as usize)))
+                .map(|(x, r)| 0.5 * (at(r, x) + f64::from(bias[r])))
+                .collect();
+            assert_close(&out, &expected, &format!("{what}, kept rows"));
+
+            // Gate and up on all rows.
+            let mut out = vec![f32::NAN; t * n];
+            cpu.gated_linear(&x, t, &dense, &linear(&cpu, &tensor, None), None, Activation::Silu, &mut out);
+            let silu = |x: f64| x / (1.0 + (-x).exp());
+            let expected: Vec<f64> = x
+                .chunks(k)
+                .flat_map(|x| (0..n).map(move |r| (x, r)))
+                .map(|(x, r)| silu(at(r, x) + f64::from(bias[r])) * at(r, x))
+                .collect();
+            assert_close(&out, &expected, &format!("{what}, gated"));
+
+            // Kept columns, with residual.
+            let columns = subset(&mut rng, k, k.div_ceil(2));
+            let kept = Some(KeptBlocks { set: &columns, width: 1 });
+            let residual = random(&mut rng, t * n);
+            let a: Vec<f32> =
+                x.chunks(k).flat_map(|x| columns.indices.iter().map(|&c| x[c as usize])).collect();
+            let mut out = vec![f32::NAN; t * n];
+            cpu.project(&a, t, &dense, kept, Some(&bias), Some(&residual), &mut out);
+            let expected: Vec<f64> = (0..t * n)
+                .map(|i| {
+                    let x: Vec<f32> = (0..k)
+                        .map(|c| if columns.indices.contains(&(c as u32)) { x[i / n * k + c] } else { 0.0 })
+                        .collect();
+                    at(i % n, &x) + f64::from(bias[i % n]) + f64::from(residual[i])
+                })
+                .collect();
+            assert_close(&out, &expected, &format!("{what}, kept columns"));
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_agrees_with_stored_logits() {
+    let cpu = Cpu::new(2).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for (t, n, k) in [(1, 3, 5), (40, 150, 33), (1030, 70, 9)] {
+        let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+        let (tensor, _) = tensor(Dtype::F32, n, k, &w);
+        let head = linear(&cpu, &tensor, None);
+        let targets: Vec<u32> =
+            (0..t).map(|i| if i % 7 == 3 { u32::MAX } else { (i * 31 % n) as u32 }).collect();
+        let mut losses = vec![f32::NAN; t];
+        cpu.cross_entropy(&x, t, &head, &targets, &mut losses);
+        let expected: Vec<f64> = (0..t)
+            .map(|i| {
+                let logit = |r: usize| -> f64 {
+                    (0..k).map(|c| f64::from(x[i * k + c]) * f64::from(w[r * k + c])).sum()
+                };
+                let total: f64 = (0..n).map(|r| logit(r).exp()).sum();
+                if targets[i] == u32::MAX { 0.0 } else { total.ln() - logit(targets[i] as usize) }
+            })
+            .collect();
+        assert_close(&losses, &expected, &format!("{t} rows, {n} tokens"));
+    }
+}
+
+/// Plain softmax attention in f64; (T, heads, D).
+fn attention(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    s: AttentionShape,
+    kv_slots: &[u32],
+    mask: Option<&Vec<u32>>,
+    slots: Option<&Vec<u32>>,
+) -> Vec<f64> {
+    let d = s.head_dim;
+    let slot = |j: usize| slots.map_or(j, |slots| slots[j] as usize);
+    let mut out = Vec::new();
+    for (b, i, head) in (0..s.queries.samples)
+        .flat_map(|b| (0..s.queries.tokens).map(move |i| (b, i)))
+        .flat_map(|(b, i)| (0..s.heads).map(move |head| (b, i, head)))
+    {
+        let query = s.keys - s.queries.tokens + i;
+        let key_at = |j: usize| ((b * s.key_capacity + j) * s.kv_heads + kv_slots[head] as usize) * d;
+        let visible: Vec<usize> = (0..=query)
+            .filter(|j| mask.is_none_or(|mask| mask[b * s.key_capacity + j] != 0))
+            .filter(|&j| s.window.is_none_or(|window| slot(query) - slot(j) < window))
+            .collect();
+        let q = &q[((b * s.queries.tokens + i) * s.heads + head) * d..][..d];
+        let weight = |j: usize| {
+            let dot: f64 = q.iter().zip(&k[key_at(j)..]).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum();
+            (dot * f64::from(s.scale)).exp()
+        };
+        let total: f64 = visible.iter().map(|&j| weight(j)).sum();
+        for c in 0..d {
+            let sum: f64 = visible.iter().map(|&j| weight(j) * f64::from(v[key_at(j) + c])).sum();
+            out.push(if visible.is_empty() { 0.0 } else { sum / total });
+        }
+    }
+    out
+}
+
+#[test]
+fn attention_agrees_with_f64_loops() {
+    let cpu = Cpu::new(2).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    // (samples, queries, keys, capacity, heads, kv heads, D, window, padded)
+    let cases = [
+        (1, 1, 1, 1, 1, 1, 2, None, false),
+        (2, 33, 33, 33, 3, 1, 6, None, true),
+        (2, 70, 70, 70, 4, 2, 16, Some(9), false),
+        (3, 1, 21, 40, 6, 3, 8, None, true),
+        (2, 5, 20, 20, 2, 2, 10, Some(4), true),
+        (1, 65, 1100, 1200, 1, 1, 4, None, false),
+    ];
+    for (samples, queries, keys, key_capacity, heads, kv_heads, head_dim, window, padded) in cases {
+        let shape = AttentionShape {
+            queries: Grid { samples, tokens: queries },
+            keys,
+            key_capacity,
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 0.7,
+            window,
+        };
+        let q = random(&mut rng, samples * queries * heads * head_dim);
+        let k = random(&mut rng, samples * key_capacity * kv_heads * head_dim);
+        let v = random(&mut rng, k.len());
+        let kv_slots: Vec<u32> = (0..heads).map(|head| (head * kv_heads / heads) as u32).collect();
+        // Left pads, one sample with more of them than there are keys before its first queries.
+        let pads = |b: usize| if b == 0 { keys / 2 } else { b };
+        let mask: Option<Vec<u32>> = padded.then(|| {
+            (0..samples * key_capacity)
+                .map(|i| u32::from(i % key_capacity >= pads(i / key_capacity)))
+                .collect()
+        });
+        let slots: Option<Vec<u32>> = (window == Some(4)).then(|| (0..keys as u32).map(|j| j * 2).collect());
+        let mut out = vec![f32::NAN; q.len()];
+        cpu.attention(&q, &k, &v, shape, &kv_slots, mask.as_ref(), slots.as_ref(), &mut out);
+        let expected = attention(&q, &k, &v, shape, &kv_slots, mask.as_ref(), slots.as_ref());
+        assert_close(&out, &expected, &format!("{shape:?}"));
+    }
+}
+
+#[test]
+fn one_two_and_three_threads_give_the_same_bits() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for (t, n, k) in SHAPES {
+        let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+        let (tensor, _) = tensor(Dtype::BF16, n, k, &w);
+        let run = |threads| {
+            let cpu = Cpu::new(threads).unwrap();
+            let mut out = vec![0.0; t * n];
+            cpu.gated_linear(
+                &x,
+                t,
+                &linear(&cpu, &tensor, None),
+                &linear(&cpu, &tensor, None),
+                None,
+                Activation::Silu,
+                &mut out,
+            );
+            out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        };
+        assert!(run(1) == run(2) && run(1) == run(3), "{t}×{k} · {n}×{k}");
+    }
+}
