@@ -41,6 +41,7 @@ impl Pick<'_> {
     }
 
     /// The weight's index of the i-th picked one.
+    #[inline(always)]
     fn index(&self, i: usize) -> Option<usize> {
         match *self {
             Pick::All(_) => Some(i),
@@ -52,6 +53,7 @@ impl Pick<'_> {
     }
 
     /// Calls `f(first picked, first in the weight, length)` for the runs of consecutive indices in `from..to`.
+    #[inline(always)]
     pub(super) fn runs(&self, from: usize, to: usize, mut f: impl FnMut(usize, usize, usize)) {
         match *self {
             Pick::All(_) => f(from, from, to - from),
@@ -133,12 +135,15 @@ pub(super) fn multiply(
                 n,
             )
         };
-        cpu.arch.dispatch(|| {
-            for row in 0..t {
-                // SAFETY: as above.
-                epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
-            }
-        });
+        cpu.arch.dispatch(
+            #[inline(always)]
+            || {
+                for row in 0..t {
+                    // SAFETY: as above.
+                    epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
+                }
+            },
+        );
     });
 }
 
@@ -177,12 +182,15 @@ pub(super) fn multiply_pair(
                     }
                 }
             }
-            cpu.arch.dispatch(|| {
-                for (row, up) in second.chunks_exact_mut(len).take(chunk).enumerate() {
-                    // SAFETY: as above.
-                    finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
-                }
-            });
+            cpu.arch.dispatch(
+                #[inline(always)]
+                || {
+                    for (row, up) in second.chunks_exact_mut(len).take(chunk).enumerate() {
+                        // SAFETY: as above.
+                        finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
+                    }
+                },
+            );
         }
     });
 }
@@ -230,7 +238,10 @@ unsafe fn panel_product(
     let k = columns.len();
     for from in (0..k.max(1)).step_by(PANEL_COLUMNS) {
         let depth = PANEL_COLUMNS.min(k - from);
-        cpu.arch.dispatch(|| fill_panel(panel, weight, rows, first, len, columns, from, depth));
+        cpu.arch.dispatch(
+            #[inline(always)]
+            || fill_panel(panel, weight, rows, first, len, columns, from, depth),
+        );
         // SAFETY: the panel holds depth × len floats, x holds t × k, dst is the caller's promise.
         unsafe {
             gemm::gemm(
@@ -330,26 +341,36 @@ fn transpose<T: Copy>(
         let all: [Option<&[T]>; GROUP] =
             std::array::from_fn(|i| if group + i < len { row(group + i) } else { None });
         if let Some(lanes) = all_present(&all) {
-            columns.runs(from, from + depth, |picked, column, length| {
-                let lanes: [&[T]; GROUP] = lanes.map(|lane| &lane[column..column + length]);
-                let to = &mut panel[(picked - from) * len..][..length * len];
-                for (j, to) in to.chunks_exact_mut(len).enumerate() {
-                    let to: &mut [f32; GROUP] =
-                        (&mut to[group..group + GROUP]).try_into().expect("a whole group");
-                    for (to, lane) in to.iter_mut().zip(&lanes) {
-                        *to = convert(lane[j]);
+            columns.runs(
+                from,
+                from + depth,
+                #[inline(always)]
+                |picked, column, length| {
+                    let lanes: [&[T]; GROUP] = lanes.map(|lane| &lane[column..column + length]);
+                    let to = &mut panel[(picked - from) * len..][..length * len];
+                    for (j, to) in to.chunks_exact_mut(len).enumerate() {
+                        let to: &mut [f32; GROUP] =
+                            (&mut to[group..group + GROUP]).try_into().expect("a whole group");
+                        for (to, lane) in to.iter_mut().zip(&lanes) {
+                            *to = convert(lane[j]);
+                        }
                     }
-                }
-            });
+                },
+            );
             continue;
         }
         for (i, lane) in all.iter().enumerate().take(len - group) {
-            columns.runs(from, from + depth, |picked, column, length| {
-                for j in 0..length {
-                    panel[(picked - from + j) * len + group + i] =
-                        lane.map_or(0.0, |lane| convert(lane[column + j]));
-                }
-            });
+            columns.runs(
+                from,
+                from + depth,
+                #[inline(always)]
+                |picked, column, length| {
+                    for j in 0..length {
+                        panel[(picked - from + j) * len + group + i] =
+                            lane.map_or(0.0, |lane| convert(lane[column + j]));
+                    }
+                },
+            );
         }
     }
 }
@@ -387,9 +408,14 @@ fn dot_products(
             let spread = &mut third[..t * weight.columns];
             spread.fill(0.0);
             for (to, from) in spread.chunks_exact_mut(weight.columns).zip(x.chunks_exact(k)) {
-                columns.runs(0, k, |picked, column, length| {
-                    to[column..column + length].copy_from_slice(&from[picked..picked + length]);
-                });
+                columns.runs(
+                    0,
+                    k,
+                    #[inline(always)]
+                    |picked, column, length| {
+                        to[column..column + length].copy_from_slice(&from[picked..picked + length]);
+                    },
+                );
             }
             x = spread;
         }
@@ -430,13 +456,16 @@ unsafe fn dot_rows(
             }
             continue;
         };
-        cpu.arch.dispatch(|| {
-            weight.row_to_f32(index, row);
-            for (sample, x) in x.chunks_exact(k).take(t).enumerate() {
-                // SAFETY: upheld by the caller.
-                unsafe { to.row(sample, stride, i, 1) }.fill(math::dot(row, x));
-            }
-        });
+        cpu.arch.dispatch(
+            #[inline(always)]
+            || {
+                weight.row_to_f32(index, row);
+                for (sample, x) in x.chunks_exact(k).take(t).enumerate() {
+                    // SAFETY: upheld by the caller.
+                    unsafe { to.row(sample, stride, i, 1) }.fill(math::dot(row, x));
+                }
+            },
+        );
     }
 }
 

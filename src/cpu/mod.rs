@@ -229,9 +229,19 @@ impl Backend for Cpu {
         let pick = picked(kept, projection.out_features);
         let columns = Pick::All(projection.in_features);
         let bias = projection.bias.as_deref();
-        gemm::multiply(self, x, rows, &projection.weight, pick, columns, out, |values, _, first| {
-            elementwise::bias_activation_scale(values, bias, pick, first, activation, scale);
-        });
+        gemm::multiply(
+            self,
+            x,
+            rows,
+            &projection.weight,
+            pick,
+            columns,
+            out,
+            #[inline(always)]
+            |values, _, first| {
+                elementwise::bias_activation_scale(values, bias, pick, first, activation, scale);
+            },
+        );
     }
 
     fn gated_linear(
@@ -246,13 +256,22 @@ impl Backend for Cpu {
     ) {
         let pick = picked(kept, gate.out_features);
         let (gate_bias, up_bias) = (gate.bias.as_deref(), up.bias.as_deref());
-        gemm::multiply_pair(self, x, rows, [&gate.weight, &up.weight], pick, out, |gate, up, first| {
-            elementwise::bias_activation_scale(up, up_bias, pick, first, None, 1.0);
-            elementwise::bias_activation_scale(gate, gate_bias, pick, first, Some(activation), 1.0);
-            for (gate, up) in gate.iter_mut().zip(up) {
-                *gate *= *up;
-            }
-        });
+        gemm::multiply_pair(
+            self,
+            x,
+            rows,
+            [&gate.weight, &up.weight],
+            pick,
+            out,
+            #[inline(always)]
+            |gate, up, first| {
+                elementwise::bias_activation_scale(up, up_bias, pick, first, None, 1.0);
+                elementwise::bias_activation_scale(gate, gate_bias, pick, first, Some(activation), 1.0);
+                for (gate, up) in gate.iter_mut().zip(up) {
+                    *gate *= *up;
+                }
+            },
+        );
     }
 
     fn project(
@@ -275,6 +294,7 @@ impl Backend for Cpu {
             Pick::All(width),
             columns,
             out,
+            #[inline(always)]
             |values, row, first| {
                 if let Some(bias) = bias {
                     elementwise::add(values, &bias[first..]);

@@ -55,21 +55,24 @@ pub(super) fn channel_score(
     let outputs = &mut out[..width / step];
     cpu.pool.install(|| {
         outputs.par_chunks_mut(chunk / step).enumerate().for_each(|(task, out)| {
-            arch.dispatch(|| {
-                let from = task * chunk;
-                let mut energy = vec![0.0f32; out.len() * step];
-                sum_fused(p, tokens, width, &fusion, from, &mut energy);
-                for (energy, &statistic) in energy.iter_mut().zip(&statistic[from..]) {
-                    *energy = statistic * if metric == Metric::WandaSp { energy.sqrt() } else { *energy };
-                }
-                for (out, head) in out.iter_mut().zip(energy.chunks_exact(step)) {
-                    *out = match (head_dim, metric) {
-                        (None, _) => head[0],
-                        (Some(_), Metric::Ppsp) => head.iter().map(|x| x * x).sum::<f32>().sqrt(),
-                        (Some(_), Metric::WandaSp | Metric::Flap) => head.iter().sum(),
-                    };
-                }
-            });
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    let from = task * chunk;
+                    let mut energy = vec![0.0f32; out.len() * step];
+                    sum_fused(p, tokens, width, &fusion, from, &mut energy);
+                    for (energy, &statistic) in energy.iter_mut().zip(&statistic[from..]) {
+                        *energy = statistic * if metric == Metric::WandaSp { energy.sqrt() } else { *energy };
+                    }
+                    for (out, head) in out.iter_mut().zip(energy.chunks_exact(step)) {
+                        *out = match (head_dim, metric) {
+                            (None, _) => head[0],
+                            (Some(_), Metric::Ppsp) => head.iter().map(|x| x * x).sum::<f32>().sqrt(),
+                            (Some(_), Metric::WandaSp | Metric::Flap) => head.iter().sum(),
+                        };
+                    }
+                },
+            );
         });
     });
 }
@@ -155,14 +158,17 @@ pub(super) fn history_update(
     let arch = cpu.arch;
     cpu.rows(&mut history[at * width..(at + tokens) * width], width, |s, h| {
         let p = &p[s * channels..][..channels];
-        arch.dispatch(|| {
-            for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
-                for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
-                    // A batch that overflowed is an error of that batch; it must not spoil the ones after it.
-                    *h = if p.is_finite() { old * *h + new * p } else { *h };
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
+                    for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
+                        // A batch that overflowed is an error of that batch; it must not spoil the ones after it.
+                        *h = if p.is_finite() { old * *h + new * p } else { *h };
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
