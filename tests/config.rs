@@ -266,7 +266,7 @@ fn case_44_eps() {
     for eps in ["0", "0.0", "-1e-5", "1e-60", "1e300", "\"nan\"", "null"] {
         assert_error(
             with("rms_norm_eps", eps),
-            &["rms_norm_eps: expected a number above 0 that f32 can hold, got", HELP],
+            &["rms_norm_eps: expected a number above 0 in f32", ", got", HELP],
         );
     }
     for eps in ["NaN", "Infinity"] {
@@ -298,6 +298,17 @@ fn case_46_unknown_rope_type_or_missing_key() {
         with("rope_scaling", r#"{"type":"su"}"#),
         &["rope_scaling.type: expected default, linear", "got \"su\"."],
     );
+    let both = r#"{"type":"linear","rope_type":"yarn","factor":2}"#;
+    assert_error(
+        with("rope_scaling", both),
+        &["rope_scaling.type: expected yarn, as rope_type, or no such key, got \"linear\"."],
+    );
+    let per_layer = r#"{"full_attention":{"rope_type":"linear","factor":2}}"#;
+    assert_error(
+        with("rope_parameters", per_layer),
+        &["rope_parameters.rope_type: expected default,", "got no such key."],
+    );
+    with("rope_parameters", r#"{"rope_theta":5e5}"#).unwrap();
     assert_error(with("rope_scaling", "3"), &["rope_scaling: expected an object or null, got 3."]);
     assert_error(with("partial_rotary_factor", "0.5"), &["partial_rotary_factor: expected 1", "got 0.5."]);
     for kind in ["linear", "dynamic", "llama3", "yarn"] {
@@ -346,6 +357,10 @@ fn case_47_rope_values_out_of_range() {
             json!({ "rope_type": "yarn", "factor": 2, "attention_factor": -1 }),
             "attention_factor: expected a number above 0, got -1.",
         ),
+        (
+            json!({ "rope_type": "yarn", "factor": 2, "mscale": 1e38 }),
+            "mscale: expected a number from 0 to 1000000, got 1e+38.",
+        ),
     ];
     for (scaling, message) in cases {
         assert_error(
@@ -353,6 +368,10 @@ fn case_47_rope_values_out_of_range() {
             &["m/config.json: rope_scaling.", message, HELP],
         );
     }
+    assert_error(
+        with("rope_theta", "1e39"),
+        &["rope_theta: expected a number above 1, up to 3.4028235e38, got 1e+39."],
+    );
     for theta in ["0", "-1", "1", "\"x\""] {
         assert_error(with("rope_theta", theta), &["rope_theta: expected a number above 1, got", HELP]);
     }
