@@ -43,7 +43,7 @@ pub(super) fn attention(
         let (tile, head) = (task / shape.heads, task % shape.heads);
         let (sample, first) = (tile / tiles, tile % tiles * QUERY_TILE);
         let len = QUERY_TILE.min(shape.queries.tokens - first);
-        cpu.arch.dispatch(
+        cpu.vectorized(
             #[inline(always)]
             || tile_of_head(&heads, shape, sample, head, first, len, scratch),
         );

@@ -42,14 +42,13 @@ pub(super) fn norm(
     out: &mut [f32],
     sum_squares: &mut [f32],
 ) {
-    let arch = cpu.arch;
     cpu.pool.install(|| {
         (x[..rows * width].par_chunks_exact(width))
             .zip(out[..rows * width].par_chunks_exact_mut(width))
             .zip(&mut sum_squares[..rows])
             .with_min_len(16)
             .for_each(|((x, out), sum)| {
-                arch.dispatch(
+                cpu.vectorized(
                     #[inline(always)]
                     || *sum = norm_row(x, norm, out),
                 )
@@ -157,10 +156,9 @@ pub(super) fn rope(
     positions: &[u32],
 ) {
     let (width, half) = (heads * head_dim, head_dim / 2);
-    let arch = cpu.arch;
     cpu.rows(&mut x[..rows * width], width, |t, row| {
         let (cos, sin) = table[positions[t] as usize * head_dim..][..head_dim].split_at(half);
-        arch.dispatch(
+        cpu.vectorized(
             #[inline(always)]
             || {
                 for head in row.chunks_exact_mut(head_dim) {
@@ -204,7 +202,7 @@ pub(super) fn cross_entropy(
                     if let Some(&logit) = (targets[t] as usize).checked_sub(first).and_then(|i| row.get(i)) {
                         loss.targets.push((t, logit));
                     }
-                    loss.partial.push(cpu.arch.dispatch(
+                    loss.partial.push(cpu.vectorized(
                         #[inline(always)]
                         || {
                             let largest = math::max(row);

@@ -135,7 +135,7 @@ pub(super) fn multiply(
                 n,
             )
         };
-        cpu.arch.dispatch(
+        cpu.vectorized(
             #[inline(always)]
             || {
                 for row in 0..t {
@@ -182,7 +182,7 @@ pub(super) fn multiply_pair(
                     }
                 }
             }
-            cpu.arch.dispatch(
+            cpu.vectorized(
                 #[inline(always)]
                 || {
                     for (row, up) in second.chunks_exact_mut(len).take(chunk).enumerate() {
@@ -238,7 +238,7 @@ unsafe fn panel_product(
     let k = columns.len();
     for from in (0..k.max(1)).step_by(PANEL_COLUMNS) {
         let depth = PANEL_COLUMNS.min(k - from);
-        cpu.arch.dispatch(
+        cpu.vectorized(
             #[inline(always)]
             || fill_panel(panel, weight, rows, first, len, columns, from, depth),
         );
@@ -456,7 +456,7 @@ unsafe fn dot_rows(
             }
             continue;
         };
-        cpu.arch.dispatch(
+        cpu.vectorized(
             #[inline(always)]
             || {
                 weight.row_to_f32(index, row);

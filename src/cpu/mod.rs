@@ -101,6 +101,22 @@ impl Cpu {
         self.scratch.len()
     }
 
+    /// Calls `f` compiled for the widest vectors that this CPU has. `f` and what it calls must be `#[inline(always)]`:
+    /// only code inlined here gets them.
+    #[inline(always)]
+    fn vectorized<R>(&self, f: impl FnMut() -> R) -> R {
+        struct Body<F>(F);
+        impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Body<F> {
+            type Output = R;
+            #[inline(always)]
+            fn call(mut self) -> R {
+                // By `FnMut`: a closure called as `FnOnce` goes through a shim that is not inlined.
+                (self.0)()
+            }
+        }
+        self.arch.dispatch(Body(f))
+    }
+
     /// Calls `f` with the scratch of the pool thread it runs on.
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> R {
         let thread = self.pool.current_thread_index().expect("runs inside the pool");

@@ -101,10 +101,9 @@ pub(super) fn energy(
     out: &mut [f32],
 ) {
     let Grid { samples, tokens } = grid;
-    let arch = cpu.arch;
     cpu.rows(&mut out[..tokens * width], width, |s, out| {
         let real = |b: usize| mask.is_none_or(|mask| mask[b * tokens + s] != 0);
-        arch.dispatch(
+        cpu.vectorized(
             #[inline(always)]
             || {
                 out.fill(0.0);
@@ -117,7 +116,7 @@ pub(super) fn energy(
                     None => samples as f32,
                     Some(_) => (0..samples).filter(|&b| real(b)).count() as f32 + 1e-3,
                 };
-                for out in out {
+                for out in &mut *out {
                     *out /= divisor;
                 }
             },

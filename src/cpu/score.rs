@@ -48,14 +48,13 @@ pub(super) fn channel_score(
     head_dim: Option<usize>,
     out: &mut [f32],
 ) {
-    let arch = cpu.arch;
     // A task's channels are whole heads, so that it can finish their scores.
     let chunk = head_dim.map_or(COLUMN_CHUNK, |d| COLUMN_CHUNK.next_multiple_of(d));
     let step = head_dim.unwrap_or(1);
     let outputs = &mut out[..width / step];
     cpu.pool.install(|| {
         outputs.par_chunks_mut(chunk / step).enumerate().for_each(|(task, out)| {
-            arch.dispatch(
+            cpu.vectorized(
                 #[inline(always)]
                 || {
                     let from = task * chunk;
@@ -155,10 +154,9 @@ pub(super) fn history_update(
 ) {
     let (channels, width) = (kept.channels(), kept.set.of * kept.width);
     let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
-    let arch = cpu.arch;
     cpu.rows(&mut history[at * width..(at + tokens) * width], width, |s, h| {
         let p = &p[s * channels..][..channels];
-        arch.dispatch(
+        cpu.vectorized(
             #[inline(always)]
             || {
                 for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
