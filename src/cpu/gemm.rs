@@ -8,7 +8,6 @@
 use rayon::prelude::*;
 
 use super::{Cpu, Matrix, Scratch, math};
-use crate::checkpoint::Dtype;
 
 /// Columns of W converted at a time: with 64 features a panel of 1 MiB.
 const PANEL_COLUMNS: usize = 4096;
@@ -281,108 +280,53 @@ fn fill_panel(
     from: usize,
     depth: usize,
 ) {
-    let bytes = weight.tensor.bytes();
-    match weight.tensor.dtype() {
-        Dtype::F32 => transpose(
-            panel,
-            bytemuck::cast_slice(bytes),
-            weight.columns,
-            rows,
-            first,
-            len,
-            columns,
-            from,
-            depth,
-            |x: f32| x,
-        ),
-        Dtype::BF16 => transpose(
-            panel,
-            bytemuck::cast_slice(bytes),
-            weight.columns,
-            rows,
-            first,
-            len,
-            columns,
-            from,
-            depth,
-            math::bf16,
-        ),
-        Dtype::F16 => transpose(
-            panel,
-            bytemuck::cast_slice(bytes),
-            weight.columns,
-            rows,
-            first,
-            len,
-            columns,
-            from,
-            depth,
-            math::f16,
-        ),
+    // Converted rows are collected in a tile that stays in the first-level cache, and transposed from there.
+    let mut tile = [[0.0f32; TILE_COLUMNS]; TILE_ROWS];
+    for at in (0..depth).step_by(TILE_COLUMNS) {
+        let width = TILE_COLUMNS.min(depth - at);
+        for group in (0..len).step_by(TILE_ROWS) {
+            let height = TILE_ROWS.min(len - group);
+            for (i, to) in tile.iter_mut().enumerate().take(height) {
+                match rows.index(first + group + i) {
+                    Some(row) => weight.picked_to_f32(row, columns, from + at, &mut to[..width]),
+                    None => to[..width].fill(0.0),
+                }
+            }
+            transpose(&tile, height, width, &mut panel[at * len + group..], len);
+        }
     }
 }
 
+const TILE_ROWS: usize = 16;
+const TILE_COLUMNS: usize = 256;
+
+/// to\[j·stride + i\] = tile\[i\]\[j\] for i < height, j < width.
 #[inline(always)]
-fn transpose<T: Copy>(
-    panel: &mut [f32],
-    data: &[T],
+fn transpose(
+    tile: &[[f32; TILE_COLUMNS]; TILE_ROWS],
+    height: usize,
+    width: usize,
+    to: &mut [f32],
     stride: usize,
-    rows: Pick<'_>,
-    first: usize,
-    len: usize,
-    columns: Pick<'_>,
-    from: usize,
-    depth: usize,
-    convert: impl Fn(T) -> f32 + Copy,
 ) {
-    const GROUP: usize = 16;
-    let row = |i: usize| rows.index(first + i).map(|index| &data[index * stride..(index + 1) * stride]);
-    for group in (0..len).step_by(GROUP) {
-        let all: [Option<&[T]>; GROUP] =
-            std::array::from_fn(|i| if group + i < len { row(group + i) } else { None });
-        if let Some(lanes) = all_present(&all) {
-            columns.runs(
-                from,
-                from + depth,
-                #[inline(always)]
-                |picked, column, length| {
-                    let lanes: [&[T]; GROUP] = lanes.map(|lane| &lane[column..column + length]);
-                    let to = &mut panel[(picked - from) * len..][..length * len];
-                    for (j, to) in to.chunks_exact_mut(len).enumerate() {
-                        let to: &mut [f32; GROUP] =
-                            (&mut to[group..group + GROUP]).try_into().expect("a whole group");
-                        for (to, lane) in to.iter_mut().zip(&lanes) {
-                            *to = convert(lane[j]);
-                        }
-                    }
-                },
-            );
-            continue;
-        }
-        for (i, lane) in all.iter().enumerate().take(len - group) {
-            columns.runs(
-                from,
-                from + depth,
-                #[inline(always)]
-                |picked, column, length| {
-                    for j in 0..length {
-                        panel[(picked - from + j) * len + group + i] =
-                            lane.map_or(0.0, |lane| convert(lane[column + j]));
-                    }
-                },
-            );
+    // Whole 4×4 blocks become vector shuffles.
+    let (whole_rows, whole_columns) = (height / 4 * 4, width / 4 * 4);
+    for j in (0..whole_columns).step_by(4) {
+        for i in (0..whole_rows).step_by(4) {
+            let block: [[f32; 4]; 4] =
+                std::array::from_fn(|row| tile[i + row][j..j + 4].try_into().expect("four columns"));
+            for k in 0..4 {
+                let column = [block[0][k], block[1][k], block[2][k], block[3][k]];
+                to[(j + k) * stride + i..][..4].copy_from_slice(&column);
+            }
         }
     }
-}
-
-#[inline(always)]
-fn all_present<'a, T, const N: usize>(lanes: &[Option<&'a [T]>; N]) -> Option<[&'a [T]; N]> {
-    let first = lanes[0]?;
-    let mut all = [first; N];
-    for (to, lane) in all.iter_mut().zip(lanes) {
-        *to = (*lane)?;
+    for j in 0..width {
+        let done = if j < whole_columns { whole_rows } else { 0 };
+        for i in done..height {
+            to[j * stride + i] = tile[i][j];
+        }
     }
-    Some(all)
 }
 
 /// As [`multiply`], for few rows: every feature is a dot product with a converted row of W. Picked columns are not

@@ -33,24 +33,44 @@ impl Matrix {
     /// Converts row `index` into `out` (columns).
     #[inline(always)]
     fn row_to_f32(&self, index: usize, out: &mut [f32]) {
-        self.part_to_f32(index, 0, out);
+        self.picked_to_f32(index, Pick::All(self.columns), 0, out);
     }
 
-    /// Converts the columns `from..from+out.len()` of row `index`.
+    /// Converts the picked columns `from..from+out.len()` of row `index`.
     #[inline(always)]
-    fn part_to_f32(&self, index: usize, from: usize, out: &mut [f32]) {
+    fn picked_to_f32(&self, index: usize, columns: Pick<'_>, from: usize, out: &mut [f32]) {
         #[inline(always)]
-        fn copy<T: bytemuck::Pod>(bytes: &[u8], at: usize, out: &mut [f32], convert: impl Fn(T) -> f32) {
-            let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + out.len()];
-            for (to, &from) in out.iter_mut().zip(row) {
-                *to = convert(from);
+        fn copy<T: bytemuck::Pod>(
+            (bytes, at, width): (&[u8], usize, usize),
+            columns: Pick<'_>,
+            from: usize,
+            out: &mut [f32],
+            convert: impl Fn(T) -> f32,
+        ) {
+            let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + width];
+            if let Pick::Blocks { indices, width: 1 } = columns {
+                for (to, &column) in out.iter_mut().zip(&indices[from..]) {
+                    *to = convert(row[column as usize]);
+                }
+                return;
             }
+            columns.runs(
+                from,
+                from + out.len(),
+                #[inline(always)]
+                |picked, column, length| {
+                    let to = &mut out[picked - from..][..length];
+                    for (to, &value) in to.iter_mut().zip(&row[column..column + length]) {
+                        *to = convert(value);
+                    }
+                },
+            );
         }
-        let (bytes, at) = (self.tensor.bytes(), index * self.columns + from);
+        let row = (self.tensor.bytes(), index * self.columns, self.columns);
         match self.tensor.dtype() {
-            Dtype::F32 => copy(bytes, at, out, |x: f32| x),
-            Dtype::BF16 => copy(bytes, at, out, math::bf16),
-            Dtype::F16 => copy(bytes, at, out, math::f16),
+            Dtype::F32 => copy(row, columns, from, out, |x: f32| x),
+            Dtype::BF16 => copy(row, columns, from, out, math::bf16),
+            Dtype::F16 => copy(row, columns, from, out, math::f16),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, Matrix, probe::largest};
+use super::{Cpu, Matrix, gemm::Pick, probe::largest};
 use crate::{
     backend::{Fusion, Grid, KeptBlocks, KeptSet, Moments},
     prune::settings::Metric,
@@ -20,7 +20,7 @@ pub(super) fn column_statistic(cpu: &Cpu, weight: &Matrix, metric: Metric, out: 
         let row = &mut scratch.panel[..COLUMN_CHUNK.min(columns - from)];
         let mut sums = vec![0.0f64; row.len()];
         for o in 0..weight.rows {
-            weight.part_to_f32(o, from, row);
+            weight.picked_to_f32(o, Pick::All(columns), from, row);
             for (sum, &w) in sums.iter_mut().zip(&*row) {
                 let w = f64::from(w);
                 *sum += match metric {
