@@ -281,7 +281,7 @@ fn fill_panel(
     depth: usize,
 ) {
     // Converted rows are collected in a tile that stays in the first-level cache, and transposed from there.
-    let mut tile = [[0.0f32; TILE_COLUMNS]; TILE_ROWS];
+    let mut tile = [[0.0f32; TILE_STRIDE]; TILE_ROWS];
     for at in (0..depth).step_by(TILE_COLUMNS) {
         let width = TILE_COLUMNS.min(depth - at);
         for group in (0..len).step_by(TILE_ROWS) {
@@ -298,26 +298,30 @@ fn fill_panel(
 }
 
 const TILE_ROWS: usize = 16;
-const TILE_COLUMNS: usize = 256;
+const TILE_COLUMNS: usize = 1024;
+/// Floats from one tile row to the next: not a power of two, or the rows would share a few cache sets.
+const TILE_STRIDE: usize = TILE_COLUMNS + 16;
 
 /// to\[j·stride + i\] = tile\[i\]\[j\] for i < height, j < width.
 #[inline(always)]
 fn transpose(
-    tile: &[[f32; TILE_COLUMNS]; TILE_ROWS],
+    tile: &[[f32; TILE_STRIDE]; TILE_ROWS],
     height: usize,
     width: usize,
     to: &mut [f32],
     stride: usize,
 ) {
-    // Whole 4×4 blocks become vector shuffles.
     let (whole_rows, whole_columns) = (height / 4 * 4, width / 4 * 4);
+    assert!(height <= TILE_ROWS && width <= TILE_COLUMNS && to.len() + stride >= width * stride + height);
     for j in (0..whole_columns).step_by(4) {
         for i in (0..whole_rows).step_by(4) {
-            let block: [[f32; 4]; 4] =
-                std::array::from_fn(|row| tile[i + row][j..j + 4].try_into().expect("four columns"));
-            for k in 0..4 {
-                let column = [block[0][k], block[1][k], block[2][k], block[3][k]];
-                to[(j + k) * stride + i..][..4].copy_from_slice(&column);
+            // SAFETY: i + 3 < height and j + 3 < width, and the assertion says that the tile and `to` reach that far;
+            // an array of floats needs no more alignment than a float. Checked slices would cost as much as the moves.
+            unsafe {
+                let block = std::array::from_fn(|row| tile[i + row].as_ptr().add(j).cast::<[f32; 4]>().read());
+                for (k, column) in math::transpose4(block).into_iter().enumerate() {
+                    to.as_mut_ptr().add((j + k) * stride + i).cast::<[f32; 4]>().write(column);
+                }
             }
         }
     }
