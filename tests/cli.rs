@@ -73,8 +73,27 @@ fn perplexity<'a>(args: &[&'a str]) -> Vec<&'a str> {
     [&["perplexity"], &MODEL[..], &SMALL, &["--text", path(&FILES.text)], args].concat()
 }
 
+fn json_text(args: &[&str]) -> String {
+    stdout(perplexity(&[args, &["--format", "json"]].concat()))
+}
+
 fn json_of(args: &[&str]) -> Value {
-    serde_json::from_str(&stdout(perplexity(&[args, &["--format", "json"]].concat()))).unwrap()
+    serde_json::from_str(&json_text(args)).unwrap()
+}
+
+/// The batch losses as they are written: digits that tell every float apart, which serde_json reads only nearly so.
+fn losses_of(report: &str) -> String {
+    let list = report.split_once("\"batch_losses\": [").expect("batch_losses").1;
+    list.split_once(']').expect("an end").0.to_string()
+}
+
+fn losses(args: &[&str]) -> String {
+    losses_of(&json_text(args))
+}
+
+#[track_caller]
+fn assert_close(a: f64, b: f64) {
+    assert!((a / b - 1.0).abs() < 1e-12, "{a} and {b}");
 }
 
 /// Exit code 2, nothing on standard output, and one line on standard error with these parts in this order.
@@ -119,8 +138,8 @@ fn json_has_every_key_and_agrees_with_itself() {
     let losses: Vec<f64> = serde_json::from_value(report["batch_losses"].clone()).unwrap();
     assert_eq!(losses.len(), 3);
     let number = |key: &str| report[key].as_f64().expect(key);
-    assert_eq!(number("perplexity"), (losses.iter().sum::<f64>() / 3.0).exp());
-    assert_eq!(number("tokens_per_second"), 384.0 / number("seconds"));
+    assert_close(number("perplexity"), (losses.iter().sum::<f64>() / 3.0).exp());
+    assert_close(number("tokens_per_second"), 384.0 / number("seconds"));
     assert!(0.0 < number("probe_flops_share") && number("probe_flops_share") < number("flops_share"));
     assert!(number("flops_share") < 1.0);
     assert_eq!(report["settings"]["skip_layers"], json!([0, 1, 2]));
@@ -134,8 +153,9 @@ fn other_formats_hold_the_same_numbers() {
     let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
     assert_eq!(rows.len(), 1);
     let column = |name: &str| rows[0][header.iter().position(|head| head == name).expect(name)].to_string();
-    let perplexity_in_csv: f64 = column("perplexity").parse().unwrap();
-    assert_eq!(json!(perplexity_in_csv), json_of(&[])["perplexity"]);
+    let in_csv = column("perplexity");
+    assert!(json_text(&[]).contains(&format!("\"perplexity\": {in_csv},")), "{in_csv}");
+    let perplexity_in_csv: f64 = in_csv.parse().unwrap();
     for key in ["model", "method", "prune_ratio", "tokens", "seconds", "flops_share", "probe_flops_share"] {
         column(key);
     }
@@ -150,18 +170,18 @@ fn other_formats_hold_the_same_numbers() {
 
 #[test]
 fn ratio_0_is_the_dense_model_to_the_bit() {
-    let dense = json_of(&["--method", "none"])["batch_losses"].clone();
+    let dense = losses(&["--method", "none"]);
     for method in ["pp", "full-batch", "magnitude", "random"] {
-        let zero = json_of(&["--method", method, "--prune-ratio", "0"]);
-        assert_eq!(zero["batch_losses"], dense, "{method}");
-        assert_eq!(zero["flops_share"], 1.0, "{method}");
+        let zero = ["--method", method, "--prune-ratio", "0"];
+        assert_eq!(losses(&zero), dense, "{method}");
+        assert_eq!(json_of(&zero)["flops_share"], 1.0, "{method}");
     }
 }
 
 #[test]
 fn threads_do_not_change_a_bit() {
     for args in [&["--method", "none"][..], &["--prune-ratio", "0.4"]] {
-        let run = |threads| json_of(&[args, &["--threads", threads]].concat())["batch_losses"].clone();
+        let run = |threads| losses(&[args, &["--threads", threads]].concat());
         assert_eq!(run("1"), run("2"), "{args:?}");
     }
 }
@@ -171,17 +191,17 @@ fn a_saved_history_is_the_calibration_it_was_made_by() {
     for method in ["pp", "wanda-sp", "flap"] {
         let method = ["--method", method, "--prune-ratio", "0.4"];
         let text = ["--calibrate-text", path(&FILES.other_text), "--calibrate-samples", "8"];
-        let at_once = json_of(&[&method[..], &text].concat());
-        let saved = json_of(&[&method[..], &["--history", path(&FILES.history)]].concat());
-        assert_eq!(at_once["batch_losses"], saved["batch_losses"], "{method:?}");
-        assert_eq!(saved["calibration_samples"], 8);
+        let at_once = losses(&[&method[..], &text].concat());
+        let saved = json_text(&[&method[..], &["--history", path(&FILES.history)]].concat());
+        assert_eq!(at_once, losses_of(&saved), "{method:?}");
+        assert!(saved.contains("\"calibration_samples\": 8"), "{saved}");
     }
 }
 
 #[test]
 fn warm_up_leaves_no_trace_in_the_losses_of_static_methods() {
-    let run = |warmup| json_of(&["--method", "random", "--prune-ratio", "0.4", "--warmup-batches", warmup]);
-    assert_eq!(run("0")["batch_losses"], run("5")["batch_losses"]);
+    let run = |warmup| losses(&["--method", "random", "--prune-ratio", "0.4", "--warmup-batches", warmup]);
+    assert_eq!(run("0"), run("5"));
 }
 
 #[test]
@@ -212,8 +232,7 @@ fn tokens_and_text_are_the_same_input() {
     write_safetensors(&out, &[("ids".to_string(), OutTensor::i32(&ids))], None).unwrap();
     let tokens = format!("{}:ids", out.display());
     let args = [&["perplexity"], &MODEL[..], &SMALL, &["--tokens", &tokens, "--format", "json"]].concat();
-    let report: Value = serde_json::from_str(&stdout(args)).unwrap();
-    assert_eq!(report["batch_losses"], json_of(&[])["batch_losses"]);
+    assert_eq!(losses_of(&stdout(args)), losses(&[]));
 }
 
 #[test]
@@ -303,7 +322,7 @@ fn token_ids_must_be_in_the_vocabulary() {
     };
     run("late", &["late", "token 8", "0 to 767", "768"]);
     run("negative", &["token 8", "-1"]);
-    run("absent", &["absent", "late, "]);
+    run("absent", &["absent", "\"late\", \"negative\""]);
 }
 
 #[test]

@@ -77,22 +77,17 @@ fn cuda() -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers; NVIDIA's driver is made to be loaded at run time like this.
     let library =
         unsafe { Library::new(name) }.map_err(|_| format!("no driver: {name} is not on this machine"))?;
-    let missing = |symbol: &str| format!("{name} has no {symbol}: it is not a CUDA driver");
-    macro_rules! symbol {
-        ($symbol:literal, $kind:ty) => {{
-            // SAFETY: the type is the function's signature in cuda.h, with C's int for its enums and CUdevice.
-            let found: Symbol<'_, $kind> =
-                unsafe { library.get($symbol) }.map_err(|_| missing($symbol))?;
-            found
-        }};
-    }
-    let init = symbol!("cuInit", Init);
-    let driver_version = symbol!("cuDriverGetVersion", ReadInt);
-    let device_count = symbol!("cuDeviceGetCount", ReadInt);
-    let device_get = symbol!("cuDeviceGet", DeviceGet);
-    let device_name = symbol!("cuDeviceGetName", DeviceName);
-    let device_attribute = symbol!("cuDeviceGetAttribute", DeviceAttribute);
-
+    // SAFETY: the types are these functions' signatures in cuda.h, with C's int for its enums and CUdevice.
+    let (init, driver_version, device_count, device_get, device_name, device_attribute) = unsafe {
+        (
+            function::<Init>(&library, "cuInit")?,
+            function::<ReadInt>(&library, "cuDriverGetVersion")?,
+            function::<ReadInt>(&library, "cuDeviceGetCount")?,
+            function::<DeviceGet>(&library, "cuDeviceGet")?,
+            function::<DeviceName>(&library, "cuDeviceGetName")?,
+            function::<DeviceAttribute>(&library, "cuDeviceGetAttribute")?,
+        )
+    };
     let mut version: c_int = 0;
     // SAFETY: may be called before cuInit; writes one int.
     if unsafe { driver_version(&mut version) } != 0 {
@@ -127,4 +122,16 @@ fn cuda() -> Result<String, String> {
         let _ = write!(out, "\n             GPU {ordinal}: {name}, sm_{}{}", capability[0], capability[1]);
     }
     Ok(out)
+}
+
+/// Looks a function up.
+///
+/// # Safety
+/// `F` has to be the function's type.
+unsafe fn function<'library, F>(
+    library: &'library Library,
+    name: &str,
+) -> Result<Symbol<'library, F>, String> {
+    // SAFETY: the caller's to keep.
+    unsafe { library.get(name) }.map_err(|_| format!("the driver has no {name}: it is not CUDA's"))
 }

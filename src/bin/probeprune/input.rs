@@ -89,7 +89,7 @@ impl Loaded {
         options: CalibrationOptions,
     ) -> Result<Calibration> {
         let seq_len = options.seq_len;
-        let available = if seq_len == 0 { 0 } else { tokens.len() / seq_len };
+        let available = tokens.len() / seq_len;
         let wanted = samples.unwrap_or(DEFAULT_SAMPLES.min(available).max(1));
         if available < wanted || wanted == 0 {
             return Err(Error::argument(
