@@ -163,7 +163,7 @@ pub enum Fusion<'a, B: Backend> {
 pub struct Moments<B: Backend> {
     /// h (S, C): mean of a² over samples.
     pub energy: B::Statistics,
-    /// β (S, C), as the published FLAP code accumulates it.
+    /// β (S, C), as the published FLAP code accumulates it; empty, as φ then is, where FLAP is not asked for.
     pub baseline: B::Statistics,
     /// φ (S, C): FLAP's fluctuation.
     pub fluctuation: B::Statistics,

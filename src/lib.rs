@@ -50,6 +50,7 @@ pub mod error;
 pub mod kv_cache;
 pub mod model;
 pub mod output;
+pub mod perplexity;
 pub mod prune;
 pub mod session;
 pub mod source;

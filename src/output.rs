@@ -1,26 +1,47 @@
 //! Files that appear whole or not at all.
 
-use std::{collections::HashMap, io, path::Path};
+use std::{collections::HashMap, fs, io, path::Path};
 
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 
 use crate::error::{Error, Result};
 
+const HELP: &str = "Check that the folder exists, is writable, and has room; nothing was written.";
+
 /// Writes `path` through a temporary file in the same folder, which then takes its name.
 ///
 /// # Errors
-/// If the folder is missing or not writable, or the disk is full; nothing is left behind.
+/// If the folder is missing or not writable, the disk is full, or `path` is there and no regular file; nothing is left
+/// behind.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
-    let help = "Check that the folder exists, is writable, and has room; nothing was written.";
-    let failed = |source: io::Error| Error::io(path, "write", source, help);
+    let failed = |source: io::Error| Error::io(path, "write", source, HELP);
+    let file = temporary(path)?.into_temp_path();
+    write(&file).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))
+}
+
+/// Checks that [`write_atomically`] can create `path`, so that a long run is not in vain; leaves nothing behind.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn check_writable(path: &Path) -> Result<()> {
+    temporary(path).map(drop)
+}
+
+/// The temporary file that is to become `path`.
+fn temporary(path: &Path) -> Result<tempfile::NamedTempFile> {
+    // Renaming over a device such as /dev/full would replace it with a file.
+    if path.file_name().is_none() || fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        let help = "Name a file that is not there yet, or one to be replaced; nothing was written.";
+        let got = "a folder, device or other special file";
+        return Err(Error::file(path, "output", "the name of a regular file", got, help));
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".probeprune-");
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-    let file = builder.tempfile_in(folder).map_err(failed)?.into_temp_path();
-    write(&file).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))
+    builder.tempfile_in(folder).map_err(|source| Error::io(path, "write", source, HELP))
 }
 
 /// A tensor to be written.

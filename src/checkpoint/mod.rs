@@ -114,6 +114,12 @@ impl Checkpoint {
         self.places.keys().map(String::as_str)
     }
 
+    /// Dtype and shape of the tensor called `name` exactly, whether or not it can run.
+    pub fn describe(&self, name: &str) -> Option<(String, &[usize])> {
+        let entry = &self.files[*self.places.get(name)?].entries()[name];
+        Some((entry.dtype.to_string(), &entry.shape))
+    }
+
     /// Size in bytes of all files with weights.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(TensorFile::file_bytes).sum()

@@ -182,7 +182,6 @@ pub(super) fn accumulate_moments(
     let (n, b) = (seen as f32, samples as f32);
     let len = tokens * width;
     let rows = |s: usize| (0..samples).map(move |b| &a[(b * tokens + s) * width..][..width]);
-    let old_mean = column_means(&moments.baseline[..len], tokens, width);
     cpu.rows(&mut moments.energy[..len], width, |s, energy| {
         let mut sum = vec![0.0f32; width];
         for a in rows(s) {
@@ -194,6 +193,10 @@ pub(super) fn accumulate_moments(
             *energy = *energy * (n / (n + b)) + sum / (n + b);
         }
     });
+    if moments.baseline.is_empty() {
+        return;
+    }
+    let old_mean = column_means(&moments.baseline[..len], tokens, width);
     cpu.rows(&mut moments.baseline[..len], width, |s, baseline| {
         let mut sum = vec![0.0f32; width];
         for a in rows(s) {

@@ -1,0 +1,256 @@
+//! The command line, and the groups of flags that several commands share.
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use probeprune::{
+    Error,
+    config::ModelConfig,
+    prune::{
+        counts,
+        settings::{Method, Metric, ProbeOrder, Settings},
+    },
+};
+
+use crate::{
+    calibrate, completions, corpus, demo,
+    failure::{Result, note},
+    generate, inspect, perplexity,
+};
+
+/// Runs LLaMA and OPT checkpoints densely and pruned by a probe (Probe Pruning, ICLR 2025).
+///
+/// Without a command, a demonstration on a small bundled model: dense against Probe Pruning and other methods.
+#[derive(Debug, Parser)]
+#[command(name = "probeprune", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Compare dense, pp, wanda-sp, flap and random at 20, 40 and 60 % (what runs without a command)
+    Demo(demo::DemoArgs),
+    /// Measure perplexity, time and FLOPs, dense or pruned
+    Perplexity(perplexity::PerplexityArgs),
+    /// Run text densely once and save what history and the static methods need
+    Calibrate(calibrate::CalibrateArgs),
+    /// Continue prompts, dense or pruned
+    Generate(generate::GenerateArgs),
+    /// Show a model's config, tensors, memory needed, and what a prune ratio keeps
+    Inspect(inspect::InspectArgs),
+    /// Show what this machine offers and what this build contains
+    Doctor,
+    /// Write a shell's completion script to standard output
+    Completions(completions::CompletionsArgs),
+    /// Write synthetic text to standard output
+    #[command(hide = true)]
+    Corpus(corpus::CorpusArgs),
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self::Demo(demo::DemoArgs::default())
+    }
+}
+
+/// Which model, and how to run it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// A folder, bundled:NAME, or org/name in the local Hugging Face cache
+    #[arg(long, value_name = "M")]
+    pub(crate) model: String,
+    /// Read the weights to memory instead of mapping their files
+    #[arg(long)]
+    pub(crate) no_mmap: bool,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+}
+
+/// How many threads.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ThreadArgs {
+    /// Threads to compute with; 0 for every core. Results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub(crate) threads: u16,
+}
+
+/// How, and how much, to prune.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Method")]
+pub(crate) struct MethodArgs {
+    /// How kept heads and channels are chosen [default: pp if there is a --prune-ratio, else none]
+    #[arg(long, value_parser = names::<Method>(Method::ALL, Method::name))]
+    method: Option<Method>,
+    /// Share of heads and channels to prune, over all layers, from 0 to below 1
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    prune_ratio: Option<f64>,
+    /// Score of a channel or head under pp
+    #[arg(long, default_value_t = Metric::Ppsp, value_parser = names::<Metric>(Metric::ALL, Metric::name))]
+    metric: Metric,
+    /// Share of a sample's tokens in the probe
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
+    probe_tokens: f64,
+    /// Share of a batch's samples in the probe
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05, allow_negative_numbers = true)]
+    probe_samples: f64,
+    /// What the probe is chosen by, in this order
+    #[arg(
+        long,
+        value_name = "ORDER",
+        default_value_t = ProbeOrder::TokensSamples,
+        value_parser = names::<ProbeOrder>(ProbeOrder::ALL, ProbeOrder::name)
+    )]
+    probe_order: ProbeOrder,
+    /// Take the probe from the residual before the previous block, so that it could run beside that block
+    #[arg(long)]
+    parallel_probe: bool,
+    /// Weigh the probe against history by this instead of by importance
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    fixed_probe_weight: Option<f64>,
+    /// Layers that stay dense, as 0,1,2; "none" for no layer [default: 0,1,2, as far as the model has them]
+    #[arg(long, value_name = "LAYERS")]
+    skip_layers: Option<LayerList>,
+    /// Round an MLP's kept channels up to a multiple of this; 1 does not round
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    round_channels: usize,
+    /// Share of the old history that stays when a batch is folded into it
+    #[arg(long, value_name = "SHARE", default_value_t = 0.99, allow_negative_numbers = true)]
+    momentum: f64,
+    /// What a head weighs in FLAP's global ranking: 4 counts q, k, v and o, 2 (apt for GQA) q and o
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    flap_attention_factor: u32,
+    /// Seed of --method random, and of sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+impl MethodArgs {
+    /// The settings for a model, checked as far as that goes without its weights.
+    pub(crate) fn settings(&self, config: &ModelConfig) -> Result<Settings> {
+        let layers = config.num_hidden_layers;
+        let method = match (self.method, self.prune_ratio) {
+            (Some(method), _) => method,
+            (None, Some(_)) => Method::ProbePruning,
+            (None, None) => Method::None,
+        };
+        if method != Method::None && self.prune_ratio.is_none() {
+            let help = "0.4 prunes 40 % of heads and channels.";
+            let expected = format!("a ratio, since --method is {method}");
+            return Err(Error::argument("--prune-ratio", expected, "none", help).into());
+        }
+        let mut settings = Settings {
+            method,
+            prune_ratio: self.prune_ratio.unwrap_or(0.0),
+            metric: self.metric,
+            probe_tokens: self.probe_tokens,
+            probe_samples: self.probe_samples,
+            probe_order: self.probe_order,
+            parallel_probe: self.parallel_probe,
+            fixed_probe_weight: self.fixed_probe_weight,
+            skip_layers: match &self.skip_layers {
+                Some(LayerList(skip)) => skip.clone(),
+                None => Settings::default().skip_layers.into_iter().filter(|&layer| layer < layers).collect(),
+            },
+            round_channels: self.round_channels,
+            momentum: self.momentum,
+            flap_attention_factor: self.flap_attention_factor,
+            seed: self.seed,
+        };
+        settings.check()?;
+        if method == Method::None {
+            settings.prune_ratio = 0.0;
+        }
+        if let Some(ratio) = counts::layer_ratio(&settings, layers)?
+            && method != Method::Flap
+        {
+            counts::kept_heads(&settings, config, ratio)?;
+        }
+        if settings.prune_ratio > 0.0 && (0..layers).all(|layer| settings.skip_layers.contains(&layer)) {
+            note(&format!("nothing is pruned: --skip-layers leaves out all {layers} layers"));
+        }
+        Ok(settings)
+    }
+}
+
+/// Text or tokens that history is calibrated with, or a history made before.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Calibration")]
+pub(crate) struct CalibrationArgs {
+    /// A file that `probeprune calibrate` made for this model and --seq-len
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibrate_text", "calibrate_tokens"])]
+    pub(crate) history: Option<PathBuf>,
+    /// Calibrate with these text files first
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "calibrate_tokens")]
+    pub(crate) calibrate_text: Vec<PathBuf>,
+    /// Calibrate with these token ids first
+    #[arg(long, value_name = "FILE.safetensors:KEY")]
+    pub(crate) calibrate_tokens: Option<TensorKey>,
+    /// Windows of --seq-len tokens to calibrate with [default: all, at most 128]
+    #[arg(long, value_name = "N")]
+    pub(crate) calibrate_samples: Option<usize>,
+}
+
+/// `FILE.safetensors:KEY`.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorKey {
+    /// Before the last colon.
+    pub(crate) file: PathBuf,
+    /// After it.
+    pub(crate) key: String,
+}
+
+impl FromStr for TensorKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.rsplit_once(':') {
+            Some((file, key)) if !file.is_empty() && !key.is_empty() => {
+                Ok(Self { file: file.into(), key: key.to_string() })
+            }
+            _ => {
+                Err("expected a file, a colon and the name of a tensor in it, as tokens.safetensors:eval"
+                    .into())
+            }
+        }
+    }
+}
+
+/// `0,1,2`, or `none` or nothing for no layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerList(Vec<usize>);
+
+impl FromStr for LayerList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() || text == "none" {
+            return Ok(Self(Vec::new()));
+        }
+        let layers: Result<Vec<usize>, _> = text.split(',').map(|layer| layer.trim().parse()).collect();
+        let mut layers = layers.map_err(|_| "expected layer numbers with commas between them, or none")?;
+        layers.sort_unstable();
+        layers.dedup();
+        Ok(Self(layers))
+    }
+}
+
+/// Takes one of the names of `all`, and shows them in the help.
+fn names<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + FromStr<Err = Error> + 'static,
+{
+    PossibleValuesParser::new(all.iter().map(move |&value| name(value))).try_map(|text| text.parse::<T>())
+}
+
+/// Takes a count that cannot be 0.
+pub(crate) fn at_least_one() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(1..).map(|count| count as usize)
+}

@@ -1,0 +1,64 @@
+//! `probeprune calibrate`: a dense pass whose moments are saved for later runs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use probeprune::{output::check_writable, session::CalibrationOptions};
+
+use crate::{
+    args::{ModelArgs, TensorKey, at_least_one},
+    failure::{Result, print},
+    input::Loaded,
+    interrupt,
+};
+
+/// Flags of `calibrate`.
+#[derive(Debug, Args)]
+pub(crate) struct CalibrateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Text files, tokenised as one text
+    #[arg(
+        long,
+        alias = "calibrate-text",
+        value_name = "FILE",
+        num_args = 1..,
+        required_unless_present = "tokens",
+        conflicts_with = "tokens"
+    )]
+    text: Vec<PathBuf>,
+    /// Token ids instead of text
+    #[arg(long, alias = "calibrate-tokens", value_name = "FILE.safetensors:KEY")]
+    tokens: Option<TensorKey>,
+    /// Tokens of a window [default: the model's longest, at most 1024]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    seq_len: Option<usize>,
+    /// Windows of a batch
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one())]
+    batch_size: usize,
+    /// Windows to calibrate with [default: all, at most 128]
+    #[arg(long, visible_alias = "samples", value_name = "N", value_parser = at_least_one())]
+    calibrate_samples: Option<usize>,
+    /// The history file to write
+    #[arg(long, value_name = "HISTORY.safetensors")]
+    out: PathBuf,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
+    check_writable(&args.out)?;
+    let loaded = Loaded::new(&args.model)?;
+    let tokens = loaded.tokens(&args.text, args.tokens.as_ref())?;
+    // FLAP's moments too, so that one file serves every method.
+    let options =
+        CalibrationOptions { seq_len: loaded.seq_len(args.seq_len), batch_size: args.batch_size, flap: true };
+    let calibration = loaded.calibrate(&tokens, args.calibrate_samples, options)?;
+    interrupt::uninterrupted(|| calibration.save(&args.out))?;
+    print(&format!(
+        "{}: {} windows of {} tokens of {}\n",
+        args.out.display(),
+        calibration.samples,
+        calibration.seq_len,
+        loaded.name
+    ))
+}

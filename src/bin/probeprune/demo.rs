@@ -1,0 +1,269 @@
+//! What runs without a command: dense against pruned, on text that the bundled model has not seen.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use probeprune::{
+    backend::Grid,
+    corpus::{Topic, text},
+    cpu::Cpu,
+    prune::{
+        calibration::Calibration,
+        settings::{Method, Settings},
+    },
+    session::{CalibrationOptions, GenerateOptions, Limits, Session},
+    tokenizer::Tokenizer,
+};
+use serde::Serialize;
+
+use crate::{
+    args::ThreadArgs,
+    failure::{Result, print},
+    input::Loaded,
+    progress,
+    table::{Format, Table, csv, json, percent},
+};
+
+/// Seeds that no training text was made with.
+const CALIBRATION_SEED: u64 = 4_000;
+const EVALUATION_SEED: u64 = 5_000;
+
+/// Shape of the batches; a batch has one topic.
+const GRID: Grid = Grid { samples: 8, tokens: 64 };
+const CALIBRATION_SAMPLES: usize = 128;
+
+const METHODS: [Method; 4] = [Method::ProbePruning, Method::WandaSp, Method::Flap, Method::Random];
+const RATIOS: [f64; 3] = [0.2, 0.4, 0.6];
+
+/// Times are medians over as many rounds as fit in here, at least one and at most `MAX_ROUNDS`.
+const TIME_BUDGET: Duration = Duration::from_secs(30);
+const MAX_ROUNDS: usize = 7;
+
+/// What the last line's text begins with, and how long it gets.
+const PROMPT_TOPIC: Topic = Topic::Stories;
+const PROMPT_TOKENS: usize = 32;
+const NEW_TOKENS: usize = 40;
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Another model: a folder, bundled:NAME, or org/name in the local Hugging Face cache
+    #[arg(long, value_name = "M", default_value = DemoArgs::MODEL)]
+    model: String,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    /// How to write the result
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl DemoArgs {
+    const MODEL: &str = "bundled:tiny-llama";
+}
+
+impl Default for DemoArgs {
+    fn default() -> Self {
+        Self { model: Self::MODEL.to_string(), threads: ThreadArgs::default(), format: Format::default() }
+    }
+}
+
+/// One line of the table.
+struct Case {
+    settings: Settings,
+    session: Session<Cpu>,
+    losses: Vec<f64>,
+    /// Per batch, the seconds of every round.
+    times: Vec<Vec<f64>>,
+}
+
+/// What is shown of a case.
+#[derive(Debug, Serialize)]
+struct Row {
+    method: &'static str,
+    prune_ratio: f64,
+    perplexity: f64,
+    seconds: f64,
+    /// Of the dense time.
+    time_share: f64,
+    flops_share: f64,
+    /// (perplexity − dense perplexity) / (latency saved, in % of dense latency); none where nothing was saved.
+    prr: Option<f64>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &DemoArgs) -> Result<()> {
+    let loaded = Loaded::open(&args.model, true, args.threads.threads.into())?;
+    let tokenizer = loaded.tokenizer()?;
+    let tokens = sample_tokens(&tokenizer, &Topic::ALL, CALIBRATION_SEED, CALIBRATION_SAMPLES * GRID.tokens)?;
+    let options = CalibrationOptions { seq_len: GRID.tokens, batch_size: GRID.samples, flap: true };
+    let calibration = loaded.calibrate(&tokens, Some(CALIBRATION_SAMPLES), options)?;
+    let batches = Topic::ALL
+        .iter()
+        .map(|&topic| sample_tokens(&tokenizer, &[topic], EVALUATION_SEED, GRID.rows()))
+        .collect::<Result<Vec<_>>>()?;
+
+    let mut cases = vec![case(&loaded, Method::None, 0.0, &calibration, batches.len())?];
+    for ratio in RATIOS {
+        for method in METHODS {
+            cases.push(case(&loaded, method, ratio, &calibration, batches.len())?);
+        }
+    }
+    let rounds = measure(&mut cases, &batches)?;
+    let rows = rows(&cases);
+    match args.format {
+        Format::Json => return print(&json(&rows)),
+        Format::Csv => return print(&csv(&rows)),
+        Format::Markdown => return print(&table(&rows).markdown()),
+        Format::Table => {}
+    }
+    print(&format!(
+        "{} on unseen text: {} topics, each a batch of {} × {} tokens; {} threads, times are medians of {rounds} \
+         rounds\n{}\
+         Time and FLOPs are shares of dense and include the probe. \
+         PRR = perplexity lost per % of time saved: lower is better.\n",
+        loaded.name,
+        batches.len(),
+        GRID.samples,
+        GRID.tokens,
+        loaded.model.backend.threads(),
+        table(&rows).text(),
+    ))?;
+    show_text(&loaded, &tokenizer, &calibration)
+}
+
+fn settings(loaded: &Loaded, method: Method, prune_ratio: f64) -> Settings {
+    // In proportion to the paper's three layers of 32 and 64 channels of thousands: small models have none to spare.
+    let skipped = (loaded.model.config.num_hidden_layers * 3).div_ceil(32);
+    Settings {
+        method,
+        prune_ratio,
+        skip_layers: (0..skipped).collect(),
+        round_channels: 8,
+        ..Settings::default()
+    }
+}
+
+fn case(
+    loaded: &Loaded,
+    method: Method,
+    ratio: f64,
+    calibration: &Calibration,
+    batches: usize,
+) -> Result<Case> {
+    let settings = settings(loaded, method, ratio);
+    let limits = Limits { samples: GRID.samples, tokens: GRID.tokens, capacity: 0 };
+    let session = Session::new(loaded.model.clone(), settings.clone(), limits, Some(calibration))?;
+    Ok(Case { settings, session, losses: Vec::new(), times: vec![Vec::new(); batches] })
+}
+
+/// The first `count` tokens of text about these topics.
+fn sample_tokens(tokenizer: &Tokenizer, topics: &[Topic], seed: u64, count: usize) -> Result<Vec<u32>> {
+    // A token is at least a byte; most are more, so most of the text is not needed.
+    let mut bytes = 2 * count;
+    loop {
+        let mut tokens = tokenizer.encode(&text(topics, seed, bytes), true)?;
+        if tokens.len() >= count {
+            tokens.truncate(count);
+            return Ok(tokens);
+        }
+        bytes *= 2;
+    }
+}
+
+/// Runs every case on every batch, one case after another on the same batch, so that a slow moment of the machine hits
+/// them alike. Returns the number of rounds.
+fn measure(cases: &mut [Case], batches: &[Vec<u32>]) -> Result<usize> {
+    let bar = progress::bar("measuring", MAX_ROUNDS * batches.len());
+    for case in &mut *cases {
+        case.session.evaluate(&batches[0], GRID.samples, None, false)?;
+    }
+    let start = Instant::now();
+    let mut rounds = 0;
+    // Another round only if it will probably end in time.
+    while rounds == 0
+        || rounds < MAX_ROUNDS && start.elapsed() * (rounds as u32 + 1) / rounds as u32 <= TIME_BUDGET
+    {
+        for (index, batch) in batches.iter().enumerate() {
+            for case in &mut *cases {
+                let start = Instant::now();
+                let loss = case.session.evaluate(batch, GRID.samples, None, true)?;
+                case.times[index].push(start.elapsed().as_secs_f64());
+                // Later rounds find these batches in the history already.
+                if rounds == 0 {
+                    case.losses.push(loss);
+                }
+            }
+            bar.inc(1);
+        }
+        rounds += 1;
+    }
+    bar.finish_and_clear();
+    Ok(rounds)
+}
+
+fn rows(cases: &[Case]) -> Vec<Row> {
+    let measured = |case: &Case| {
+        let mean = case.losses.iter().sum::<f64>() / case.losses.len() as f64;
+        (mean.exp(), case.times.iter().map(|times| median(times)).sum::<f64>())
+    };
+    let (dense_perplexity, dense_seconds) = measured(&cases[0]);
+    let row = |case: &Case| {
+        let (perplexity, seconds) = measured(case);
+        let saved = 100.0 * (1.0 - seconds / dense_seconds);
+        Row {
+            method: if case.settings.method == Method::None { "dense" } else { case.settings.method.name() },
+            prune_ratio: case.settings.prune_ratio,
+            perplexity,
+            seconds,
+            time_share: seconds / dense_seconds,
+            flops_share: case.session.shares(GRID).total,
+            prr: (saved > 0.0).then(|| (perplexity - dense_perplexity) / saved),
+        }
+    };
+    cases.iter().map(row).collect()
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new(["Method", "Pruned", "Perplexity", "Seconds", "Time", "FLOPs", "PRR"]);
+    for row in rows {
+        table.row([
+            row.method.to_string(),
+            percent(row.prune_ratio),
+            format!("{:.3}", row.perplexity),
+            format!("{:.3}", row.seconds),
+            percent(row.time_share),
+            percent(row.flops_share),
+            row.prr.map_or("–".to_string(), |prr| format!("{:.4}", prr + 0.0)),
+        ]);
+    }
+    table
+}
+
+/// A line of text by the dense model, and by pp at 40 %.
+fn show_text(loaded: &Loaded, tokenizer: &Tokenizer, calibration: &Calibration) -> Result<()> {
+    let prompt = sample_tokens(tokenizer, &[PROMPT_TOPIC], EVALUATION_SEED + 1, PROMPT_TOKENS)?;
+    let options = GenerateOptions {
+        max_new_tokens: NEW_TOKENS,
+        eos_token_ids: loaded.model.config.eos_token_ids.clone(),
+        ..GenerateOptions::default()
+    };
+    let one_line = |tokens: &[u32]| -> Result<String> {
+        Ok(tokenizer.decode(tokens, true)?.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    print(&format!("\nprompt     {} ...\n", one_line(&prompt)?))?;
+    for (name, method, ratio) in [("dense", Method::None, 0.0), ("pp at 40 %", Method::ProbePruning, 0.4)] {
+        let limits = Limits { samples: 1, tokens: PROMPT_TOKENS, capacity: PROMPT_TOKENS + NEW_TOKENS };
+        let settings = settings(loaded, method, ratio);
+        let mut session = Session::new(loaded.model.clone(), settings, limits, Some(calibration))?;
+        let generated = session.generate(std::slice::from_ref(&prompt), &options, |_, _| ())?;
+        print(&format!("{name:10} ... {}\n", one_line(&generated.tokens[0])?))?;
+    }
+    Ok(())
+}

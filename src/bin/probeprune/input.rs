@@ -1,0 +1,195 @@
+//! Models, text and tokens that the command line names.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use probeprune::{
+    Error,
+    checkpoint::read_tensor_file,
+    cpu::Cpu,
+    model::{Block, Model},
+    prune::{
+        calibration::Calibration,
+        settings::{Method, Settings},
+    },
+    session::{CalibrationOptions, calibrate},
+    source::ModelSource,
+    tokenizer::Tokenizer,
+};
+
+use crate::{
+    args::{CalibrationArgs, ModelArgs, TensorKey},
+    failure::{Result, note},
+    progress,
+};
+
+/// Calibration windows taken when nothing else is said.
+const DEFAULT_SAMPLES: usize = 128;
+
+/// Longest window taken when nothing else is said.
+const DEFAULT_SEQ_LEN: usize = 1024;
+
+/// A model, ready to run.
+pub(crate) struct Loaded {
+    /// What to call it.
+    pub(crate) name: String,
+    /// Where its files are.
+    pub(crate) source: ModelSource,
+    /// Its weights on the CPU.
+    pub(crate) model: Arc<Model<Cpu>>,
+}
+
+impl Loaded {
+    /// Loads the model that `args` name.
+    pub(crate) fn new(args: &ModelArgs) -> Result<Self> {
+        Self::open(&args.model, !args.no_mmap, args.threads.threads.into())
+    }
+
+    /// Loads `model`, to run on `threads` threads.
+    pub(crate) fn open(model: &str, mmap: bool, threads: usize) -> Result<Self> {
+        let source = ModelSource::locate(model)?;
+        let bar = progress::spinner("loading");
+        let model = Model::load(&source, mmap, Arc::new(Cpu::new(threads)?), |layers| {
+            bar.set_position(layers as u64)
+        })?;
+        bar.finish_and_clear();
+        Ok(Self { name: source.name(), source, model: Arc::new(model) })
+    }
+
+    /// The model's tokenizer.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::load(&self.source, self.model.config.vocab_size)?)
+    }
+
+    /// --seq-len, or what is taken without it.
+    pub(crate) fn seq_len(&self, given: Option<usize>) -> usize {
+        given.unwrap_or(self.model.config.max_position_embeddings.min(DEFAULT_SEQ_LEN))
+    }
+
+    /// Token ids of text files, tokenised as one text, or of a tensor, whichever is named.
+    pub(crate) fn tokens(&self, text: &[PathBuf], tensor: Option<&TensorKey>) -> Result<Vec<u32>> {
+        if let Some(tensor) = tensor {
+            return tensor_tokens(tensor, self.model.config.vocab_size);
+        }
+        let mut whole = String::new();
+        for path in text {
+            whole += &read_text(path)?;
+        }
+        Ok(self.tokenizer()?.encode(&whole, true)?)
+    }
+
+    /// A calibration over the first windows of `tokens`.
+    pub(crate) fn calibrate(
+        &self,
+        tokens: &[u32],
+        samples: Option<usize>,
+        options: CalibrationOptions,
+    ) -> Result<Calibration> {
+        let seq_len = options.seq_len;
+        let available = tokens.len() / seq_len;
+        let wanted = samples.unwrap_or(DEFAULT_SAMPLES.min(available).max(1));
+        if available < wanted || wanted == 0 {
+            return Err(Error::argument(
+                "calibration",
+                format!("tokens for {wanted} windows of {seq_len} (--seq-len), at least 1"),
+                format!("{} tokens", tokens.len()),
+                "Pass more text, or a smaller --seq-len or --calibrate-samples.",
+            )
+            .into());
+        }
+        let bar = progress::bar("calibrating", wanted);
+        let done = |samples: usize| bar.set_position(samples as u64);
+        let calibration = calibrate(&self.model, &tokens[..wanted * seq_len], options, done)?;
+        bar.finish_and_clear();
+        Ok(calibration)
+    }
+
+    /// Reads a history file of this model.
+    pub(crate) fn history(&self, path: &Path) -> Result<Calibration> {
+        let config = &self.model.config;
+        let channels = Block::ALL.map(|block| block.channels(config));
+        Ok(Calibration::load(path, &self.model.fingerprint, config.num_hidden_layers, channels)?)
+    }
+
+    /// What `args` ask for and the method can use, for batches of (`batch_size`, `seq_len`).
+    pub(crate) fn calibration(
+        &self,
+        args: &CalibrationArgs,
+        settings: &Settings,
+        seq_len: usize,
+        batch_size: usize,
+    ) -> Result<Option<Calibration>> {
+        if let Some(path) = &args.history {
+            let history = self.history(path)?;
+            if history.seq_len != seq_len {
+                return Err(Error::file(
+                    path,
+                    "sequence length",
+                    format!("{seq_len}, as --seq-len"),
+                    history.seq_len,
+                    "Pass the same --seq-len, or calibrate anew with `probeprune calibrate`.",
+                )
+                .into());
+            }
+            return Ok(Some(history));
+        }
+        let given = !args.calibrate_text.is_empty() || args.calibrate_tokens.is_some();
+        let method = settings.method;
+        if !(method.needs_calibration() || method == Method::ProbePruning) || settings.prune_ratio == 0.0 {
+            if given {
+                note(&format!(
+                    "--method {method} at ratio {} needs no calibration: skipped",
+                    settings.prune_ratio
+                ));
+            }
+            return Ok(None);
+        }
+        if !given {
+            if method == Method::ProbePruning {
+                note_empty_history();
+            }
+            return Ok(None);
+        }
+        let tokens = self.tokens(&args.calibrate_text, args.calibrate_tokens.as_ref())?;
+        let options = CalibrationOptions { seq_len, batch_size, flap: method == Method::Flap };
+        self.calibrate(&tokens, args.calibrate_samples, options).map(Some)
+    }
+}
+
+/// Says that `pp` runs on its probe alone at first.
+pub(crate) fn note_empty_history() {
+    note("no calibration given: history starts at 0 and fills as batches run");
+}
+
+/// A whole text file.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path)
+        .map_err(|error| Error::io(path, "read", error, "Check the path and its permissions."))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let got = format!("a byte that is not, at offset {}", error.utf8_error().valid_up_to());
+        Error::file(path, "content", "UTF-8 text", got, "Convert the file to UTF-8.")
+    })?;
+    Ok(text)
+}
+
+/// Token ids of an integer tensor, rows one after another.
+fn tensor_tokens(tensor: &TensorKey, vocab_size: usize) -> Result<Vec<u32>> {
+    let TensorKey { file, key } = tensor;
+    let (shape, values) = read_tensor_file(file, key)?;
+    let what = format!("tensor {key:?}");
+    if !(1..=2).contains(&shape.len()) {
+        let help = "Save token ids as one row per sample, or as one long row.";
+        return Err(Error::file(file, what, "1 or 2 dimensions", format!("shape {shape:?}"), help).into());
+    }
+    let convert = |(at, &id): (usize, &i64)| {
+        u32::try_from(id).ok().filter(|&id| (id as usize) < vocab_size).ok_or_else(|| {
+            let expected = format!("an id from 0 to {}, below the model's vocab_size", vocab_size - 1);
+            let help = "The text was tokenised for another model.";
+            Error::file(file, format!("{what}, token {at}"), expected, id, help)
+        })
+    };
+    Ok(values.iter().enumerate().map(convert).collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,217 @@
+//! `probeprune inspect`: what a model is, what it needs, and what a prune ratio keeps.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use clap::Args;
+use probeprune::{
+    backend::Grid,
+    checkpoint::{Checkpoint, check_shapes},
+    config::{Family, ModelConfig, RopeScaling},
+    model::Block,
+    prune::{
+        counts,
+        flops::{LayerCounts, shares},
+        settings::{Method, Settings},
+    },
+    source::ModelSource,
+};
+
+use crate::{
+    args::{MethodArgs, at_least_one},
+    failure::{Result, print},
+    table::percent,
+};
+
+/// Flags of `inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A folder, bundled:NAME, or org/name in the local Hugging Face cache
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Tokens of a window, for memory and FLOPs [default: the model's longest, at most 1024]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    seq_len: Option<usize>,
+    /// Windows of a batch, for memory and FLOPs
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one())]
+    batch_size: usize,
+    #[command(flatten)]
+    method: MethodArgs,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &InspectArgs) -> Result<()> {
+    let source = ModelSource::locate(&args.model)?;
+    let config = ModelConfig::load(&source)?;
+    let checkpoint = Checkpoint::open(&source, true)?;
+    let settings = args.method.settings(&config)?;
+    let grid = Grid {
+        samples: args.batch_size,
+        tokens: args.seq_len.unwrap_or(config.max_position_embeddings.min(1024)),
+    };
+    print(&describe_config(&source.name(), &config))?;
+    print(&describe_tensors(&checkpoint, args.tensors))?;
+    check_shapes(&config, &checkpoint)?;
+    let layers = layer_counts(&config, &settings)?;
+    print(&describe_memory(&config, &settings, checkpoint.file_bytes(), &layers, grid))?;
+    if settings.prune_ratio > 0.0 {
+        print(&describe_kept(&config, &settings, &layers, grid))?;
+    }
+    Ok(())
+}
+
+fn describe_config(name: &str, config: &ModelConfig) -> String {
+    let mut positions = match &config.rope {
+        None => "learned".to_string(),
+        Some(rope) if rope.scaling == RopeScaling::Default => format!("rotary, theta {}", rope.theta),
+        Some(rope) => format!("rotary, theta {}, {:?}", rope.theta, rope.scaling),
+    };
+    if let Some(window) = config.sliding_window {
+        let _ = write!(positions, ", sliding window of {window}");
+    }
+    format!(
+        "{name}: {} ({})\n\
+         vocabulary   {} tokens{}\n\
+         hidden       {}\n\
+         layers       {}\n\
+         heads        {} × {}, {} for keys and values\n\
+         MLP          {} channels, {:?}\n\
+         positions    {}, {positions}\n\
+         norm         {}, eps {}{}\n\
+         eos          {:?}\n",
+        config.model_type,
+        if config.family == Family::Llama { "LLaMA blocks" } else { "OPT blocks" },
+        config.vocab_size,
+        if config.tie_word_embeddings { ", head tied to the embedding" } else { "" },
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.head_dim,
+        config.num_key_value_heads,
+        config.intermediate_size,
+        config.activation,
+        config.max_position_embeddings,
+        if config.family == Family::Llama { "RMSNorm" } else { "LayerNorm" },
+        config.norm_eps,
+        if config.norm_first { "" } else { ", after each block" },
+        config.eos_token_ids,
+    )
+}
+
+fn describe_tensors(checkpoint: &Checkpoint, all: bool) -> String {
+    let mut list = String::new();
+    let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for name in checkpoint.names() {
+        let Some((dtype, shape)) = checkpoint.describe(name) else { continue };
+        if all {
+            // A name from a file may hold anything: quoted, it cannot garble a terminal.
+            let _ = writeln!(list, "             {name:?} {dtype} {shape:?}");
+        }
+        let kind = kinds.entry(dtype).or_default();
+        kind.0 += 1;
+        kind.1 += shape.iter().product::<usize>();
+    }
+    let mut out = String::new();
+    for (dtype, (tensors, elements)) in kinds {
+        let _ = writeln!(out, "tensors      {tensors} of {dtype}, {elements} elements");
+    }
+    let _ = writeln!(out, "files        {}", size(checkpoint.file_bytes()));
+    let _ = writeln!(out, "fingerprint  {}", checkpoint.fingerprint());
+    out + &list
+}
+
+/// Kept counts by settings alone; FLAP's depend on data, and are taken as if every block had the same share.
+fn layer_counts(config: &ModelConfig, settings: &Settings) -> Result<Vec<LayerCounts>> {
+    let mut layers = vec![LayerCounts::dense(config); config.num_hidden_layers];
+    let Some(ratio) = counts::layer_ratio(settings, layers.len())?.filter(|&ratio| ratio > 0.0) else {
+        return Ok(layers);
+    };
+    for (index, layer) in layers.iter_mut().enumerate() {
+        if settings.skip_layers.contains(&index) {
+            continue;
+        }
+        let dynamic = settings.method.is_dynamic();
+        let parallel = settings.method == Method::ProbePruning && settings.parallel_probe;
+        if !(parallel && index == 0) {
+            layer.heads = counts::kept_heads(settings, config, ratio)?;
+            layer.kv_heads = layer.heads.min(config.num_key_value_heads);
+            layer.probes_attention = dynamic;
+        }
+        layer.channels = counts::kept_channels(settings, config.intermediate_size, ratio);
+        layer.probes_mlp = dynamic;
+    }
+    Ok(layers)
+}
+
+fn describe_memory(
+    config: &ModelConfig,
+    settings: &Settings,
+    file_bytes: u64,
+    layers: &[LayerCounts],
+    grid: Grid,
+) -> String {
+    let (rows, hidden) = (grid.rows(), config.hidden_size);
+    let widths = Block::ALL.map(|block| block.channels(config));
+    let widest = widths[0].max(widths[1]);
+    let head_rows = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
+    // Three residuals, two normed inputs, q, k, v, intermediate states, embeddings; energies per position.
+    let scratch =
+        rows * (5 * hidden + head_rows + widest + config.word_embed_proj_dim) + grid.tokens * widest;
+    let pruned = layers.iter().filter(|layer| layer.probes_mlp).count();
+    let history = match settings.method {
+        Method::ProbePruning => pruned * grid.tokens * (widths[0] + widths[1]),
+        _ => 0,
+    };
+    let bytes = |floats: usize| 4 * floats as u64;
+    format!(
+        "memory       about {} for {} × {} tokens: files {}, activations and scratch {}, history {}\n",
+        size(file_bytes + bytes(scratch) + bytes(history)),
+        grid.samples,
+        grid.tokens,
+        size(file_bytes),
+        size(bytes(scratch)),
+        size(bytes(history)),
+    )
+}
+
+fn describe_kept(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts], grid: Grid) -> String {
+    let mut out = format!("kept         {} at {}", settings.method, percent(settings.prune_ratio));
+    out += match settings.method {
+        Method::Flap => ", if every block had the same share (calibration decides)\n",
+        _ => "\n",
+    };
+    let mut first = 0;
+    for (index, layer) in layers.iter().enumerate() {
+        if layers.get(index + 1) == Some(layer) {
+            continue;
+        }
+        let range =
+            if first == index { format!("layer {index}") } else { format!("layers {first}–{index}") };
+        let (heads, channels) = (config.num_attention_heads, config.intermediate_size);
+        let _ = writeln!(
+            out,
+            "             {range}: {} of {heads} heads, {} of {channels} channels",
+            layer.heads, layer.channels
+        );
+        first = index + 1;
+    }
+    let share = shares(config, settings, layers, grid);
+    let _ = writeln!(
+        out,
+        "FLOPs        {} of the dense projections', {} of them for the probe",
+        percent(share.total),
+        percent(share.probe)
+    );
+    out
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}

@@ -1,0 +1,249 @@
+//! `probeprune perplexity`: how well, how fast, and with how much of the model.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use probeprune::{
+    cpu::Cpu,
+    output::{OutTensor, check_writable, write_safetensors},
+    perplexity::{PerplexityOptions, measure, shares, windows},
+    prune::settings::Settings,
+    session::{Limits, Session},
+};
+use serde::Serialize;
+
+use crate::{
+    args::{CalibrationArgs, MethodArgs, ModelArgs, TensorKey, at_least_one},
+    failure::{Result, print},
+    input::Loaded,
+    interrupt, progress,
+    table::{Format, Table, csv, json, percent},
+};
+
+/// Flags of `perplexity`.
+#[derive(Debug, Args)]
+pub(crate) struct PerplexityArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Text files, tokenised as one text
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 1..,
+        required_unless_present = "tokens",
+        conflicts_with = "tokens",
+        help_heading = "Data"
+    )]
+    text: Vec<PathBuf>,
+    /// Token ids instead of text: an integer tensor of one or two dimensions, rows one after another
+    #[arg(long, value_name = "FILE.safetensors:KEY", help_heading = "Data")]
+    tokens: Option<TensorKey>,
+    /// Tokens of a window; windows do not overlap [default: the model's longest, at most 1024]
+    #[arg(long, value_name = "N", value_parser = at_least_one(), help_heading = "Data")]
+    seq_len: Option<usize>,
+    /// Windows of a batch
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one(), help_heading = "Data")]
+    batch_size: usize,
+    /// Stop after so many tokens, rounded down to whole windows
+    #[arg(long, value_name = "T", help_heading = "Data")]
+    max_tokens: Option<usize>,
+    #[command(flatten)]
+    method: MethodArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+    /// Run so many of the first batches beforehand, without counting them or updating history
+    #[arg(long, value_name = "W", default_value_t = 0, help_heading = "Output")]
+    warmup_batches: usize,
+    /// How to write the result
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    format: Format,
+    /// Save every batch's kept sets, and the logits of its first two samples
+    #[arg(long, value_name = "OUT.safetensors", help_heading = "Output")]
+    dump: Option<PathBuf>,
+}
+
+/// What the measurement found. These are the columns of CSV too.
+#[derive(Debug, Serialize)]
+struct Summary {
+    model: String,
+    method: &'static str,
+    prune_ratio: f64,
+    seq_len: usize,
+    batch_size: usize,
+    tokens: usize,
+    perplexity: f64,
+    seconds: f64,
+    tokens_per_second: f64,
+    /// Projection FLOPs, those of the probe included, as a share of the dense model's.
+    flops_share: f64,
+    probe_flops_share: f64,
+    warmup_batches: usize,
+    threads: usize,
+    /// Windows that history was calibrated with; 0 for none.
+    calibration_samples: usize,
+}
+
+/// The whole JSON.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    summary: Summary,
+    batch_losses: Vec<f64>,
+    settings: SettingsReport,
+    kept: Vec<KeptReport>,
+}
+
+/// The settings in effect.
+#[derive(Debug, Serialize)]
+struct SettingsReport {
+    metric: &'static str,
+    probe_tokens: f64,
+    probe_samples: f64,
+    probe_order: &'static str,
+    parallel_probe: bool,
+    fixed_probe_weight: Option<f64>,
+    skip_layers: Vec<usize>,
+    round_channels: usize,
+    momentum: f64,
+    flap_attention_factor: u32,
+    seed: u64,
+}
+
+impl SettingsReport {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            metric: settings.metric.name(),
+            probe_tokens: settings.probe_tokens,
+            probe_samples: settings.probe_samples,
+            probe_order: settings.probe_order.name(),
+            parallel_probe: settings.parallel_probe,
+            fixed_probe_weight: settings.fixed_probe_weight,
+            skip_layers: settings.skip_layers.clone(),
+            round_channels: settings.round_channels,
+            momentum: settings.momentum,
+            flap_attention_factor: settings.flap_attention_factor,
+            seed: settings.seed,
+        }
+    }
+}
+
+/// What a layer keeps.
+#[derive(Debug, Serialize)]
+struct KeptReport {
+    heads: usize,
+    channels: usize,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
+    if let Some(path) = &args.dump {
+        check_writable(path)?;
+    }
+    let loaded = Loaded::new(&args.model)?;
+    let settings = args.method.settings(&loaded.model.config)?;
+    let seq_len = loaded.seq_len(args.seq_len);
+    let tokens = loaded.tokens(&args.text, args.tokens.as_ref())?;
+    let tokens = windows(&tokens, seq_len, args.max_tokens)?;
+    let count = tokens.len() / seq_len;
+    let options = PerplexityOptions {
+        seq_len,
+        batch_size: args.batch_size.min(count),
+        warmup_batches: args.warmup_batches,
+    };
+    let calibration = loaded.calibration(&args.calibration, &settings, seq_len, args.batch_size)?;
+    let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
+    let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
+    let calibration_samples = calibration.map_or(0, |calibration| calibration.samples);
+    let mut dump = Vec::new();
+    let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
+    let measured = measure(&mut session, tokens, options, |batch, session| {
+        if args.dump.is_some() {
+            add_batch(&mut dump, batch, session, seq_len);
+        }
+        bar.inc(1);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    let share = shares(&session, count, options);
+    let report = Report {
+        summary: Summary {
+            model: loaded.name.clone(),
+            method: settings.method.name(),
+            prune_ratio: settings.prune_ratio,
+            seq_len,
+            batch_size: args.batch_size,
+            tokens: measured.tokens,
+            perplexity: measured.perplexity(),
+            seconds: measured.seconds,
+            tokens_per_second: measured.tokens_per_second(),
+            flops_share: share.total,
+            probe_flops_share: share.probe,
+            warmup_batches: args.warmup_batches,
+            threads: loaded.model.backend.threads(),
+            calibration_samples,
+        },
+        batch_losses: measured.batch_losses,
+        settings: SettingsReport::new(&settings),
+        kept: session
+            .layer_counts()
+            .iter()
+            .map(|layer| KeptReport { heads: layer.heads, channels: layer.channels })
+            .collect(),
+    };
+    if let Some(path) = &args.dump {
+        save(path, &dump)?;
+    }
+    print(&match args.format {
+        Format::Table => table(&report.summary).text(),
+        Format::Markdown => table(&report.summary).markdown(),
+        Format::Csv => csv(&[report.summary]),
+        Format::Json => json(&report),
+    })
+}
+
+fn table(summary: &Summary) -> Table {
+    let mut table = Table::new([
+        "Model",
+        "Method",
+        "Pruned",
+        "Perplexity",
+        "Tokens",
+        "Seconds",
+        "Tokens/s",
+        "FLOPs",
+        "of them probe",
+    ]);
+    table.row([
+        summary.model.clone(),
+        summary.method.to_string(),
+        percent(summary.prune_ratio),
+        format!("{:.4}", summary.perplexity),
+        summary.tokens.to_string(),
+        format!("{:.2}", summary.seconds),
+        format!("{:.0}", summary.tokens_per_second),
+        percent(summary.flops_share),
+        percent(summary.probe_flops_share),
+    ]);
+    table
+}
+
+/// Adds the logits of samples 0 and 1, and what every pruned layer kept.
+fn add_batch(dump: &mut Vec<(String, OutTensor)>, batch: usize, session: &mut Session<Cpu>, seq_len: usize) {
+    let logits = session.logits(2);
+    let config = &session.model().config;
+    let (layers, vocab_size) = (config.num_hidden_layers, config.vocab_size);
+    let shape = [logits.len() / (seq_len * vocab_size), seq_len, vocab_size];
+    dump.push((format!("batch{batch}.logits"), OutTensor::f32(&shape, &logits)));
+    for layer in 0..layers {
+        if let Some(heads) = session.kept_heads(layer) {
+            dump.push((format!("batch{batch}.layers.{layer}.attention.kept_heads"), OutTensor::i32(&heads)));
+        }
+        if let Some(channels) = session.kept_channels(layer) {
+            dump.push((format!("batch{batch}.layers.{layer}.mlp.kept_channels"), OutTensor::i32(&channels)));
+        }
+    }
+}
+
+fn save(path: &Path, dump: &[(String, OutTensor)]) -> Result<()> {
+    Ok(interrupt::uninterrupted(|| write_safetensors(path, dump, None))?)
+}
