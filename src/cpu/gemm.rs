@@ -318,7 +318,8 @@ fn transpose(
             // SAFETY: i + 3 < height and j + 3 < width, and the assertion says that the tile and `to` reach that far;
             // an array of floats needs no more alignment than a float. Checked slices would cost as much as the moves.
             unsafe {
-                let block = std::array::from_fn(|row| tile[i + row].as_ptr().add(j).cast::<[f32; 4]>().read());
+                let block =
+                    std::array::from_fn(|row| tile[i + row].as_ptr().add(j).cast::<[f32; 4]>().read());
                 for (k, column) in math::transpose4(block).into_iter().enumerate() {
                     to.as_mut_ptr().add((j + k) * stride + i).cast::<[f32; 4]>().write(column);
                 }

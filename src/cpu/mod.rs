@@ -50,7 +50,9 @@ impl Matrix {
             let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + width];
             if let Pick::Blocks { indices, width: 1 } = columns {
                 for (to, &column) in out.iter_mut().zip(&indices[from..]) {
-                    *to = convert(row[column as usize]);
+                    // SAFETY: `picked`, the only place that makes blocks of columns, has checked that they lie in the matrix. The
+                    // check in this loop would cost more than the move.
+                    *to = convert(unsafe { *row.get_unchecked(column as usize) });
                 }
                 return;
             }
@@ -147,7 +149,17 @@ impl Cpu {
     }
 }
 
-fn picked<'a>(kept: Option<KeptBlocks<'a, Vec<u32>>>, all: usize) -> Pick<'a> {
+/// The kept rows or columns of `all`.
+fn picked(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick<'_> {
+    let Some(kept) = kept else { return Pick::All(all) };
+    let indices = &kept.set.indices[..kept.set.len];
+    let fits = |&block: &u32| (block as usize) < all / kept.width;
+    assert!(indices.iter().all(fits), "kept indices lie in the weight");
+    Pick::Blocks { indices, width: kept.width }
+}
+
+/// The kept rows, where `u32::MAX` stands for a key/value head that is skipped.
+fn picked_rows(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick<'_> {
     match kept {
         Some(kept) => Pick::Blocks { indices: &kept.set.indices[..kept.set.len], width: kept.width },
         None => Pick::All(all),
@@ -262,7 +274,7 @@ impl Backend for Cpu {
         scale: f32,
         out: &mut Vec<f32>,
     ) {
-        let pick = picked(kept, projection.out_features);
+        let pick = picked_rows(kept, projection.out_features);
         let columns = Pick::All(projection.in_features);
         let bias = projection.bias.as_deref();
         gemm::multiply(
@@ -290,7 +302,7 @@ impl Backend for Cpu {
         activation: Activation,
         out: &mut Vec<f32>,
     ) {
-        let pick = picked(kept, gate.out_features);
+        let pick = picked_rows(kept, gate.out_features);
         let (gate_bias, up_bias) = (gate.bias.as_deref(), up.bias.as_deref());
         gemm::multiply_pair(
             self,
