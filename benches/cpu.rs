@@ -15,9 +15,10 @@ use std::{
 };
 
 use clap::Parser;
+use half::bf16;
 use probeprune::{
     backend::{Backend, Grid, Linear, Norm, NormKind},
-    checkpoint::Tensor,
+    checkpoint::{Checkpoint, Tensor},
     config::ModelConfig,
     cpu::Cpu,
     model::{
@@ -36,6 +37,7 @@ use probeprune::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -74,6 +76,17 @@ fn seconds(f: impl FnOnce()) -> f64 {
 const HIDDEN: usize = 1024;
 const INTERMEDIATE: usize = 2816;
 
+fn bf16_tensor(rows: usize, columns: usize, values: Vec<bf16>) -> Tensor {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let view =
+        TensorView::new(Dtype::BF16, vec![rows, columns], bytemuck::cast_slice(&values)).expect("a tensor");
+    safetensors::serialize_to_file([("w", view)], None, &folder.path().join("model.safetensors"))
+        .expect("written");
+    let checkpoint =
+        Checkpoint::open(&ModelSource::Folder(folder.path().into()), false).expect("a checkpoint");
+    checkpoint.require("w").expect("the tensor")
+}
+
 /// A one-layer model whose MLP block has the shape; its attention is minimal and never runs.
 fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
     let config = format!(
@@ -84,8 +97,9 @@ fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
     let config = ModelConfig::from_json("bench".as_ref(), &config, None).expect("config");
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut linear = |rows: usize, columns: usize| {
-        let values = (0..rows * columns).map(|_| rng.random_range(-0.05f32..0.05)).collect();
-        let tensor = Tensor::from_f32(vec![rows, columns], values);
+        let values = (0..rows * columns).map(|_| rng.random_range(-0.05f32..0.05));
+        // As checkpoints have them: bfloat16.
+        let tensor = bf16_tensor(rows, columns, values.map(bf16::from_f32).collect());
         let weight = backend.weight(&tensor).expect("weight");
         Linear { weight, bias: None, out_features: rows, in_features: columns }
     };

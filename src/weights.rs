@@ -160,12 +160,8 @@ impl<B: Backend> Weights<B> {
         mut on_layer: impl FnMut(usize),
     ) -> Result<Self> {
         let opt = config.family == Family::Opt;
-        let prefix = match opt {
-            false if checkpoint.tensor("model.embed_tokens.weight").is_none() => "",
-            false => "model.",
-            true if checkpoint.tensor("decoder.embed_positions.weight").is_some() => "decoder.",
-            true => "model.decoder.",
-        };
+        // Old OPT files leave out `model.`; the checkpoint finds them all the same.
+        let prefix = if opt { "model.decoder." } else { "model." };
         let loader = Loader { checkpoint, config, backend, prefix };
         // Tied models may hold either of the two.
         let embedding = checkpoint.tensor(&format!("{prefix}embed_tokens.weight"));

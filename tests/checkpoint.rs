@@ -12,7 +12,7 @@ use probeprune::{
     Error, Result,
     checkpoint::{Checkpoint, Dtype, check_shapes},
     config::ModelConfig,
-    source::ModelSource,
+    source::{Bundle, ModelSource},
 };
 use serde_json::json;
 
@@ -56,13 +56,18 @@ fn case_29_shard_missing() {
 
 #[test]
 fn case_30_shard_outside_the_folder() {
-    for shard in ["/etc/passwd", "../model.safetensors", "a/../../b", "", "a\\b", "a\u{1b}[2J"] {
+    for shard in
+        ["/etc/passwd", "../model.safetensors", "a/../../b", "", "a\\b", "a\u{1b}[2J", &"x".repeat(256)]
+    {
         let folder = Folder::llama();
         folder.shard(2);
         folder.edit_json("model.safetensors.index.json", |index| {
             index["weight_map"]["model.norm.weight"] = shard.into()
         });
-        let got = format!("expected names of files inside the model's folder, got {shard:?}.");
+        let got = format!(
+            "expected names of files inside the model's folder, got {}",
+            format!("{shard:?}").get(..60).unwrap_or(&format!("{shard:?}."))
+        );
         assert_error(load(&folder), &["index.json: weight_map: ", &got, "download it again"]);
     }
 }
@@ -294,6 +299,46 @@ fn fingerprint_tells_checkpoints_apart() {
     assert_eq!((first.len(), print(&folder)), (64, first.clone()));
     folder.edit_tensors(|tensors| tensors.get_mut("model.norm.weight").unwrap().1[3] += 1.0);
     assert_ne!(print(&folder), first);
+}
+
+/// A model in the program's own memory, at every alignment.
+#[test]
+fn bundled_models_load() {
+    let folder = Folder::llama();
+    let config: &'static [u8] = folder.read("config.json").leak();
+    for shift in 0..4 {
+        let bytes: &'static [u8] = [vec![0; shift], folder.read("model.safetensors")].concat().leak();
+        let files = Box::leak(Box::new([("config.json", config), ("model.safetensors", &bytes[shift..])]));
+        let source = ModelSource::Bundled(Box::leak(Box::new(Bundle { name: "test", files })));
+        let model = ModelConfig::load(&source).unwrap();
+        let bundled = Checkpoint::open(&source, shift % 2 == 0).unwrap();
+        check_shapes(&model, &bundled).unwrap();
+        assert_eq!(bundled.fingerprint(), load(&folder).unwrap().fingerprint());
+        for (name, (_, values)) in folder.tensors() {
+            assert_eq!(bundled.require(&name).unwrap().to_f32(), values);
+        }
+        assert_eq!(bundled.path(), "bundled:test/model.safetensors");
+    }
+    let empty = Box::leak(Box::new(Bundle { name: "empty", files: &[("model.safetensors", b"short")] }));
+    assert_error(
+        Checkpoint::open(&ModelSource::Bundled(empty), true),
+        &["bundled:empty/model.safetensors: size: ", "got 5 bytes"],
+    );
+    let empty = Box::leak(Box::new(Bundle { name: "empty", files: &[] }));
+    assert_error(
+        Checkpoint::open(&ModelSource::Bundled(empty), true),
+        &["bundled:empty/model.safetensors: weights: "],
+    );
+}
+
+/// A file whose size the system reports as 0 though it has content.
+#[cfg(target_os = "linux")]
+#[test]
+fn size_that_is_not_the_contents() {
+    let folder = Folder::llama();
+    folder.remove("model.safetensors");
+    std::os::unix::fs::symlink("/proc/self/status", folder.file("model.safetensors")).unwrap();
+    assert_error(load(&folder), &["model.safetensors: header length: expected at most"]);
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn case_44_eps() {
     for eps in ["0", "0.0", "-1e-5", "1e-60", "1e300", "\"nan\"", "null"] {
         assert_error(
             with("rms_norm_eps", eps),
-            &["rms_norm_eps: expected a number above 0 that f32 can hold, got", HELP],
+            &["rms_norm_eps: expected a number above 0 in f32", ", got", HELP],
         );
     }
     for eps in ["NaN", "Infinity"] {
@@ -286,76 +286,6 @@ fn case_45_unknown_activation() {
     let opt = json!({ "model_type": "opt", "activation_function": "mish" });
     assert_error(parse(&opt), &[&["m/config.json: activation_function: "][..], &parts].concat());
     assert_error(with("hidden_act", "3"), &["hidden_act: expected a string, got 3."]);
-}
-
-#[test]
-fn case_46_unknown_rope_type_or_missing_key() {
-    let unsupported =
-        ["rope_scaling.rope_type: expected default, linear, dynamic, llama3 or yarn, got", "not supported"];
-    assert_error(with("rope_scaling", r#"{"rope_type":"longrope"}"#), &unsupported);
-    assert_error(with("rope_scaling", "{}"), &unsupported);
-    assert_error(
-        with("rope_scaling", r#"{"type":"su"}"#),
-        &["rope_scaling.type: expected default, linear", "got \"su\"."],
-    );
-    assert_error(with("rope_scaling", "3"), &["rope_scaling: expected an object or null, got 3."]);
-    assert_error(with("partial_rotary_factor", "0.5"), &["partial_rotary_factor: expected 1", "got 0.5."]);
-    for kind in ["linear", "dynamic", "llama3", "yarn"] {
-        let parts = ["rope_scaling.factor: expected a number of at least 1, got no such key.", HELP];
-        assert_error(with("rope_scaling", &json!({ "rope_type": kind }).to_string()), &parts);
-    }
-    let whole = json!({ "rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
-                        "original_max_position_embeddings": 8192 });
-    for key in ["low_freq_factor", "high_freq_factor", "original_max_position_embeddings"] {
-        let mut scaling = whole.clone();
-        scaling.as_object_mut().unwrap().remove(key);
-        let what = format!("rope_scaling.{key}: expected");
-        assert_error(with("rope_scaling", &scaling.to_string()), &[&what, "got no such key.", HELP]);
-        let newer = format!("rope_parameters.{key}: expected");
-        assert_error(with("rope_parameters", &scaling.to_string()), &[&newer, "got no such key.", HELP]);
-    }
-}
-
-#[test]
-fn case_47_rope_values_out_of_range() {
-    let llama3 = |factor: f64, low: f64, high: f64, original: i64| {
-        json!({ "rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-                "original_max_position_embeddings": original })
-    };
-    let cases = [
-        (
-            llama3(8.0, 4.0, 4.0, 8192),
-            "high_freq_factor: expected a number above low_freq_factor (4), got 4.0.",
-        ),
-        (
-            llama3(8.0, 4.0, 1.0, 8192),
-            "high_freq_factor: expected a number above low_freq_factor (4), got 1.0.",
-        ),
-        (llama3(0.5, 1.0, 4.0, 8192), "factor: expected a number of at least 1, got 0.5."),
-        (llama3(8.0, 0.0, 4.0, 8192), "low_freq_factor: expected a number above 0, got 0.0."),
-        (llama3(8.0, 1.0, 4.0, 0), "original_max_position_embeddings: expected a whole number from 1"),
-        (
-            json!({ "rope_type": "linear", "factor": 0.99 }),
-            "factor: expected a number of at least 1, got 0.99.",
-        ),
-        (
-            json!({ "rope_type": "yarn", "factor": 2, "beta_fast": 1 }),
-            "beta_fast: expected a number above beta_slow (1), got 1.",
-        ),
-        (
-            json!({ "rope_type": "yarn", "factor": 2, "attention_factor": -1 }),
-            "attention_factor: expected a number above 0, got -1.",
-        ),
-    ];
-    for (scaling, message) in cases {
-        assert_error(
-            with("rope_scaling", &scaling.to_string()),
-            &["m/config.json: rope_scaling.", message, HELP],
-        );
-    }
-    for theta in ["0", "-1", "1", "\"x\""] {
-        assert_error(with("rope_theta", theta), &["rope_theta: expected a number above 1, got", HELP]);
-    }
 }
 
 #[test]

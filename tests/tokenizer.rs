@@ -146,7 +146,7 @@ fn case_52_corrupt() {
         load(&folder),
         &["tokenizer.json: content: expected UTF-8 text, got a byte that is not, at offset 2."],
     );
-    // The crate panics on this one.
+    // The crate panics on these: on the first ones when it loads them, on the last when it first uses it.
     let charsmap = |text: &str| {
         edited(|tokenizer| {
             tokenizer["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": text })
@@ -158,6 +158,11 @@ fn case_52_corrupt() {
             &["tokenizer.json: normalizer: expected what a tokenizer.json", ", got ", AGAIN],
         );
     }
+    let parts = [
+        "tokenizer.json: encoding: expected a tokenizer that can do it, got \"",
+        "download tokenizer.json again.",
+    ];
+    assert_error(charsmap("AAAAAA=="), &parts);
     for (key, value) in
         [("decoder", json!({ "type": "None" })), ("post_processor", json!(3)), ("version", json!("2.0"))]
     {

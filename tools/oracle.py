@@ -5,7 +5,8 @@ no code with the crate. oracle_model.py has the models, oracle_method.py pruning
 oracle_generate.py decoding.
 
 Usage: python tools/oracle.py check FOLDER... [-v]
-  Compares with each FOLDER's reference.json and reference.safetensors (see make_golden.py).
+  Compares with each FOLDER's reference.json and reference.safetensors (see make_golden.py), or
+  dense logits alone where there is no reference.json (see make_coverage.py).
 """
 import json
 import os
@@ -18,11 +19,21 @@ from oracle_method import calibrate, key_of, run_setting
 from oracle_model import Model
 
 
+def check_dense(folder, data):
+    """Compare the dense logits of a coverage folder."""
+    got = Model(folder).dense(data["tokens"].long(), data["mask"].bool()) * data["mask"][..., None]
+    worst = float((got - data["logits"]).abs().max())
+    print(f"{os.path.basename(folder):24s} logits differ by {worst:.1e}: {'OK' if worst < 1e-4 else 'DIFFERENT'}")
+    return worst < 1e-4
+
+
 def check(folder, verbose=False):
     """Compare every setting of a folder with its reference; True if all agree."""
+    data = load_file(os.path.join(folder, "reference.safetensors"))
+    if not os.path.exists(os.path.join(folder, "reference.json")):
+        return check_dense(folder, data)
     with open(os.path.join(folder, "reference.json"), encoding="utf-8") as f:
-        ref = json.load(f)
-    data, m = load_file(os.path.join(folder, "reference.safetensors")), Model(folder)
+        ref, m = json.load(f), Model(folder)
     if "generate" in ref:
         return check_generation(folder, m, ref, data)
     batch, fine = ref["batch_size"], True
@@ -51,11 +62,13 @@ def check(folder, verbose=False):
 
 
 def main(args):
-    folders = [a.rstrip("/") for a in args[1:] if a != "-v"]
-    if not folders or args[0] != "check":
+    given = [a.rstrip("/") for a in args[1:] if a != "-v"]
+    if not given or args[0] != "check":
         sys.exit(__doc__)
+    # What a shell pattern brings along (a README, a folder of folders) is passed over.
+    folders = [a for a in given if os.path.exists(os.path.join(a, "config.json")) or not os.path.exists(a)]
     results = [check(f, "-v" in args) for f in folders]
-    sys.exit(0 if all(results) else 1)
+    sys.exit(0 if results and all(results) else 1)
 
 
 if __name__ == "__main__":

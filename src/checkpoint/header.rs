@@ -40,8 +40,9 @@ pub(super) fn header_length(path: &Path, total: u64, start: &[u8]) -> Result<usi
         let expected = format!("at most {MAX_HEADER_BYTES} bytes");
         return Err(Error::file(path, "header length", expected, format!("{length} bytes"), help));
     }
-    if length > total - 8 {
-        let expected = format!("at most the {} bytes that follow it", total - 8);
+    let rest = total.saturating_sub(8);
+    if length > rest {
+        let expected = format!("at most the {rest} bytes that follow it");
         let help = "The file is cut off: was the download interrupted? Download it again.";
         return Err(Error::file(path, "header length", expected, format!("{length} bytes"), help));
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     path::{Component, Path, PathBuf},
 };
 
@@ -93,17 +94,21 @@ fn open(source: &ModelSource, file: &str, mmap: bool) -> Result<TensorFile> {
     }
 }
 
-/// Whether anything of this name is there; a link that leads nowhere is, so that the error can say so.
+/// Whether anything of this name is there. A link that leads nowhere is, and so is what cannot be looked at: opening it
+/// gives the better error.
 fn exists(source: &ModelSource, file: &str) -> bool {
     match source {
-        ModelSource::Folder(folder) => folder.join(file).symlink_metadata().is_ok(),
+        ModelSource::Folder(folder) => {
+            !folder.join(file).symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        }
         ModelSource::Bundled(bundle) => bundle.files.iter().any(|(name, _)| *name == file),
     }
 }
 
-/// Whether a shard's name can neither leave the folder nor garble a message.
+/// Whether a shard's name can neither leave the folder nor garble or flood a message.
 fn is_inside(shard: &str) -> bool {
-    !shard.is_empty()
+    const LONGEST: usize = 255;
+    (1..=LONGEST).contains(&shard.len())
         && !shard.contains(|c: char| c.is_control() || c == '\\')
         && Path::new(shard).components().all(|part| matches!(part, Component::Normal(_)))
 }

@@ -100,7 +100,7 @@ impl<'a> Fields<'a> {
         if self.has(key) { self.size(key, 1).map(Some) } else { Ok(None) }
     }
 
-    /// A finite number for which `accept` holds; `expected` says so in words.
+    /// A number that f32, in which it will be used, can hold, and for which `accept` holds; `expected` says that in words.
     pub(super) fn number(
         &self,
         key: &str,
@@ -109,7 +109,14 @@ impl<'a> Fields<'a> {
         accept: impl Fn(f64) -> bool,
     ) -> Result<f64> {
         let value = self.get(key).map_or(default, Value::as_f64);
-        value.filter(|number| number.is_finite() && accept(*number)).ok_or_else(|| self.wrong(key, expected))
+        let fits = |number: f64| (number as f32).is_finite();
+        match value {
+            Some(number) if fits(number) && accept(number) => Ok(number),
+            Some(number) if !fits(number) => {
+                Err(self.wrong(key, format!("{expected}, up to {:e}", f32::MAX)))
+            }
+            _ => Err(self.wrong(key, expected)),
+        }
     }
 
     /// A number for which absent and `null` mean the same.

@@ -124,9 +124,7 @@ fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Resul
     }
     let max_position_embeddings = fields.size("max_position_embeddings", positions)?;
     let rope = Rope::parse(fields, max_position_embeddings)?;
-    let eps = fields.number("rms_norm_eps", Some(1e-6), "a number above 0 that f32 can hold", |eps| {
-        eps as f32 > 0.0 && (eps as f32).is_finite()
-    })?;
+    let eps = fields.number("rms_norm_eps", Some(1e-6), "a number above 0 in f32", |eps| eps as f32 > 0.0)?;
     let llama_bias = architecture == Architecture::Llama && fields.boolean("attention_bias", false)?;
     let attention_bias = match architecture {
         Architecture::Qwen2 => AttentionBias { qkv: true, output: false },

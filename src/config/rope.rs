@@ -80,8 +80,12 @@ impl Rope {
             return Ok(Self { theta, scaling: RopeScaling::Default });
         };
         let kind = match (place.string("rope_type")?, place.string("type")?) {
+            (Some(kind), Some(older)) if kind != older => {
+                return Err(place.wrong("type", format!("{kind}, as rope_type, or no such key")));
+            }
             (Some(kind), _) | (None, Some(kind)) => kind,
-            (None, None) if newer.is_some() => "default",
+            // Newer files may leave the default out, but not when they have one set of parameters per kind of layer.
+            (None, None) if newer.is_some() && place.has("rope_theta") => "default",
             (None, None) => return Err(unknown_type(place, "rope_type")),
         };
         let scaling = match kind {
@@ -233,9 +237,9 @@ fn yarn(place: &Fields, max_position_embeddings: usize) -> Result<RopeScaling> {
     };
     // Hugging Face takes 0 as "not given" here (Python's `or`).
     let given = |key: &str| -> Result<Option<f64>> {
-        Ok(place
-            .optional_number(key, "a number of at least 0", |number| number >= 0.0)?
-            .filter(|n| *n != 0.0))
+        let expected = "a number from 0 to 1000000";
+        let number = place.optional_number(key, expected, |number| (0.0..=1e6).contains(&number))?;
+        Ok(number.filter(|number| *number != 0.0))
     };
     let beta_slow = given("beta_slow")?.unwrap_or(1.0);
     let beta_fast = given("beta_fast")?.unwrap_or(32.0);

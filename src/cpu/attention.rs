@@ -43,7 +43,10 @@ pub(super) fn attention(
         let (tile, head) = (task / shape.heads, task % shape.heads);
         let (sample, first) = (tile / tiles, tile % tiles * QUERY_TILE);
         let len = QUERY_TILE.min(shape.queries.tokens - first);
-        cpu.arch.dispatch(|| tile_of_head(&heads, shape, sample, head, first, len, scratch));
+        cpu.vectorized(
+            #[inline(always)]
+            || tile_of_head(&heads, shape, sample, head, first, len, scratch),
+        );
         let mut rows = rows[tile].lock().expect("no task panics while it copies");
         for (row, values) in rows.chunks_exact_mut(width).zip(scratch.second.chunks_exact(d)) {
             row[head * d..(head + 1) * d].copy_from_slice(values);
@@ -99,7 +102,10 @@ fn tile_of_head(
                 continue;
             }
             let shrink = math::exp(largest[i] - best);
-            row.iter_mut().for_each(|x| *x = math::exp(*x - best));
+            row.iter_mut().for_each(
+                #[inline(always)]
+                |x| *x = math::exp(*x - best),
+            );
             total[i] = total[i] * shrink + math::sum(row, |x| x);
             largest[i] = best;
             if shrink != 1.0 {

@@ -42,13 +42,17 @@ pub(super) fn norm(
     out: &mut [f32],
     sum_squares: &mut [f32],
 ) {
-    let arch = cpu.arch;
     cpu.pool.install(|| {
         (x[..rows * width].par_chunks_exact(width))
             .zip(out[..rows * width].par_chunks_exact_mut(width))
             .zip(&mut sum_squares[..rows])
             .with_min_len(16)
-            .for_each(|((x, out), sum)| arch.dispatch(|| *sum = norm_row(x, norm, out)));
+            .for_each(|((x, out), sum)| {
+                cpu.vectorized(
+                    #[inline(always)]
+                    || *sum = norm_row(x, norm, out),
+                )
+            });
     });
 }
 
@@ -108,16 +112,24 @@ pub(super) fn bias_activation_scale(
 ) {
     if let Some(bias) = bias {
         let to = first + values.len();
-        pick.runs(first, to, |picked, feature, length| {
-            // A skipped block has no bias: its values are never read.
-            if let Some(bias) = bias.get(feature..feature + length) {
-                add(&mut values[picked - first..][..length], bias);
-            }
-        });
+        pick.runs(
+            first,
+            to,
+            #[inline(always)]
+            |picked, feature, length| {
+                // A skipped block has no bias: its values are never read.
+                if let Some(bias) = bias.get(feature..feature + length) {
+                    add(&mut values[picked - first..][..length], bias);
+                }
+            },
+        );
     }
     match activation {
         None => {}
-        Some(Activation::Silu) => values.iter_mut().for_each(|x| *x = math::silu(*x)),
+        Some(Activation::Silu) => values.iter_mut().for_each(
+            #[inline(always)]
+            |x| *x = math::silu(*x),
+        ),
         Some(Activation::Relu) => values.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
         Some(Activation::Gelu) => {
             values
@@ -144,18 +156,20 @@ pub(super) fn rope(
     positions: &[u32],
 ) {
     let (width, half) = (heads * head_dim, head_dim / 2);
-    let arch = cpu.arch;
     cpu.rows(&mut x[..rows * width], width, |t, row| {
         let (cos, sin) = table[positions[t] as usize * head_dim..][..head_dim].split_at(half);
-        arch.dispatch(|| {
-            for head in row.chunks_exact_mut(head_dim) {
-                let (low, high) = head.split_at_mut(half);
-                for i in 0..half {
-                    (low[i], high[i]) =
-                        (low[i] * cos[i] - high[i] * sin[i], high[i] * cos[i] + low[i] * sin[i]);
+        cpu.vectorized(
+            #[inline(always)]
+            || {
+                for head in row.chunks_exact_mut(head_dim) {
+                    let (low, high) = head.split_at_mut(half);
+                    for i in 0..half {
+                        (low[i], high[i]) =
+                            (low[i] * cos[i] - high[i] * sin[i], high[i] * cos[i] + low[i] * sin[i]);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -188,11 +202,17 @@ pub(super) fn cross_entropy(
                     if let Some(&logit) = (targets[t] as usize).checked_sub(first).and_then(|i| row.get(i)) {
                         loss.targets.push((t, logit));
                     }
-                    loss.partial.push(cpu.arch.dispatch(|| {
-                        let largest = math::max(row);
-                        row.iter_mut().for_each(|x| *x = math::exp(*x - largest));
-                        (largest, f64::from(math::sum(row, |x| x)))
-                    }));
+                    loss.partial.push(cpu.vectorized(
+                        #[inline(always)]
+                        || {
+                            let largest = math::max(row);
+                            row.iter_mut().for_each(
+                                #[inline(always)]
+                                |x| *x = math::exp(*x - largest),
+                            );
+                            (largest, f64::from(math::sum(row, |x| x)))
+                        },
+                    ));
                 }
                 loss
             },

@@ -8,7 +8,6 @@
 use rayon::prelude::*;
 
 use super::{Cpu, Matrix, Scratch, math};
-use crate::checkpoint::Dtype;
 
 /// Columns of W converted at a time: with 64 features a panel of 1 MiB.
 const PANEL_COLUMNS: usize = 4096;
@@ -41,6 +40,7 @@ impl Pick<'_> {
     }
 
     /// The weight's index of the i-th picked one.
+    #[inline(always)]
     fn index(&self, i: usize) -> Option<usize> {
         match *self {
             Pick::All(_) => Some(i),
@@ -52,6 +52,7 @@ impl Pick<'_> {
     }
 
     /// Calls `f(first picked, first in the weight, length)` for the runs of consecutive indices in `from..to`.
+    #[inline(always)]
     pub(super) fn runs(&self, from: usize, to: usize, mut f: impl FnMut(usize, usize, usize)) {
         match *self {
             Pick::All(_) => f(from, from, to - from),
@@ -133,12 +134,15 @@ pub(super) fn multiply(
                 n,
             )
         };
-        cpu.arch.dispatch(|| {
-            for row in 0..t {
-                // SAFETY: as above.
-                epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
-            }
-        });
+        cpu.vectorized(
+            #[inline(always)]
+            || {
+                for row in 0..t {
+                    // SAFETY: as above.
+                    epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
+                }
+            },
+        );
     });
 }
 
@@ -177,12 +181,15 @@ pub(super) fn multiply_pair(
                     }
                 }
             }
-            cpu.arch.dispatch(|| {
-                for (row, up) in second.chunks_exact_mut(len).take(chunk).enumerate() {
-                    // SAFETY: as above.
-                    finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
-                }
-            });
+            cpu.vectorized(
+                #[inline(always)]
+                || {
+                    for (row, up) in second.chunks_exact_mut(len).take(chunk).enumerate() {
+                        // SAFETY: as above.
+                        finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
+                    }
+                },
+            );
         }
     });
 }
@@ -230,7 +237,10 @@ unsafe fn panel_product(
     let k = columns.len();
     for from in (0..k.max(1)).step_by(PANEL_COLUMNS) {
         let depth = PANEL_COLUMNS.min(k - from);
-        cpu.arch.dispatch(|| fill_panel(panel, weight, rows, first, len, columns, from, depth));
+        cpu.vectorized(
+            #[inline(always)]
+            || fill_panel(panel, weight, rows, first, len, columns, from, depth),
+        );
         // SAFETY: the panel holds depth × len floats, x holds t × k, dst is the caller's promise.
         unsafe {
             gemm::gemm(
@@ -270,98 +280,57 @@ fn fill_panel(
     from: usize,
     depth: usize,
 ) {
-    let bytes = weight.tensor.bytes();
-    match weight.tensor.dtype() {
-        Dtype::F32 => transpose(
-            panel,
-            bytemuck::cast_slice(bytes),
-            weight.columns,
-            rows,
-            first,
-            len,
-            columns,
-            from,
-            depth,
-            |x: f32| x,
-        ),
-        Dtype::BF16 => transpose(
-            panel,
-            bytemuck::cast_slice(bytes),
-            weight.columns,
-            rows,
-            first,
-            len,
-            columns,
-            from,
-            depth,
-            math::bf16,
-        ),
-        Dtype::F16 => transpose(
-            panel,
-            bytemuck::cast_slice(bytes),
-            weight.columns,
-            rows,
-            first,
-            len,
-            columns,
-            from,
-            depth,
-            math::f16,
-        ),
+    // Converted rows are collected in a tile that stays in the first-level cache, and transposed from there.
+    let mut tile = [[0.0f32; TILE_STRIDE]; TILE_ROWS];
+    for at in (0..depth).step_by(TILE_COLUMNS) {
+        let width = TILE_COLUMNS.min(depth - at);
+        for group in (0..len).step_by(TILE_ROWS) {
+            let height = TILE_ROWS.min(len - group);
+            for (i, to) in tile.iter_mut().enumerate().take(height) {
+                match rows.index(first + group + i) {
+                    Some(row) => weight.picked_to_f32(row, columns, from + at, &mut to[..width]),
+                    None => to[..width].fill(0.0),
+                }
+            }
+            transpose(&tile, height, width, &mut panel[at * len + group..], len);
+        }
     }
 }
 
+const TILE_ROWS: usize = 16;
+const TILE_COLUMNS: usize = 1024;
+/// Floats from one tile row to the next: not a power of two, or the rows would share a few cache sets.
+const TILE_STRIDE: usize = TILE_COLUMNS + 16;
+
+/// to\[j·stride + i\] = tile\[i\]\[j\] for i < height, j < width.
 #[inline(always)]
-fn transpose<T: Copy>(
-    panel: &mut [f32],
-    data: &[T],
+fn transpose(
+    tile: &[[f32; TILE_STRIDE]; TILE_ROWS],
+    height: usize,
+    width: usize,
+    to: &mut [f32],
     stride: usize,
-    rows: Pick<'_>,
-    first: usize,
-    len: usize,
-    columns: Pick<'_>,
-    from: usize,
-    depth: usize,
-    convert: impl Fn(T) -> f32 + Copy,
 ) {
-    const GROUP: usize = 16;
-    let row = |i: usize| rows.index(first + i).map(|index| &data[index * stride..(index + 1) * stride]);
-    for group in (0..len).step_by(GROUP) {
-        let all: [Option<&[T]>; GROUP] =
-            std::array::from_fn(|i| if group + i < len { row(group + i) } else { None });
-        if let Some(lanes) = all_present(&all) {
-            columns.runs(from, from + depth, |picked, column, length| {
-                let lanes: [&[T]; GROUP] = lanes.map(|lane| &lane[column..column + length]);
-                let to = &mut panel[(picked - from) * len..][..length * len];
-                for (j, to) in to.chunks_exact_mut(len).enumerate() {
-                    let to: &mut [f32; GROUP] =
-                        (&mut to[group..group + GROUP]).try_into().expect("a whole group");
-                    for (to, lane) in to.iter_mut().zip(&lanes) {
-                        *to = convert(lane[j]);
-                    }
+    let (whole_rows, whole_columns) = (height / 4 * 4, width / 4 * 4);
+    assert!(height <= TILE_ROWS && width <= TILE_COLUMNS && to.len() + stride >= width * stride + height);
+    for j in (0..whole_columns).step_by(4) {
+        for i in (0..whole_rows).step_by(4) {
+            // SAFETY: i + 3 < height and j + 3 < width, and the assertion says that the tile and `to` reach that far;
+            // an array of floats needs no more alignment than a float. Checked slices would cost as much as the moves.
+            unsafe {
+                let block = std::array::from_fn(|row| tile[i + row].as_ptr().add(j).cast::<[f32; 4]>().read());
+                for (k, column) in math::transpose4(block).into_iter().enumerate() {
+                    to.as_mut_ptr().add((j + k) * stride + i).cast::<[f32; 4]>().write(column);
                 }
-            });
-            continue;
-        }
-        for (i, lane) in all.iter().enumerate().take(len - group) {
-            columns.runs(from, from + depth, |picked, column, length| {
-                for j in 0..length {
-                    panel[(picked - from + j) * len + group + i] =
-                        lane.map_or(0.0, |lane| convert(lane[column + j]));
-                }
-            });
+            }
         }
     }
-}
-
-#[inline(always)]
-fn all_present<'a, T, const N: usize>(lanes: &[Option<&'a [T]>; N]) -> Option<[&'a [T]; N]> {
-    let first = lanes[0]?;
-    let mut all = [first; N];
-    for (to, lane) in all.iter_mut().zip(lanes) {
-        *to = (*lane)?;
+    for j in 0..width {
+        let done = if j < whole_columns { whole_rows } else { 0 };
+        for i in done..height {
+            to[j * stride + i] = tile[i][j];
+        }
     }
-    Some(all)
 }
 
 /// As [`multiply`], for few rows: every feature is a dot product with a converted row of W. Picked columns are not
@@ -387,9 +356,14 @@ fn dot_products(
             let spread = &mut third[..t * weight.columns];
             spread.fill(0.0);
             for (to, from) in spread.chunks_exact_mut(weight.columns).zip(x.chunks_exact(k)) {
-                columns.runs(0, k, |picked, column, length| {
-                    to[column..column + length].copy_from_slice(&from[picked..picked + length]);
-                });
+                columns.runs(
+                    0,
+                    k,
+                    #[inline(always)]
+                    |picked, column, length| {
+                        to[column..column + length].copy_from_slice(&from[picked..picked + length]);
+                    },
+                );
             }
             x = spread;
         }
@@ -430,13 +404,16 @@ unsafe fn dot_rows(
             }
             continue;
         };
-        cpu.arch.dispatch(|| {
-            weight.row_to_f32(index, row);
-            for (sample, x) in x.chunks_exact(k).take(t).enumerate() {
-                // SAFETY: upheld by the caller.
-                unsafe { to.row(sample, stride, i, 1) }.fill(math::dot(row, x));
-            }
-        });
+        cpu.vectorized(
+            #[inline(always)]
+            || {
+                weight.row_to_f32(index, row);
+                for (sample, x) in x.chunks_exact(k).take(t).enumerate() {
+                    // SAFETY: upheld by the caller.
+                    unsafe { to.row(sample, stride, i, 1) }.fill(math::dot(row, x));
+                }
+            },
+        );
     }
 }
 

@@ -40,6 +40,31 @@ pub(super) fn exp(x: f32) -> f32 {
     p * power(half) * power(n - half)
 }
 
+/// The transposed block.
+#[inline(always)]
+pub(super) fn transpose4(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+    // The compiler makes 16 scalar moves of the plain loop; SSE is part of every x86-64.
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_mm_movehl_ps, _mm_movelh_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
+        let [a, b, c, d] = rows.map(bytemuck::cast);
+        // SAFETY: x86-64 always has SSE, which is all that these register shuffles need.
+        let columns = unsafe {
+            let (low, high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+            let (low2, high2) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+            [
+                _mm_movelh_ps(low, low2),
+                _mm_movehl_ps(low2, low),
+                _mm_movelh_ps(high, high2),
+                _mm_movehl_ps(high2, high),
+            ]
+        };
+        columns.map(bytemuck::cast)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::array::from_fn(|k| rows.map(|row| row[k]))
+}
+
 /// x·sigmoid(x).
 #[inline(always)]
 pub(super) fn silu(x: f32) -> f32 {

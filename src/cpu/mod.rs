@@ -33,24 +33,44 @@ impl Matrix {
     /// Converts row `index` into `out` (columns).
     #[inline(always)]
     fn row_to_f32(&self, index: usize, out: &mut [f32]) {
-        self.part_to_f32(index, 0, out);
+        self.picked_to_f32(index, Pick::All(self.columns), 0, out);
     }
 
-    /// Converts the columns `from..from+out.len()` of row `index`.
+    /// Converts the picked columns `from..from+out.len()` of row `index`.
     #[inline(always)]
-    fn part_to_f32(&self, index: usize, from: usize, out: &mut [f32]) {
+    fn picked_to_f32(&self, index: usize, columns: Pick<'_>, from: usize, out: &mut [f32]) {
         #[inline(always)]
-        fn copy<T: bytemuck::Pod>(bytes: &[u8], at: usize, out: &mut [f32], convert: impl Fn(T) -> f32) {
-            let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + out.len()];
-            for (to, &from) in out.iter_mut().zip(row) {
-                *to = convert(from);
+        fn copy<T: bytemuck::Pod>(
+            (bytes, at, width): (&[u8], usize, usize),
+            columns: Pick<'_>,
+            from: usize,
+            out: &mut [f32],
+            convert: impl Fn(T) -> f32,
+        ) {
+            let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + width];
+            if let Pick::Blocks { indices, width: 1 } = columns {
+                for (to, &column) in out.iter_mut().zip(&indices[from..]) {
+                    *to = convert(row[column as usize]);
+                }
+                return;
             }
+            columns.runs(
+                from,
+                from + out.len(),
+                #[inline(always)]
+                |picked, column, length| {
+                    let to = &mut out[picked - from..][..length];
+                    for (to, &value) in to.iter_mut().zip(&row[column..column + length]) {
+                        *to = convert(value);
+                    }
+                },
+            );
         }
-        let (bytes, at) = (self.tensor.bytes(), index * self.columns + from);
+        let row = (self.tensor.bytes(), index * self.columns, self.columns);
         match self.tensor.dtype() {
-            Dtype::F32 => copy(bytes, at, out, |x: f32| x),
-            Dtype::BF16 => copy(bytes, at, out, math::bf16),
-            Dtype::F16 => copy(bytes, at, out, math::f16),
+            Dtype::F32 => copy(row, columns, from, out, |x: f32| x),
+            Dtype::BF16 => copy(row, columns, from, out, math::bf16),
+            Dtype::F16 => copy(row, columns, from, out, math::f16),
         }
     }
 }
@@ -99,6 +119,22 @@ impl Cpu {
     /// Threads at work.
     pub fn threads(&self) -> usize {
         self.scratch.len()
+    }
+
+    /// Calls `f` compiled for the widest vectors that this CPU has. `f` and what it calls must be `#[inline(always)]`:
+    /// only code inlined here gets them.
+    #[inline(always)]
+    fn vectorized<R>(&self, f: impl FnMut() -> R) -> R {
+        struct Body<F>(F);
+        impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Body<F> {
+            type Output = R;
+            #[inline(always)]
+            fn call(mut self) -> R {
+                // By `FnMut`: a closure called as `FnOnce` goes through a shim that is not inlined.
+                (self.0)()
+            }
+        }
+        self.arch.dispatch(Body(f))
     }
 
     /// Calls `f` with the scratch of the pool thread it runs on.
@@ -229,9 +265,19 @@ impl Backend for Cpu {
         let pick = picked(kept, projection.out_features);
         let columns = Pick::All(projection.in_features);
         let bias = projection.bias.as_deref();
-        gemm::multiply(self, x, rows, &projection.weight, pick, columns, out, |values, _, first| {
-            elementwise::bias_activation_scale(values, bias, pick, first, activation, scale);
-        });
+        gemm::multiply(
+            self,
+            x,
+            rows,
+            &projection.weight,
+            pick,
+            columns,
+            out,
+            #[inline(always)]
+            |values, _, first| {
+                elementwise::bias_activation_scale(values, bias, pick, first, activation, scale);
+            },
+        );
     }
 
     fn gated_linear(
@@ -246,13 +292,22 @@ impl Backend for Cpu {
     ) {
         let pick = picked(kept, gate.out_features);
         let (gate_bias, up_bias) = (gate.bias.as_deref(), up.bias.as_deref());
-        gemm::multiply_pair(self, x, rows, [&gate.weight, &up.weight], pick, out, |gate, up, first| {
-            elementwise::bias_activation_scale(up, up_bias, pick, first, None, 1.0);
-            elementwise::bias_activation_scale(gate, gate_bias, pick, first, Some(activation), 1.0);
-            for (gate, up) in gate.iter_mut().zip(up) {
-                *gate *= *up;
-            }
-        });
+        gemm::multiply_pair(
+            self,
+            x,
+            rows,
+            [&gate.weight, &up.weight],
+            pick,
+            out,
+            #[inline(always)]
+            |gate, up, first| {
+                elementwise::bias_activation_scale(up, up_bias, pick, first, None, 1.0);
+                elementwise::bias_activation_scale(gate, gate_bias, pick, first, Some(activation), 1.0);
+                for (gate, up) in gate.iter_mut().zip(up) {
+                    *gate *= *up;
+                }
+            },
+        );
     }
 
     fn project(
@@ -275,6 +330,7 @@ impl Backend for Cpu {
             Pick::All(width),
             columns,
             out,
+            #[inline(always)]
             |values, row, first| {
                 if let Some(bias) = bias {
                     elementwise::add(values, &bias[first..]);

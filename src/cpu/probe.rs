@@ -101,23 +101,25 @@ pub(super) fn energy(
     out: &mut [f32],
 ) {
     let Grid { samples, tokens } = grid;
-    let arch = cpu.arch;
     cpu.rows(&mut out[..tokens * width], width, |s, out| {
         let real = |b: usize| mask.is_none_or(|mask| mask[b * tokens + s] != 0);
-        arch.dispatch(|| {
-            out.fill(0.0);
-            for b in (0..samples).filter(|&b| real(b)) {
-                for (out, a) in out.iter_mut().zip(&a[(b * tokens + s) * width..][..width]) {
-                    *out += a * a;
+        cpu.vectorized(
+            #[inline(always)]
+            || {
+                out.fill(0.0);
+                for b in (0..samples).filter(|&b| real(b)) {
+                    for (out, a) in out.iter_mut().zip(&a[(b * tokens + s) * width..][..width]) {
+                        *out += a * a;
+                    }
                 }
-            }
-            let divisor = match mask {
-                None => samples as f32,
-                Some(_) => (0..samples).filter(|&b| real(b)).count() as f32 + 1e-3,
-            };
-            for out in out {
-                *out /= divisor;
-            }
-        });
+                let divisor = match mask {
+                    None => samples as f32,
+                    Some(_) => (0..samples).filter(|&b| real(b)).count() as f32 + 1e-3,
+                };
+                for out in &mut *out {
+                    *out /= divisor;
+                }
+            },
+        );
     });
 }

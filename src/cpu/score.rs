@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, Matrix, probe::largest};
+use super::{Cpu, Matrix, gemm::Pick, probe::largest};
 use crate::{
     backend::{Fusion, Grid, KeptBlocks, KeptSet, Moments},
     prune::settings::Metric,
@@ -20,7 +20,7 @@ pub(super) fn column_statistic(cpu: &Cpu, weight: &Matrix, metric: Metric, out: 
         let row = &mut scratch.panel[..COLUMN_CHUNK.min(columns - from)];
         let mut sums = vec![0.0f64; row.len()];
         for o in 0..weight.rows {
-            weight.part_to_f32(o, from, row);
+            weight.picked_to_f32(o, Pick::All(columns), from, row);
             for (sum, &w) in sums.iter_mut().zip(&*row) {
                 let w = f64::from(w);
                 *sum += match metric {
@@ -48,28 +48,30 @@ pub(super) fn channel_score(
     head_dim: Option<usize>,
     out: &mut [f32],
 ) {
-    let arch = cpu.arch;
     // A task's channels are whole heads, so that it can finish their scores.
     let chunk = head_dim.map_or(COLUMN_CHUNK, |d| COLUMN_CHUNK.next_multiple_of(d));
     let step = head_dim.unwrap_or(1);
     let outputs = &mut out[..width / step];
     cpu.pool.install(|| {
         outputs.par_chunks_mut(chunk / step).enumerate().for_each(|(task, out)| {
-            arch.dispatch(|| {
-                let from = task * chunk;
-                let mut energy = vec![0.0f32; out.len() * step];
-                sum_fused(p, tokens, width, &fusion, from, &mut energy);
-                for (energy, &statistic) in energy.iter_mut().zip(&statistic[from..]) {
-                    *energy = statistic * if metric == Metric::WandaSp { energy.sqrt() } else { *energy };
-                }
-                for (out, head) in out.iter_mut().zip(energy.chunks_exact(step)) {
-                    *out = match (head_dim, metric) {
-                        (None, _) => head[0],
-                        (Some(_), Metric::Ppsp) => head.iter().map(|x| x * x).sum::<f32>().sqrt(),
-                        (Some(_), Metric::WandaSp | Metric::Flap) => head.iter().sum(),
-                    };
-                }
-            });
+            cpu.vectorized(
+                #[inline(always)]
+                || {
+                    let from = task * chunk;
+                    let mut energy = vec![0.0f32; out.len() * step];
+                    sum_fused(p, tokens, width, &fusion, from, &mut energy);
+                    for (energy, &statistic) in energy.iter_mut().zip(&statistic[from..]) {
+                        *energy = statistic * if metric == Metric::WandaSp { energy.sqrt() } else { *energy };
+                    }
+                    for (out, head) in out.iter_mut().zip(energy.chunks_exact(step)) {
+                        *out = match (head_dim, metric) {
+                            (None, _) => head[0],
+                            (Some(_), Metric::Ppsp) => head.iter().map(|x| x * x).sum::<f32>().sqrt(),
+                            (Some(_), Metric::WandaSp | Metric::Flap) => head.iter().sum(),
+                        };
+                    }
+                },
+            );
         });
     });
 }
@@ -152,17 +154,19 @@ pub(super) fn history_update(
 ) {
     let (channels, width) = (kept.channels(), kept.set.of * kept.width);
     let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
-    let arch = cpu.arch;
     cpu.rows(&mut history[at * width..(at + tokens) * width], width, |s, h| {
         let p = &p[s * channels..][..channels];
-        arch.dispatch(|| {
-            for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
-                for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
-                    // A batch that overflowed is an error of that batch; it must not spoil the ones after it.
-                    *h = if p.is_finite() { old * *h + new * p } else { *h };
+        cpu.vectorized(
+            #[inline(always)]
+            || {
+                for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
+                    for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
+                        // A batch that overflowed is an error of that batch; it must not spoil the ones after it.
+                        *h = if p.is_finite() { old * *h + new * p } else { *h };
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 

@@ -146,6 +146,15 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The defaults, with only those skipped layers that a model of so many layers has.
+    pub fn default_for(layers: usize) -> Self {
+        let default = Self::default();
+        Self {
+            skip_layers: default.skip_layers.into_iter().filter(|&layer| layer < layers).collect(),
+            ..default
+        }
+    }
+
     /// Checks every value's range.
     ///
     /// # Errors

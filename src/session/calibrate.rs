@@ -50,7 +50,8 @@ pub fn calibrate<B: Backend>(
         ));
     }
     let limits = Limits { samples: batch_size.min(samples), tokens: seq_len, capacity: 0 };
-    let mut session = Session::new(Arc::clone(model), Settings::default(), limits, None)?;
+    let mut session =
+        Session::new(Arc::clone(model), Settings::default_for(model.config.num_hidden_layers), limits, None)?;
     let (backend, config) = (&*model.backend, &model.config);
     let mut moments: Vec<[Moments<B>; 2]> = (0..config.num_hidden_layers)
         .map(|_| {

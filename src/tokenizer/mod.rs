@@ -53,8 +53,9 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).expect("no truncation is always valid");
         let tokenizer = Self { inner, path, vocab_size, chat_template: ChatTemplate::load(source)? };
-        // Shows whether the special tokens that are put around a text are in the vocabulary.
-        tokenizer.encode("", true)?;
+        // Shows now whether the special tokens put around a text are in the vocabulary, and whether the crate panics on
+        // a table that it has not looked at yet.
+        tokenizer.encode("A é", true)?;
         Ok(tokenizer)
     }
 
