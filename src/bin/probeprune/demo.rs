@@ -29,7 +29,7 @@ const CALIBRATION_SEED: u64 = 4_000;
 const EVALUATION_SEED: u64 = 5_000;
 
 /// Shape of the batches; a batch has one topic.
-const GRID: Grid = Grid { samples: 8, tokens: 64 };
+const GRID: Grid = Grid { samples: 16, tokens: 64 };
 const CALIBRATION_SAMPLES: usize = 128;
 
 const METHODS: [Method; 4] = [Method::ProbePruning, Method::WandaSp, Method::Flap, Method::Random];
@@ -117,8 +117,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         Format::Table => {}
     }
     print(&format!(
-        "{} on unseen text: {} topics, each a batch of {} × {} tokens; {} threads, times are medians of {rounds} \
-         rounds\n{}\
+        "{} on unseen text: {} topics, each a batch of {} × {} tokens; {} threads; \
+         each time is the median of {rounds}\n{}\
          Time and FLOPs are shares of dense and include the probe. \
          PRR = perplexity lost per % of time saved: lower is better.\n",
         loaded.name,

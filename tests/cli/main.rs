@@ -1,0 +1,104 @@
+//! The program as a user meets it: output, exit codes, and what it leaves behind.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod outputs;
+mod refusals;
+mod results;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_probeprune");
+const MODEL: [&str; 2] = ["--model", "bundled:tiny-llama"];
+/// Windows small enough that every test is a matter of moments.
+const SMALL: [&str; 6] = ["--seq-len", "32", "--batch-size", "4", "--max-tokens", "384"];
+
+/// Some text for measuring, some for calibrating, and a calibration of the bundled model.
+struct Files {
+    _folder: TempDir,
+    text: PathBuf,
+    other_text: PathBuf,
+    history: PathBuf,
+}
+
+static FILES: LazyLock<Files> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, seed: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, stdout(["corpus", "--seed", seed, "--bytes", "3000"])).unwrap();
+        path
+    };
+    let (text, other_text) = (write("text", "5"), write("other", "6"));
+    let history = folder.path().join("history.safetensors");
+    let mut calibrate =
+        program(["calibrate", "--seq-len", "32", "--batch-size", "4", "--calibrate-samples", "8"]);
+    calibrate.args(MODEL).arg("--text").arg(&other_text).arg("--out").arg(&history);
+    calibrate.assert().success();
+    Files { _folder: folder, text, other_text, history }
+});
+
+fn program<'a>(args: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(args);
+    command
+}
+
+fn stdout<'a>(args: impl IntoIterator<Item = &'a str>) -> String {
+    let output = program(args).assert().success().get_output().clone();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// `perplexity` of the bundled model on a little text, with further arguments.
+fn perplexity<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [&["perplexity"], &MODEL[..], &SMALL, &["--text", path(&FILES.text)], args].concat()
+}
+
+fn json_text(args: &[&str]) -> String {
+    stdout(perplexity(&[args, &["--format", "json"]].concat()))
+}
+
+fn json_of(args: &[&str]) -> Value {
+    serde_json::from_str(&json_text(args)).unwrap()
+}
+
+/// The batch losses as they are written: digits that tell every float apart, which serde_json reads only nearly so.
+fn losses_of(report: &str) -> String {
+    let list = report.split_once("\"batch_losses\": [").expect("batch_losses").1;
+    list.split_once(']').expect("an end").0.to_string()
+}
+
+fn losses(args: &[&str]) -> String {
+    losses_of(&json_text(args))
+}
+
+#[track_caller]
+fn assert_close(a: f64, b: f64) {
+    assert!((a / b - 1.0).abs() < 1e-12, "{a} and {b}");
+}
+
+/// Exit code 2, nothing on standard output, and one line on standard error with these parts in this order.
+#[track_caller]
+fn refused(args: &[&str], parts: &[&str]) {
+    let output = program(args.iter().copied()).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(output.stdout.is_empty(), "standard output");
+    assert!(message.starts_with("error: ") && message.trim_end().lines().count() == 1, "{message}");
+    let mut rest = message.as_str();
+    for part in parts {
+        let Some(at) = rest.find(part) else { panic!("no {part:?} (in this order) in: {message}") };
+        rest = &rest[at + part.len()..];
+    }
+}
