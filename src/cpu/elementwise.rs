@@ -3,9 +3,8 @@
 use rayon::prelude::*;
 
 use super::{
-    Cpu, Matrix,
-    gemm::{self, Pick},
-    math,
+    Cpu, gemm, math,
+    matrix::{Matrix, Pick},
 };
 use crate::{
     backend::{Norm, NormKind},

@@ -7,7 +7,10 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, Matrix, Scratch, math};
+use super::{
+    Cpu, Scratch, math,
+    matrix::{Matrix, Pick},
+};
 
 /// Columns of W converted at a time: with 64 features a panel of 1 MiB.
 const PANEL_COLUMNS: usize = 4096;
@@ -19,54 +22,6 @@ pub(super) const PANEL_LEN: usize = PANEL_COLUMNS * PANEL_FEATURES;
 pub(super) const ROW_CHUNK: usize = 1024;
 /// Up to so many rows are multiplied as dot products.
 const DOT_ROWS: usize = 16;
-
-/// Which rows or columns of a weight take part.
-#[derive(Clone, Copy)]
-pub(super) enum Pick<'a> {
-    All(usize),
-    /// Blocks of `width` consecutive ones; a block of `u32::MAX` is skipped.
-    Blocks {
-        indices: &'a [u32],
-        width: usize,
-    },
-}
-
-impl Pick<'_> {
-    pub(super) fn len(&self) -> usize {
-        match *self {
-            Pick::All(len) => len,
-            Pick::Blocks { indices, width } => indices.len() * width,
-        }
-    }
-
-    /// The weight's index of the i-th picked one.
-    #[inline(always)]
-    fn index(&self, i: usize) -> Option<usize> {
-        match *self {
-            Pick::All(_) => Some(i),
-            Pick::Blocks { indices, width } => match indices[i / width] {
-                u32::MAX => None,
-                block => Some(block as usize * width + i % width),
-            },
-        }
-    }
-
-    /// Calls `f(first picked, first in the weight, length)` for the runs of consecutive indices in `from..to`.
-    #[inline(always)]
-    pub(super) fn runs(&self, from: usize, to: usize, mut f: impl FnMut(usize, usize, usize)) {
-        match *self {
-            Pick::All(_) => f(from, from, to - from),
-            Pick::Blocks { indices, width } => {
-                let mut i = from;
-                while i < to {
-                    let length = (width - i % width).min(to - i);
-                    f(i, indices[i / width] as usize * width + i % width, length);
-                    i += length;
-                }
-            }
-        }
-    }
-}
 
 /// Output that several threads write, each its own features.
 #[derive(Clone, Copy)]

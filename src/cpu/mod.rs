@@ -7,6 +7,7 @@ mod attention;
 mod elementwise;
 mod gemm;
 mod math;
+mod matrix;
 mod probe;
 mod score;
 
@@ -14,68 +15,13 @@ use std::sync::Mutex;
 
 use crate::{
     backend::{AttentionShape, Backend, Fusion, Grid, KeptBlocks, KeptSet, Linear, Moments, Norm, Probe},
-    checkpoint::{Dtype, Tensor},
+    checkpoint::Tensor,
     config::Activation,
     error::{Error, Result},
     prune::settings::{Metric, ProbeOrder},
 };
-use gemm::Pick;
-
-/// A weight matrix (rows, columns) in the checkpoint's memory.
-#[derive(Debug)]
-pub struct Matrix {
-    tensor: Tensor,
-    rows: usize,
-    columns: usize,
-}
-
-impl Matrix {
-    /// Converts row `index` into `out` (columns).
-    #[inline(always)]
-    fn row_to_f32(&self, index: usize, out: &mut [f32]) {
-        self.picked_to_f32(index, Pick::All(self.columns), 0, out);
-    }
-
-    /// Converts the picked columns `from..from+out.len()` of row `index`.
-    #[inline(always)]
-    fn picked_to_f32(&self, index: usize, columns: Pick<'_>, from: usize, out: &mut [f32]) {
-        #[inline(always)]
-        fn copy<T: bytemuck::Pod>(
-            (bytes, at, width): (&[u8], usize, usize),
-            columns: Pick<'_>,
-            from: usize,
-            out: &mut [f32],
-            convert: impl Fn(T) -> f32,
-        ) {
-            let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + width];
-            if let Pick::Blocks { indices, width: 1 } = columns {
-                for (to, &column) in out.iter_mut().zip(&indices[from..]) {
-                    // SAFETY: `picked`, the only place that makes blocks of columns, has checked that they lie in the matrix. The
-                    // check in this loop would cost more than the move.
-                    *to = convert(unsafe { *row.get_unchecked(column as usize) });
-                }
-                return;
-            }
-            columns.runs(
-                from,
-                from + out.len(),
-                #[inline(always)]
-                |picked, column, length| {
-                    let to = &mut out[picked - from..][..length];
-                    for (to, &value) in to.iter_mut().zip(&row[column..column + length]) {
-                        *to = convert(value);
-                    }
-                },
-            );
-        }
-        let row = (self.tensor.bytes(), index * self.columns, self.columns);
-        match self.tensor.dtype() {
-            Dtype::F32 => copy(row, columns, from, out, |x: f32| x),
-            Dtype::BF16 => copy(row, columns, from, out, math::bf16),
-            Dtype::F16 => copy(row, columns, from, out, math::f16),
-        }
-    }
-}
+pub use matrix::Matrix;
+use matrix::{Pick, picked, picked_rows};
 
 /// Conversion and accumulation buffers of one thread.
 struct Scratch {
@@ -146,23 +92,6 @@ impl Cpu {
         // a task the content is garbage, which every task overwrites before it reads.
         let mut scratch = self.scratch[thread].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         f(&mut scratch)
-    }
-}
-
-/// The kept rows or columns of `all`.
-fn picked(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick<'_> {
-    let Some(kept) = kept else { return Pick::All(all) };
-    let indices = &kept.set.indices[..kept.set.len];
-    let fits = |&block: &u32| (block as usize) < all / kept.width;
-    assert!(indices.iter().all(fits), "kept indices lie in the weight");
-    Pick::Blocks { indices, width: kept.width }
-}
-
-/// The kept rows, where `u32::MAX` stands for a key/value head that is skipped.
-fn picked_rows(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick<'_> {
-    match kept {
-        Some(kept) => Pick::Blocks { indices: &kept.set.indices[..kept.set.len], width: kept.width },
-        None => Pick::All(all),
     }
 }
 

@@ -2,7 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, Matrix, gemm::Pick, probe::largest};
+use super::{
+    Cpu,
+    matrix::{Matrix, Pick},
+    probe::largest,
+};
 use crate::{
     backend::{Fusion, Grid, KeptBlocks, KeptSet, Moments},
     prune::settings::Metric,

@@ -1,0 +1,128 @@
+//! Weight matrices in the checkpoint's memory, and which of their rows and columns take part in a product.
+
+use super::math;
+use crate::{
+    backend::KeptBlocks,
+    checkpoint::{Dtype, Tensor},
+};
+
+/// A weight matrix (rows, columns) in the checkpoint's memory.
+#[derive(Debug)]
+pub struct Matrix {
+    pub(super) tensor: Tensor,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
+
+impl Matrix {
+    /// Converts row `index` into `out` (columns).
+    #[inline(always)]
+    pub(super) fn row_to_f32(&self, index: usize, out: &mut [f32]) {
+        self.picked_to_f32(index, Pick::All(self.columns), 0, out);
+    }
+
+    /// Converts the picked columns `from..from+out.len()` of row `index`.
+    #[inline(always)]
+    pub(super) fn picked_to_f32(&self, index: usize, columns: Pick<'_>, from: usize, out: &mut [f32]) {
+        #[inline(always)]
+        fn copy<T: bytemuck::Pod>(
+            (bytes, at, width): (&[u8], usize, usize),
+            columns: Pick<'_>,
+            from: usize,
+            out: &mut [f32],
+            convert: impl Fn(T) -> f32,
+        ) {
+            let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + width];
+            if let Pick::Blocks { indices, width: 1 } = columns {
+                for (to, &column) in out.iter_mut().zip(&indices[from..]) {
+                    // SAFETY: `picked`, the only place that makes blocks of columns, has checked that they lie in
+                    // the matrix. A check here would cost more than the move.
+                    *to = convert(unsafe { *row.get_unchecked(column as usize) });
+                }
+                return;
+            }
+            columns.runs(
+                from,
+                from + out.len(),
+                #[inline(always)]
+                |picked, column, length| {
+                    let to = &mut out[picked - from..][..length];
+                    for (to, &value) in to.iter_mut().zip(&row[column..column + length]) {
+                        *to = convert(value);
+                    }
+                },
+            );
+        }
+        let row = (self.tensor.bytes(), index * self.columns, self.columns);
+        match self.tensor.dtype() {
+            Dtype::F32 => copy(row, columns, from, out, |x: f32| x),
+            Dtype::BF16 => copy(row, columns, from, out, math::bf16),
+            Dtype::F16 => copy(row, columns, from, out, math::f16),
+        }
+    }
+}
+
+/// Which rows or columns of a weight take part.
+#[derive(Clone, Copy)]
+pub(super) enum Pick<'a> {
+    All(usize),
+    /// Blocks of `width` consecutive ones; a block of `u32::MAX` is skipped.
+    Blocks {
+        indices: &'a [u32],
+        width: usize,
+    },
+}
+
+impl Pick<'_> {
+    pub(super) fn len(&self) -> usize {
+        match *self {
+            Pick::All(len) => len,
+            Pick::Blocks { indices, width } => indices.len() * width,
+        }
+    }
+
+    /// The weight's index of the i-th picked one.
+    #[inline(always)]
+    pub(super) fn index(&self, i: usize) -> Option<usize> {
+        match *self {
+            Pick::All(_) => Some(i),
+            Pick::Blocks { indices, width } => match indices[i / width] {
+                u32::MAX => None,
+                block => Some(block as usize * width + i % width),
+            },
+        }
+    }
+
+    /// Calls `f(first picked, first in the weight, length)` for the runs of consecutive indices in `from..to`.
+    #[inline(always)]
+    pub(super) fn runs(&self, from: usize, to: usize, mut f: impl FnMut(usize, usize, usize)) {
+        match *self {
+            Pick::All(_) => f(from, from, to - from),
+            Pick::Blocks { indices, width } => {
+                let mut i = from;
+                while i < to {
+                    let length = (width - i % width).min(to - i);
+                    f(i, indices[i / width] as usize * width + i % width, length);
+                    i += length;
+                }
+            }
+        }
+    }
+}
+
+/// The kept rows or columns of `all`.
+pub(super) fn picked(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick<'_> {
+    let Some(kept) = kept else { return Pick::All(all) };
+    let indices = &kept.set.indices[..kept.set.len];
+    let fits = |&block: &u32| (block as usize) < all / kept.width;
+    assert!(indices.iter().all(fits), "kept indices lie in the weight");
+    Pick::Blocks { indices, width: kept.width }
+}
+
+/// The kept rows, where `u32::MAX` stands for a key/value head that is skipped.
+pub(super) fn picked_rows(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick<'_> {
+    match kept {
+        Some(kept) => Pick::Blocks { indices: &kept.set.indices[..kept.set.len], width: kept.width },
+        None => Pick::All(all),
+    }
+}
