@@ -48,13 +48,13 @@ pub(super) fn attention(
             || tile_of_head(&heads, shape, sample, head, first, len, scratch),
         );
         let mut rows = rows[tile].lock().expect("no task panics while it copies");
-        for (row, values) in rows.chunks_exact_mut(width).zip(scratch.second.chunks_exact(d)) {
+        for (row, values) in rows.chunks_exact_mut(width).zip(scratch.values.chunks_exact(d)) {
             row[head * d..(head + 1) * d].copy_from_slice(values);
         }
     });
 }
 
-/// Leaves (len, D) in `scratch.second`.
+/// Leaves (len, D) in `scratch.values`.
 #[inline(always)]
 fn tile_of_head(
     heads: &Heads<'_>,
@@ -73,7 +73,7 @@ fn tile_of_head(
     let slot = |j: usize| heads.slots.map_or(j, |slots| slots[j] as usize);
     // Index among the keys of the tile's first query.
     let query_at = shape.keys - shape.queries.tokens + first;
-    let sums = &mut scratch.second[..len * d];
+    let sums = &mut scratch.values[..len * d];
     sums.fill(0.0);
     let mut largest = [f32::NEG_INFINITY; QUERY_TILE];
     let mut total = [0.0f32; QUERY_TILE];
