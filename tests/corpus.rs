@@ -1,6 +1,6 @@
 //! The corpus: the same seed gives the same bytes, and every document obeys its topic's rule.
 
-use probeprune::corpus::{Corpus, Topic, text};
+use probeprune::corpus::{Corpus, Topic, text, write_lines};
 use std::collections::{HashMap, HashSet};
 
 const SEEDS: [u64; 3] = [0, 7, u64::MAX];
@@ -89,6 +89,17 @@ fn text_is_whole_documents_and_at_least_as_long_as_asked() {
         assert_eq!(got, documents.join("\n"));
     }
     assert_eq!(text(&Topic::ALL, 1, 0), "");
+}
+
+#[test]
+fn lines_are_the_documents_of_the_text() {
+    for lines in [1, 40, 1000] {
+        let mut got = Vec::new();
+        write_lines(&mut got, &Topic::ALL, 12, lines).unwrap();
+        let got = String::from_utf8(got).unwrap();
+        assert!((lines..lines + 20).contains(&got.lines().count()), "{} of {lines}", got.lines().count());
+        assert_eq!(got, text(&Topic::ALL, 12, got.len()));
+    }
 }
 
 #[test]
