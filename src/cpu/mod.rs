@@ -104,6 +104,10 @@ impl Backend for Cpu {
     type Statistics = Vec<f32>;
     type Indices = Vec<u32>;
 
+    fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(operations)
+    }
+
     fn weight(&self, tensor: &Tensor) -> Result<Matrix> {
         let (rows, columns) = match *tensor.shape() {
             [rows, columns] => (rows, columns),
