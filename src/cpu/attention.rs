@@ -1,6 +1,10 @@
 //! Causal softmax attention with an online softmax over blocks of keys: nothing of size (S, S) is ever stored.
 
-use super::{Cpu, Scratch, gemm::PANEL_LEN, math};
+use super::{
+    Cpu, Scratch,
+    gemm::{PANEL_LEN, product},
+    math,
+};
 use crate::backend::AttentionShape;
 
 /// Queries of one task.
@@ -151,27 +155,8 @@ fn products(
     );
     // SAFETY: the assertion above covers every element that the strides reach; `scores` is borrowed mutably.
     unsafe {
-        gemm::gemm(
-            keys,
-            len,
-            d,
-            scores.as_mut_ptr(),
-            keys as isize,
-            1,
-            false,
-            k.as_ptr(),
-            1,
-            k_stride as isize,
-            q.as_ptr(),
-            q_stride as isize,
-            1,
-            0.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+        let (k, q) = (k.as_ptr(), q.as_ptr());
+        product([keys, len, d], scores.as_mut_ptr(), keys, false, [k, q], [[1, k_stride], [1, q_stride]]);
     }
 }
 
@@ -199,26 +184,7 @@ fn weighted_sums(
     assert!(v.len() >= (keys - 1) * v_stride + d && weights.len() == len * keys && sums.len() == len * d);
     // SAFETY: the assertion above covers every element that the strides reach; `sums` is borrowed mutably.
     unsafe {
-        gemm::gemm(
-            d,
-            len,
-            keys,
-            sums.as_mut_ptr(),
-            d as isize,
-            1,
-            true,
-            v.as_ptr(),
-            v_stride as isize,
-            1,
-            weights.as_ptr(),
-            keys as isize,
-            1,
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+        let (v, weights) = (v.as_ptr(), weights.as_ptr());
+        product([d, len, keys], sums.as_mut_ptr(), d, true, [v, weights], [[v_stride, 1], [1, keys]]);
     }
 }

@@ -190,28 +190,50 @@ unsafe fn panel_product(
         );
         // SAFETY: the panel holds depth × len floats, x holds t × k, dst is the caller's promise.
         unsafe {
-            gemm::gemm(
-                len,
-                t,
-                depth,
-                dst,
-                stride as isize,
-                1,
-                from > 0,
-                panel.as_ptr(),
-                len as isize,
-                1,
-                x.as_ptr().add(from),
-                k as isize,
-                1,
-                1.0f32,
-                1.0f32,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
+            let x = x.as_ptr().add(from);
+            product([len, t, depth], dst, stride, from > 0, [panel.as_ptr(), x], [[len, 1], [1, k]]);
         }
+    }
+}
+
+/// dst\[j·stride + i\] = Σ_l a\[l·a_step_l + i·a_step_i\] · b\[l·b_step_l + j·b_step_j\] for i < m, j < n, l < k, added to
+/// what is there if `accumulate`; `steps` = \[\[a_step_l, a_step_i\], \[b_step_l, b_step_j\]\].
+///
+/// # Safety
+/// Every element that the steps reach is valid, and nobody else uses those of `dst`.
+pub(super) unsafe fn product(
+    [m, n, k]: [usize; 3],
+    dst: *mut f32,
+    stride: usize,
+    accumulate: bool,
+    [a, b]: [*const f32; 2],
+    steps: [[usize; 2]; 2],
+) {
+    let [[a_l, a_i], [b_l, b_j]] = steps.map(|steps| steps.map(|step| step as isize));
+    let none = gemm::Parallelism::None;
+    // SAFETY: upheld by the caller.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst,
+            stride as isize,
+            1,
+            accumulate,
+            a,
+            a_l,
+            a_i,
+            b,
+            b_j,
+            b_l,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            none,
+        );
     }
 }
 
