@@ -11,7 +11,7 @@
 #endif
 // 1 stage overwritten while it is read, 2 expects too many bytes, 3 stage released before wgmma is done, 4 wrong swizzle
 // in the descriptor, 5 does not wait for the data, 6 no fence.proxy.async, 7 wrong stride in the descriptor, 8 expects
-// too few bytes, 9 phase never flips, 10 no wgmma.fence, 11 accumulators used before wgmma.wait_group,
+// too few bytes, 9 phase never flips, 10 no wgmma.fence, 11 accumulators used without a last wgmma.wait_group,
 // 12 returns before the store has read shared memory
 
 constexpr int BM = 64, BN = 64, BK = 64, STAGES = 3;
@@ -63,7 +63,7 @@ gemm_wgmma(const __grid_constant__ TensorMap map_a, const __grid_constant__ Tens
     }
     wgmma_commit();
     if (BUG == 3 && (tid & 31) == 0) mbarrier_arrive(empty + stage);
-    if (BUG != 11) wgmma_wait<0>();
+    if (BUG != 11 || kt + 1 < steps) wgmma_wait<0>();
     if (BUG != 3 && (tid & 31) == 0) mbarrier_arrive(empty + stage);
     if (++stage == STAGES) { stage = 0; phase ^= 1; }
   }

@@ -2,8 +2,10 @@
 
 use crate::isa::op::Class;
 
-/// Counts of one launch. They depend only on the kernel, its data and the launch, never on the schedule, as long as the
-/// kernel itself does the same work under every schedule.
+/// Counts of one launch. Under [`Policy::Forward`](crate::Policy::Forward) diverged lanes meet again as soon as the code
+/// lets them, and every count is a function of the kernel, its data and the launch: tests can hold a kernel to a formula.
+/// The other policies may run diverged lanes apart for longer, which takes more warp instructions (and more, smaller
+/// memory accesses) for the same thread instructions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {

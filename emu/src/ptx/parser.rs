@@ -91,9 +91,8 @@ impl Parser {
         if v.is_power_of_two() { Ok(v) } else { self.fail("an alignment that is a power of two") }
     }
 
-    /// Steps over the rest of the current line: directives that end without a semicolon.
-    fn skip_line(&mut self) {
-        let line = self.line();
+    /// Steps over the rest of a line: directives that end without a semicolon.
+    fn skip_line(&mut self, line: u32) {
         while self.tokens.get(self.at).is_some_and(|t| t.1 == line) {
             self.at += 1;
         }
@@ -118,12 +117,13 @@ impl Parser {
     fn module(mut self) -> Result<Module> {
         while let Some(token) = self.peek() {
             let Token::Word(word) = token else { return self.fail("a directive") };
+            let line = self.tokens[self.at].1;
             match word.clone().as_str() {
-                ".version" | ".address_size" => self.skip_line(),
+                ".version" | ".address_size" => self.skip_line(line),
                 ".target" => {
                     self.at += 1;
                     self.module.target = self.word("a target")?;
-                    self.skip_line();
+                    self.skip_line(line);
                 }
                 ".file" => {
                     self.at += 1;
@@ -132,7 +132,7 @@ impl Parser {
                         Some(Token::Text(name)) => self.module.files.push((number, name)),
                         _ => return self.fail("a file name"),
                     }
-                    self.skip_line();
+                    self.skip_line(line);
                 }
                 ".section" => {
                     self.at += 1;
@@ -416,7 +416,12 @@ impl Parser {
         }
         let op = self.word("an opcode")?;
         let mut operands = Vec::new();
-        if self.peek() != Some(&Token::Punct(b';')) {
+        if op.starts_with("call") {
+            // Its operands have a grammar of their own, and the decoder refuses it anyway.
+            while !matches!(self.peek(), None | Some(Token::Punct(b';'))) {
+                self.at += 1;
+            }
+        } else if self.peek() != Some(&Token::Punct(b';')) {
             loop {
                 operands.push(self.operand(f, scopes)?);
                 if !self.eat(b',') {
