@@ -54,6 +54,7 @@ gemm_wgmma(const __grid_constant__ TensorMap map_a, const __grid_constant__ Tens
 #pragma unroll 1
   for (int kt = 0; kt < steps; kt++) {
     if (BUG != 5) mbarrier_wait(full + stage, phase);
+    for (int i = 0; i < BN / 2; i++) wgmma_pin(d[i]);
     if (BUG != 10) wgmma_fence();
 #pragma unroll
     for (int k = 0; k < BK / 16; k++) {

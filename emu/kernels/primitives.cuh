@@ -81,6 +81,8 @@ PRIM uint64_t wgmma_descriptor(const void* p, unsigned leading, unsigned stride,
   uint64_t a = shared_address(p);
   return ((a & 0x3ffff) >> 4) | ((uint64_t)(leading >> 4) << 16) | ((uint64_t)(stride >> 4) << 32) | ((uint64_t)swizzle << 62);
 }
+// Keeps the compiler from moving what is written to an accumulator past the fence that has to cover it.
+PRIM void wgmma_pin(float& accumulator) { asm volatile("" : "+f"(accumulator)::"memory"); }
 PRIM void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 PRIM void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> PRIM void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }

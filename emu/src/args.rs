@@ -52,11 +52,21 @@ impl Args {
         for (i, (p, (bytes, align))) in k.params.iter().zip(&self.items).enumerate() {
             if p.size != bytes.len() {
                 let expected = format!("{} bytes", p.size);
-                return Err(Error::launch(&k.name, format!("argument {i}"), expected, format!("{} bytes", bytes.len())));
+                return Err(Error::launch(
+                    &k.name,
+                    format!("argument {i}"),
+                    expected,
+                    format!("{} bytes", bytes.len()),
+                ));
             }
             if *align != p.align {
                 let expected = format!("alignment {}", p.align);
-                return Err(Error::launch(&k.name, format!("argument {i}"), expected, format!("alignment {align}")));
+                return Err(Error::launch(
+                    &k.name,
+                    format!("argument {i}"),
+                    expected,
+                    format!("alignment {align}"),
+                ));
             }
             out[p.offset..p.offset + p.size].copy_from_slice(bytes);
         }

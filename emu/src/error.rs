@@ -79,7 +79,12 @@ impl Error {
         Self::Parse { line, message: message.into() }
     }
 
-    pub(crate) fn launch(kernel: &str, what: impl ToString, expected: impl ToString, got: impl ToString) -> Self {
+    pub(crate) fn launch(
+        kernel: &str,
+        what: impl ToString,
+        expected: impl ToString,
+        got: impl ToString,
+    ) -> Self {
         Self::Launch {
             kernel: kernel.to_owned(),
             what: what.to_string(),

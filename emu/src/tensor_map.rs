@@ -68,7 +68,11 @@ impl TensorMap {
         }
         if stride.len() != rank - 1 || box_size.len() != rank {
             let got = format!("{} strides and {} box sizes", stride.len(), box_size.len());
-            return Err(Error::tensor_map("lengths", format!("{} strides and {rank} box sizes", rank - 1), got));
+            return Err(Error::tensor_map(
+                "lengths",
+                format!("{} strides and {rank} box sizes", rank - 1),
+                got,
+            ));
         }
         if !matches!(element_bytes, 1 | 2 | 4 | 8) {
             return Err(Error::tensor_map("element size", "1, 2, 4 or 8 bytes", element_bytes));
@@ -94,7 +98,11 @@ impl TensorMap {
         }
         let row = box_size[0] as usize * element_bytes;
         if !row.is_multiple_of(16) {
-            return Err(Error::tensor_map("innermost box size", "a multiple of 16 bytes", format!("{row} bytes")));
+            return Err(Error::tensor_map(
+                "innermost box size",
+                "a multiple of 16 bytes",
+                format!("{row} bytes"),
+            ));
         }
         if row > swizzle.span() {
             let expected = format!("at most {} bytes with this swizzle", swizzle.span());

@@ -17,7 +17,8 @@ fn kernel(body: &str) -> String {
 fn launch(text: &str, threads: u32) -> ptx_emu::Result<ptx_emu::Counters> {
     let mut dev = Device::new();
     let p = dev.alloc("p", 64)?;
-    Module::parse(text).and_then(|m| dev.launch(&m, "k", Launch::linear(1, threads, 0), &Args::new().arg(p), &quick()))
+    Module::parse(text)
+        .and_then(|m| dev.launch(&m, "k", Launch::linear(1, threads, 0), &Args::new().arg(p), &quick()))
 }
 
 /// Random programs may loop for ever.
@@ -37,7 +38,10 @@ fn unknown_instructions_name_their_line() {
         ("add.s64 %r1, %rd1, %rd2;", "does not fit"),
         ("shfl.idx.b32 %r1, %r2, 0, 31;", "`.sync`"),
         ("mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 %r1, %r1, %r1, %r1;", "shape"),
-        ("wgmma.fence.sync.aligned;\nwgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r1,%r2,%r3,%r4}, %rd1, %rd2, %p1, 1, 1, 0, 0;", "sm_80"),
+        (
+            "wgmma.fence.sync.aligned;\nwgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r1,%r2,%r3,%r4}, %rd1, %rd2, %p1, 1, 1, 0, 0;",
+            "sm_80",
+        ),
     ] {
         let m = Module::parse(&kernel(body)).unwrap();
         let e = m.check().unwrap_err();
@@ -77,7 +81,9 @@ fn launches_are_checked() {
     let p = dev.alloc("x", 64).unwrap();
     let good = Fields::default().ptr(p).ptr(p).ptr(p).ptr(p).int(0).args();
     let s = Settings::default();
-    let go = |dev: &mut Device, name: &str, l: Launch, a: &Args| dev.launch(&m, name, l, a, &s).unwrap_err().to_string();
+    let go = |dev: &mut Device, name: &str, l: Launch, a: &Args| {
+        dev.launch(&m, name, l, a, &s).unwrap_err().to_string()
+    };
     let line = Launch::linear(1, 256, 176);
     let missing = go(&mut dev, "reduse", line, &good);
     assert!(missing.contains("\"reduse\"") && missing.contains("warp_sum_shared"), "{missing}");
@@ -102,7 +108,9 @@ fn launches_are_checked() {
 fn device_memory_is_checked() {
     let mut dev = Device::new();
     let p = dev.upload("x", &[1u32, 2]).unwrap();
-    assert!(dev.read::<u32>(p, 3).is_err() && dev.read::<u32>(p + 8, 1).is_err() && dev.read::<u8>(0, 1).is_err());
+    assert!(
+        dev.read::<u32>(p, 3).is_err() && dev.read::<u32>(p + 8, 1).is_err() && dev.read::<u8>(0, 1).is_err()
+    );
     assert!(dev.write(p + 4, &[1u64]).is_err() && dev.fill(p, 0, 9).is_err() && dev.free(p + 1).is_err());
     assert!(dev.alloc("huge", 1 << 40).is_err());
     assert_eq!(dev.read::<u32>(p + 4, 1).unwrap(), [2]);
@@ -112,7 +120,9 @@ fn device_memory_is_checked() {
 
 #[test]
 fn tensor_maps_are_checked() {
-    let map = |es, base, size: &[u64], stride: &[u64], bx: &[u32], s| TensorMap::tiled(es, base, size, stride, bx, s);
+    let map = |es, base, size: &[u64], stride: &[u64], bx: &[u32], s| {
+        TensorMap::tiled(es, base, size, stride, bx, s)
+    };
     assert!(map(2, 256, &[64, 8], &[128], &[64, 8], Swizzle::B128).is_ok());
     for (what, m) in [
         ("rank", map(2, 256, &[], &[], &[], Swizzle::None)),
@@ -157,19 +167,56 @@ fn faults_name_what_happened() {
 /// Pieces of programs, for texts that get past the parser.
 fn pieces() -> impl Strategy<Value = String> {
     let word = prop_oneof![
-        Just("add.s32"), Just("mul.wide.u32"), Just("ld.global.u32"), Just("st.shared.v2.u32"), Just("@%p1 bra"),
-        Just("setp.lt.s32"), Just("mov.b64"), Just("shfl.sync.bfly.b32"), Just("bar.sync"), Just("cvt.rni.s64.f32"),
-        Just("mbarrier.init.shared.b64"), Just("mbarrier.try_wait.parity.shared.b64"), Just("wgmma.wait_group.sync.aligned"),
-        Just("cp.async.ca.shared.global"), Just("ldmatrix.sync.aligned.m8n8.x2.shared.b16"), Just("atom.shared.add.u32"),
-        Just("bfi.b32"), Just("prmt.b32"), Just("div.s64"), Just("ex2.approx.f32"), Just("vote.sync.ballot.b32"),
-        Just("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"), Just("lop3.b32"), Just("ret"),
+        Just("add.s32"),
+        Just("mul.wide.u32"),
+        Just("ld.global.u32"),
+        Just("st.shared.v2.u32"),
+        Just("@%p1 bra"),
+        Just("setp.lt.s32"),
+        Just("mov.b64"),
+        Just("shfl.sync.bfly.b32"),
+        Just("bar.sync"),
+        Just("cvt.rni.s64.f32"),
+        Just("mbarrier.init.shared.b64"),
+        Just("mbarrier.try_wait.parity.shared.b64"),
+        Just("wgmma.wait_group.sync.aligned"),
+        Just("cp.async.ca.shared.global"),
+        Just("ldmatrix.sync.aligned.m8n8.x2.shared.b16"),
+        Just("atom.shared.add.u32"),
+        Just("bfi.b32"),
+        Just("prmt.b32"),
+        Just("div.s64"),
+        Just("ex2.approx.f32"),
+        Just("vote.sync.ballot.b32"),
+        Just("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"),
+        Just("lop3.b32"),
+        Just("ret"),
     ];
     let operand = prop_oneof![
-        Just("%r1"), Just("%r2"), Just("%rd1"), Just("%rd2"), Just("%p1"), Just("[s]"), Just("[%rd1+4]"), Just("7"),
-        Just("-1"), Just("0f3F800000"), Just("{%r1,%r2}"), Just("%tid.x"), Just("p"), Just("_"), Just("!%p2"), Just("here"),
-        Just("[%rd1, {%r1, %r2}]"), Just("[s+8]"), Just("0xffffffff"), Just("%p1|%p2"), Just("16"),
+        Just("%r1"),
+        Just("%r2"),
+        Just("%rd1"),
+        Just("%rd2"),
+        Just("%p1"),
+        Just("[s]"),
+        Just("[%rd1+4]"),
+        Just("7"),
+        Just("-1"),
+        Just("0f3F800000"),
+        Just("{%r1,%r2}"),
+        Just("%tid.x"),
+        Just("p"),
+        Just("_"),
+        Just("!%p2"),
+        Just("here"),
+        Just("[%rd1, {%r1, %r2}]"),
+        Just("[s+8]"),
+        Just("0xffffffff"),
+        Just("%p1|%p2"),
+        Just("16"),
     ];
-    let line = (word, prop::collection::vec(operand, 0..5)).prop_map(|(w, o)| format!("{w} {};\n", o.join(", ")));
+    let line =
+        (word, prop::collection::vec(operand, 0..5)).prop_map(|(w, o)| format!("{w} {};\n", o.join(", ")));
     prop::collection::vec(line, 1..6).prop_map(|l| kernel(&format!("here:\n{}", l.concat())))
 }
 

@@ -7,7 +7,10 @@ mod common;
 use common::{Gemm, Modules, Outcome, reduce, topk, warp_sum};
 use ptx_emu::{
     Completion,
-    FaultKind::{self, AsyncLeak, Barrier, Deadlock, Descriptor, MissingProxyFence, OutOfBounds, Race, Uninitialised, WgmmaOrder},
+    FaultKind::{
+        self, AsyncLeak, Barrier, Deadlock, Descriptor, MissingProxyFence, OutOfBounds, Race, Uninitialised,
+        WgmmaOrder,
+    },
     Policy, Settings,
 };
 
@@ -16,7 +19,12 @@ use ptx_emu::{
 struct Bug(&'static str, &'static str, &'static [FaultKind], &'static str);
 
 const TABLE: &[Bug] = &[
-    Bug("bug_reduce_1", "no barrier between writing and reading partial sums", &[Race, Uninitialised], "part[lane] : 0.f"),
+    Bug(
+        "bug_reduce_1",
+        "no barrier between writing and reading partial sums",
+        &[Race, Uninitialised],
+        "part[lane] : 0.f",
+    ),
     Bug("bug_reduce_2", "partial sums written past their array", &[OutOfBounds], "part[warp +"),
     Bug("bug_reduce_3", "partial sums read that no warp wrote", &[Uninitialised], "part[lane] : 0.f"),
     Bug("bug_reduce_4", "all blocks write one partial sum", &[Race], "p.partial[BUG == 4"),
@@ -34,13 +42,28 @@ const TABLE: &[Bug] = &[
     Bug("bug_gemm_mma_3", "row M of A read", &[OutOfBounds], "cp_async16(sa"),
     Bug("bug_gemm_mma_4", "waits for one group too few", &[Race], "ldmatrix_x4(fa"),
     Bug("bug_gemm_mma_5", "two operands of the mma statement swapped", &[], ""),
-    Bug("bug_gemm_wgmma_1", "stage refilled without waiting for its consumers", &[Race, Barrier], "&map_a|expect(full"),
+    Bug(
+        "bug_gemm_wgmma_1",
+        "stage refilled without waiting for its consumers",
+        &[Race, Barrier],
+        "&map_a|expect(full",
+    ),
     Bug("bug_gemm_wgmma_2", "more bytes expected than come", &[Deadlock], "mbarrier_wait(full"),
     Bug("bug_gemm_wgmma_3", "stage released before wgmma has read it", &[Race], "&map_a"),
     Bug("bug_gemm_wgmma_4", "64-byte swizzle for 128-byte data", &[Descriptor], "wgmma_m64n64k16_bf16(d"),
-    Bug("bug_gemm_wgmma_5", "data used without waiting for it", &[Race, Uninitialised], "wgmma_m64n64k16_bf16(d"),
+    Bug(
+        "bug_gemm_wgmma_5",
+        "data used without waiting for it",
+        &[Race, Uninitialised],
+        "wgmma_m64n64k16_bf16(d",
+    ),
     Bug("bug_gemm_wgmma_6", "result stored without fence.proxy.async", &[MissingProxyFence], "tma_store_2d"),
-    Bug("bug_gemm_wgmma_7", "twice the stride in a descriptor", &[Race, Uninitialised], "wgmma_m64n64k16_bf16(d"),
+    Bug(
+        "bug_gemm_wgmma_7",
+        "twice the stride in a descriptor",
+        &[Race, Uninitialised],
+        "wgmma_m64n64k16_bf16(d",
+    ),
     Bug("bug_gemm_wgmma_8", "fewer bytes expected than come", &[Deadlock], "mbarrier_wait(full"),
     Bug("bug_gemm_wgmma_9", "producer's phase never flips", &[Race, Barrier], "&map_a|expect(full"),
     Bug("bug_gemm_wgmma_10", "no wgmma.fence", &[WgmmaOrder], "wgmma_m64n64k16_bf16(d"),
@@ -55,7 +78,9 @@ fn lines(module: &str, texts: &str) -> (String, Vec<u32>) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(&name);
     let source = std::fs::read_to_string(path).unwrap();
     let hit = |line: &str| {
-        texts.split('|').any(|t| t.strip_prefix('^').map_or(line.contains(t), |start| line.starts_with(start)))
+        texts
+            .split('|')
+            .any(|t| t.strip_prefix('^').map_or(line.contains(t), |start| line.starts_with(start)))
     };
     (name, source.lines().zip(1..).filter(|(l, _)| hit(l)).map(|(_, n)| n).collect())
 }
@@ -102,9 +127,13 @@ fn each_is_caught_by_its_diagnostic() {
 #[test]
 fn some_never_show_in_results() {
     let mut modules = Modules::default();
-    let unchecked = Settings { policy: Policy::Forward, completion: Completion::Eager, ..Settings::unchecked() };
-    let silent: Vec<&str> =
-        TABLE.iter().map(|b| b.0).filter(|n| run(&mut modules, n, &unchecked).is_ok_and(|(_, right)| right)).collect();
+    let unchecked =
+        Settings { policy: Policy::Forward, completion: Completion::Eager, ..Settings::unchecked() };
+    let silent: Vec<&str> = TABLE
+        .iter()
+        .map(|b| b.0)
+        .filter(|n| run(&mut modules, n, &unchecked).is_ok_and(|(_, right)| right))
+        .collect();
     for race in ["bug_reduce_8", "bug_topk_2", "bug_topk_4", "bug_gemm_mma_1", "bug_gemm_wgmma_6"] {
         assert!(silent.contains(&race), "{race} shows: {silent:?}");
     }

@@ -28,7 +28,8 @@ fn run(c: &Case, outputs: usize, inputs: usize, want: impl Fn(usize) -> usize) -
     let index = dev.upload("index", &c.index).unwrap();
     let fields = Fields::default().ptr(px).ptr(py).ptr(index);
     let args = fields.int(c.rows as i32).int(c.columns as i32).int(c.stride as i32).args();
-    let counters = dev.launch(&m, c.kernel, c.launch, &args, &Settings::default()).unwrap_or_else(|e| panic!("{e}"));
+    let counters =
+        dev.launch(&m, c.kernel, c.launch, &args, &Settings::default()).unwrap_or_else(|e| panic!("{e}"));
     let y = dev.read::<f32>(py, outputs).unwrap();
     (0..outputs).for_each(|i| assert_eq!(y[i], want(i) as f32, "{} at {i}", c.kernel));
     counters
@@ -123,7 +124,8 @@ fn counters_do_not_depend_on_completion() {
         if s.policy == Policy::Forward {
             assert_eq!(c, reference, "{s:?}");
         }
-        let same = |c: &Counters| (c.thread_instructions, c.tensor_flops, c.cp_async_bytes, c.shared_conflicts);
+        let same =
+            |c: &Counters| (c.thread_instructions, c.tensor_flops, c.cp_async_bytes, c.shared_conflicts);
         assert_eq!(same(&c), same(&reference), "{s:?}");
         assert!(c.instructions >= reference.instructions, "{s:?}");
     }

@@ -57,7 +57,16 @@ pub(crate) type Released = HashMap<Location, Rc<Vc>>;
 impl Clocks {
     pub(crate) fn new(block: u32, warps: usize) -> Self {
         let empty = Rc::new(Vc::default());
-        let lane = Lane { vc: empty, cp: 0, bulk: 0, proxy: 0, proxy_cp: 0, fenced: None, read: Vec::new(), observed: Vec::new() };
+        let lane = Lane {
+            vc: empty,
+            cp: 0,
+            bulk: 0,
+            proxy: 0,
+            proxy_cp: 0,
+            fenced: None,
+            read: Vec::new(),
+            observed: Vec::new(),
+        };
         Self { block, warps, lanes: vec![lane; warps * 32], time: vec![1; warps] }
     }
 
@@ -74,7 +83,12 @@ impl Clocks {
 
     /// Warp and agent of a unit, for reports.
     pub(crate) fn owner(&self, unit: u32) -> (Option<u32>, &'static str) {
-        let names = ["", "its cp.async unit, not waited for", "its bulk store, not waited for", "its wgmma, not waited for"];
+        let names = [
+            "",
+            "its cp.async unit, not waited for",
+            "its bulk store, not waited for",
+            "its wgmma, not waited for",
+        ];
         match names.get(unit as usize / self.warps) {
             Some(name) => (Some(unit % self.warps as u32), name),
             None => (None, "a bulk copy, whose mbarrier was not waited for"),

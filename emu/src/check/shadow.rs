@@ -90,7 +90,14 @@ pub(crate) struct Shadow {
 impl Shadow {
     /// Checks an access to `len` bytes against all before it, and records it.
     #[inline]
-    pub(crate) fn access(&mut self, clocks: &Clocks, launch: u32, at: usize, len: usize, a: &Access) -> Result<(), Conflict> {
+    pub(crate) fn access(
+        &mut self,
+        clocks: &Clocks,
+        launch: u32,
+        at: usize,
+        len: usize,
+        a: &Access,
+    ) -> Result<(), Conflict> {
         let (mut at, end) = (at, at + len);
         while at < end {
             let page = at >> PAGE_BITS;
@@ -156,7 +163,11 @@ impl Page {
         // Reads conflict with atomics only, writes with everything, atomics with plain reads only.
         let conflicts = |r: &Record| {
             let other_atomic = r.pc & ATOMIC != 0;
-            if atomic { writes && !other_atomic } else { (writes || other_atomic) && !(a.observed && other_atomic) }
+            if atomic {
+                writes && !other_atomic
+            } else {
+                (writes || other_atomic) && !(a.observed && other_atomic)
+            }
         };
         if cell.access.mask != 0 && conflicts(&cell.access) {
             check_record(&cell.access, clocks, a)?;
@@ -247,7 +258,11 @@ fn check_write(w: &Record, clocks: &Clocks, a: &Access) -> Result<(), Conflict> 
         return Err(conflict(w, lane, true, false));
     }
     // Writes by ordinary instructions reach asynchronous units only through a proxy fence.
-    if a.proxy && w.pc & PROXY == 0 && w.block == clocks.block && !clocks.knows_proxied(a.thread, slot, w.time) {
+    if a.proxy
+        && w.pc & PROXY == 0
+        && w.block == clocks.block
+        && !clocks.knows_proxied(a.thread, slot, w.time)
+    {
         return Err(conflict(w, lane, true, true));
     }
     Ok(())

@@ -30,7 +30,14 @@ impl BarrierState {
 }
 
 impl Machine<'_> {
-    pub(crate) fn barrier(&mut self, b: &mut Block, w: &mut Warp, bar: &Barrier, pc: u32, exec: u32) -> Checked<Step> {
+    pub(crate) fn barrier(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        bar: &Barrier,
+        pc: u32,
+        exec: u32,
+    ) -> Checked<Step> {
         if bar.aligned && !self.align(w, pc, exec) {
             return Ok(Step::Regroup);
         }
@@ -44,7 +51,12 @@ impl Machine<'_> {
         if let Some(n) = count
             && (n == 0 || n % 32 != 0 || n > 1024)
         {
-            return Err(self.fault(FaultKind::Barrier, b, who, format!("a count of {n} threads: expected a multiple of 32")));
+            return Err(self.fault(
+                FaultKind::Barrier,
+                b,
+                who,
+                format!("a count of {n} threads: expected a multiple of 32"),
+            ));
         }
         let alive = b.alive;
         let s = &mut b.barriers[id];

@@ -69,7 +69,9 @@ impl Machine<'_> {
                     (w, 200)
                 }
             };
-            if matches!(self.settings.completion, Completion::Random(_)) && self.async_rng.next().is_multiple_of(4) {
+            if matches!(self.settings.completion, Completion::Random(_))
+                && self.async_rng.next().is_multiple_of(4)
+            {
                 self.land_something(&mut b)?;
             }
             let mut warp = std::mem::take(&mut b.warps[w]);
@@ -115,7 +117,8 @@ impl Machine<'_> {
         let live = if threads - first >= 32 { FULL } else { (1 << (threads - first)) - 1 };
         let mut regs = Regs { r: vec![[0; 32]; k.rows32], d: vec![[0; 32]; k.rows64], p: vec![0; k.preds] };
         for &(row, init) in &k.init32 {
-            regs.r[row as usize] = std::array::from_fn(|l| self.constant(init, block, first + l as u32) as u32);
+            regs.r[row as usize] =
+                std::array::from_fn(|l| self.constant(init, block, first + l as u32) as u32);
         }
         for &(row, init) in &k.init64 {
             regs.d[row as usize] = std::array::from_fn(|l| self.constant(init, block, first + l as u32));
@@ -185,7 +188,11 @@ impl Machine<'_> {
         for w in &b.warps {
             for frag in &w.frags {
                 let why = self.waiting_for(b, w, frag);
-                let first = Who { warp: w.id, lane: Some(frag.mask.trailing_zeros() as usize), pc: Self::waits_at(frag) };
+                let first = Who {
+                    warp: w.id,
+                    lane: Some(frag.mask.trailing_zeros() as usize),
+                    pc: Self::waits_at(frag),
+                };
                 match places.iter_mut().find(|p| p.0 == why && p.2.pc == first.pc) {
                     Some(p) => p.1 += frag.mask.count_ones(),
                     None => places.push((why, frag.mask.count_ones(), first)),

@@ -30,7 +30,14 @@ pub(crate) struct CpOp {
 }
 
 impl Machine<'_> {
-    pub(crate) fn cp_async(&mut self, b: &mut Block, w: &mut Warp, c: &CpAsync, pc: u32, mask: u32) -> Checked<()> {
+    pub(crate) fn cp_async(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        c: &CpAsync,
+        pc: u32,
+        mask: u32,
+    ) -> Checked<()> {
         let (dst, src) = (addresses(&w.regs, c.dst), addresses(&w.regs, c.src));
         let bytes = c.bytes as usize;
         let sizes = c.src_bytes.map(|r| w.regs.r[r as usize]);
@@ -57,7 +64,16 @@ impl Machine<'_> {
                 let group = w.cp_groups[l];
                 let unit = clocks.unit(w.id, Agent::CpAsync);
                 let thread = w.id * 32 + l;
-                let a = Access { thread, unit, lane: l as u32, time: group + 1, pc, kind: Kind::Read, proxy: false, observed: false };
+                let a = Access {
+                    thread,
+                    unit,
+                    lane: l as u32,
+                    time: group + 1,
+                    pc,
+                    kind: Kind::Read,
+                    proxy: false,
+                    observed: false,
+                };
                 if src_bytes > 0 {
                     self.check_as(b, who, from, src_bytes, &a)?;
                 }
@@ -113,7 +129,15 @@ impl Machine<'_> {
     }
 
     /// `cp.async.mbarrier.arrive`: the copies so far land, and the thread arrives for them.
-    pub(crate) fn cp_arrive(&mut self, b: &mut Block, w: &mut Warp, addr: Addr, noinc: bool, pc: u32, mask: u32) -> Checked<()> {
+    pub(crate) fn cp_arrive(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        addr: Addr,
+        noinc: bool,
+        pc: u32,
+        mask: u32,
+    ) -> Checked<()> {
         let at = addresses(&w.regs, addr);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };

@@ -7,12 +7,20 @@ use super::{
 use crate::{
     check::clock::lanes,
     fault::FaultKind,
-    isa::op::{Exchange, Redux, Shuffle, Vote},
     isa::Op,
+    isa::op::{Exchange, Redux, Shuffle, Vote},
 };
 
 impl Machine<'_> {
-    pub(crate) fn exchange(&mut self, b: &mut Block, w: &mut Warp, what: &Exchange, members: u32, pc: u32, exec: u32) -> Checked<Step> {
+    pub(crate) fn exchange(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        what: &Exchange,
+        members: u32,
+        pc: u32,
+        exec: u32,
+    ) -> Checked<Step> {
         let masks = w.regs.r[members as usize];
         let first = exec.trailing_zeros() as usize;
         if masks[first] == exec && lanes(exec).all(|l| masks[l] == exec) {
@@ -20,7 +28,9 @@ impl Machine<'_> {
             return Ok(Step::Next);
         }
         // Lanes may name different masks in one instruction: each group waits for its own.
-        let Some(at) = w.frags.iter().position(|f| f.pc == pc && f.mask == exec) else { return Ok(Step::Next) };
+        let Some(at) = w.frags.iter().position(|f| f.pc == pc && f.mask == exec) else {
+            return Ok(Step::Next);
+        };
         w.frags.swap_remove(at);
         let mut rest = exec;
         while rest != 0 {
@@ -36,7 +46,9 @@ impl Machine<'_> {
             if mask & !w.live != 0 {
                 let who = Who { warp: w.id, lane: Some(group.trailing_zeros() as usize), pc };
                 let gone: Vec<usize> = lanes(mask & !w.live).collect();
-                let message = format!("the mask {mask:#010x} names lanes {gone:?}, which have returned or never existed");
+                let message = format!(
+                    "the mask {mask:#010x} names lanes {gone:?}, which have returned or never existed"
+                );
                 return Err(self.fault(FaultKind::Convergence, b, who, message));
             }
             w.frags.push(Frag { pc, mask: group, wait: Wait::Exchange(mask) });
@@ -94,7 +106,8 @@ impl Machine<'_> {
                     let source = if ok { j as usize & 31 } else { l };
                     if mask >> l & 1 == 1 && mask >> source & 1 == 0 {
                         let who = Who { warp: w.id, lane: Some(l), pc };
-                        let message = format!("shuffle from lane {source}, which is not in the mask {mask:#010x}");
+                        let message =
+                            format!("shuffle from lane {source}, which is not in the mask {mask:#010x}");
                         return Err(self.fault(FaultKind::Undefined, b, who, message));
                     }
                     row[l] = a[source];
@@ -120,7 +133,8 @@ impl Machine<'_> {
             }
             Exchange::MatchAny { d, a } => {
                 let a = regs.any(*a);
-                let row = std::array::from_fn(|l| lanes(mask).filter(|&o| a[o] == a[l]).fold(0, |m, o| m | 1 << o));
+                let row =
+                    std::array::from_fn(|l| lanes(mask).filter(|&o| a[o] == a[l]).fold(0, |m, o| m | 1 << o));
                 regs.put(*d, &row, mask);
             }
             Exchange::MatchAll { d, p, a } => {

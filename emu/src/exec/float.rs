@@ -37,7 +37,11 @@ fn canonical(v: f32) -> u32 {
 fn fma(a: f32, b: f32, c: f32) -> f32 {
     let s = f64::from(a) * f64::from(b) + f64::from(c);
     let low = s.to_bits() & 0x1fff_ffff;
-    if low == 0x1000_0000 || (s.abs() < f64::from(f32::MIN_POSITIVE) && s != 0.0) { a.mul_add(b, c) } else { s as f32 }
+    if low == 0x1000_0000 || (s.abs() < f64::from(f32::MIN_POSITIVE) && s != 0.0) {
+        a.mul_add(b, c)
+    } else {
+        s as f32
+    }
 }
 
 /// Minimum that prefers numbers over NaN and -0 over +0; `max` alike.
@@ -72,7 +76,8 @@ pub(crate) fn float(g: Float, [a, b, c]: [&Row; 3], ftz: bool, sat: bool) -> Row
     let mut out = if ftz { flush(&plain(g, &flush(a), &flush(b), &flush(c))) } else { plain(g, a, b, c) };
     if sat {
         // NaN saturates to zero.
-        out = std::array::from_fn(|i| if f(out[i]).is_nan() { 0 } else { f(out[i]).clamp(0.0, 1.0).to_bits() });
+        out =
+            std::array::from_fn(|i| if f(out[i]).is_nan() { 0 } else { f(out[i]).clamp(0.0, 1.0).to_bits() });
     }
     out
 }

@@ -32,7 +32,9 @@ pub(crate) fn alu32(f: Alu32, [a, b, c, e]: [&Row; 4]) -> Row {
         Alu32::MadHiU => map3(a, b, c, |a, b, c| hi_u(a, b).wrapping_add(c)),
         Alu32::MadHiS => map3(a, b, c, |a, b, c| hi_s(a, b).wrapping_add(c)),
         Alu32::DivU => map2(a, b, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
-        Alu32::DivS => map2(a, b, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }),
+        Alu32::DivS => {
+            map2(a, b, |a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 })
+        }
         Alu32::RemU => map2(a, b, |a, b| a.checked_rem(b).unwrap_or(a)),
         Alu32::RemS => map2(a, b, |a, b| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }),
         Alu32::MinU => map2(a, b, u32::min),
@@ -55,9 +57,11 @@ pub(crate) fn alu32(f: Alu32, [a, b, c, e]: [&Row; 4]) -> Row {
         Alu32::Brev => map1(a, u32::reverse_bits),
         Alu32::BfindU(shift) => map1(a, |a| bfind(u64::from(a), 32, shift)),
         Alu32::BfindS(shift) => map1(a, |a| bfind(u64::from(if a >> 31 == 1 { !a } else { a }), 32, shift)),
-        Alu32::BfeU => map3(a, b, c, |a, p, n| bfe(a, p, n, false)),
-        Alu32::BfeS => map3(a, b, c, |a, p, n| bfe(a, p, n, true)),
-        Alu32::Bfi => std::array::from_fn(|i| bfi(a[i], b[i], c[i], e[i])),
+        Alu32::BfeU => map3(a, b, c, |a, p, n| extract(u64::from(a), p, n, false, 32) as u32),
+        Alu32::BfeS => map3(a, b, c, |a, p, n| extract(u64::from(a), p, n, true, 32) as u32),
+        Alu32::Bfi => {
+            std::array::from_fn(|i| insert(u64::from(a[i]), u64::from(b[i]), c[i], e[i], 32) as u32)
+        }
         Alu32::Prmt => map3(a, b, c, prmt),
         Alu32::Shf { left, wrap } => map3(a, b, c, |lo, hi, n| shf(lo, hi, n, left, wrap)),
         Alu32::SadU => map3(a, b, c, |a, b, c| c.wrapping_add(a.abs_diff(b))),
@@ -97,29 +101,33 @@ pub(crate) fn bfind(a: u64, bits: u32, shift: bool) -> u32 {
     if shift { bits - 1 - top } else { top }
 }
 
-fn bfe(a: u32, pos: u32, len: u32, signed: bool) -> u32 {
+/// Bits `pos` to `pos + len` of a value of 32 or 64 bits; past its top they are copies of the sign, or zero.
+pub(crate) fn extract(a: u64, pos: u32, len: u32, signed: bool, bits: u32) -> u64 {
     let (pos, len) = (pos & 255, len & 255);
     if len == 0 {
         return 0;
     }
-    let wide = if signed { i64::from(a as i32) } else { i64::from(a) };
-    let shifted = wide >> pos.min(63);
-    if len >= 32 {
-        return shifted as u32;
-    }
-    // The sign bit of a field that reaches past the top is the top bit of the value.
-    let field = (shifted as u32) & ((1 << len) - 1);
-    let sign = if pos + len > 32 { (a >> 31) & 1 } else { field >> (len - 1) & 1 };
-    if signed && sign == 1 { field | u32::MAX << len } else { field }
+    let wide = if signed && bits == 32 {
+        i128::from(a as i32)
+    } else if signed {
+        i128::from(a as i64)
+    } else {
+        i128::from(a)
+    };
+    let field = wide >> pos.min(bits);
+    // Sign-extend from the field's top bit, or from the value's where the field reaches past it.
+    let kept = len.min(127);
+    (if signed { field << (128 - kept) >> (128 - kept) } else { field & ((1 << kept) - 1) }) as u64
 }
 
-fn bfi(a: u32, b: u32, pos: u32, len: u32) -> u32 {
+/// Puts the low `len` bits of `a` into `b` at `pos`; what does not fit is dropped.
+pub(crate) fn insert(a: u64, b: u64, pos: u32, len: u32, bits: u32) -> u64 {
     let (pos, len) = (pos & 255, len & 255);
-    if pos > 31 || len == 0 {
+    if pos >= bits || len == 0 {
         return b;
     }
-    let mask = ((if len > 31 { u64::from(u32::MAX) } else { (1 << len) - 1 }) << pos) as u32;
-    (b & !mask) | (((u64::from(a)) << pos) as u32 & mask)
+    let mask = (((1u128 << len.min(bits)) - 1) << pos) as u64;
+    (b & !mask) | (a << pos & mask)
 }
 
 fn prmt(a: u32, b: u32, select: u32) -> u32 {

@@ -30,17 +30,33 @@ impl Launch {
 
 impl Device {
     /// Runs a kernel to its end. On a fault, memory is left as it was at that moment.
-    pub fn launch(&mut self, module: &Module, kernel: &str, launch: Launch, args: &Args, settings: &Settings) -> Result<Counters> {
+    pub fn launch(
+        &mut self,
+        module: &Module,
+        kernel: &str,
+        launch: Launch,
+        args: &Args,
+        settings: &Settings,
+    ) -> Result<Counters> {
         let k = module.kernel(kernel)?;
-        let fail = |what: &str, expected: String, got: String| Err(Error::launch(kernel, what, expected, got));
+        let fail =
+            |what: &str, expected: String, got: String| Err(Error::launch(kernel, what, expected, got));
         let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
         if threads == 0 || threads > 1024 || launch.block[2] > 64 {
-            return fail("block", "1 to 1024 threads, at most 64 in z".to_owned(), format!("{:?}", launch.block));
+            return fail(
+                "block",
+                "1 to 1024 threads, at most 64 in z".to_owned(),
+                format!("{:?}", launch.block),
+            );
         }
         if let Some(max) = k.max_threads
             && threads > max
         {
-            return fail("block", format!("at most {max} threads, by its launch bounds"), threads.to_string());
+            return fail(
+                "block",
+                format!("at most {max} threads, by its launch bounds"),
+                threads.to_string(),
+            );
         }
         if let Some(req) = k.req_threads
             && req != launch.block
@@ -49,11 +65,19 @@ impl Device {
         }
         let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
         if blocks == 0 || launch.grid[1] > 65_535 || launch.grid[2] > 65_535 || blocks > u64::from(u32::MAX) {
-            return fail("grid", "at least 1 block, at most 65535 in y and z".to_owned(), format!("{:?}", launch.grid));
+            return fail(
+                "grid",
+                "at least 1 block, at most 65535 in y and z".to_owned(),
+                format!("{:?}", launch.grid),
+            );
         }
         let shared = k.shared.dynamic + launch.shared as usize;
         if shared > SHARED_LIMIT {
-            return fail("shared memory", format!("at most {SHARED_LIMIT} bytes with 1024 of the system's"), shared.to_string());
+            return fail(
+                "shared memory",
+                format!("at most {SHARED_LIMIT} bytes with 1024 of the system's"),
+                shared.to_string(),
+            );
         }
         let params = args.pack(k)?;
         let globals = self.module_variables(module)?;

@@ -60,11 +60,19 @@ pub(crate) enum Wait {
     /// The other lanes of the warp, at an `.aligned` instruction.
     Aligned,
     /// The end of a barrier's phase.
-    Barrier { id: usize, phase: u64 },
+    Barrier {
+        id: usize,
+        phase: u64,
+    },
     /// The end of an mbarrier's phase: index and number of the phase.
-    Mbar { index: usize, phase: u64 },
+    Mbar {
+        index: usize,
+        phase: u64,
+    },
     /// The other warps of the warpgroup, at their wait of that number.
-    Wgmma { number: u64 },
+    Wgmma {
+        number: u64,
+    },
 }
 
 /// Lanes of a warp that are at the same place.
@@ -101,7 +109,10 @@ pub(crate) enum Step {
     /// All lanes of the fragment go there.
     Jump(u32),
     /// Some lanes go there, the others on.
-    Split { target: u32, taken: u32 },
+    Split {
+        target: u32,
+        taken: u32,
+    },
     /// Execute the instruction again once the wait is over.
     Retry(Wait),
     /// Go on behind the instruction once the wait is over.

@@ -20,7 +20,14 @@ pub(crate) fn widen(input: MmaInput, bits: u16) -> f32 {
 }
 
 impl Machine<'_> {
-    pub(crate) fn matrix(&mut self, b: &mut Block, w: &mut Warp, m: &Matrix, pc: u32, exec: u32) -> Checked<Step> {
+    pub(crate) fn matrix(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        m: &Matrix,
+        pc: u32,
+        exec: u32,
+    ) -> Checked<Step> {
         if !self.align(w, pc, exec) {
             return Ok(Step::Regroup);
         }
@@ -61,7 +68,8 @@ impl Machine<'_> {
                 for l in 0..32 {
                     for half in 0..2 {
                         let to = element(l, half);
-                        b.shared.data[to..to + 2].copy_from_slice(&((v[l] >> (16 * half)) as u16).to_le_bytes());
+                        b.shared.data[to..to + 2]
+                            .copy_from_slice(&((v[l] >> (16 * half)) as u16).to_le_bytes());
                     }
                 }
             } else {

@@ -53,7 +53,13 @@ impl Mbar {
 
 impl Machine<'_> {
     /// Checks an address of an mbarrier; its index, if one is initialised there.
-    pub(crate) fn mbar_at(&self, b: &Block, w: &Warp, address: u64, who: Who) -> Checked<(Place, Option<usize>)> {
+    pub(crate) fn mbar_at(
+        &self,
+        b: &Block,
+        w: &Warp,
+        address: u64,
+        who: Who,
+    ) -> Checked<(Place, Option<usize>)> {
         let address = if address >> 40 != 0 { address - crate::mem::space::SHARED_BASE } else { address };
         let place = self.place(b, w, Space::Shared, address, 8, 8, who)?;
         let Place::Shared(at) = place else { return Ok((place, None)) };
@@ -74,7 +80,15 @@ impl Machine<'_> {
         }
     }
 
-    pub(crate) fn mbar_init(&mut self, b: &mut Block, w: &mut Warp, addr: Addr, count: u32, pc: u32, mask: u32) -> Checked<()> {
+    pub(crate) fn mbar_init(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        addr: Addr,
+        count: u32,
+        pc: u32,
+        mask: u32,
+    ) -> Checked<()> {
         let (at, counts) = (addresses(&w.regs, addr), w.regs.r[count as usize]);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
@@ -97,7 +111,14 @@ impl Machine<'_> {
         Ok(())
     }
 
-    pub(crate) fn mbar_inval(&mut self, b: &mut Block, w: &mut Warp, addr: Addr, pc: u32, mask: u32) -> Checked<()> {
+    pub(crate) fn mbar_inval(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        addr: Addr,
+        pc: u32,
+        mask: u32,
+    ) -> Checked<()> {
         let at = addresses(&w.regs, addr);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
@@ -107,7 +128,15 @@ impl Machine<'_> {
         Ok(())
     }
 
-    pub(crate) fn mbar_expect(&mut self, b: &mut Block, w: &mut Warp, addr: Addr, tx: u32, pc: u32, mask: u32) -> Checked<()> {
+    pub(crate) fn mbar_expect(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        addr: Addr,
+        tx: u32,
+        pc: u32,
+        mask: u32,
+    ) -> Checked<()> {
         let (at, tx) = (addresses(&w.regs, addr), w.regs.r[tx as usize]);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };

@@ -40,7 +40,16 @@ pub(crate) fn addresses(regs: &Regs, a: Addr) -> Row64 {
 impl Machine<'_> {
     /// Resolves an address of a state space and checks bounds and alignment.
     #[inline]
-    pub(crate) fn place(&self, b: &Block, w: &Warp, space: Space, address: u64, len: usize, align: usize, who: Who) -> Checked<Place> {
+    pub(crate) fn place(
+        &self,
+        b: &Block,
+        w: &Warp,
+        space: Space,
+        address: u64,
+        len: usize,
+        align: usize,
+        who: Who,
+    ) -> Checked<Place> {
         if !address.is_multiple_of(align as u64) {
             let message = format!("{len} bytes at {address:#x}, which is not a multiple of {align}");
             return Err(self.fault(FaultKind::Misaligned, b, who, message));
@@ -56,7 +65,8 @@ impl Machine<'_> {
             Space::Param => (Space::Param, window(address).1),
             s => (s, address),
         };
-        let outside = |what: String| Err(self.fault(FaultKind::OutOfBounds, b, who, format!("{len} bytes at {what}")));
+        let outside =
+            |what: String| Err(self.fault(FaultKind::OutOfBounds, b, who, format!("{len} bytes at {what}")));
         match space {
             Space::Shared => {
                 let at = at as usize;
@@ -70,10 +80,14 @@ impl Machine<'_> {
             },
             Space::Param => match (at as usize).checked_add(len) {
                 Some(end) if end <= self.params.len() => Ok(Place::Param(at as usize)),
-                _ => outside(format!("byte {at} of the parameters, of which there are {}", self.params.len())),
+                _ => {
+                    outside(format!("byte {at} of the parameters, of which there are {}", self.params.len()))
+                }
             },
             _ => match self.device.locate(at) {
-                Some((slot, offset)) if self.device.size(slot) >= offset + len => Ok(Place::Global(slot, offset)),
+                Some((slot, offset)) if self.device.size(slot) >= offset + len => {
+                    Ok(Place::Global(slot, offset))
+                }
                 _ => outside(self.device.describe(at)),
             },
         }
@@ -81,7 +95,14 @@ impl Machine<'_> {
 
     /// Checks one lane's access against everything before it, and records it.
     #[inline]
-    pub(crate) fn check(&mut self, b: &mut Block, who: Who, place: Place, len: usize, kind: Kind) -> Checked<()> {
+    pub(crate) fn check(
+        &mut self,
+        b: &mut Block,
+        who: Who,
+        place: Place,
+        len: usize,
+        kind: Kind,
+    ) -> Checked<()> {
         let Some(clocks) = &b.clocks else { return Ok(()) };
         let lane = who.lane.unwrap_or(0);
         let observed = location(place).is_some_and(|at| clocks.has_observed(who.warp * 32 + lane, at));
@@ -99,13 +120,21 @@ impl Machine<'_> {
     }
 
     /// The same for any acting unit.
-    pub(crate) fn check_as(&mut self, b: &mut Block, who: Who, place: Place, len: usize, a: &Access) -> Checked<()> {
+    pub(crate) fn check_as(
+        &mut self,
+        b: &mut Block,
+        who: Who,
+        place: Place,
+        len: usize,
+        a: &Access,
+    ) -> Checked<()> {
         let Some(clocks) = &b.clocks else { return Ok(()) };
         let reads = matches!(a.kind, Kind::Read | Kind::AtomicRead | Kind::Atomic);
         let (conflict, name) = match place {
             Place::Shared(at) => {
                 if reads && !b.shared.probe(at, len).1 {
-                    let message = format!("read of {len} bytes at shared address {at} that nothing has written");
+                    let message =
+                        format!("read of {len} bytes at shared address {at} that nothing has written");
                     return Err(self.fault(FaultKind::Uninitialised, b, who, message));
                 }
                 match b.shared.shadow.access(clocks, self.launch, at, len, a) {
@@ -116,7 +145,8 @@ impl Machine<'_> {
             Place::Global(slot, at) => {
                 let Some(buffer) = self.device.buffer(slot) else { return Ok(()) };
                 if let (true, Some(byte)) = (reads, buffer.unwritten(at, len)) {
-                    let message = format!("read of byte {byte} of buffer {:?} that nothing has written", buffer.name);
+                    let message =
+                        format!("read of byte {byte} of buffer {:?} that nothing has written", buffer.name);
                     return Err(self.fault(FaultKind::Uninitialised, b, who, message));
                 }
                 match buffer.shadow.access(clocks, self.launch, at, len, a) {
@@ -233,7 +263,12 @@ impl Machine<'_> {
             let who = Who { warp: w.id, lane: Some(l), pc };
             let place = self.place(b, w, m.space, at[l], len, len, who)?;
             if matches!(place, Place::Param(_)) {
-                return Err(self.fault(FaultKind::OutOfBounds, b, who, "a store to the parameters, which are constant"));
+                return Err(self.fault(
+                    FaultKind::OutOfBounds,
+                    b,
+                    who,
+                    "a store to the parameters, which are constant",
+                ));
             }
             let mut bytes = [0u8; 32];
             for (value, chunk) in values.iter().zip(bytes[..len].chunks_exact_mut(size)) {
@@ -256,7 +291,15 @@ impl Machine<'_> {
     }
 
     /// What an atomic or ordered access acquires and releases.
-    fn order(&mut self, b: &mut Block, place: Place, who: Who, rw: (bool, bool), ar: (bool, bool), scope: Scope) {
+    fn order(
+        &mut self,
+        b: &mut Block,
+        place: Place,
+        who: Who,
+        rw: (bool, bool),
+        ar: (bool, bool),
+        scope: Scope,
+    ) {
         let Some(clocks) = &mut b.clocks else { return };
         let thread = who.warp * 32 + who.lane.unwrap_or(0);
         let gpu = scope == Scope::Gpu;
@@ -265,7 +308,14 @@ impl Machine<'_> {
         clocks.atomic(released, at, thread, rw, ar, gpu);
     }
 
-    pub(crate) fn atomic(&mut self, b: &mut Block, w: &mut Warp, a: &Atomic, pc: u32, mask: u32) -> Checked<()> {
+    pub(crate) fn atomic(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        a: &Atomic,
+        pc: u32,
+        mask: u32,
+    ) -> Checked<()> {
         let at = addresses(&w.regs, a.addr);
         let len = a.ty.size();
         let (x, y) = (w.regs.any(a.a), a.b.map(|b| w.regs.any(b)));
@@ -274,7 +324,12 @@ impl Machine<'_> {
             let who = Who { warp: w.id, lane: Some(l), pc };
             let place = self.place(b, w, a.space, at[l], len, len, who)?;
             if matches!(place, Place::Param(_) | Place::Local(_)) {
-                return Err(self.fault(FaultKind::OutOfBounds, b, who, "an atomic outside global and shared memory"));
+                return Err(self.fault(
+                    FaultKind::OutOfBounds,
+                    b,
+                    who,
+                    "an atomic outside global and shared memory",
+                ));
             }
             if b.clocks.is_some() {
                 self.check(b, who, place, len, Kind::Atomic)?;
@@ -298,7 +353,15 @@ impl Machine<'_> {
     }
 
     /// The carving comment.
-    pub(crate) fn carve(&mut self, b: &mut Block, w: &Warp, addr: Reg, bytes: u32, pc: u32, mask: u32) -> Checked<()> {
+    pub(crate) fn carve(
+        &mut self,
+        b: &mut Block,
+        w: &Warp,
+        addr: Reg,
+        bytes: u32,
+        pc: u32,
+        mask: u32,
+    ) -> Checked<()> {
         let lane = mask.trailing_zeros() as usize;
         let at = w.regs.any(addr)[lane];
         let len = w.regs.r[bytes as usize][lane] as usize;
@@ -306,9 +369,9 @@ impl Machine<'_> {
             (Window::Shared, a) => a,
             _ => at,
         };
-        b.shared.carve(at as usize, len).map_err(|m| {
-            self.fault(FaultKind::OutOfBounds, b, Who { warp: w.id, lane: Some(lane), pc }, m)
-        })
+        b.shared
+            .carve(at as usize, len)
+            .map_err(|m| self.fault(FaultKind::OutOfBounds, b, Who { warp: w.id, lane: Some(lane), pc }, m))
     }
 }
 

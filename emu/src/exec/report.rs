@@ -48,7 +48,13 @@ impl Machine<'_> {
     }
 
     /// A report about one site.
-    pub(crate) fn fault(&self, kind: FaultKind, b: &Block, who: Who, message: impl Into<String>) -> Box<Fault> {
+    pub(crate) fn fault(
+        &self,
+        kind: FaultKind,
+        b: &Block,
+        who: Who,
+        message: impl Into<String>,
+    ) -> Box<Fault> {
         Box::new(Fault {
             kind,
             kernel: self.kernel.name.clone(),
@@ -63,14 +69,24 @@ impl Machine<'_> {
         let [x, y, _] = self.grid;
         let block = [c.block % x, c.block / x % y, c.block / x / y];
         let (warp, unit) = b.clocks.as_ref().map_or((None, ""), |k| k.owner(c.unit));
-        let other = Who { warp: warp.unwrap_or(0) as usize, lane: unit.is_empty().then_some(c.lane as usize), pc: c.pc };
+        let other = Who {
+            warp: warp.unwrap_or(0) as usize,
+            lane: unit.is_empty().then_some(c.lane as usize),
+            pc: c.pc,
+        };
         let verb = |w: bool| if w { "write" } else { "read" };
         let writes = matches!(kind, Kind::Write | Kind::Atomic);
         let (fault, message) = if c.proxy_only {
-            let m = format!("{} of {place} by the async proxy, written by ordinary instructions with no fence.proxy.async since", verb(writes));
+            let m = format!(
+                "{} of {place} by the async proxy, written by ordinary instructions with no fence.proxy.async since",
+                verb(writes)
+            );
             (FaultKind::MissingProxyFence, m)
         } else {
-            let m = format!("{} of {place} that nothing orders after another block's or thread's access", verb(writes));
+            let m = format!(
+                "{} of {place} that nothing orders after another block's or thread's access",
+                verb(writes)
+            );
             (FaultKind::Race, m)
         };
         let mut f = self.fault(fault, b, who, message);

@@ -52,7 +52,8 @@ impl Machine<'_> {
                         Step::Jump(target) => frag.pc = target,
                         Step::Split { target, taken } => {
                             self.counters.divergent_branches += 1;
-                            w.frags[at] = Frag { pc: frag.pc + 1, mask: frag.mask & !taken, wait: Wait::None };
+                            w.frags[at] =
+                                Frag { pc: frag.pc + 1, mask: frag.mask & !taken, wait: Wait::None };
                             w.frags.push(Frag { pc: target, mask: taken, wait: Wait::None });
                             w.ahead = match self.settings.policy {
                                 Policy::Forward => false,
@@ -135,7 +136,8 @@ fn join(w: &mut Warp) {
     while i < w.frags.len() {
         let f = w.frags[i];
         if f.wait == Wait::None
-            && let Some(j) = (i + 1..w.frags.len()).find(|&j| w.frags[j].pc == f.pc && w.frags[j].wait == Wait::None)
+            && let Some(j) =
+                (i + 1..w.frags.len()).find(|&j| w.frags[j].pc == f.pc && w.frags[j].wait == Wait::None)
         {
             w.frags[i].mask |= w.frags[j].mask;
             w.frags.swap_remove(j);

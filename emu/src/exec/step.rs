@@ -3,7 +3,7 @@
 use super::{
     convert,
     float::{double, float, half, pack},
-    int::{alu32, alu64, count64, shift64},
+    int::{alu32, alu64, count64, extract, insert, shift64},
     machine::{Block, Machine, Step, Warp},
     regs::FULL,
     report::{Checked, Who},
@@ -17,7 +17,14 @@ use crate::{
 impl Machine<'_> {
     /// Executes the instruction at `pc` for the lanes of `mask`. `resumed`: it had to wait, and the wait is over.
     #[inline]
-    pub(crate) fn step(&mut self, b: &mut Block, w: &mut Warp, pc: u32, mask: u32, resumed: bool) -> Checked<Step> {
+    pub(crate) fn step(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        pc: u32,
+        mask: u32,
+        resumed: bool,
+    ) -> Checked<Step> {
         let kernel = self.kernel;
         let inst = &kernel.insts[pc as usize];
         self.counters.issue(inst.class, mask.count_ones());
@@ -51,6 +58,14 @@ impl Machine<'_> {
             Op::Count64 { f, d, a } => {
                 let row = count64(*f, &regs.d[*a as usize]);
                 regs.put(*d, &row, mask);
+            }
+            Op::Field64 { signed, d, a, into, pos, len } => {
+                let (a, pos, len) = (&regs.d[*a as usize], &regs.r[*pos as usize], &regs.r[*len as usize]);
+                let row = std::array::from_fn(|i| match into {
+                    Some(b) => insert(a[i], regs.d[*b as usize][i], pos[i], len[i], 64),
+                    None => extract(a[i], pos[i], len[i], *signed, 64),
+                });
+                regs.put64(*d, &row, mask);
             }
             Op::Float { f, d, s, ftz, sat } => {
                 let row = float(*f, s.map(|i| &regs.r[i as usize]), *ftz, *sat);
@@ -139,12 +154,17 @@ impl Machine<'_> {
                 }
             }
             Op::Window { d, a, base, to } => {
-                let row = regs.d[*a as usize].map(|v| if *to { v.wrapping_sub(*base) } else { v.wrapping_add(*base) });
+                let row = regs.d[*a as usize]
+                    .map(|v| if *to { v.wrapping_sub(*base) } else { v.wrapping_add(*base) });
                 regs.put64(*d, &row, mask);
             }
             Op::Bra { target } => {
                 let frag = w.frags.iter().find(|f| f.mask & mask != 0).map_or(mask, |f| f.mask);
-                return Ok(if mask == frag { Step::Jump(*target) } else { Step::Split { target: *target, taken: mask } });
+                return Ok(if mask == frag {
+                    Step::Jump(*target)
+                } else {
+                    Step::Split { target: *target, taken: mask }
+                });
             }
             Op::Exit => {
                 let in_flight = w.cp.iter().any(|c| mask >> c.lane & 1 == 1 && c.src_bytes > 0);
@@ -152,7 +172,12 @@ impl Machine<'_> {
                 if in_flight || storing {
                     let what = if storing { "a bulk store" } else { "a cp.async" };
                     let who = Who { warp: w.id, lane: None, pc };
-                    return Err(self.fault(FaultKind::AsyncLeak, b, who, format!("returns without waiting for {what}")));
+                    return Err(self.fault(
+                        FaultKind::AsyncLeak,
+                        b,
+                        who,
+                        format!("returns without waiting for {what}"),
+                    ));
                 }
                 return Ok(Step::Exit);
             }
@@ -189,7 +214,9 @@ impl Machine<'_> {
             Op::CpArrive { addr, noinc } => self.cp_arrive(b, w, *addr, *noinc, pc, mask)?,
             Op::MbarInit { addr, count } => self.mbar_init(b, w, *addr, *count, pc, mask)?,
             Op::MbarInval { addr } => self.mbar_inval(b, w, *addr, pc, mask)?,
-            Op::MbarArrive { addr, count, tx, state } => self.mbar_arrive(b, w, *addr, (*count, *tx, *state), pc, mask)?,
+            Op::MbarArrive { addr, count, tx, state } => {
+                self.mbar_arrive(b, w, *addr, (*count, *tx, *state), pc, mask)?
+            }
             Op::MbarExpect { addr, tx } => self.mbar_expect(b, w, *addr, *tx, pc, mask)?,
             Op::MbarWait { addr, p, parity, state, blocking } => {
                 return self.mbar_wait(b, w, *addr, (*p, *parity, *state), *blocking, pc, mask);

@@ -39,7 +39,14 @@ struct Piece {
 }
 
 impl Machine<'_> {
-    pub(crate) fn bulk(&mut self, b: &mut Block, w: &mut Warp, t: &BulkTensor, pc: u32, mask: u32) -> Checked<()> {
+    pub(crate) fn bulk(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        t: &BulkTensor,
+        pc: u32,
+        mask: u32,
+    ) -> Checked<()> {
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
             self.bulk_one(b, w, t, who)?;
@@ -58,7 +65,12 @@ impl Machine<'_> {
             Some(r) => {
                 let n = w.regs.r[r as usize][l] as usize;
                 if n == 0 || n % 16 != 0 {
-                    return Err(self.fault(FaultKind::Misaligned, b, who, format!("{n} bytes: expected a multiple of 16")));
+                    return Err(self.fault(
+                        FaultKind::Misaligned,
+                        b,
+                        who,
+                        format!("{n} bytes: expected a multiple of 16"),
+                    ));
                 }
                 self.place(b, w, Space::Shared, shared, n, 16, who)?;
                 match self.place(b, w, Space::Global, global, n, 16, who)? {
@@ -70,7 +82,16 @@ impl Machine<'_> {
             }
             None => self.tensor_pieces(b, w, t, shared, global, who)?,
         };
-        let proxied = Access { thread: w.id * 32 + l, unit: 0, lane: 0, time: 0, pc: who.pc, kind: Kind::Read, proxy: true, observed: false };
+        let proxied = Access {
+            thread: w.id * 32 + l,
+            unit: 0,
+            lane: 0,
+            time: 0,
+            pc: who.pc,
+            kind: Kind::Read,
+            proxy: true,
+            observed: false,
+        };
         self.count_bulk(&pieces, bytes, t.load);
         if t.load {
             let Some(mbar) = t.mbar else { return Ok(()) };
@@ -87,7 +108,13 @@ impl Machine<'_> {
         } else {
             let group = w.bulk_groups[l];
             let unit = b.clocks.as_ref().map_or(0, |c| c.unit(w.id, Agent::Bulk));
-            self.check_pieces(b, who, &pieces, false, Access { unit, lane: l as u32, time: group + 1, ..proxied })?;
+            self.check_pieces(
+                b,
+                who,
+                &pieces,
+                false,
+                Access { unit, lane: l as u32, time: group + 1, ..proxied },
+            )?;
             let op = BulkOp { lane: l, group, pieces, mbar: 0, bytes, time: group + 1 };
             if self.eager() {
                 self.land_store(b, &op);
@@ -100,15 +127,29 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn check_pieces(&mut self, b: &mut Block, who: Who, pieces: &[Piece], load: bool, a: Access) -> Checked<()> {
+    fn check_pieces(
+        &mut self,
+        b: &mut Block,
+        who: Who,
+        pieces: &[Piece],
+        load: bool,
+        a: Access,
+    ) -> Checked<()> {
         if b.clocks.is_none() {
             return Ok(());
         }
-        let (from_shared, from_global) = if load { (Kind::Write, Kind::Read) } else { (Kind::Read, Kind::Write) };
+        let (from_shared, from_global) =
+            if load { (Kind::Write, Kind::Read) } else { (Kind::Read, Kind::Write) };
         for p in pieces {
             if let Some((slot, at)) = p.global {
                 // Global memory is not checked for proxy fences: kernels do not write what they then load in bulk.
-                self.check_as(b, who, Place::Global(slot, at), p.len, &Access { kind: from_global, proxy: false, ..a })?;
+                self.check_as(
+                    b,
+                    who,
+                    Place::Global(slot, at),
+                    p.len,
+                    &Access { kind: from_global, proxy: false, ..a },
+                )?;
                 if !load && let Some(m) = self.device.buffer(slot) {
                     m.mark(at, p.len);
                 }
@@ -136,7 +177,15 @@ impl Machine<'_> {
     }
 
     /// The box of a tensor copy in pieces of at most 16 bytes, swizzled; its bytes; and the swizzle mode plus 1.
-    fn tensor_pieces(&mut self, b: &Block, w: &Warp, t: &BulkTensor, shared: u64, map: u64, who: Who) -> Checked<(Vec<Piece>, usize, u8)> {
+    fn tensor_pieces(
+        &mut self,
+        b: &Block,
+        w: &Warp,
+        t: &BulkTensor,
+        shared: u64,
+        map: u64,
+        who: Who,
+    ) -> Checked<(Vec<Piece>, usize, u8)> {
         let fail = |m: &Self, message: String| Err(m.fault(FaultKind::TensorMap, b, who, message));
         let l = who.lane.unwrap_or(0);
         let place = self.place(b, w, Space::Generic, map, ENCODED_BYTES, 64, who)?;
@@ -171,7 +220,8 @@ impl Machine<'_> {
                 let at_shared = m.swizzle.apply(linear) as usize;
                 let n = (chunk / m.element_bytes) as i64;
                 // The part of the chunk that lies in the tensor, by elements.
-                let (lo, hi) = if inside { (first.max(0), (first + n).min(m.size[0] as i64)) } else { (0, 0) };
+                let (lo, hi) =
+                    if inside { (first.max(0), (first + n).min(m.size[0] as i64)) } else { (0, 0) };
                 let (lo, hi) = if lo < hi { (lo, hi) } else { (first, first) };
                 let e = m.element_bytes as i64;
                 let parts = [(first, lo, false), (lo, hi, true), (hi, first + n, false)];

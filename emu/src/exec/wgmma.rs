@@ -3,7 +3,6 @@
 use super::{
     machine::{Block, Machine, Step, Wait, Warp},
     matrix::widen,
-
     report::{Checked, Who},
 };
 use crate::{
@@ -100,7 +99,13 @@ impl Descriptor {
             (Swizzle::None, true) => (mn / 8 * self.stride + k / 8 * self.leading + k % 8 * 16, mn % 8 * 2),
             (_, true) => {
                 let per_span = span / 2;
-                (mn / per_span * self.leading + mn % per_span / 8 * 16 + k % 8 * span + k / 8 * self.stride, mn % 8 * 2)
+                (
+                    mn / per_span * self.leading
+                        + mn % per_span / 8 * 16
+                        + k % 8 * span
+                        + k / 8 * self.stride,
+                    mn % 8 * 2,
+                )
             }
         };
         (self.swizzle.apply(self.start + linear), byte)
@@ -134,7 +139,14 @@ impl Machine<'_> {
         Ok(Step::Next)
     }
 
-    pub(crate) fn wgmma(&mut self, b: &mut Block, w: &mut Warp, g: &Wgmma, pc: u32, exec: u32) -> Checked<Step> {
+    pub(crate) fn wgmma(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        g: &Wgmma,
+        pc: u32,
+        exec: u32,
+    ) -> Checked<Step> {
         if !self.align(w, pc, exec) {
             return Ok(Step::Regroup);
         }
@@ -168,7 +180,8 @@ impl Machine<'_> {
             None => group.log.push(this),
             Some(other) if *other == this => {}
             Some(_) => {
-                let message = "the warps of the warpgroup issue different wgmma, or with different descriptors";
+                let message =
+                    "the warps of the warpgroup issue different wgmma, or with different descriptors";
                 return Err(self.fault(FaultKind::Descriptor, b, who, message));
             }
         }
@@ -192,7 +205,15 @@ impl Machine<'_> {
     }
 
     /// Bounds, layout and shadow of everything the warp will read of an operand.
-    fn check_operand(&mut self, b: &mut Block, w: &Warp, d: &Descriptor, lines: std::ops::Range<u64>, group: u32, who: Who) -> Checked<()> {
+    fn check_operand(
+        &mut self,
+        b: &mut Block,
+        w: &Warp,
+        d: &Descriptor,
+        lines: std::ops::Range<u64>,
+        group: u32,
+        who: Who,
+    ) -> Checked<()> {
         // One visit per 16 bytes: along k for k-major operands, along the lines for the others.
         let (line_step, k_step) = if d.mn_major { (8, 1) } else { (1, 8) };
         for mn in lines.step_by(line_step) {
@@ -210,7 +231,16 @@ impl Machine<'_> {
                 }
                 if let Some(c) = &b.clocks {
                     let unit = c.unit(w.id, Agent::Wgmma);
-                    let a = Access { thread: w.id * 32, unit, lane: 0, time: group + 1, pc: who.pc, kind: Kind::Read, proxy: true, observed: false };
+                    let a = Access {
+                        thread: w.id * 32,
+                        unit,
+                        lane: 0,
+                        time: group + 1,
+                        pc: who.pc,
+                        kind: Kind::Read,
+                        proxy: true,
+                        observed: false,
+                    };
                     self.check_as(b, who, place, 16, &a)?;
                 }
             }
@@ -267,7 +297,15 @@ impl Machine<'_> {
         }
     }
 
-    pub(crate) fn wgmma_wait(&mut self, b: &mut Block, w: &mut Warp, n: u32, pc: u32, exec: u32, resumed: bool) -> Checked<Step> {
+    pub(crate) fn wgmma_wait(
+        &mut self,
+        b: &mut Block,
+        w: &mut Warp,
+        n: u32,
+        pc: u32,
+        exec: u32,
+        resumed: bool,
+    ) -> Checked<Step> {
         if !self.align(w, pc, exec) {
             return Ok(Step::Regroup);
         }
@@ -301,7 +339,8 @@ impl Machine<'_> {
     /// An ordinary instruction touches registers that some wgmma uses.
     pub(crate) fn check_wgmma_registers(&mut self, b: &mut Block, w: &Warp, pc: u32) -> Checked<()> {
         let kernel = self.kernel;
-        let (Some((rows, writes)), Some(group)) = (kernel.wgmma_touch.get(&pc), b.wgmma.get_mut(w.id / 4)) else {
+        let (Some((rows, writes)), Some(group)) = (kernel.wgmma_touch.get(&pc), b.wgmma.get_mut(w.id / 4))
+        else {
             return Ok(());
         };
         let state = &mut group.warps[w.id % 4];

@@ -45,7 +45,10 @@ pub(crate) enum Alu32 {
     Bfi,
     Prmt,
     /// Funnel shifts: left or right, clamped or wrapped amount.
-    Shf { left: bool, wrap: bool },
+    Shf {
+        left: bool,
+        wrap: bool,
+    },
     SadU,
     SadS,
     Dp4aU,

@@ -231,7 +231,8 @@ fn mark_wgmma_registers(d: &Decoder<'_>, insts: &mut [Inst]) -> HashMap<u32, (Ve
 impl Decoder<'_> {
     fn op(&mut self, i: &Instr) -> Result<Op, Why> {
         let mut m = Mods::new(&i.op);
-        let name = if i.op == crate::ptx::lexer::CARVE { &i.op } else { i.op.split('.').next().unwrap_or("") };
+        let name =
+            if i.op == crate::ptx::lexer::CARVE { &i.op } else { i.op.split('.').next().unwrap_or("") };
         let o = &i.operands[..];
         let decoded = match self.decode_alu(name, &mut m, o) {
             Some(r) => Some(r),
@@ -245,7 +246,9 @@ impl Decoder<'_> {
         };
         let op = decoded.unwrap_or_else(|| Err("unknown instruction".to_owned()))?;
         match m.unclaimed() {
-            Some(part) if name != crate::ptx::lexer::CARVE => Err(format!("modifier `.{part}` is not implemented")),
+            Some(part) if name != crate::ptx::lexer::CARVE => {
+                Err(format!("modifier `.{part}` is not implemented"))
+            }
             _ => Ok(op),
         }
     }
@@ -257,7 +260,11 @@ impl Decoder<'_> {
 
     fn lookup(&self, r: RegId, want: File) -> Result<u32, Why> {
         let ty = self.f.regs[r as usize];
-        if file(ty) == want { Ok(self.index[r as usize]) } else { Err(format!("a register of type {ty:?} does not fit here")) }
+        if file(ty) == want {
+            Ok(self.index[r as usize])
+        } else {
+            Err(format!("a register of type {ty:?} does not fit here"))
+        }
     }
 
     fn constant(&mut self, init: Init, wide: bool) -> u32 {
@@ -394,7 +401,10 @@ impl Decoder<'_> {
     /// Destination and optional predicate of `d|p`.
     pub(crate) fn dst_pair(&mut self, o: &Operand) -> Result<(u32, Option<P>), Why> {
         match o {
-            Operand::Pair(d, p) => Ok((self.lookup(*d, File::Row32)?, Some(self.lookup(*p, File::Pred)?))),
+            Operand::Pair(d, p) => {
+                let d = d.map_or(Operand::Sink, Operand::Reg);
+                Ok((self.dst_r(&d)?, Some(self.lookup(*p, File::Pred)?)))
+            }
             o => Ok((self.dst_r(o)?, None)),
         }
     }
@@ -425,7 +435,9 @@ impl Decoder<'_> {
 
     /// `[base + offset]`.
     pub(crate) fn addr(&mut self, o: &Operand) -> Result<Addr, Why> {
-        let Operand::Memory(base, offset) = o else { return Err("expected an address in brackets".to_owned()) };
+        let Operand::Memory(base, offset) = o else {
+            return Err("expected an address in brackets".to_owned());
+        };
         Ok(Addr { base: self.addr_base(base)?, offset: *offset })
     }
 

@@ -18,10 +18,10 @@ impl Decoder<'_> {
     pub(crate) fn decode_alu(&mut self, name: &str, m: &mut Mods<'_>, o: &[Operand]) -> Decoded {
         Some(match name {
             "mov" => self.mov(m, o),
-            "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg" | "sqrt" | "rcp"
-            | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "and" | "or" | "xor" | "not" | "cnot"
-            | "shl" | "shr" | "popc" | "clz" | "brev" | "bfind" | "bfe" | "bfi" | "prmt" | "shf" | "lop3" | "sad"
-            | "dp4a" | "mul24" => self.arith(name, m, o),
+            "add" | "sub" | "mul" | "mad" | "fma" | "div" | "rem" | "min" | "max" | "abs" | "neg"
+            | "sqrt" | "rcp" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign" | "and"
+            | "or" | "xor" | "not" | "cnot" | "shl" | "shr" | "popc" | "clz" | "brev" | "bfind" | "bfe"
+            | "bfi" | "prmt" | "shf" | "lop3" | "sad" | "dp4a" | "mul24" => self.arith(name, m, o),
             "cvt" => self.cvt(m, o),
             "cvta" => self.cvta(m, o),
             "setp" => self.setp(m, o),
@@ -67,8 +67,15 @@ impl Decoder<'_> {
                 let f = float(name, nan)?;
                 let n = match f {
                     Float::Fma => 3,
-                    Float::Add | Float::Sub | Float::Mul | Float::Div | Float::Min | Float::Max | Float::MinNan
-                    | Float::MaxNan | Float::CopySign => 2,
+                    Float::Add
+                    | Float::Sub
+                    | Float::Mul
+                    | Float::Div
+                    | Float::Min
+                    | Float::Max
+                    | Float::MinNan
+                    | Float::MaxNan
+                    | Float::CopySign => 2,
                     _ => 1,
                 };
                 if ty == Ty::F32 {
@@ -110,7 +117,8 @@ impl Decoder<'_> {
                 for (i, s) in s.iter_mut().enumerate().take(n) {
                     *s = self.r(self.nth(o, i + 1)?)?;
                 }
-                let (bf16, packed) = (matches!(ty, Ty::Bf16 | Ty::Bf16x2), matches!(ty, Ty::F16x2 | Ty::Bf16x2));
+                let (bf16, packed) =
+                    (matches!(ty, Ty::Bf16 | Ty::Bf16x2), matches!(ty, Ty::F16x2 | Ty::Bf16x2));
                 Ok(Op::Half { f, bf16, packed, d, s })
             }
             Ty::B64 | Ty::U64 | Ty::S64 => self.int64(name, ty, hi, shiftamt, o),
@@ -219,7 +227,12 @@ impl Decoder<'_> {
         };
         let (first, second) = (self.nth(o, 0)?, self.nth(o, 1)?);
         if let Some(f) = shift {
-            return Ok(Op::Shift64 { f, d: self.dst_d(first)?, a: self.d(second)?, n: self.r(self.nth(o, 2)?)? });
+            return Ok(Op::Shift64 {
+                f,
+                d: self.dst_d(first)?,
+                a: self.d(second)?,
+                n: self.r(self.nth(o, 2)?)?,
+            });
         }
         let count = match name {
             "popc" => Some(Alu32::Popc),
@@ -229,6 +242,13 @@ impl Decoder<'_> {
         };
         if let Some(f) = count {
             return Ok(Op::Count64 { f, d: self.dst_r(first)?, a: self.d(second)? });
+        }
+        if matches!(name, "bfi" | "bfe") {
+            self.expect_operands(name, o.len() - 1)?;
+            let (d, a) = (self.dst_d(first)?, self.d(second)?);
+            let into = if name == "bfi" { Some(self.d(&o[2])?) } else { None };
+            let (pos, len) = (self.r(&o[o.len() - 2])?, self.r(&o[o.len() - 1])?);
+            return Ok(Op::Field64 { signed: s, d, a, into, pos, len });
         }
         let f = match (name, s) {
             ("add", _) => Alu64::Add,
@@ -294,7 +314,8 @@ impl Decoder<'_> {
         let mut src = [d; 4];
         for i in 1..o.len() {
             // The amount of a shift is a 32-bit operand.
-            src[i - 1] = if i == 2 && matches!(name, "shl" | "shr") { self.r(&o[i])? } else { self.r16(&o[i])? };
+            src[i - 1] =
+                if i == 2 && matches!(name, "shl" | "shr") { self.r(&o[i])? } else { self.r16(&o[i])? };
         }
         Ok(Op::Alu32 { f, d, s: src })
     }
@@ -323,7 +344,9 @@ impl Decoder<'_> {
                 let d = [self.dst_r(&v[0])?, self.dst_r(&v[1])?, self.dst_r(&v[2])?, self.dst_r(&v[3])?];
                 Ok(Op::Unpack64x4 { d, a: self.d(a)? })
             }
-            (Operand::Vector(_), ..) | (_, Operand::Vector(_), _) => Err("this packing is not implemented".to_owned()),
+            (Operand::Vector(_), ..) | (_, Operand::Vector(_), _) => {
+                Err("this packing is not implemented".to_owned())
+            }
             (d, a, 1) => {
                 let d = self.dst_p(d)?;
                 let a = match a {
@@ -349,7 +372,14 @@ impl Decoder<'_> {
     fn cvta(&mut self, m: &mut Mods<'_>, o: &[Operand]) -> Result<Op, Why> {
         let to = m.take("to");
         let base = m
-            .one_of(&[("global", 0), ("const", 0), ("param", 0), ("shared::cta", SHARED_BASE), ("shared", SHARED_BASE), ("local", Self::LOCAL)])
+            .one_of(&[
+                ("global", 0),
+                ("const", 0),
+                ("param", 0),
+                ("shared::cta", SHARED_BASE),
+                ("shared", SHARED_BASE),
+                ("local", Self::LOCAL),
+            ])
             .ok_or("no state space")?;
         if m.ty() != Some(Ty::U64) {
             return Err("only 64-bit addresses are implemented".to_owned());
@@ -382,13 +412,17 @@ impl Decoder<'_> {
             if from != Ty::F32 || round != Round::Nearest || ftz || sat {
                 return Err("only `.rn` packing of two f32 is implemented".to_owned());
             }
-            let (d, hi, lo) = (self.dst_r(self.nth(o, 0)?)?, self.r(self.nth(o, 1)?)?, self.r(self.nth(o, 2)?)?);
+            let (d, hi, lo) =
+                (self.dst_r(self.nth(o, 0)?)?, self.r(self.nth(o, 1)?)?, self.r(self.nth(o, 2)?)?);
             return Ok(Op::CvtPack { bf16: to == Ty::Bf16x2, relu, d, hi, lo });
         }
         if relu {
             return Err("`.relu` is implemented for packing only".to_owned());
         }
-        if to.is_float() && matches!(round, Round::Zero | Round::Down | Round::Up) && !(from == Ty::F32 && to == Ty::Bf16) {
+        if to.is_float()
+            && matches!(round, Round::Zero | Round::Down | Round::Up)
+            && !(from == Ty::F32 && to == Ty::Bf16)
+        {
             return Err("directed rounding to a floating-point type is not implemented".to_owned());
         }
         // Registers may be wider than the types: the source is cut, the destination extended.
@@ -437,7 +471,8 @@ impl Decoder<'_> {
         }
         let (d, e) = match self.nth(o, 0)? {
             Operand::Pair(p, q) => {
-                (self.pred(&Operand::Reg(*p))?, Some(self.pred(&Operand::Reg(*q))?))
+                let p = p.map_or(Operand::Sink, Operand::Reg);
+                (self.dst_p(&p)?, Some(self.pred(&Operand::Reg(*q))?))
             }
             p => (self.dst_p(p)?, None),
         };

@@ -148,7 +148,9 @@ impl Decoder<'_> {
         if !(m.take("row") && m.take("col")) {
             return Err("only `.row.col` is implemented".to_owned());
         }
-        let k = m.one_of(&[("m16n8k16", 16), ("m16n8k8", 8), ("m16n8k4", 4)]).ok_or("this shape is not implemented")?;
+        let k = m
+            .one_of(&[("m16n8k16", 16), ("m16n8k8", 8), ("m16n8k4", 4)])
+            .ok_or("this shape is not implemented")?;
         let (dt, input) = (m.ty(), if m.take("tf32") { Some(MmaInput::Tf32) } else { input(m) });
         if input == Some(MmaInput::Tf32) {
             m.take("tf32");
@@ -164,7 +166,7 @@ impl Decoder<'_> {
             _ => return Err("these accumulator types are not implemented".to_owned()),
         };
         let width = if input == MmaInput::Tf32 { 1 } else { 2 };
-        if (input == MmaInput::Tf32) == (k == 16) {
+        if !matches!((input, k), (MmaInput::Tf32, 4 | 8) | (MmaInput::F16 | MmaInput::Bf16, 8 | 16)) {
             return Err("this shape is not implemented for these types".to_owned());
         }
         let acc = if half_acc { 2 } else { 4 };
@@ -174,7 +176,11 @@ impl Decoder<'_> {
         if d.len() != acc {
             return Err(format!("expected {acc} result registers, got {}", d.len()));
         }
-        let (a, b, c) = (self.regs(self.nth(o, 1)?, a)?, self.regs(self.nth(o, 2)?, b)?, self.regs(self.nth(o, 3)?, acc)?);
+        let (a, b, c) = (
+            self.regs(self.nth(o, 1)?, a)?,
+            self.regs(self.nth(o, 2)?, b)?,
+            self.regs(self.nth(o, 3)?, acc)?,
+        );
         Ok(Op::Mma(Box::new(Mma { k, input, half_acc, d, a, b, c })))
     }
 
@@ -189,9 +195,13 @@ impl Decoder<'_> {
             _ => {}
         }
         if !self.target().ends_with('a') {
-            return Err(format!("wgmma needs an architecture-specific target, the module says {}", self.target()));
+            return Err(format!(
+                "wgmma needs an architecture-specific target, the module says {}",
+                self.target()
+            ));
         }
-        let n: usize = m.strip("m64n").and_then(|s| s.strip_suffix("k16")).and_then(|s| s.parse().ok()).unwrap_or(0);
+        let n: usize =
+            m.strip("m64n").and_then(|s| s.strip_suffix("k16")).and_then(|s| s.parse().ok()).unwrap_or(0);
         if !(8..=256).contains(&n) || n % 8 != 0 {
             return Err("this shape is not implemented".to_owned());
         }

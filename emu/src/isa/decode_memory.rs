@@ -112,7 +112,10 @@ impl Decoder<'_> {
             ])
             .ok_or("no function")?;
         let ty = m.ty().ok_or("no type")?;
-        if !matches!(ty.size(), 4 | 8) || (ty.is_float() && f != AtomicFn::Add) || matches!(ty, Ty::F16x2 | Ty::Bf16x2) {
+        if !matches!(ty.size(), 4 | 8)
+            || (ty.is_float() && f != AtomicFn::Add)
+            || matches!(ty, Ty::F16x2 | Ty::Bf16x2)
+        {
             return Err(format!("atomic {f:?} of {ty:?} is not implemented"));
         }
         if !matches!(space, Space::Generic | Space::Global | Space::Shared) {

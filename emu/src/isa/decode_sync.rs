@@ -45,7 +45,12 @@ impl Decoder<'_> {
             "elect" => self.elect(m, o),
             "bar" | "barrier" => self.barrier(name, m, o),
             "membar" => {
-                let scope = m.one_of(&[("cta", Scope::Cta), ("gl", Scope::Gpu), ("sys", Scope::Gpu), ("gpu", Scope::Gpu)]);
+                let scope = m.one_of(&[
+                    ("cta", Scope::Cta),
+                    ("gl", Scope::Gpu),
+                    ("sys", Scope::Gpu),
+                    ("gpu", Scope::Gpu),
+                ]);
                 scope.map(|scope| Op::Fence { scope }).ok_or_else(|| "no scope".to_owned())
             }
             "fence" => self.fence(m),
@@ -126,7 +131,8 @@ impl Decoder<'_> {
 
     fn redux(&mut self, m: &mut Mods<'_>, o: &[Operand]) -> Result<Op, Why> {
         Self::sync(m)?;
-        let f = ["add", "min", "max", "and", "or", "xor"].into_iter().find(|f| m.take(f)).ok_or("no function")?;
+        let f =
+            ["add", "min", "max", "and", "or", "xor"].into_iter().find(|f| m.take(f)).ok_or("no function")?;
         let ty = m.ty().ok_or("no type")?;
         let f = match (f, ty) {
             ("add", Ty::U32 | Ty::S32) => Redux::Add,
@@ -180,10 +186,16 @@ impl Decoder<'_> {
             let known = m.take("async") || m.take("async::generic");
             m.take("acquire");
             m.take("release");
-            ["shared::cta", "shared::cluster", "shared", "global", "sync_restrict::shared::cta", "cluster"].iter().for_each(|p| {
-                m.take(p);
-            });
-            return if known { Ok(Op::FenceProxyAsync) } else { Err("only `.proxy.async` is implemented".to_owned()) };
+            ["shared::cta", "shared::cluster", "shared", "global", "sync_restrict::shared::cta", "cluster"]
+                .iter()
+                .for_each(|p| {
+                    m.take(p);
+                });
+            return if known {
+                Ok(Op::FenceProxyAsync)
+            } else {
+                Err("only `.proxy.async` is implemented".to_owned())
+            };
         }
         if m.take("mbarrier_init") {
             m.take("release");
@@ -199,17 +211,20 @@ impl Decoder<'_> {
     }
 
     fn mbarrier(&mut self, m: &mut Mods<'_>, o: &[Operand]) -> Result<Op, Why> {
-        let what = ["init", "inval", "arrive", "expect_tx", "try_wait", "test_wait"].into_iter().find(|w| m.take(w));
+        let what =
+            ["init", "inval", "arrive", "expect_tx", "try_wait", "test_wait"].into_iter().find(|w| m.take(w));
         let (expect, parity) = (m.take("expect_tx"), m.take("parity"));
-        for part in ["release", "acquire", "cta", "cluster", "shared::cta", "shared::cluster", "shared", "b64"] {
+        for part in
+            ["release", "acquire", "cta", "cluster", "shared::cta", "shared::cluster", "shared", "b64"]
+        {
             m.take(part);
         }
         match what.ok_or("this mbarrier operation is not implemented")? {
-            "init" => {
-                Ok(Op::MbarInit { addr: self.addr(self.nth(o, 0)?)?, count: self.r(self.nth(o, 1)?)? })
-            }
+            "init" => Ok(Op::MbarInit { addr: self.addr(self.nth(o, 0)?)?, count: self.r(self.nth(o, 1)?)? }),
             "inval" => Ok(Op::MbarInval { addr: self.addr(self.nth(o, 0)?)? }),
-            "expect_tx" => Ok(Op::MbarExpect { addr: self.addr(self.nth(o, 0)?)?, tx: self.r(self.nth(o, 1)?)? }),
+            "expect_tx" => {
+                Ok(Op::MbarExpect { addr: self.addr(self.nth(o, 0)?)?, tx: self.r(self.nth(o, 1)?)? })
+            }
             "arrive" => {
                 let state = match self.nth(o, 0)? {
                     Operand::Sink => None,

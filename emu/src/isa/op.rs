@@ -132,56 +132,205 @@ pub(crate) enum Redux {
 /// Warp-wide exchanges, which wait for every lane of their mask.
 #[derive(Debug, Clone)]
 pub(crate) enum Exchange {
-    Shuffle { mode: Shuffle, d: R, p: Option<P>, a: R, b: R, c: R },
+    Shuffle {
+        mode: Shuffle,
+        d: R,
+        p: Option<P>,
+        a: R,
+        b: R,
+        c: R,
+    },
     /// `d` is a row for `ballot`, a predicate otherwise.
-    Vote { mode: Vote, d: u32, a: P, negate: bool },
-    MatchAny { d: R, a: Reg },
-    MatchAll { d: R, p: Option<P>, a: Reg },
-    Redux { f: Redux, d: R, a: R },
-    Elect { d: R, p: P },
+    Vote {
+        mode: Vote,
+        d: u32,
+        a: P,
+        negate: bool,
+    },
+    MatchAny {
+        d: R,
+        a: Reg,
+    },
+    MatchAll {
+        d: R,
+        p: Option<P>,
+        a: Reg,
+    },
+    Redux {
+        f: Redux,
+        d: R,
+        a: R,
+    },
+    Elect {
+        d: R,
+        p: P,
+    },
     SyncWarp,
 }
 
 /// A decoded operation.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
-    Alu32 { f: Alu32, d: R, s: [R; 4] },
+    Alu32 {
+        f: Alu32,
+        d: R,
+        s: [R; 4],
+    },
     /// `mul.wide` and `mad.wide`.
-    Wide { signed: bool, d: D, a: R, b: R, c: Option<D> },
-    Alu64 { f: Alu64, d: D, s: [D; 3] },
-    Shift64 { f: Shift64, d: D, a: D, n: R },
+    Wide {
+        signed: bool,
+        d: D,
+        a: R,
+        b: R,
+        c: Option<D>,
+    },
+    Alu64 {
+        f: Alu64,
+        d: D,
+        s: [D; 3],
+    },
+    Shift64 {
+        f: Shift64,
+        d: D,
+        a: D,
+        n: R,
+    },
     /// `popc.b64`, `clz.b64`, `bfind.u64`: 64 bits in, 32 out.
-    Count64 { f: Alu32, d: R, a: D },
-    Float { f: Float, d: R, s: [R; 3], ftz: bool, sat: bool },
-    Double { f: Float, d: D, s: [D; 3] },
-    Half { f: HalfFn, bf16: bool, packed: bool, d: R, s: [R; 3] },
-    Cvt { d: Reg, a: Reg, from: Ty, to: Ty, round: super::alu::Round, ftz: bool, sat: bool },
+    Count64 {
+        f: Alu32,
+        d: R,
+        a: D,
+    },
+    /// `bfe.u64`, `bfe.s64`, and with `into` `bfi.b64`.
+    Field64 {
+        signed: bool,
+        d: D,
+        a: D,
+        into: Option<D>,
+        pos: R,
+        len: R,
+    },
+    Float {
+        f: Float,
+        d: R,
+        s: [R; 3],
+        ftz: bool,
+        sat: bool,
+    },
+    Double {
+        f: Float,
+        d: D,
+        s: [D; 3],
+    },
+    Half {
+        f: HalfFn,
+        bf16: bool,
+        packed: bool,
+        d: R,
+        s: [R; 3],
+    },
+    Cvt {
+        d: Reg,
+        a: Reg,
+        from: Ty,
+        to: Ty,
+        round: super::alu::Round,
+        ftz: bool,
+        sat: bool,
+    },
     /// `cvt.rn.bf16x2.f32 d, hi, lo` and f16x2.
-    CvtPack { bf16: bool, relu: bool, d: R, hi: R, lo: R },
-    Tf32 { d: R, a: R },
-    Set { cmp: Cmp, kind: CmpKind, a: Reg, b: Reg, d: P, e: Option<P>, combine: Option<(PredFn, P, bool)> },
-    Select32 { d: R, a: R, b: R, p: P },
-    Select64 { d: D, a: D, b: D, p: P },
-    Pred { f: PredFn, d: P, a: P, b: P, not_a: bool },
+    CvtPack {
+        bf16: bool,
+        relu: bool,
+        d: R,
+        hi: R,
+        lo: R,
+    },
+    Tf32 {
+        d: R,
+        a: R,
+    },
+    Set {
+        cmp: Cmp,
+        kind: CmpKind,
+        a: Reg,
+        b: Reg,
+        d: P,
+        e: Option<P>,
+        combine: Option<(PredFn, P, bool)>,
+    },
+    Select32 {
+        d: R,
+        a: R,
+        b: R,
+        p: P,
+    },
+    Select64 {
+        d: D,
+        a: D,
+        b: D,
+        p: P,
+    },
+    Pred {
+        f: PredFn,
+        d: P,
+        a: P,
+        b: P,
+        not_a: bool,
+    },
     /// `mov.b32 d, {lo, hi}`, and the 16-bit halves of it.
-    Pack32 { d: R, lo: R, hi: R },
-    Unpack32 { lo: R, hi: R, a: R },
-    Pack64 { d: D, lo: R, hi: R },
-    Unpack64 { lo: R, hi: R, a: D },
-    Pack64x4 { d: D, s: [R; 4] },
-    Unpack64x4 { d: [R; 4], a: D },
+    Pack32 {
+        d: R,
+        lo: R,
+        hi: R,
+    },
+    Unpack32 {
+        lo: R,
+        hi: R,
+        a: R,
+    },
+    Pack64 {
+        d: D,
+        lo: R,
+        hi: R,
+    },
+    Unpack64 {
+        lo: R,
+        hi: R,
+        a: D,
+    },
+    Pack64x4 {
+        d: D,
+        s: [R; 4],
+    },
+    Unpack64x4 {
+        d: [R; 4],
+        a: D,
+    },
     /// `cvta.shared` (to generic) and `cvta.to.shared` (from generic), and the same for local.
-    Window { d: D, a: D, base: u64, to: bool },
+    Window {
+        d: D,
+        a: D,
+        base: u64,
+        to: bool,
+    },
     Ld(Box<Mem>),
     St(Box<Mem>),
     Atomic(Box<Atomic>),
-    Bra { target: u32 },
+    Bra {
+        target: u32,
+    },
     Exit,
     Trap,
-    Exchange { what: Box<Exchange>, mask: R },
+    Exchange {
+        what: Box<Exchange>,
+        mask: R,
+    },
     ActiveMask,
     Barrier(Box<Barrier>),
-    Fence { scope: Scope },
+    Fence {
+        scope: Scope,
+    },
     FenceProxyAsync,
     CpAsync(Box<CpAsync>),
     CpCommit,
@@ -190,15 +339,37 @@ pub(crate) enum Op {
     /// `cp.async.wait_all`: committed or not.
     CpWaitAll,
     /// `cp.async.mbarrier.arrive`; whether `.noinc`.
-    CpArrive { addr: Addr, noinc: bool },
+    CpArrive {
+        addr: Addr,
+        noinc: bool,
+    },
     Matrix(Box<Matrix>),
     Mma(Box<Mma>),
-    MbarInit { addr: Addr, count: R },
-    MbarInval { addr: Addr },
-    MbarArrive { addr: Addr, count: R, tx: Option<R>, state: Option<D> },
-    MbarExpect { addr: Addr, tx: R },
+    MbarInit {
+        addr: Addr,
+        count: R,
+    },
+    MbarInval {
+        addr: Addr,
+    },
+    MbarArrive {
+        addr: Addr,
+        count: R,
+        tx: Option<R>,
+        state: Option<D>,
+    },
+    MbarExpect {
+        addr: Addr,
+        tx: R,
+    },
     /// `test_wait` or (blocking) `try_wait`, by parity or by state.
-    MbarWait { addr: Addr, p: P, parity: Option<R>, state: Option<D>, blocking: bool },
+    MbarWait {
+        addr: Addr,
+        p: P,
+        parity: Option<R>,
+        state: Option<D>,
+        blocking: bool,
+    },
     BulkTensor(Box<BulkTensor>),
     BulkCommit,
     /// `cp.async.bulk.wait_group n`, with or without `.read`.
@@ -208,7 +379,10 @@ pub(crate) enum Op {
     WgmmaCommit,
     WgmmaWait(u32),
     /// The carving comment: address and bytes of a sub-array of shared memory.
-    Carve { addr: Reg, bytes: R },
+    Carve {
+        addr: Reg,
+        bytes: R,
+    },
     /// Hints without effect on results.
     Nop,
 }
@@ -229,9 +403,11 @@ impl Op {
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Mma(_) | Self::Wgmma(_) => Class::Tensor,
-            Self::Float { .. } | Self::Double { .. } | Self::Half { .. } | Self::CvtPack { .. } | Self::Tf32 { .. } => {
-                Class::Float
-            }
+            Self::Float { .. }
+            | Self::Double { .. }
+            | Self::Half { .. }
+            | Self::CvtPack { .. }
+            | Self::Tf32 { .. } => Class::Float,
             Self::Ld(_)
             | Self::St(_)
             | Self::Atomic(_)

@@ -15,7 +15,12 @@ pub(crate) struct Buffer {
 impl Buffer {
     pub(crate) fn new(name: &str, bytes: usize) -> Self {
         // The pattern is a NaN in every floating-point type, so a forgotten write shows in results as well.
-        Self { name: name.to_owned(), data: vec![0xff; bytes], written: vec![0; bytes], shadow: Shadow::default() }
+        Self {
+            name: name.to_owned(),
+            data: vec![0xff; bytes],
+            written: vec![0; bytes],
+            shadow: Shadow::default(),
+        }
     }
 
     /// Notes that bytes were written.

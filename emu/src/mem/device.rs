@@ -29,7 +29,11 @@ impl Device {
     /// Allocates uninitialised bytes, 256-byte aligned, in a guard band of a megabyte or more. The name appears in reports.
     pub fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64> {
         if bytes > 1 << 31 {
-            return Err(Error::memory(format!("allocation of {name}"), "at most 2 GiB", format!("{bytes} bytes")));
+            return Err(Error::memory(
+                format!("allocation of {name}"),
+                "at most 2 GiB",
+                format!("{bytes} bytes"),
+            ));
         }
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -37,7 +41,13 @@ impl Device {
                 self.buffers.push(None);
                 self.buffers.len() - 1
             }
-            None => return Err(Error::memory("allocation", format!("at most {MAX_BUFFERS} live buffers"), "one more")),
+            None => {
+                return Err(Error::memory(
+                    "allocation",
+                    format!("at most {MAX_BUFFERS} live buffers"),
+                    "one more",
+                ));
+            }
         };
         self.buffers[slot] = Some(Buffer::new(name, bytes));
         Ok(((slot as u64 + 1) << SLICE_BITS) + SLICE_START)

@@ -114,8 +114,8 @@ pub(crate) enum Operand {
     Tensor(Box<Operand>, Vec<Operand>),
     /// `{...}`.
     Vector(Vec<Operand>),
-    /// `p|q`.
-    Pair(RegId, RegId),
+    /// `p|q`; the first may be `_`.
+    Pair(Option<RegId>, RegId),
     /// Index in [`Function::labels`].
     Label(u32),
     /// `_`.

@@ -78,7 +78,8 @@ pub(crate) fn lex(text: &str) -> Result<Vec<(Token, u32)>> {
                     .find(|&j| !(s[j].is_ascii_alphanumeric() || s[j] == b'.' || s[j] == b'_'))
                     .unwrap_or(s.len());
                 let word = text.get(i..end).unwrap_or("");
-                let number = number(word).ok_or_else(|| Error::parse(line, format!("bad number `{word}`")))?;
+                let number =
+                    number(word).ok_or_else(|| Error::parse(line, format!("bad number `{word}`")))?;
                 out.push((Token::Number(number), line));
                 i = end;
             }
@@ -96,8 +97,8 @@ pub(crate) fn lex(text: &str) -> Result<Vec<(Token, u32)>> {
                 out.push((Token::Word(text.get(i..j).unwrap_or("").to_owned()), line));
                 i = j;
             }
-            b'{' | b'}' | b'(' | b')' | b'[' | b']' | b'<' | b'>' | b',' | b';' | b':' | b'+' | b'-' | b'='
-            | b'@' | b'!' | b'|' => {
+            b'{' | b'}' | b'(' | b')' | b'[' | b']' | b'<' | b'>' | b',' | b';' | b':' | b'+' | b'-'
+            | b'=' | b'@' | b'!' | b'|' => {
                 out.push((Token::Punct(c), line));
                 i += 1;
             }
@@ -119,8 +120,10 @@ fn is_word(c: u8) -> bool {
 }
 
 fn number(word: &str) -> Option<Number> {
-    let hex = |digits: &str, n: usize| (digits.len() == n).then(|| u64::from_str_radix(digits, 16).ok()).flatten();
-    let int = |digits: &str, radix| u64::from_str_radix(digits.trim_end_matches('U'), radix).ok().map(Number::Int);
+    let hex =
+        |digits: &str, n: usize| (digits.len() == n).then(|| u64::from_str_radix(digits, 16).ok()).flatten();
+    let int =
+        |digits: &str, radix| u64::from_str_radix(digits.trim_end_matches('U'), radix).ok().map(Number::Int);
     match word.get(..2) {
         Some("0f" | "0F") => return hex(&word[2..], 8).map(|b| Number::F32(b as u32)),
         Some("0d" | "0D") => return hex(&word[2..], 16).map(Number::F64),

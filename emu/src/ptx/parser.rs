@@ -346,7 +346,9 @@ impl Parser {
                         self.at += 1;
                     }
                 }
-                Some(Token::Word(w)) if self.tokens.get(self.at + 1).map(|t| &t.0) == Some(&Token::Punct(b':')) => {
+                Some(Token::Word(w))
+                    if self.tokens.get(self.at + 1).map(|t| &t.0) == Some(&Token::Punct(b':')) =>
+                {
                     self.at += 2;
                     scopes.define_label(f, &w, line)?;
                 }
@@ -362,7 +364,9 @@ impl Parser {
     /// `.reg .b32 %r<93>;` or `.reg .pred p, q;`
     fn registers(&mut self, f: &mut Function, scopes: &mut Scopes) -> Result<()> {
         let ty = self.word("a register's type")?;
-        let Some(ty) = ty.strip_prefix('.').and_then(Ty::parse) else { return self.fail("a register's type") };
+        let Some(ty) = ty.strip_prefix('.').and_then(Ty::parse) else {
+            return self.fail("a register's type");
+        };
         loop {
             let line = self.line();
             let name = self.word("a register's name")?;
@@ -500,11 +504,14 @@ impl Parser {
             Some(Token::Word(w)) => {
                 self.at += 1;
                 if w == "_" {
+                    if self.eat(b'|') {
+                        return Ok(Operand::Pair(None, self.register(f, scopes)?));
+                    }
                     return Ok(Operand::Sink);
                 }
                 if let Some(a) = scopes.register(&w) {
                     if self.eat(b'|') {
-                        return Ok(Operand::Pair(a, self.register(f, scopes)?));
+                        return Ok(Operand::Pair(Some(a), self.register(f, scopes)?));
                     }
                     return Ok(Operand::Reg(a));
                 }
@@ -512,7 +519,10 @@ impl Parser {
                     return Ok(Operand::Special(w));
                 }
                 let var = |v: &Var| v.name == w;
-                if f.params.iter().any(|p| p.name == w) || f.vars.iter().any(var) || self.module.globals.iter().any(var) {
+                if f.params.iter().any(|p| p.name == w)
+                    || f.vars.iter().any(var)
+                    || self.module.globals.iter().any(var)
+                {
                     let offset = self.offset()?;
                     return Ok(Operand::Symbol(w, offset));
                 }

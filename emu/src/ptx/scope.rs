@@ -55,7 +55,14 @@ impl Scopes {
         Ok(())
     }
 
-    pub(super) fn declare(&mut self, f: &mut Function, name: &str, count: Option<u64>, ty: Ty, line: u32) -> Result<()> {
+    pub(super) fn declare(
+        &mut self,
+        f: &mut Function,
+        name: &str,
+        count: Option<u64>,
+        ty: Ty,
+        line: u32,
+    ) -> Result<()> {
         let n = count.unwrap_or(1);
         if f.regs.len() as u64 + n > MAX_REGS {
             return Err(Error::parse(line, format!("more than {MAX_REGS} registers")));
