@@ -145,7 +145,7 @@ KERNEL(atomics) {  // all lanes on one word per operation
   __syncwarp();
   atomicAdd(p.out, LANE); atomicMin((int*)p.out + 1, (int)LANE - 5); atomicMax(p.out + 2, 990 + LANE);
   atomicOr(p.out + 3, 1u << LANE); atomicAnd(p.out + 4, ~(1u << LANE)); atomicXor(p.out + 5, 3u << LANE);
-  atomicInc(p.out + 6, 1003); atomicDec(p.out + 7, 2000); atomicCAS(p.out + 8, 1000 + LANE, 1001 + LANE);
+  atomicInc(p.out + 6, 1003); atomicDec(p.out + 7, 2000); atomicCAS(p.out + 8, 1000, 2000);
 }
 
 KERNEL(cp_async_zero_fill) {

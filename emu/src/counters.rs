@@ -1,6 +1,6 @@
 //! What a launch did, counted exactly.
 
-use crate::isa::op::Class;
+use crate::isa::class::Class;
 
 /// Counts of one launch. Under [`Policy::Forward`](crate::Policy::Forward) diverged lanes meet again as soon as the code
 /// lets them, and every count is a function of the kernel, its data and the launch: tests can hold a kernel to a formula.

@@ -42,7 +42,7 @@ fn integer() -> Case {
             &|a, b, _| (s(a) + s(b)) as u32,
             &|a, b, _| (s(a) - s(b)) as u32,
             &|a, b, _| (i128::from(s(a)) * i128::from(s(b))) as u32,
-            &|a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32,
+            &|a, b, _| ((u64::from(a) * u64::from(b)) >> 32) as u32,
             &|a, b, _| ((s(a) * s(b)) >> 32) as u32,
             &|a, b, c| (i128::from(s(a)) * i128::from(s(b)) + i128::from(s(c))) as u32,
             &|a, b, _| if s(a) < s(b) { a } else { b },
@@ -130,7 +130,7 @@ fn wide() -> Case {
         &|a, b| (u64::from(a) * u64::from(b)).wrapping_add(x(a, b)),
         &|a, b| (i128::from(x(a, b) as i64) >> (b & 127)) as u64,
         &|a, b| if b & 127 > 63 { 0 } else { x(a, b) << (b & 127) },
-        &|a, b| (u128::from(x(a, b)) * u128::from(!x(a, b)) >> 64) as u64,
+        &|a, b| ((u128::from(x(a, b)) * u128::from(!x(a, b))) >> 64) as u64,
     ];
     for f in functions {
         expected.extend((0..8).map(|i| f(A[i], B[i]) as u32));
@@ -266,8 +266,7 @@ fn packed_half() -> Case {
     let b = vec![0x4040_3fc0, 0x4200_c000];
     let c = vec![0xbf80_3f80, 0x3800_3c00];
     let mut expected = vec![0; 12];
-    // bf16: 1 * 1.5 + 1 = 2.5 = 4020; 2 * 3 - 1 = 5 = 40a0. The second word: 2 * -2 + 0.0078125 and so on is not
-    // representable by hand-friendly values, so it uses c000 = -2: 4000 * c000 + 3c00 = 2 * -2 + 0.0078125.
+    // bf16: 1 * 1.5 + 1 = 2.5 = 4020; 2 * 3 - 1 = 5 = 40a0.
     expected[0] = 0x40a0_4020;
     // Low: 2 * -2 + 2^-7 = -3.9921875 = -1.99609375 * 2: eight bits after the point round to -4 (tie to even).
     // High: 2^-7 * 32 = 0.25, + 2^-15 (3800 = 1 * 2^-15): 0.25 * (1 + 2^-13) rounds to 0.25 = 3e80.

@@ -79,12 +79,17 @@ fn loads() -> Case {
 }
 
 fn atomics() -> Case {
-    // 0 + 1 + ... + 31 = 496. Inc wraps to 0 when it meets 1003: 1000, 1001, 1002, 1003, 0, 1, ...: after 32 steps 28 - 1.
-    // Cas: lane 0 turns 1000 into 1001, lane 1 that into 1002, ...: in any order at least lane 0's succeeds, and on a GPU as
-    // here lanes are served in ascending order.
-    let expected = vec![1496, -5i32 as u32, 1021, u32::MAX, 0, 1000 ^ 0x8000_0001 ^ 0, 28, 968, 1032];
-    // Xor of 3 << l over all lanes: bit 0 once, bits 1..31 twice.
-    let expected = expected.into_iter().enumerate().map(|(i, v)| if i == 5 { 1000 ^ 1 } else { v }).collect();
+    let expected = vec![
+        1000 + 496,   // 0 + 1 + ... + 31
+        -5i32 as u32, // the least of -5 ... 26
+        990 + 31,     // the most of 990 ... 1021
+        u32::MAX,     // every bit set by some lane
+        0,            // every bit cleared by some lane
+        1000 ^ 1,     // 3 << l flips bit 0 once, all others twice
+        28,           // 1000, 1001, 1002, 1003, then 0 and on: 32 steps
+        1000 - 32,    // never reaches 0
+        2000,         // whoever comes first finds 1000
+    ];
     case("atomics", 32, vec![0], vec![expected])
 }
 

@@ -7,8 +7,10 @@ use super::{
 use crate::{
     check::clock::lanes,
     fault::FaultKind,
-    isa::Op,
-    isa::op::{Exchange, Redux, Shuffle, Vote},
+    isa::{
+        Op,
+        exchange::{Exchange, Redux, Shuffle, Vote},
+    },
 };
 
 impl Machine<'_> {

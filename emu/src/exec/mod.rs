@@ -3,6 +3,7 @@
 //! A warp runs in lock-step as long as its lanes agree; lanes that disagree form fragments, each with its own program
 //! counter, which join again when they meet. Blocks run one after another.
 
+mod atomic;
 mod barrier;
 mod block;
 mod convert;

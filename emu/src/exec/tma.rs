@@ -64,7 +64,7 @@ impl Machine<'_> {
         let (pieces, bytes, swizzle) = match t.bytes {
             Some(r) => {
                 let n = w.regs.r[r as usize][l] as usize;
-                if n == 0 || n % 16 != 0 {
+                if n == 0 || !n.is_multiple_of(16) {
                     return Err(self.fault(
                         FaultKind::Misaligned,
                         b,

@@ -202,7 +202,7 @@ impl Decoder<'_> {
         }
         let n: usize =
             m.strip("m64n").and_then(|s| s.strip_suffix("k16")).and_then(|s| s.parse().ok()).unwrap_or(0);
-        if !(8..=256).contains(&n) || n % 8 != 0 {
+        if !(8..=256).contains(&n) || !n.is_multiple_of(8) {
             return Err("this shape is not implemented".to_owned());
         }
         if m.ty() != Some(crate::ptx::types::Ty::F32) {

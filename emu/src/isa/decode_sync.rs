@@ -3,8 +3,9 @@
 use super::{
     asynch::Barrier,
     decode::{Decoder, Why},
+    exchange::{Exchange, Redux, Shuffle, Vote},
     mods::Mods,
-    op::{Exchange, Op, Redux, Scope, Shuffle, Vote},
+    op::{Op, Scope},
 };
 use crate::ptx::{ast::Operand, lexer::CARVE, types::Ty};
 

@@ -3,6 +3,8 @@
 use super::{
     alu::{Alu32, Alu64, Cmp, CmpKind, Float, HalfFn, PredFn, Shift64},
     asynch::{Barrier, BulkTensor, CpAsync, Matrix, Mma, Wgmma},
+    class::Class,
+    exchange::Exchange,
 };
 use crate::ptx::{ast::Space, types::Ty};
 
@@ -96,76 +98,6 @@ pub(crate) enum AtomicFn {
     Cas,
     Inc,
     Dec,
-}
-
-/// How `shfl` picks its source lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shuffle {
-    Up,
-    Down,
-    Bfly,
-    Idx,
-}
-
-/// `vote` modes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Vote {
-    All,
-    Any,
-    Uni,
-    Ballot,
-}
-
-/// `redux` functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Redux {
-    Add,
-    MinU,
-    MinS,
-    MaxU,
-    MaxS,
-    And,
-    Or,
-    Xor,
-}
-
-/// Warp-wide exchanges, which wait for every lane of their mask.
-#[derive(Debug, Clone)]
-pub(crate) enum Exchange {
-    Shuffle {
-        mode: Shuffle,
-        d: R,
-        p: Option<P>,
-        a: R,
-        b: R,
-        c: R,
-    },
-    /// `d` is a row for `ballot`, a predicate otherwise.
-    Vote {
-        mode: Vote,
-        d: u32,
-        a: P,
-        negate: bool,
-    },
-    MatchAny {
-        d: R,
-        a: Reg,
-    },
-    MatchAll {
-        d: R,
-        p: Option<P>,
-        a: Reg,
-    },
-    Redux {
-        f: Redux,
-        d: R,
-        a: R,
-    },
-    Elect {
-        d: R,
-        p: P,
-    },
-    SyncWarp,
 }
 
 /// A decoded operation.
@@ -385,57 +317,6 @@ pub(crate) enum Op {
     },
     /// Hints without effect on results.
     Nop,
-}
-
-/// Instruction classes counted per launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Class {
-    Tensor,
-    Float,
-    Integer,
-    Memory,
-    Barrier,
-    Control,
-}
-
-impl Op {
-    /// What the instruction counts as.
-    pub(crate) fn class(&self) -> Class {
-        match self {
-            Self::Mma(_) | Self::Wgmma(_) => Class::Tensor,
-            Self::Float { .. }
-            | Self::Double { .. }
-            | Self::Half { .. }
-            | Self::CvtPack { .. }
-            | Self::Tf32 { .. } => Class::Float,
-            Self::Ld(_)
-            | Self::St(_)
-            | Self::Atomic(_)
-            | Self::CpAsync(_)
-            | Self::Matrix(_)
-            | Self::BulkTensor(_) => Class::Memory,
-            Self::Barrier(_)
-            | Self::Fence { .. }
-            | Self::FenceProxyAsync
-            | Self::CpCommit
-            | Self::CpWait(_)
-            | Self::CpWaitAll
-            | Self::CpArrive { .. }
-            | Self::MbarInit { .. }
-            | Self::MbarInval { .. }
-            | Self::MbarArrive { .. }
-            | Self::MbarExpect { .. }
-            | Self::MbarWait { .. }
-            | Self::BulkCommit
-            | Self::BulkWait(_)
-            | Self::WgmmaFence
-            | Self::WgmmaCommit
-            | Self::WgmmaWait(_) => Class::Barrier,
-            Self::Exchange { what, .. } if matches!(**what, Exchange::SyncWarp) => Class::Barrier,
-            Self::Bra { .. } | Self::Exit | Self::Trap | Self::Nop | Self::Carve { .. } => Class::Control,
-            _ => Class::Integer,
-        }
-    }
 }
 
 /// An instruction: operation, guard, and where it came from.

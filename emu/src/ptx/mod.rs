@@ -4,6 +4,7 @@
 //! helper emits from inline assembly so that the bounds of sub-arrays of dynamic shared memory survive compilation.
 
 pub(crate) mod ast;
+mod body;
 pub(crate) mod lexer;
 mod parser;
 mod scope;
