@@ -5,9 +5,9 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{Fields, Gemm, module};
+use common::{Gemm, module};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ptx_emu::{Counters, Device, Launch, Module, Settings};
+use ptx_emu::{Counters, Device, Launch, Module, Settings, Struct};
 
 /// A loop of simple integer and float instructions, with one load per round.
 const SIMPLE: &str = "
@@ -60,7 +60,7 @@ fn copy(m: &Module, settings: &Settings) {
     let mut dev = Device::new();
     let x = dev.upload("x", &vec![1f32; n]).expect("room");
     let y = dev.alloc("y", 4 * n).expect("room");
-    let args = Fields::default().ptr(x).ptr(y).ptr(0).int(1).int(n as i32).int(1).args();
+    let args = Struct::new().field(x).field(y).field(0u64).field(1i32).field(n as i32).field(1i32).args();
     dev.launch(m, "copy", Launch::linear(n as u32 / 256, 256, 0), &args, settings)
         .unwrap_or_else(|e| panic!("{e}"));
 }

@@ -7,6 +7,40 @@ use crate::{
     tensor_map::TensorMap,
 };
 
+/// A struct laid out as C lays it out: each field at a multiple of its size, the end padded to the largest.
+#[derive(Debug, Clone)]
+pub struct Struct {
+    bytes: Vec<u8>,
+    align: usize,
+}
+
+impl Default for Struct {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Struct {
+    /// No fields yet.
+    pub fn new() -> Self {
+        Self { bytes: Vec::new(), align: 1 }
+    }
+
+    /// Adds a scalar or a device pointer.
+    #[must_use]
+    pub fn field<T: Plain>(mut self, value: T) -> Self {
+        self.bytes.resize(self.bytes.len().next_multiple_of(T::SIZE), 0);
+        value.put(&mut self.bytes);
+        self.align = self.align.max(T::SIZE);
+        self
+    }
+
+    /// The struct as the only argument of a kernel.
+    pub fn args(self) -> Args {
+        Args::new().fields(self)
+    }
+}
+
 /// Arguments of a launch, in order. Size and alignment of each are checked against the kernel's parameters.
 #[derive(Debug, Clone, Default)]
 pub struct Args {
@@ -26,6 +60,13 @@ impl Args {
         value.put(&mut bytes);
         self.items.push((bytes, T::SIZE));
         self
+    }
+
+    /// Adds a struct, field by field.
+    #[must_use]
+    pub fn fields(self, mut value: Struct) -> Self {
+        value.bytes.resize(value.bytes.len().next_multiple_of(value.align), 0);
+        self.structure(&value.bytes, value.align)
     }
 
     /// Adds a struct by its bytes and the alignment of its type.

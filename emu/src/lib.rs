@@ -15,7 +15,7 @@ mod ptx;
 mod schedule;
 mod tensor_map;
 
-pub use args::Args;
+pub use args::{Args, Struct};
 pub use counters::Counters;
 pub use error::{Error, Result};
 pub use exec::launch::Launch;

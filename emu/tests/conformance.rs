@@ -8,8 +8,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use cases::Case;
-use common::{Fields, Modules};
-use ptx_emu::{Args, Device, Launch, Module, Result, Settings, Swizzle, TensorMap};
+use common::Modules;
+use ptx_emu::{Args, Device, Launch, Module, Result, Settings, Struct, Swizzle, TensorMap};
 
 fn run(case: &Case, module: &Module, settings: &Settings) -> Result<Vec<u32>> {
     let mut dev = Device::new();
@@ -36,14 +36,8 @@ fn run(case: &Case, module: &Module, settings: &Settings) -> Result<Vec<u32>> {
             output = tensor;
         }
     }
-    let words = Fields::default().ptr(input).ptr(output).0;
-    dev.launch(
-        module,
-        case.kernel,
-        Launch::linear(1, case.threads, case.shared),
-        &args.structure(&words, 8),
-        settings,
-    )?;
+    let args = args.fields(Struct::new().field(input).field(output));
+    dev.launch(module, case.kernel, Launch::linear(1, case.threads, case.shared), &args, settings)?;
     dev.read(output, case.expected.len())
 }
 

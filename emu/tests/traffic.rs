@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Fields, module};
-use ptx_emu::{Counters, Device, Launch, Policy, Settings};
+use common::module;
+use ptx_emu::{Counters, Device, Launch, Policy, Settings, Struct};
 
 struct Case {
     kernel: &'static str,
@@ -26,8 +26,8 @@ fn run(c: &Case, outputs: usize, inputs: usize, want: impl Fn(usize) -> usize) -
     let px = dev.upload("x", &x).unwrap();
     let py = dev.alloc("y", outputs * 4).unwrap();
     let index = dev.upload("index", &c.index).unwrap();
-    let fields = Fields::default().ptr(px).ptr(py).ptr(index);
-    let args = fields.int(c.rows as i32).int(c.columns as i32).int(c.stride as i32).args();
+    let fields = Struct::new().field(px).field(py).field(index);
+    let args = fields.field(c.rows as i32).field(c.columns as i32).field(c.stride as i32).args();
     let counters =
         dev.launch(&m, c.kernel, c.launch, &args, &Settings::default()).unwrap_or_else(|e| panic!("{e}"));
     let y = dev.read::<f32>(py, outputs).unwrap();

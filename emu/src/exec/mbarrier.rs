@@ -60,7 +60,8 @@ impl Machine<'_> {
         address: u64,
         who: Who,
     ) -> Checked<(Place, Option<usize>)> {
-        let address = if address >> 40 != 0 { address - crate::mem::space::SHARED_BASE } else { address };
+        let address =
+            if address >> 40 != 0 { address.wrapping_sub(crate::mem::space::SHARED_BASE) } else { address };
         let place = self.place(b, w, Space::Shared, address, 8, 8, who)?;
         let Place::Shared(at) = place else { return Ok((place, None)) };
         Ok((place, b.mbars.iter().position(|m| m.live && m.at == at)))

@@ -212,7 +212,7 @@ impl Machine<'_> {
                 let i = coords[d] + (rest % m.box_size[d] as usize) as i64;
                 rest /= m.box_size[d] as usize;
                 inside &= (0..m.size[d] as i64).contains(&i);
-                offset += i * m.stride[d - 1] as i64;
+                offset = offset.wrapping_add(i.wrapping_mul(m.stride[d - 1] as i64));
             }
             for at in (0..row).step_by(chunk) {
                 let first = coords[0] + (at / m.element_bytes) as i64;
@@ -227,7 +227,7 @@ impl Machine<'_> {
                 let parts = [(first, lo, false), (lo, hi, true), (hi, first + n, false)];
                 for (from, to, real) in parts.into_iter().filter(|p| p.0 < p.1) {
                     let global = if real {
-                        let address = m.base.wrapping_add((offset + from * e) as u64);
+                        let address = m.base.wrapping_add(offset.wrapping_add(from * e) as u64);
                         match self.place(b, w, Space::Global, address, ((to - from) * e) as usize, 1, who)? {
                             Place::Global(slot, at) => Some((slot, at)),
                             _ => None,

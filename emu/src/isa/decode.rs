@@ -91,6 +91,9 @@ pub(crate) fn decode(module: &Module, f: &Function) -> Result<Kernel> {
     if shared > (1 << 18) {
         return unfit(".shared");
     }
+    if f.params.last().is_some_and(|p| p.offset + p.size > 32_764) {
+        return unfit(".param");
+    }
     if local > (1 << 19) {
         return unfit(".local");
     }

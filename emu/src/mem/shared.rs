@@ -47,7 +47,7 @@ impl Shared {
     /// Whether all bytes of a range are addressable, and all written.
     #[inline]
     pub(crate) fn probe(&self, at: usize, len: usize) -> (bool, bool) {
-        match self.state.get(at..at + len) {
+        match at.checked_add(len).and_then(|end| self.state.get(at..end)) {
             None => (false, false),
             Some(s) => s.iter().fold((true, true), |(a, w), &b| (a & (b != OUTSIDE), w & (b == WRITTEN))),
         }
@@ -62,11 +62,11 @@ impl Shared {
 
     /// Declares a sub-array. The first declaration takes the rest of dynamic memory out of bounds.
     pub(crate) fn carve(&mut self, at: usize, len: usize) -> Result<(), String> {
-        let range = (at, at + len);
+        let range = (at, at.saturating_add(len));
         if self.carved.contains(&range) {
             return Ok(());
         }
-        if at < self.dynamic.0 || at + len > self.dynamic.1 {
+        if at < self.dynamic.0 || range.1 > self.dynamic.1 {
             return Err(format!(
                 "a sub-array of {len} bytes at offset {} of dynamic shared memory, of which the launch gives {} bytes",
                 at as i64 - self.dynamic.0 as i64,

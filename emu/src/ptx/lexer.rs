@@ -50,6 +50,8 @@ pub(crate) fn lex(text: &str) -> Result<Vec<(Token, u32)>> {
                     // Leave the operands to be lexed like any others, and close the statement at the line's end.
                     Some(operands) if operands.starts_with([' ', '\t']) => {
                         out.push((Token::Carve, line));
+                        // A comment in the comment ends it, and keeps hostile text from recursing.
+                        let operands = operands.split("//").next().unwrap_or("");
                         out.extend(lex(operands)?.into_iter().map(|(t, _)| (t, line)));
                         out.push((Token::Punct(b';'), line));
                     }

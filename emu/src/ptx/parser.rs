@@ -8,7 +8,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// Largest variable that is accepted: more is a mistake, and would exhaust the host.
-const MAX_VAR: usize = 1 << 30;
+const MAX_VAR: usize = 1 << 28;
 
 /// Parses a module.
 pub(crate) fn parse(text: &str) -> Result<Module> {
@@ -81,7 +81,10 @@ impl Parser {
 
     fn size(&mut self) -> Result<usize> {
         let v = self.int()?;
-        usize::try_from(v).ok().filter(|v| *v <= MAX_VAR).map_or_else(|| self.fail("a size below 1 GiB"), Ok)
+        usize::try_from(v)
+            .ok()
+            .filter(|v| *v <= MAX_VAR)
+            .map_or_else(|| self.fail("a size below 256 MiB"), Ok)
     }
 
     fn alignment(&mut self) -> Result<usize> {
@@ -201,7 +204,7 @@ impl Parser {
         }
         let size = count.map(|c| c.saturating_mul(ty.size()));
         if size.is_some_and(|s| s > MAX_VAR) {
-            return self.fail("a variable below 1 GiB");
+            return self.fail("a variable below 256 MiB");
         }
         let mut init = Vec::new();
         if self.eat(b'=') {
@@ -298,7 +301,7 @@ impl Parser {
         let end = before.map_or(0, |p| p.offset + p.size);
         let size = count.saturating_mul(ty.size());
         if end + size > MAX_VAR {
-            return self.fail("parameters below 1 GiB");
+            return self.fail("parameters below 256 MiB");
         }
         Ok(Param { name, offset: end.next_multiple_of(align), size, align })
     }

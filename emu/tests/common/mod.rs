@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use ptx_emu::{Args, Counters, Device, Launch, Module, Result, Settings, Swizzle, TensorMap};
+use ptx_emu::{Args, Counters, Device, Launch, Module, Result, Settings, Struct, Swizzle, TensorMap};
 
 /// A module of `kernels/ptx`.
 pub fn module(name: &str) -> Module {
@@ -40,28 +40,6 @@ pub fn of_bf16(bits: u16) -> f64 {
     f64::from(f32::from_bits(u32::from(bits) << 16))
 }
 
-/// The little-endian bytes of a struct's fields.
-#[derive(Default)]
-pub struct Fields(pub Vec<u8>);
-
-impl Fields {
-    pub fn ptr(mut self, p: u64) -> Self {
-        self.0.extend(p.to_le_bytes());
-        self
-    }
-
-    pub fn int(mut self, v: i32) -> Self {
-        self.0.extend(v.to_le_bytes());
-        self
-    }
-
-    /// As an argument whose type has an 8-byte alignment, padded as C pads it.
-    pub fn args(mut self) -> Args {
-        self.0.resize(self.0.len().next_multiple_of(8), 0);
-        Args::new().structure(&self.0, 8)
-    }
-}
-
 /// What a run was: counters and whether the result is right.
 pub type Outcome = Result<(Counters, bool)>;
 
@@ -73,7 +51,7 @@ pub fn reduce(m: &Module, n: usize, blocks: u32, settings: &Settings) -> Outcome
     let partial = dev.alloc("partial", blocks as usize * 4)?;
     let out = dev.alloc("out", 4)?;
     let counter = dev.upload("counter", &[0u32])?;
-    let args = Fields::default().ptr(px).ptr(partial).ptr(out).ptr(counter).int(n as i32).args();
+    let args = Struct::new().field(px).field(partial).field(out).field(counter).field(n as i32).args();
     let c = dev.launch(m, "reduce", Launch::linear(blocks, 256, 176), &args, settings)?;
     let want: f64 = x.iter().map(|v| f64::from(*v)).sum();
     // Each addition is off by at most half an ulp of a partial sum; no partial sum exceeds the sum of magnitudes, and no
@@ -90,7 +68,7 @@ pub fn warp_sum(m: &Module, settings: &Settings) -> Outcome {
     let x: Vec<f32> = (0..32).map(|i| i as f32).collect();
     let mut dev = Device::new();
     let (px, out) = (dev.upload("x", &x)?, dev.alloc("out", 4)?);
-    let args = Fields::default().ptr(px).ptr(out).args();
+    let args = Struct::new().field(px).field(out).args();
     let c = dev.launch(m, "warp_sum_shared", Launch::linear(1, 32, 144), &args, settings)?;
     Ok((c, dev.read::<f32>(out, 1)?[0] == 496.0))
 }
@@ -101,7 +79,7 @@ pub fn topk(m: &Module, rows: usize, n: usize, k: usize, threads: u32, settings:
     let mut dev = Device::new();
     let px = dev.upload("x", &x)?;
     let (values, indices) = (dev.alloc("values", rows * k * 4)?, dev.alloc("indices", rows * k * 4)?);
-    let args = Fields::default().ptr(px).ptr(values).ptr(indices).int(n as i32).int(k as i32).args();
+    let args = Struct::new().field(px).field(values).field(indices).field(n as i32).field(k as i32).args();
     let c = dev.launch(m, "topk", Launch::linear(rows as u32, threads, 1344), &args, settings)?;
     let (values, indices) = (dev.read::<f32>(values, rows * k)?, dev.read::<i32>(indices, rows * k)?);
     let right = (0..rows).all(|r| {
@@ -155,7 +133,7 @@ impl Gemm {
         let c = dev.alloc("C", self.m * self.n * 4)?;
         let row_max = dev.upload("row_max", &vec![0u32; self.m])?;
         let [m, n, k] = [self.m, self.n, self.k].map(|v| v as i32);
-        let args = Fields::default().ptr(a).ptr(b).ptr(c).ptr(row_max).int(m).int(n).int(k).args();
+        let args = Struct::new().field(a).field(b).field(c).field(row_max).field(m).field(n).field(k).args();
         let grid = [self.n.div_ceil(64) as u32, self.m.div_ceil(64) as u32, 1];
         let launch = Launch { grid, block: [128, 1, 1], shared: 16_512 };
         let counters = dev.launch(module, "gemm_mma", launch, &args, settings)?;
@@ -177,8 +155,8 @@ impl Gemm {
         let ab = |p, rows| TensorMap::tiled(2, p, &[k, rows], &[2 * k], &[64, 64], Swizzle::B128);
         let (ma, mb) = (ab(a, m)?, ab(b, n)?);
         let mc = TensorMap::tiled(4, c, &[n, m], &[4 * n], &[64, 64], Swizzle::None)?;
-        let sizes: Vec<u8> = [m, n, k].iter().flat_map(|v| (*v as i32).to_le_bytes()).collect();
-        let args = Args::new().tensor_map(&ma).tensor_map(&mb).tensor_map(&mc).structure(&sizes, 4);
+        let sizes = Struct::new().field(m as i32).field(n as i32).field(k as i32);
+        let args = Args::new().tensor_map(&ma).tensor_map(&mb).tensor_map(&mc).fields(sizes);
         let grid = [self.n.div_ceil(64) as u32, self.m.div_ceil(64) as u32, 1];
         let launch = Launch { grid, block: [256, 1, 1], shared: 68_832 };
         let counters = dev.launch(module, "gemm_wgmma", launch, &args, settings)?;
