@@ -167,6 +167,12 @@ KERNEL(named_barrier) {  // warp 1 arrives without waiting, warp 0 waits for its
   }
 }
 
+KERNEL(barrier_reductions) {  // 64 threads
+  const int count = __syncthreads_count(threadIdx.x % 3 == 0);
+  const int all = __syncthreads_and(threadIdx.x < 64), none = __syncthreads_or(threadIdx.x > 64);
+  p.out[threadIdx.x] = count | all << 8 | none << 9;
+}
+
 template <bool T> __device__ __forceinline__ void matrix_load(const Words& p) {  // in: four 8x8 matrices of halves
   __shared__ __align__(16) uint32_t s[128];
   for (int i = LANE; i < 128; i += 32) s[i] = p.in[i];

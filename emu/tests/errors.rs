@@ -31,7 +31,7 @@ fn unknown_instructions_name_their_line() {
     for (body, reason) in [
         ("frobnicate.b32 %r1, %r2;", "unknown instruction"),
         ("add.s32.funny %r1, %r2, %r3;", "`.funny`"),
-        ("add.rz.f32 %r1, %r2, %r3;", "`.rz`"),
+        ("sqrt.rz.f32 %r1, %r2;", "directed rounding"),
         ("call (%r1), foo, (%r2);", "unknown instruction"),
         ("mov.u32 %r1, %clock;", "`%clock`"),
         ("add.s32 %r1, %r2;", "sources"),

@@ -111,6 +111,11 @@ fn barrier() -> Case {
     case("named_barrier", 64, input, vec![expected])
 }
 
+fn reductions() -> Case {
+    // 0, 3, ..., 63: 22 of 64 threads.
+    case("barrier_reductions", 64, vec![0], vec![vec![22 | 1 << 8; 64]])
+}
+
 fn phases() -> Case {
     let input: Vec<u32> = (10..16).collect();
     let expected = input.iter().zip(0..).map(|(v, i)| 2 * v + i).collect();
@@ -123,5 +128,16 @@ fn elect() -> Case {
 }
 
 pub fn cases() -> Vec<Case> {
-    vec![shuffle(), vote(), redux(), loads(), atomics(), zero_fill(), barrier(), phases(), elect()]
+    vec![
+        shuffle(),
+        vote(),
+        redux(),
+        loads(),
+        atomics(),
+        zero_fill(),
+        barrier(),
+        reductions(),
+        phases(),
+        elect(),
+    ]
 }

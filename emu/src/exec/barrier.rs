@@ -6,7 +6,11 @@ use super::{
     machine::{Block, Machine, Step, Wait, Warp},
     report::{Checked, Who},
 };
-use crate::{check::vc::Vc, fault::FaultKind, isa::Barrier};
+use crate::{
+    check::vc::Vc,
+    fault::FaultKind,
+    isa::{Barrier, BarrierReduce},
+};
 
 /// One barrier.
 #[derive(Debug, Default)]
@@ -20,6 +24,9 @@ pub(crate) struct BarrierState {
     /// What the arrivals of this phase know.
     vc: Vc,
     waiting: Vec<(usize, u32)>,
+    /// Threads of this phase that came with a true predicate, and in all; then those of the phase before.
+    votes: (u32, u32),
+    result: (u32, u32),
 }
 
 impl BarrierState {
@@ -37,6 +44,7 @@ impl Machine<'_> {
         bar: &Barrier,
         pc: u32,
         exec: u32,
+        resumed: bool,
     ) -> Checked<Step> {
         if bar.aligned && !self.align(w, pc, exec) {
             return Ok(Step::Regroup);
@@ -44,6 +52,10 @@ impl Machine<'_> {
         let lane = exec.trailing_zeros() as usize;
         let who = Who { warp: w.id, lane: Some(lane), pc };
         let id = w.regs.r[bar.id as usize][lane] as usize;
+        if resumed && let Some(reduce) = bar.reduce {
+            put_result(&b.barriers[id], w, reduce, exec);
+            return Ok(Step::Next);
+        }
         let count = bar.count.map(|c| w.regs.r[c as usize][lane]);
         if id >= 16 {
             return Err(self.fault(FaultKind::Barrier, b, who, format!("barrier {id}: there are 16")));
@@ -75,13 +87,24 @@ impl Machine<'_> {
         if let Some(c) = &mut b.clocks {
             c.release(w.id, exec, &mut s.vc);
         }
+        if let Some((_, _, p, not)) = bar.reduce {
+            let bits = w.regs.p[p as usize] ^ if not { u32::MAX } else { 0 };
+            s.votes.0 += (bits & exec).count_ones();
+            s.votes.1 += exec.count_ones();
+        }
         let phase = s.phase;
         if bar.waits {
             s.waiting.push((w.id, exec));
         }
         if s.arrived == s.expected(alive) {
             complete(b, id);
+            if let Some(reduce) = bar.reduce {
+                put_result(&b.barriers[id], w, reduce, exec);
+            }
             return Ok(Step::Next);
+        }
+        if bar.reduce.is_some() {
+            return Ok(Step::Retry(Wait::Reduction { id, phase }));
         }
         Ok(if bar.waits { Step::Then(Wait::Barrier { id, phase }) } else { Step::Next })
     }
@@ -100,11 +123,23 @@ impl Machine<'_> {
 fn complete(b: &mut Block, id: usize) {
     let s = &mut b.barriers[id];
     s.phase += 1;
+    s.result = std::mem::take(&mut s.votes);
     s.arrived = 0;
     let vc = Rc::new(std::mem::take(&mut s.vc));
     for (warp, mask) in std::mem::take(&mut s.waiting) {
         if let Some(c) = &mut b.clocks {
             c.set(warp, mask, &vc);
         }
+    }
+}
+
+/// Writes what `bar.red` gives to the lanes of a warp.
+fn put_result(s: &BarrierState, w: &mut Warp, (f, d, ..): (BarrierReduce, u32, u32, bool), mask: u32) {
+    let (yes, all) = s.result;
+    let bits = |hit: bool| if hit { u32::MAX } else { 0 };
+    match f {
+        BarrierReduce::Count => w.regs.put(d, &[yes; 32], mask),
+        BarrierReduce::And => w.regs.put_pred(d, bits(yes == all), mask),
+        BarrierReduce::Or => w.regs.put_pred(d, bits(yes > 0), mask),
     }
 }

@@ -162,7 +162,7 @@ impl Machine<'_> {
         match wait {
             Wait::None => true,
             Wait::Exchange(_) | Wait::Aligned => false,
-            Wait::Barrier { id, phase } => b.barriers[id].phase != phase,
+            Wait::Barrier { id, phase } | Wait::Reduction { id, phase } => b.barriers[id].phase != phase,
             Wait::Mbar { index, phase } => b.mbars[index].phase != phase,
             Wait::Wgmma { number } => b.wgmma[warp / 4].everybody_waits(number),
         }
@@ -226,7 +226,7 @@ impl Machine<'_> {
                 let missing: Vec<usize> = lanes(w.live & !frag.mask).collect();
                 format!("lanes {missing:?} of their warp, which have to execute the same instruction")
             }
-            Wait::Barrier { id, .. } => {
+            Wait::Barrier { id, .. } | Wait::Reduction { id, .. } => {
                 let s = &b.barriers[id];
                 format!("barrier {id}: {} of {} threads arrived", s.arrived, s.expected(b.alive))
             }

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     half::{from_bf16, from_f16, to_bf16, to_f16},
-    isa::alu::{Cmp, CmpKind, Round},
+    isa::{
+        Reg,
+        alu::{Cmp, CmpKind, Round},
+    },
     ptx::types::Ty,
 };
 
@@ -126,8 +129,7 @@ fn range(ty: Ty) -> (i128, i128) {
 
 /// Compares two registers lane by lane.
 #[inline]
-pub(crate) fn set(regs: &Regs, cmp: Cmp, kind: CmpKind, a: crate::isa::Reg, b: crate::isa::Reg) -> u32 {
-    use crate::isa::Reg;
+pub(crate) fn set(regs: &Regs, cmp: Cmp, kind: CmpKind, a: Reg, b: Reg, ftz: bool) -> u32 {
     let mut out = 0u32;
     if let (Reg::R(a), Reg::R(b), 4) = (a, b, kind.size()) {
         let (a, b) = (&regs.r[a as usize], &regs.r[b as usize]);
@@ -136,7 +138,10 @@ pub(crate) fn set(regs: &Regs, cmp: Cmp, kind: CmpKind, a: crate::isa::Reg, b: c
                 out |= u32::from(f(a[l], b[l])) << l;
             }
         };
-        let float = |v: u32| f64::from(f32::from_bits(v));
+        let float = |v: u32| {
+            let f = f32::from_bits(v);
+            f64::from(if ftz && f.is_subnormal() { 0.0 } else { f })
+        };
         match (kind, cmp) {
             (Ty::F32, cmp) => each(&|a, b| compare(cmp, float(a), float(b))),
             (_, Cmp::Eq) => each(&|a, b| a == b),

@@ -7,7 +7,7 @@
 use super::regs::{Row, Row64};
 use crate::{
     half::{from_bf16, from_f16, to_bf16, to_f16},
-    isa::alu::{Cmp, Float, HalfFn},
+    isa::alu::{Cmp, Float, HalfFn, Round},
 };
 
 #[inline]
@@ -80,6 +80,40 @@ pub(crate) fn float(g: Float, [a, b, c]: [&Row; 3], ftz: bool, sat: bool) -> Row
             std::array::from_fn(|i| if f(out[i]).is_nan() { 0 } else { f(out[i]).clamp(0.0, 1.0).to_bits() });
     }
     out
+}
+
+/// The four exact operations with directed rounding.
+pub(crate) fn directed(g: Float, round: Round, s: [&Row; 3], ftz: bool) -> Row {
+    let [a, b, c] = if ftz { s.map(flush) } else { s.map(|r| *r) };
+    let out = std::array::from_fn(|i| {
+        let (a, b, c) = (f64::from(f(a[i])), f64::from(f(b[i])), f64::from(f(c[i])));
+        // Products of f32 are exact in f64, so every case is an exact product plus a number.
+        let (p, c) = match g {
+            Float::Add => (a, b),
+            Float::Sub => (a, -b),
+            Float::Mul => (a * b, 0.0),
+            _ => (a * b, c),
+        };
+        let s = p + c;
+        let nearest = s as f32;
+        if !s.is_finite() {
+            return canonical(nearest);
+        }
+        // What is missing from `nearest`: exactly what rounding to f64 lost, and what rounding to f32 lost.
+        let lost = (p - (s - (s - p))) + (c - (s - p));
+        let rest = if nearest.is_infinite() { -f64::from(nearest) } else { (s - f64::from(nearest)) + lost };
+        let (below, above) = (nearest.next_down(), nearest.next_up());
+        canonical(match round {
+            Round::Down if rest < 0.0 => below,
+            Round::Up if rest > 0.0 => above,
+            Round::Zero if s > 0.0 && rest < 0.0 => below,
+            Round::Zero if s < 0.0 && rest > 0.0 => above,
+            // An exact zero from a difference is negative when rounding down.
+            Round::Down if s == 0.0 && p != 0.0 && p == -c => -0.0,
+            _ => nearest,
+        })
+    });
+    if ftz { flush(&out) } else { out }
 }
 
 #[inline]
@@ -212,4 +246,39 @@ pub(crate) fn pack(bf16: bool, relu: bool, hi: &Row, lo: &Row) -> Row {
         };
         one(lo[i]) | one(hi[i]) << 16
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Directed results enclose the exact one as tightly as f32 can.
+    #[test]
+    fn directed_rounding_encloses() {
+        let mut seed = 1u32;
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Exponents from 2^-15 to 2^15, so that sums lose bits and stay exact in i128 fixed point.
+            f32::from_bits(seed & 0x807f_ffff | (112 + (seed >> 16 & 31)) << 23)
+        };
+        // In units of 2^-80, which every product of two such numbers is a multiple of.
+        let exact = |v: f32| (f64::from(v) * 2f64.powi(40)) as i128;
+        for _ in 0..20_000 {
+            let (a, b, c) = (next(), next(), next());
+            let want = exact(a) * exact(b) + (exact(c) << 40);
+            let go = |round| {
+                f(directed(
+                    Float::Fma,
+                    round,
+                    [&[a.to_bits(); 32], &[b.to_bits(); 32], &[c.to_bits(); 32]],
+                    false,
+                )[0])
+            };
+            let (down, up, zero) = (go(Round::Down), go(Round::Up), go(Round::Zero));
+            let at = |v: f32| (f64::from(v) * 2f64.powi(80)) as i128;
+            assert!(at(down) <= want && want <= at(up), "{a} * {b} + {c}: {down} {up}");
+            assert!(down == up || down.next_up() == up, "{a} * {b} + {c}: {down} {up}");
+            assert_eq!(zero, if want < 0 { up } else { down });
+        }
+    }
 }

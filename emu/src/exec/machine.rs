@@ -64,6 +64,11 @@ pub(crate) enum Wait {
         id: usize,
         phase: u64,
     },
+    /// The same, at a `bar.red`, which is executed again for its result.
+    Reduction {
+        id: usize,
+        phase: u64,
+    },
     /// The end of an mbarrier's phase: index and number of the phase.
     Mbar {
         index: usize,

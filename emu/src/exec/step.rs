@@ -2,7 +2,7 @@
 
 use super::{
     convert,
-    float::{double, float, half, pack},
+    float::{directed, double, float, half, pack},
     int::{alu32, alu64, count64, extract, insert, shift64},
     machine::{Block, Machine, Step, Warp},
     regs::FULL,
@@ -71,6 +71,10 @@ impl Machine<'_> {
                 let row = float(*f, s.map(|i| &regs.r[i as usize]), *ftz, *sat);
                 regs.put(*d, &row, mask);
             }
+            Op::Directed { f, round, d, s, ftz } => {
+                let row = directed(*f, *round, s.map(|i| &regs.r[i as usize]), *ftz);
+                regs.put(*d, &row, mask);
+            }
             Op::Double { f, d, s } => {
                 let row = double(*f, s.map(|i| &regs.d[i as usize]));
                 regs.put64(*d, &row, mask);
@@ -91,8 +95,8 @@ impl Machine<'_> {
                 let row = regs.r[*a as usize].map(|v| to_tf32(f32::from_bits(v)).to_bits());
                 regs.put(*d, &row, mask);
             }
-            Op::Set { cmp, kind, a, b, d, e, combine } => {
-                let hit = convert::set(regs, *cmp, *kind, *a, *b);
+            Op::Set { cmp, kind, a, b, d, e, combine, ftz } => {
+                let hit = convert::set(regs, *cmp, *kind, *a, *b, *ftz);
                 let with = |hit: u32| match combine {
                     None => hit,
                     Some((f, p, not)) => {
@@ -105,6 +109,11 @@ impl Machine<'_> {
                 if let Some(e) = e {
                     regs.put_pred(*e, second, mask);
                 }
+            }
+            Op::SetValue { cmp, kind, a, b, d, yes, ftz } => {
+                let hit = convert::set(regs, *cmp, *kind, *a, *b, *ftz);
+                let row = std::array::from_fn(|l| if hit >> l & 1 == 1 { *yes } else { 0 });
+                regs.put(*d, &row, mask);
             }
             Op::Select32 { d, a, b, p } => {
                 let (x, y, p) = (&regs.r[*a as usize], &regs.r[*b as usize], regs.p[*p as usize]);
@@ -195,7 +204,7 @@ impl Machine<'_> {
             Op::St(m) => self.store(b, w, m, pc, mask)?,
             Op::Atomic(a) => self.atomic(b, w, a, pc, mask)?,
             Op::Exchange { what, mask: members } => return self.exchange(b, w, what, *members, pc, mask),
-            Op::Barrier(bar) => return self.barrier(b, w, bar, pc, mask),
+            Op::Barrier(bar) => return self.barrier(b, w, bar, pc, mask, resumed),
             Op::Matrix(m) => return self.matrix(b, w, m, pc, mask),
             Op::Mma(m) => return self.mma(b, w, m, pc, mask),
             Op::Fence { scope } => self.fence(b, w, *scope, mask),

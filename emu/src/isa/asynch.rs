@@ -10,8 +10,18 @@ pub(crate) struct Barrier {
     pub count: Option<R>,
     /// `arrive` does not wait.
     pub waits: bool,
+    /// `bar.red`: what to make of the predicates of all threads, and where to put it.
+    pub reduce: Option<(BarrierReduce, u32, P, bool)>,
     /// `.aligned`: the whole warp must execute it together.
     pub aligned: bool,
+}
+
+/// Functions of `bar.red`; the destination is a row for the count and a predicate for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BarrierReduce {
+    Count,
+    And,
+    Or,
 }
 
 /// Non-bulk `cp.async`.

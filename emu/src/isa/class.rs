@@ -19,6 +19,7 @@ impl Op {
         match self {
             Self::Mma(_) | Self::Wgmma(_) => Class::Tensor,
             Self::Float { .. }
+            | Self::Directed { .. }
             | Self::Double { .. }
             | Self::Half { .. }
             | Self::CvtPack { .. }

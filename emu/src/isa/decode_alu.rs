@@ -1,7 +1,7 @@
 //! Decoding of arithmetic.
 
 use super::{
-    alu::{Alu32, Alu64, Float, HalfFn, Narrow, PredFn, Shift64},
+    alu::{Alu32, Alu64, Float, HalfFn, Narrow, PredFn, Round, Shift64},
     decode::{Decoder, Why},
     mods::Mods,
     op::Op,
@@ -22,6 +22,7 @@ impl Decoder<'_> {
             "cvt" => self.cvt(m, o),
             "cvta" => self.cvta(m, o),
             "setp" => self.setp(m, o),
+            "set" => self.set(m, o),
             "selp" => self.selp(m, o),
             _ => return None,
         })
@@ -34,12 +35,16 @@ impl Decoder<'_> {
         m.take("approx");
         m.take("full");
         m.take("rn");
+        let directed = m.one_of(&[("rz", Round::Zero), ("rm", Round::Down), ("rp", Round::Up)]);
         let (ftz, sat, nan, relu) = (m.take("ftz"), m.take("sat"), m.take("NaN"), m.take("relu"));
         let (wrap, clamp, left, right, shiftamt) =
             (m.take("wrap"), m.take("clamp"), m.take("l"), m.take("r"), m.take("shiftamt"));
         let ty = m.ty().ok_or("no type")?;
         if name == "dp4a" {
             m.ty();
+        }
+        if directed.is_some() && ty != Ty::F32 {
+            return Err(format!("directed rounding of {ty:?} is not implemented"));
         }
         if wide {
             return self.wide(ty, o);
@@ -81,7 +86,13 @@ impl Decoder<'_> {
                     for (i, s) in s.iter_mut().enumerate().take(n) {
                         *s = self.r(self.nth(o, i + 1)?)?;
                     }
-                    Ok(Op::Float { f, d, s, ftz, sat })
+                    match (directed, f) {
+                        (None, _) => Ok(Op::Float { f, d, s, ftz, sat }),
+                        (Some(round), Float::Add | Float::Sub | Float::Mul | Float::Fma) if !sat => {
+                            Ok(Op::Directed { f, round, d, s, ftz })
+                        }
+                        _ => Err(format!("`{name}` with directed rounding is not implemented")),
+                    }
                 } else {
                     let d = self.dst_d(self.nth(o, 0)?)?;
                     let mut s = [d; 3];

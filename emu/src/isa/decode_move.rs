@@ -131,32 +131,9 @@ impl Decoder<'_> {
     }
 
     pub(super) fn setp(&mut self, m: &mut Mods<'_>, o: &[Operand]) -> Result<Op, Why> {
-        let cmp = m
-            .one_of(&[
-                ("equ", Cmp::Equ),
-                ("neu", Cmp::Neu),
-                ("ltu", Cmp::Ltu),
-                ("leu", Cmp::Leu),
-                ("gtu", Cmp::Gtu),
-                ("geu", Cmp::Geu),
-                ("eq", Cmp::Eq),
-                ("ne", Cmp::Ne),
-                ("lt", Cmp::Lt),
-                ("le", Cmp::Le),
-                ("gt", Cmp::Gt),
-                ("ge", Cmp::Ge),
-                ("lo", Cmp::Lt),
-                ("ls", Cmp::Le),
-                ("hi", Cmp::Gt),
-                ("hs", Cmp::Ge),
-                ("num", Cmp::Num),
-                ("nan", Cmp::Nan),
-            ])
-            .ok_or("no comparison")?;
+        let cmp = comparison(m)?;
         let bool_op = m.one_of(&[("and", PredFn::And), ("or", PredFn::Or), ("xor", PredFn::Xor)]);
-        if m.take("ftz") {
-            return Err("`setp.ftz` is not implemented".to_owned());
-        }
+        let ftz = m.take("ftz");
         let kind = m.ty().ok_or("no type")?;
         if matches!(kind, Ty::F16x2 | Ty::Bf16x2 | Ty::Pred) || kind.size() == 1 {
             return Err(format!("comparison of {kind:?} is not implemented"));
@@ -180,7 +157,24 @@ impl Decoder<'_> {
             }
             None => None,
         };
-        Ok(Op::Set { cmp, kind, a, b, d, e, combine })
+        Ok(Op::Set { cmp, kind, a, b, d, e, combine, ftz })
+    }
+
+    /// `set.gt.f32.f32 d, a, b`: 1.0, or all ones for an integer destination.
+    pub(super) fn set(&mut self, m: &mut Mods<'_>, o: &[Operand]) -> Result<Op, Why> {
+        let cmp = comparison(m)?;
+        let ftz = m.take("ftz");
+        let (to, kind) = (m.ty().ok_or("no destination type")?, m.ty().ok_or("no source type")?);
+        let yes = match to {
+            Ty::F32 => 1f32.to_bits(),
+            Ty::U32 | Ty::S32 => u32::MAX,
+            _ => return Err(format!("`set` to {to:?} is not implemented")),
+        };
+        if !matches!(kind, Ty::F32 | Ty::B32 | Ty::U32 | Ty::S32) || o.len() != 3 {
+            return Err(format!("this `set` of {kind:?} is not implemented"));
+        }
+        let (a, b) = (self.src_of(kind, &o[1])?, self.src_of(kind, &o[2])?);
+        Ok(Op::SetValue { cmp, kind, a, b, d: self.dst_r(&o[0])?, yes, ftz })
     }
 
     pub(super) fn selp(&mut self, m: &mut Mods<'_>, o: &[Operand]) -> Result<Op, Why> {
@@ -193,4 +187,29 @@ impl Decoder<'_> {
             _ => Op::Select32 { d: self.dst_r(d)?, a: self.r(a)?, b: self.r(b)?, p },
         })
     }
+}
+
+/// The comparison of `setp` and `set`.
+fn comparison(m: &mut Mods<'_>) -> Result<Cmp, Why> {
+    m.one_of(&[
+        ("equ", Cmp::Equ),
+        ("neu", Cmp::Neu),
+        ("ltu", Cmp::Ltu),
+        ("leu", Cmp::Leu),
+        ("gtu", Cmp::Gtu),
+        ("geu", Cmp::Geu),
+        ("eq", Cmp::Eq),
+        ("ne", Cmp::Ne),
+        ("lt", Cmp::Lt),
+        ("le", Cmp::Le),
+        ("gt", Cmp::Gt),
+        ("ge", Cmp::Ge),
+        ("lo", Cmp::Lt),
+        ("ls", Cmp::Le),
+        ("hi", Cmp::Gt),
+        ("hs", Cmp::Ge),
+        ("num", Cmp::Num),
+        ("nan", Cmp::Nan),
+    ])
+    .ok_or_else(|| "no comparison".to_owned())
 }

@@ -1,7 +1,7 @@
 //! Decoding of control flow, warp exchanges, barriers, fences and mbarriers.
 
 use super::{
-    asynch::Barrier,
+    asynch::{Barrier, BarrierReduce},
     decode::{Decoder, Why},
     exchange::{Exchange, Redux, Shuffle, Vote},
     mods::Mods,
@@ -169,17 +169,36 @@ impl Decoder<'_> {
             let mask = self.r(self.nth(o, 0)?)?;
             return Ok(Self::exchange(Exchange::SyncWarp, mask));
         }
-        let waits = m.take("sync");
-        if waits == m.take("arrive") {
-            return Err("only `.sync` and `.arrive` are implemented".to_owned());
+        let reduce = m.take("red");
+        let (sync, arrive) = (m.take("sync"), m.take("arrive"));
+        if u8::from(reduce) + u8::from(sync) + u8::from(arrive) != 1 {
+            return Err("expected one of `.sync`, `.arrive` and `.red`".to_owned());
         }
         let aligned = m.take("aligned") || name == "bar";
+        if reduce {
+            let f = m
+                .one_of(&[
+                    ("popc", BarrierReduce::Count),
+                    ("and", BarrierReduce::And),
+                    ("or", BarrierReduce::Or),
+                ])
+                .ok_or("no function")?;
+            m.ty();
+            let d = self.nth(o, 0)?;
+            let d = if f == BarrierReduce::Count { self.dst_r(d)? } else { self.dst_p(d)? };
+            let (last, middle) = o[1..].split_last().ok_or("operand 2 is missing")?;
+            let (p, not) = self.pred_not(last)?;
+            let id = self.r(middle.first().ok_or("no barrier")?)?;
+            let count = self.optional_r(middle.get(1))?;
+            let reduce = Some((f, d, p, not));
+            return Ok(Op::Barrier(Box::new(Barrier { id, count, waits: true, reduce, aligned })));
+        }
         let id = self.r(self.nth(o, 0)?)?;
         let count = self.optional_r(o.get(1))?;
-        if !waits && count.is_none() {
+        if arrive && count.is_none() {
             return Err("`.arrive` needs a thread count".to_owned());
         }
-        Ok(Op::Barrier(Box::new(Barrier { id, count, waits, aligned })))
+        Ok(Op::Barrier(Box::new(Barrier { id, count, waits: sync, reduce: None, aligned })))
     }
 
     fn fence(&mut self, m: &mut Mods<'_>) -> Result<Op, Why> {

@@ -149,6 +149,14 @@ pub(crate) enum Op {
         ftz: bool,
         sat: bool,
     },
+    /// `add`, `sub`, `mul` and `fma` of f32 with `.rz`, `.rm` or `.rp`.
+    Directed {
+        f: Float,
+        round: super::alu::Round,
+        d: R,
+        s: [R; 3],
+        ftz: bool,
+    },
     Double {
         f: Float,
         d: D,
@@ -190,6 +198,17 @@ pub(crate) enum Op {
         d: P,
         e: Option<P>,
         combine: Option<(PredFn, P, bool)>,
+        ftz: bool,
+    },
+    /// `set`: a number instead of a predicate, `yes` or zero.
+    SetValue {
+        cmp: Cmp,
+        kind: CmpKind,
+        a: Reg,
+        b: Reg,
+        d: R,
+        yes: u32,
+        ftz: bool,
     },
     Select32 {
         d: R,

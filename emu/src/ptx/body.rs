@@ -40,9 +40,14 @@ impl Parser {
                     self.expect(b';')?;
                     f.instrs.push(Instr { guard: None, op: CARVE.to_owned(), operands, line, loc: here });
                 }
-                Some(Token::Word(w)) if w == ".reg" => {
+                Some(Token::Word(w)) if w == ".reg" || w.starts_with(".reg.") => {
                     self.at += 1;
-                    self.registers(f, &mut scopes)?;
+                    let ty = match w.strip_prefix(".reg.") {
+                        // Written without a space, as the toolkit's headers do.
+                        Some(ty) => format!(".{ty}"),
+                        None => self.word("a register's type")?,
+                    };
+                    self.registers(f, &mut scopes, &ty)?;
                 }
                 Some(Token::Word(w)) if w == ".loc" => here = self.loc(f, &mut known)?,
                 Some(Token::Word(w)) if w == ".shared" || w == ".local" => {
@@ -70,8 +75,7 @@ impl Parser {
     }
 
     /// `.reg .b32 %r<93>;` or `.reg .pred p, q;`
-    fn registers(&mut self, f: &mut Function, scopes: &mut Scopes) -> Result<()> {
-        let ty = self.word("a register's type")?;
+    fn registers(&mut self, f: &mut Function, scopes: &mut Scopes, ty: &str) -> Result<()> {
         let Some(ty) = ty.strip_prefix('.').and_then(Ty::parse) else {
             return self.fail("a register's type");
         };
