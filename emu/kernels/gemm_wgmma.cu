@@ -1,7 +1,7 @@
 // C = A * B^T in bf16 with f32 accumulation, on bulk tensor copies, an mbarrier ring and wgmma (sm_90a).
 // A (M, K), B (N, K) row-major bf16, C (M, N) row-major f32, all by tensor maps: boxes of 64 k x 64 rows with 128-byte
 // swizzle for A and B, of 64 x 64 floats without for C. Tile 64x64x64, three stages, one producer thread, one consumer
-// warpgroup. Launch: (ceil(N/64), ceil(M/64)) blocks of 256 threads; dynamic shared memory 68832 bytes. Order: k ascending.
+// warpgroup. Launch: (ceil(N/64), ceil(M/64)) blocks of 256 threads; dynamic shared memory 66768 bytes. Order: k ascending.
 // Test: kernels::gemm_wgmma
 #include "args.h"
 #include "primitives.cuh"

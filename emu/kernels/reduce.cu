@@ -1,7 +1,7 @@
 // Sum of n floats: each block sums a slice, the last block to finish sums the partial sums.
 // out = sum x. Accumulates in f32; order: strided over the slice per thread, tree over lanes, tree over warps, then the
 // partial sums strided over one warp and a tree over its lanes: the same bits for the same n and launch.
-// Launch: any grid, 256 threads; dynamic shared memory 144 + 32 bytes. Moves 4 n + 12 gridDim.x bytes and 8 bytes per block.
+// Launch: any grid, 256 threads; dynamic shared memory 148 bytes. Moves 4 n + 12 gridDim.x bytes and 8 bytes per block.
 // Test: kernels::reduce
 #include "args.h"
 #include "primitives.cuh"

@@ -1,6 +1,6 @@
 // The k largest of each row of n floats, by radix select on the bits, 8 at a time.
 // values, indices (rows, k): ascending indices; of equal values the lower indices are kept.
-// Launch: one block per row, up to 1024 threads; dynamic shared memory 1344 bytes. Reads 5 times 4 n bytes per row, writes 8 k.
+// Launch: one block per row, up to 1024 threads; dynamic shared memory 1328 bytes. Reads 5 times 4 n bytes per row, writes 8 k.
 // Test: kernels::topk
 #include "args.h"
 #include "primitives.cuh"

@@ -52,7 +52,7 @@ pub fn reduce(m: &Module, n: usize, blocks: u32, settings: &Settings) -> Outcome
     let out = dev.alloc("out", 4)?;
     let counter = dev.upload("counter", &[0u32])?;
     let args = Struct::new().field(px).field(partial).field(out).field(counter).field(n as i32).args();
-    let c = dev.launch(m, "reduce", Launch::linear(blocks, 256, 176), &args, settings)?;
+    let c = dev.launch(m, "reduce", Launch::linear(blocks, 256, 148), &args, settings)?;
     let want: f64 = x.iter().map(|v| f64::from(*v)).sum();
     // Each addition is off by at most half an ulp of a partial sum; no partial sum exceeds the sum of magnitudes, and no
     // value takes part in more than n / threads + 5 + 5 + blocks additions.
@@ -69,7 +69,7 @@ pub fn warp_sum(m: &Module, settings: &Settings) -> Outcome {
     let mut dev = Device::new();
     let (px, out) = (dev.upload("x", &x)?, dev.alloc("out", 4)?);
     let args = Struct::new().field(px).field(out).args();
-    let c = dev.launch(m, "warp_sum_shared", Launch::linear(1, 32, 144), &args, settings)?;
+    let c = dev.launch(m, "warp_sum_shared", Launch::linear(1, 32, 128), &args, settings)?;
     Ok((c, dev.read::<f32>(out, 1)?[0] == 496.0))
 }
 
@@ -80,7 +80,7 @@ pub fn topk(m: &Module, rows: usize, n: usize, k: usize, threads: u32, settings:
     let px = dev.upload("x", &x)?;
     let (values, indices) = (dev.alloc("values", rows * k * 4)?, dev.alloc("indices", rows * k * 4)?);
     let args = Struct::new().field(px).field(values).field(indices).field(n as i32).field(k as i32).args();
-    let c = dev.launch(m, "topk", Launch::linear(rows as u32, threads, 1344), &args, settings)?;
+    let c = dev.launch(m, "topk", Launch::linear(rows as u32, threads, 1328), &args, settings)?;
     let (values, indices) = (dev.read::<f32>(values, rows * k)?, dev.read::<i32>(indices, rows * k)?);
     let right = (0..rows).all(|r| {
         let row = &x[r * n..(r + 1) * n];
@@ -158,7 +158,7 @@ impl Gemm {
         let sizes = Struct::new().field(m as i32).field(n as i32).field(k as i32);
         let args = Args::new().tensor_map(&ma).tensor_map(&mb).tensor_map(&mc).fields(sizes);
         let grid = [self.n.div_ceil(64) as u32, self.m.div_ceil(64) as u32, 1];
-        let launch = Launch { grid, block: [256, 1, 1], shared: 68_832 };
+        let launch = Launch { grid, block: [256, 1, 1], shared: 66_768 };
         let counters = dev.launch(module, "gemm_wgmma", launch, &args, settings)?;
         Ok((counters, self.is_right(&dev.read::<f32>(c, self.m * self.n)?)))
     }
