@@ -157,7 +157,8 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     let mode = Mode::Batch { update_history: true };
     let context = Context { model: &model, settings: &settings, batch: &batch, mode };
     let mut time = |selection: &mut Selection<Cpu>| {
-        seconds(|| block::run(&context, 0, Block::Mlp, selection, &mut scratch, None, None))
+        let scratch = &mut scratch;
+        seconds(|| backend.scope(|| block::run(&context, 0, Block::Mlp, selection, scratch, None, None)))
     };
     time(&mut pruned);
     let samples: Vec<(f64, f64)> =

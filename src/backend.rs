@@ -180,6 +180,11 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Unsigned 32-bit integers: tokens, positions, masks, kept indices.
     type Indices: Send + Sync + std::fmt::Debug;
 
+    /// Runs a sequence of operations; a backend with a pool of threads enters it once here instead of in each of them.
+    fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
+        operations()
+    }
+
     /// Puts a checkpoint tensor on the device.
     ///
     /// # Errors

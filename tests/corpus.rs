@@ -1,7 +1,12 @@
 //! The corpus: the same seed gives the same bytes, and every document obeys its topic's rule.
 
-use probeprune::corpus::{Corpus, Topic, text};
-use std::collections::{HashMap, HashSet};
+use probeprune::corpus::{Corpus, Topic, text, write_lines};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
+use tokenizers::Tokenizer;
 
 const SEEDS: [u64; 3] = [0, 7, u64::MAX];
 const DOCUMENTS: usize = 200;
@@ -89,6 +94,17 @@ fn text_is_whole_documents_and_at_least_as_long_as_asked() {
         assert_eq!(got, documents.join("\n"));
     }
     assert_eq!(text(&Topic::ALL, 1, 0), "");
+}
+
+#[test]
+fn lines_are_the_documents_of_the_text() {
+    for lines in [1, 40, 1000] {
+        let mut got = Vec::new();
+        write_lines(&mut got, &Topic::ALL, 12, lines).unwrap();
+        let got = String::from_utf8(got).unwrap();
+        assert!((lines..lines + 20).contains(&got.lines().count()), "{} of {lines}", got.lines().count());
+        assert_eq!(got, text(&Topic::ALL, 12, got.len()));
+    }
 }
 
 #[test]
@@ -281,4 +297,28 @@ fn bars_have_four_beats_and_tunes_come_home() {
             holds(beats.sum::<usize>() == 4)
         })
     });
+}
+
+#[test]
+fn the_bundled_tokenizers_read_every_topic_back() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    for name in ["tiny-llama", "tiny-opt"] {
+        let tokenizer = Tokenizer::from_file(models.join(name).join("tokenizer.json")).unwrap();
+        assert_eq!([0, 1, 2].map(|id| tokenizer.id_to_token(id).unwrap()), ["<pad>", "<s>", "</s>"]);
+        for topic in Topic::ALL {
+            let text = text(&[topic], 21, 10_000);
+            let ids = tokenizer.encode(text.as_str(), true).unwrap().get_ids().to_vec();
+            assert_eq!((ids[0], ids.iter().filter(|&&id| id < 3).count()), (1, 1), "{topic}");
+            assert_eq!(tokenizer.decode(&ids, true).unwrap(), text, "{topic}");
+        }
+    }
+}
+
+#[test]
+fn the_bundled_models_are_small() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let folders = fs::read_dir(models).unwrap().map(|folder| folder.unwrap().path());
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap());
+    let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes <= 8_000_000, "{bytes} bytes");
 }

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Trains the two bundled models, models/tiny-llama and models/tiny-opt, and their tokenizer, on our own corpus.
 
-    python3 tools/train_models.py tokenizer        # once: writes tokenizer.json into both folders
-    python3 tools/train_models.py llama            # each about 30 minutes on one core with a good BLAS
+    python3 tools/train_models.py tokenizer     # once: writes tokenizer.json into both folders
+    python3 tools/train_models.py llama         # each line about 15 minutes on one core
     python3 tools/train_models.py opt
+    python3 tools/train_models.py opt --resume --seed 2 --steps 2600 --batch-tokens 1024 --lr 2e-3
 
-Needs torch, safetensors, tokenizers and numpy. All text comes from `probeprune corpus` with the seeds below; the
-test and calibration text of this project uses other seeds. Weights are float32 in training and bf16 when saved.
+Needs torch, safetensors, tokenizers and numpy; a torch that is linked to the reference BLAS instead of OpenBLAS or MKL
+takes ten times as long. All text comes from `probeprune corpus` with the seeds below; calibration and held-out text
+of this project use other seeds. Training is in float32, the saved weights are bf16.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -189,11 +191,11 @@ class Model:
         (folder / "config.json").write_text(json.dumps(self.c, indent=2) + "\n")
 
 
-def batch(streams, rng):
-    """About 2,048 tokens in windows of single topics; one window in four begins at a document's <s>."""
+def batch(streams, rng, tokens):
+    """So many tokens in windows of single topics; one window in four begins at a document's <s>."""
     length = int(rng.choice([128, 256, 512], p=[0.5, 0.3, 0.2]))
     rows = []
-    for _ in range(2048 // length):
+    for _ in range(tokens // length):
         stream, starts = streams[rng.integers(len(streams))]
         at = int(rng.integers(len(stream) - length))
         if rng.random() < 0.25:
@@ -215,6 +217,9 @@ def train(name, folder, tokenizer, args):
         for topic in TOPICS
     }
     model = Model(CONFIGS[name])
+    if args.resume:
+        for key, value in load_file(str(folder / "model.safetensors")).items():
+            model.w[key].data = value.float()
     matrices = [p for p in model.w.values() if p.dim() > 1]
     vectors = [p for p in model.w.values() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
@@ -222,11 +227,11 @@ def train(name, folder, tokenizer, args):
     count, tokens = sum(p.numel() for p in model.w.values()), sum(len(stream) for stream, _ in streams)
     print(f"{name}: {count} parameters, {tokens} training tokens", flush=True)
     begin = time.time()
-    for step in range(args.steps):
+    for step in range(args.steps):  # warm-up over 100 steps, then a cosine to 0
         rate = min((step + 1) / 100, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
         for group in optimizer.param_groups:
             group["lr"] = args.lr * rate
-        loss = model.loss(batch(streams, rng))
+        loss = model.loss(batch(streams, rng, args.batch_tokens))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(matrices + vectors, 1.0)
@@ -245,8 +250,10 @@ def main():
     parser.add_argument("what", choices=["tokenizer", *CONFIGS])
     parser.add_argument("--corpus-command", default="cargo run --release --quiet -- corpus")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "models")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--lines", type=int, default=60_000, help="lines of training text per topic")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--lines", type=int, default=40_000, help="lines of training text per topic")
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--resume", action="store_true", help="start from the weights in the folder, not from nothing")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

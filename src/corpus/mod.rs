@@ -20,7 +20,7 @@ mod records;
 
 use crate::Error;
 use draw::Draw;
-use std::{fmt, str::FromStr};
+use std::{fmt, io, str::FromStr};
 
 /// One kind of text. A document is a few lines without a blank one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -157,4 +157,24 @@ pub fn text(topics: &[Topic], seed: u64, approx_bytes: usize) -> String {
         text.push_str(&document);
     }
     text
+}
+
+/// Writes whole documents with a blank line between any two, until there are at least `lines` lines.
+///
+/// # Errors
+/// What `out` returns.
+pub fn write_lines(out: &mut impl io::Write, topics: &[Topic], seed: u64, lines: usize) -> io::Result<()> {
+    let mut written = 0;
+    for document in Corpus::new(topics, seed) {
+        if written >= lines {
+            break;
+        }
+        if written > 0 {
+            out.write_all(b"\n")?;
+            written += 1;
+        }
+        out.write_all(document.as_bytes())?;
+        written += document.lines().count();
+    }
+    Ok(())
 }

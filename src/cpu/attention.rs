@@ -1,6 +1,10 @@
 //! Causal softmax attention with an online softmax over blocks of keys: nothing of size (S, S) is ever stored.
 
-use super::{Cpu, Scratch, gemm::PANEL_LEN, math};
+use super::{
+    Cpu, Scratch,
+    gemm::{PANEL_LEN, product},
+    math,
+};
 use crate::backend::AttentionShape;
 
 /// Queries of one task.
@@ -48,13 +52,13 @@ pub(super) fn attention(
             || tile_of_head(&heads, shape, sample, head, first, len, scratch),
         );
         let mut rows = rows[tile].lock().expect("no task panics while it copies");
-        for (row, values) in rows.chunks_exact_mut(width).zip(scratch.second.chunks_exact(d)) {
+        for (row, values) in rows.chunks_exact_mut(width).zip(scratch.values.chunks_exact(d)) {
             row[head * d..(head + 1) * d].copy_from_slice(values);
         }
     });
 }
 
-/// Leaves (len, D) in `scratch.second`.
+/// Leaves (len, D) in `scratch.values`.
 #[inline(always)]
 fn tile_of_head(
     heads: &Heads<'_>,
@@ -73,7 +77,7 @@ fn tile_of_head(
     let slot = |j: usize| heads.slots.map_or(j, |slots| slots[j] as usize);
     // Index among the keys of the tile's first query.
     let query_at = shape.keys - shape.queries.tokens + first;
-    let sums = &mut scratch.second[..len * d];
+    let sums = &mut scratch.values[..len * d];
     sums.fill(0.0);
     let mut largest = [f32::NEG_INFINITY; QUERY_TILE];
     let mut total = [0.0f32; QUERY_TILE];
@@ -151,27 +155,8 @@ fn products(
     );
     // SAFETY: the assertion above covers every element that the strides reach; `scores` is borrowed mutably.
     unsafe {
-        gemm::gemm(
-            keys,
-            len,
-            d,
-            scores.as_mut_ptr(),
-            keys as isize,
-            1,
-            false,
-            k.as_ptr(),
-            1,
-            k_stride as isize,
-            q.as_ptr(),
-            q_stride as isize,
-            1,
-            0.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+        let (k, q) = (k.as_ptr(), q.as_ptr());
+        product([keys, len, d], scores.as_mut_ptr(), keys, false, [k, q], [[1, k_stride], [1, q_stride]]);
     }
 }
 
@@ -199,26 +184,7 @@ fn weighted_sums(
     assert!(v.len() >= (keys - 1) * v_stride + d && weights.len() == len * keys && sums.len() == len * d);
     // SAFETY: the assertion above covers every element that the strides reach; `sums` is borrowed mutably.
     unsafe {
-        gemm::gemm(
-            d,
-            len,
-            keys,
-            sums.as_mut_ptr(),
-            d as isize,
-            1,
-            true,
-            v.as_ptr(),
-            v_stride as isize,
-            1,
-            weights.as_ptr(),
-            keys as isize,
-            1,
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+        let (v, weights) = (v.as_ptr(), weights.as_ptr());
+        product([d, len, keys], sums.as_mut_ptr(), d, true, [v, weights], [[v_stride, 1], [1, keys]]);
     }
 }

@@ -73,21 +73,10 @@ pub(super) fn multiply(
     cpu.tasks(n.div_ceil(width), |task, scratch| {
         let first = task * width;
         let len = width.min(n - first);
+        let Scratch { panel, tile, .. } = scratch;
         // SAFETY: features first..first+len belong to this task; `out` holds t rows of n.
         unsafe {
-            panel_product(
-                cpu,
-                &mut scratch.panel,
-                x,
-                t,
-                weight,
-                rows,
-                first,
-                len,
-                columns,
-                shared.0.add(first),
-                n,
-            )
+            panel_product(cpu, panel, tile, x, t, weight, rows, first, len, columns, shared.0.add(first), n)
         };
         cpu.vectorized(
             #[inline(always)]
@@ -120,26 +109,28 @@ pub(super) fn multiply_pair(
     cpu.tasks(n.div_ceil(width), |task, scratch| {
         let first = task * width;
         let len = width.min(n - first);
-        let Scratch { panel, second, .. } = scratch;
+        let Scratch { panel, values, tile } = scratch;
         for at in (0..t).step_by(ROW_CHUNK) {
             let chunk = ROW_CHUNK.min(t - at);
             let x = &x[at * k..(at + chunk) * k];
-            // SAFETY: features first..first+len belong to this task; `second` holds ROW_CHUNK rows of 64.
+            // SAFETY: features first..first+len belong to this task; `values` holds ROW_CHUNK rows of 64.
             unsafe {
                 let gate = shared.0.add(at * n + first);
-                let up = second.as_mut_ptr();
+                let up = values.as_mut_ptr();
                 for (weight, to, stride) in [(weights[0], gate, n), (weights[1], up, len)] {
                     if t <= DOT_ROWS && k <= PANEL_LEN {
                         dot_rows(cpu, panel, x, chunk, weight, rows, first, len, Shared(to), stride);
                     } else {
-                        panel_product(cpu, panel, x, chunk, weight, rows, first, len, columns, to, stride);
+                        panel_product(
+                            cpu, panel, tile, x, chunk, weight, rows, first, len, columns, to, stride,
+                        );
                     }
                 }
             }
             cpu.vectorized(
                 #[inline(always)]
                 || {
-                    for (row, up) in second.chunks_exact_mut(len).take(chunk).enumerate() {
+                    for (row, up) in values.chunks_exact_mut(len).take(chunk).enumerate() {
                         // SAFETY: as above.
                         finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
                     }
@@ -163,12 +154,12 @@ pub(super) fn for_each_panel<R: Send>(
     cpu.map_tasks(panels, |task, scratch| {
         let first = task * PANEL_FEATURES;
         let len = PANEL_FEATURES.min(n - first);
-        let Scratch { panel, second, .. } = scratch;
-        // SAFETY: `second` belongs to this task and holds ROW_CHUNK rows of 64.
+        let Scratch { panel, values, tile } = scratch;
+        // SAFETY: `values` belongs to this task and holds ROW_CHUNK rows of 64.
         unsafe {
-            panel_product(cpu, panel, x, t, weight, rows, first, len, columns, second.as_mut_ptr(), len)
+            panel_product(cpu, panel, tile, x, t, weight, rows, first, len, columns, values.as_mut_ptr(), len)
         };
-        f(first, len, &mut second[..t * len])
+        f(first, len, &mut values[..t * len])
     })
 }
 
@@ -179,6 +170,7 @@ pub(super) fn for_each_panel<R: Send>(
 unsafe fn panel_product(
     cpu: &Cpu,
     panel: &mut [f32],
+    tile: &mut [f32],
     x: &[f32],
     t: usize,
     weight: &Matrix,
@@ -194,32 +186,54 @@ unsafe fn panel_product(
         let depth = PANEL_COLUMNS.min(k - from);
         cpu.vectorized(
             #[inline(always)]
-            || fill_panel(panel, weight, rows, first, len, columns, from, depth),
+            || fill_panel(panel, tile, weight, rows, first, len, columns, from, depth),
         );
         // SAFETY: the panel holds depth × len floats, x holds t × k, dst is the caller's promise.
         unsafe {
-            gemm::gemm(
-                len,
-                t,
-                depth,
-                dst,
-                stride as isize,
-                1,
-                from > 0,
-                panel.as_ptr(),
-                len as isize,
-                1,
-                x.as_ptr().add(from),
-                k as isize,
-                1,
-                1.0f32,
-                1.0f32,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
+            let x = x.as_ptr().add(from);
+            product([len, t, depth], dst, stride, from > 0, [panel.as_ptr(), x], [[len, 1], [1, k]]);
         }
+    }
+}
+
+/// dst\[j·stride + i\] = Σ_l a\[l·a_step_l + i·a_step_i\] · b\[l·b_step_l + j·b_step_j\] for i < m, j < n, l < k, added to
+/// what is there if `accumulate`; `steps` = \[\[a_step_l, a_step_i\], \[b_step_l, b_step_j\]\].
+///
+/// # Safety
+/// Every element that the steps reach is valid, and nobody else uses those of `dst`.
+pub(super) unsafe fn product(
+    [m, n, k]: [usize; 3],
+    dst: *mut f32,
+    stride: usize,
+    accumulate: bool,
+    [a, b]: [*const f32; 2],
+    steps: [[usize; 2]; 2],
+) {
+    let [[a_l, a_i], [b_l, b_j]] = steps.map(|steps| steps.map(|step| step as isize));
+    let none = gemm::Parallelism::None;
+    // SAFETY: upheld by the caller.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst,
+            stride as isize,
+            1,
+            accumulate,
+            a,
+            a_l,
+            a_i,
+            b,
+            b_j,
+            b_l,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            none,
+        );
     }
 }
 
@@ -227,6 +241,7 @@ unsafe fn panel_product(
 #[inline(always)]
 fn fill_panel(
     panel: &mut [f32],
+    tile: &mut [f32],
     weight: &Matrix,
     rows: Pick<'_>,
     first: usize,
@@ -235,19 +250,19 @@ fn fill_panel(
     from: usize,
     depth: usize,
 ) {
-    // Converted rows are collected in a tile that stays in the first-level cache, and transposed from there.
-    let mut tile = [[0.0f32; TILE_STRIDE]; TILE_ROWS];
+    // Converted rows are collected in a tile that stays in cache, and transposed from there.
+    let tile = &mut tile[..TILE_ROWS * TILE_STRIDE];
     for at in (0..depth).step_by(TILE_COLUMNS) {
         let width = TILE_COLUMNS.min(depth - at);
         for group in (0..len).step_by(TILE_ROWS) {
             let height = TILE_ROWS.min(len - group);
-            for (i, to) in tile.iter_mut().enumerate().take(height) {
+            for (i, to) in tile.chunks_exact_mut(TILE_STRIDE).enumerate().take(height) {
                 match rows.index(first + group + i) {
                     Some(row) => weight.picked_to_f32(row, columns, from + at, &mut to[..width]),
                     None => to[..width].fill(0.0),
                 }
             }
-            transpose(&tile, height, width, &mut panel[at * len + group..], len);
+            transpose(tile, height, width, &mut panel[at * len + group..], len);
         }
     }
 }
@@ -257,24 +272,23 @@ const TILE_COLUMNS: usize = 1024;
 /// Floats from one tile row to the next: not a power of two, or the rows would share a few cache sets.
 const TILE_STRIDE: usize = TILE_COLUMNS + 16;
 
-/// to\[j·stride + i\] = tile\[i\]\[j\] for i < height, j < width.
+/// to\[j·stride + i\] = tile\[i·TILE_STRIDE + j\] for i < height, j < width.
 #[inline(always)]
-fn transpose(
-    tile: &[[f32; TILE_STRIDE]; TILE_ROWS],
-    height: usize,
-    width: usize,
-    to: &mut [f32],
-    stride: usize,
-) {
+fn transpose(tile: &[f32], height: usize, width: usize, to: &mut [f32], stride: usize) {
     let (whole_rows, whole_columns) = (height / 4 * 4, width / 4 * 4);
-    assert!(height <= TILE_ROWS && width <= TILE_COLUMNS && to.len() + stride >= width * stride + height);
+    assert!(
+        height * TILE_STRIDE <= tile.len()
+            && width <= TILE_COLUMNS
+            && to.len() + stride >= width * stride + height
+    );
     for j in (0..whole_columns).step_by(4) {
         for i in (0..whole_rows).step_by(4) {
             // SAFETY: i + 3 < height and j + 3 < width, and the assertion says that the tile and `to` reach that far;
             // an array of floats needs no more alignment than a float. Checked slices would cost as much as the moves.
             unsafe {
-                let block =
-                    std::array::from_fn(|row| tile[i + row].as_ptr().add(j).cast::<[f32; 4]>().read());
+                let block = std::array::from_fn(|row| {
+                    tile.as_ptr().add((i + row) * TILE_STRIDE + j).cast::<[f32; 4]>().read()
+                });
                 for (k, column) in math::transpose4(block).into_iter().enumerate() {
                     to.as_mut_ptr().add((j + k) * stride + i).cast::<[f32; 4]>().write(column);
                 }
@@ -284,7 +298,7 @@ fn transpose(
     for j in 0..width {
         let done = if j < whole_columns { whole_rows } else { 0 };
         for i in done..height {
-            to[j * stride + i] = tile[i][j];
+            to[j * stride + i] = tile[i * TILE_STRIDE + j];
         }
     }
 }
@@ -305,11 +319,10 @@ fn dot_products(
     cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, scratch| {
         let first = task * PANEL_FEATURES;
         let len = PANEL_FEATURES.min(n - first);
-        let Scratch { panel, second, third } = scratch;
+        let Scratch { panel, values: products, tile: spread } = scratch;
         let mut x = x;
         if let Pick::Blocks { .. } = columns {
-            debug_assert!(t * weight.columns <= third.len());
-            let spread = &mut third[..t * weight.columns];
+            let spread = &mut spread[..t * weight.columns];
             spread.fill(0.0);
             for (to, from) in spread.chunks_exact_mut(weight.columns).zip(x.chunks_exact(k)) {
                 columns.runs(
@@ -323,9 +336,9 @@ fn dot_products(
             }
             x = spread;
         }
-        // SAFETY: `second` is this task's and holds at least DOT_ROWS × 64.
-        unsafe { dot_rows(cpu, panel, x, t, weight, rows, first, len, Shared(second.as_mut_ptr()), len) };
-        for (row, values) in second.chunks_exact(len).take(t).enumerate() {
+        // SAFETY: `products` is this task's and holds at least DOT_ROWS × 64.
+        unsafe { dot_rows(cpu, panel, x, t, weight, rows, first, len, Shared(products.as_mut_ptr()), len) };
+        for (row, values) in products.chunks_exact(len).take(t).enumerate() {
             // SAFETY: features first..first+len belong to this task.
             let to = unsafe { out.row(row, n, first, len) };
             to.copy_from_slice(values);

@@ -25,9 +25,12 @@ use matrix::{Pick, picked, picked_rows};
 
 /// Conversion and accumulation buffers of one thread.
 struct Scratch {
+    /// Converted weights.
     panel: Vec<f32>,
-    second: Vec<f32>,
-    third: Vec<f32>,
+    /// Products on their way to the output.
+    values: Vec<f32>,
+    /// Weights on their way to the panel, or inputs spread out.
+    tile: Vec<f32>,
 }
 
 /// The CPU backend with its own pool of threads.
@@ -57,8 +60,8 @@ impl Cpu {
             })?;
         let new = || Scratch {
             panel: vec![0.0; gemm::PANEL_LEN],
-            second: vec![0.0; gemm::PANEL_LEN],
-            third: vec![0.0; gemm::PANEL_LEN],
+            values: vec![0.0; gemm::PANEL_LEN],
+            tile: vec![0.0; gemm::PANEL_LEN],
         };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
         Ok(Self { pool, scratch, arch: pulp::Arch::new() })
@@ -100,6 +103,10 @@ impl Backend for Cpu {
     type Activations = Vec<f32>;
     type Statistics = Vec<f32>;
     type Indices = Vec<u32>;
+
+    fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(operations)
+    }
 
     fn weight(&self, tensor: &Tensor) -> Result<Matrix> {
         let (rows, columns) = match *tensor.shape() {

@@ -68,7 +68,8 @@ pub fn calibrate<B: Backend>(
         let mode = Mode::Batch { update_history: false };
         let context = Context { model, settings: &session.settings, batch: &session.batch, mode };
         let collecting = Some((&mut moments, seen));
-        forward::run(&context, &mut session.selections, &mut session.scratch, None, collecting);
+        let (selections, scratch) = (&mut session.selections, &mut session.scratch);
+        backend.scope(|| forward::run(&context, selections, scratch, None, collecting));
         session.check_fault()?;
         seen += batch.len() / seq_len;
         on_batch(seen);

@@ -320,7 +320,8 @@ impl<B: Backend> Session<B> {
         self.prepare_rope(past + self.batch.grid.tokens);
         let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
         let cache = self.cache.as_mut().filter(|_| cached);
-        forward::run(&context, &mut self.selections, &mut self.scratch, cache, None);
+        let (selections, scratch) = (&mut self.selections, &mut self.scratch);
+        self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None));
         self.check_fault()
     }
 
