@@ -37,7 +37,7 @@ pub(super) fn select(
         let mut kept = largest(&joint(tokens, of, &|s, b| (b, s)), probe.grid.tokens);
         if kept.len() <= leading_slot_limit {
             // With few tokens the first one, which attention leans on, is always in.
-            let first = (0..tokens).find(|&s| (0..samples).any(|b| real(b, s))).unwrap_or(0) as u32;
+            let first = (0..tokens).find(|&s| of.iter().any(|&b| real(b as usize, s))).unwrap_or(0) as u32;
             kept[0] = kept[0].min(first);
         }
         kept

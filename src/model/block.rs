@@ -18,9 +18,9 @@ use crate::{
 /// What a forward does besides computing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Choose kept sets by the probe, then fold the batch into history if `update_history`.
+    /// Choose kept sets by the probe.
     Batch {
-        /// Off for a warm-up batch.
+        /// Keep the energies for [`update_history`]; off for a warm-up batch.
         update_history: bool,
     },
     /// Keep the choice; gather the energies of the MLP's channels in row `recent` for re-probing.
@@ -65,7 +65,7 @@ pub fn run<B: Backend>(
     cache: Option<&mut KvCache<B>>,
     moments: Option<(&mut Moments<B>, usize)>,
 ) {
-    let Context { model, settings, batch, mode } = *context;
+    let Context { model, batch, mode, .. } = *context;
     let (backend, config) = (&*model.backend, &model.config);
     let layer = &model.weights.layers[index];
     let (norm, last) = norm_and_last(layer, block);
@@ -115,15 +115,11 @@ pub fn run<B: Backend>(
         std::mem::swap(&mut scratch.next.rows, &mut scratch.x);
     }
 
-    // What the batch showed goes into history.
+    // What the batch showed goes into history once all of the batch is known to be finite.
     match (selection, mode) {
-        (Selection::Probed(probed), Mode::Batch { update_history: true }) => {
-            if let Some(history) = &mut probed.history {
-                let kept = probed.kept.blocks();
-                let slots = batch.grid.tokens.min(probed.history_slots);
-                backend.energy(&scratch.a, batch.grid, kept.channels(), batch.mask(), &mut scratch.p);
-                backend.history_update(&scratch.p, slots, 0, kept, settings.momentum, history);
-            }
+        (Selection::Probed(probed), Mode::Batch { update_history: true }) if probed.history.is_some() => {
+            let channels = probed.kept.blocks().channels();
+            backend.energy(&scratch.a, batch.grid, channels, batch.mask(), &mut probed.pending);
         }
         (Selection::Probed(Probed { kept, recent: Some(recent), .. }), Mode::Decode { recent: Some(at) }) => {
             let kept = kept.blocks();
@@ -135,6 +131,17 @@ pub fn run<B: Backend>(
     if let Some((moments, seen)) = moments {
         backend.accumulate_moments(&scratch.a, batch.grid, block.channels(config), seen, moments);
     }
+}
+
+/// Folds the energies that the last batch left behind into history (spec section 6).
+pub fn update_history<B: Backend>(context: &Context<'_, B>, selection: &mut Selection<B>) {
+    let Selection::Probed(Probed { kept, history: Some(history), history_slots, pending, .. }) = selection
+    else {
+        return;
+    };
+    let slots = context.batch.grid.tokens.min(*history_slots);
+    let momentum = context.settings.momentum;
+    context.model.backend.history_update(pending, slots, 0, kept.blocks(), momentum, history);
 }
 
 /// The block's norm and its last projection.

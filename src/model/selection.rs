@@ -79,6 +79,8 @@ pub struct Probed<B: Backend> {
     pub history: Option<B::Statistics>,
     /// Slots that `history` holds.
     pub history_slots: usize,
+    /// Energies (S, kept channels) of the batch that ran last, until [`super::block::update_history`] takes them.
+    pub pending: B::Statistics,
     /// Energies of the last generated tokens (n, C) and their slots, for re-probing.
     pub recent: Option<Recent<B>>,
 }

@@ -134,6 +134,9 @@ impl<B: Backend> Session<B> {
                 "Leave it out to keep the prompt's choice.",
             ));
         }
+        if prompts.is_empty() {
+            return Err(Error::argument("prompts", "at least one", "none", "Pass a prompt."));
+        }
         let (tokens, mask) = pad_left(prompts)?;
         let samples = prompts.len();
         let mut generated = Generated { tokens: vec![Vec::new(); samples] };
@@ -179,7 +182,7 @@ impl<B: Backend> Session<B> {
     ) -> Result<Vec<f32>> {
         let length = tokens.len() / samples;
         let (capacity, new_tokens) = (self.limits.capacity, options.max_new_tokens);
-        if length + new_tokens - 1 > capacity {
+        if length.saturating_add(new_tokens) > capacity {
             return Err(Error::argument(
                 "prompt and new tokens",
                 format!("at most {capacity} in all, the session's cache"),
@@ -200,7 +203,9 @@ impl<B: Backend> Session<B> {
         if options.reprobe_every.is_some() {
             self.clear_recent();
         }
-        self.last_logits(length)
+        let logits = self.last_logits(length)?;
+        self.update_history(true);
+        Ok(logits)
     }
 
     /// Runs one token per sample; finished samples (`active` 0) are pads. `step` counts from 0.

@@ -191,7 +191,8 @@ impl<B: Backend> Session<B> {
         mask: Option<&[u32]>,
         update_history: bool,
     ) -> Result<f64> {
-        self.forward(tokens, samples, mask, update_history)?;
+        self.load(tokens, samples, mask)?;
+        self.run(Mode::Batch { update_history }, false)?;
         let length = tokens.len() / samples;
         let real = |i: usize| mask.is_none_or(|mask| mask[i] != 0);
         let targets: Vec<u32> = (0..tokens.len())
@@ -214,7 +215,11 @@ impl<B: Backend> Session<B> {
         backend.cross_entropy(input, tokens.len(), head, &self.targets, &mut self.losses);
         let losses = backend.download_statistics(&self.losses, tokens.len());
         let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
-        if mean.is_finite() { Ok(mean) } else { Err(self.output_fault()) }
+        if !mean.is_finite() {
+            return Err(self.output_fault());
+        }
+        self.update_history(update_history);
+        Ok(mean)
     }
 
     /// Runs the decoder on a batch; see [`Session::evaluate`] for the arguments. Look at the outcome with
@@ -230,7 +235,19 @@ impl<B: Backend> Session<B> {
         update_history: bool,
     ) -> Result<()> {
         self.load(tokens, samples, mask)?;
-        self.run(Mode::Batch { update_history }, false)
+        self.run(Mode::Batch { update_history }, false)?;
+        self.update_history(update_history);
+        Ok(())
+    }
+
+    /// Folds the batch that ran into history, unless it was a warm-up.
+    fn update_history(&mut self, update_history: bool) {
+        if !update_history {
+            return;
+        }
+        let mode = Mode::Batch { update_history };
+        let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
+        self.selections.iter_mut().flatten().for_each(|selection| block::update_history(&context, selection));
     }
 
     /// Logits (samples·S, V) of the first `samples` samples of the batch that ran last.

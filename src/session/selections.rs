@@ -192,7 +192,9 @@ impl<'a, B: Backend> Builder<'a, B> {
         });
         let statistic = self.statistic(layer, block, metric);
         let kept = Kept::new(backend, config, block, len);
-        Selection::Probed(Probed { kept, statistic, history, history_slots, recent })
+        let pending =
+            backend.statistics(if with_history { self.limits.tokens * kept.blocks().channels() } else { 0 });
+        Selection::Probed(Probed { kept, statistic, history, history_slots, pending, recent })
     }
 
     /// Keeps the units with the highest scores for energies (slots, C).

@@ -1,0 +1,286 @@
+//! The history file, FLAP's global shares and counts, and FLOPs.
+
+mod common;
+
+use std::{collections::HashMap, fs, path::Path, sync::Arc};
+
+use common::{
+    assert_error,
+    models::{Folder, Tensors},
+};
+use probeprune::{
+    backend::Grid,
+    config::ModelConfig,
+    cpu::Cpu,
+    model::{Block, Model},
+    prune::{
+        calibration::{BlockMoments, Calibration, FlapMoments},
+        flap::global_ratios,
+        flops::{LayerCounts, shares},
+        settings::{Method, Settings},
+    },
+    session::{Limits, Session},
+};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::TensorView;
+use serde_json::json;
+
+fn config(text: serde_json::Value) -> ModelConfig {
+    ModelConfig::from_json(Path::new("config.json"), &text.to_string(), None).unwrap()
+}
+
+#[test]
+fn flap_shares_follow_from_one_threshold() {
+    let llama = json!({ "model_type": "llama", "vocab_size": 8, "hidden_size": 4, "intermediate_size": 4,
+        "num_hidden_layers": 1, "num_attention_heads": 2 });
+    let opt = json!({ "model_type": "opt", "vocab_size": 8, "hidden_size": 4, "ffn_dim": 4,
+        "num_hidden_layers": 1, "num_attention_heads": 2 });
+    // Standardised: heads -.866, .866; channels -1.162, -.387, .387, 1.162. At S = 2 a head weighs 10/3 (factor 2: 2;
+    // OPT: 5), so sums in order are 1, 4.33, 5.33, 6.33, 9.67, 10.67 (1, 3, 4, 5, 7, 8; 1, 6, 7, 8, 13, 14).
+    let metrics = [(Block::Attention, vec![1.0f32, 1.0, 5.0, 5.0]), (Block::Mlp, vec![2.0, 1.0, 0.0, 3.0])];
+    for (config_text, ratio, factor, expected) in [
+        (&llama, 0.05, 4, [0.0, 0.25]),
+        (&llama, 0.11, 4, [0.5, 0.25]),
+        (&llama, 0.39, 4, [0.5, 0.25]),
+        (&llama, 0.41, 4, [0.5, 0.5]),
+        (&llama, 0.95, 4, [1.0, 1.0]),
+        (&llama, 0.11, 2, [0.0, 0.25]),
+        (&llama, 0.39, 2, [0.5, 0.5]),
+        (&opt, 0.41, 4, [0.5, 0.25]),
+    ] {
+        let got = global_ratios(&config(config_text.clone()), &metrics, ratio, 2, factor);
+        assert_eq!(got, expected, "ratio {ratio}, factor {factor}");
+    }
+}
+
+/// A FLAP session on one layer whose metrics (fluctuation times Σ W²) are `attention` and `mlp`.
+fn flap_counts(attention: [f64; 16], mlp: &[f64], ratio: f64, round_channels: usize) -> LayerCounts {
+    let changes = json!({ "num_hidden_layers": 1, "intermediate_size": mlp.len() });
+    let folder = Folder::llama_with(changes);
+    let tensors = folder.tensors();
+    let model =
+        Arc::new(Model::load(&folder.source(), true, Arc::new(Cpu::new(2).unwrap()), |_| ()).unwrap());
+    let block = |name: &str, metric: &[f64]| {
+        let (_, weight) = &tensors[&format!("model.layers.0.{name}.weight")];
+        let squares = |c: usize| -> f64 {
+            weight.iter().skip(c).step_by(metric.len()).map(|&w| f64::from(w).powi(2)).sum()
+        };
+        let fluctuation = metric.iter().enumerate().map(|(c, m)| (m / squares(c)) as f32).collect();
+        let baseline = vec![0.1; metric.len()];
+        BlockMoments {
+            energy: vec![0.0; 8 * metric.len()],
+            flap: Some(FlapMoments { fluctuation, baseline }),
+        }
+    };
+    let calibration = Calibration {
+        fingerprint: model.fingerprint.clone(),
+        seq_len: 8,
+        samples: 1,
+        layers: vec![[block("self_attn.o_proj", &attention), block("mlp.down_proj", mlp)]],
+    };
+    let settings = Settings {
+        method: Method::Flap,
+        prune_ratio: ratio,
+        skip_layers: vec![],
+        round_channels,
+        ..Settings::default()
+    };
+    let limits = Limits { samples: 1, tokens: 4, capacity: 0 };
+    let mut session = Session::new(model, settings, limits, Some(&calibration)).unwrap();
+    assert!(session.evaluate(&[3, 4, 5, 6], 1, None, true).unwrap() > 0.0);
+    let counts = session.layer_counts()[0];
+    assert_eq!(session.kept_heads(0).unwrap().len(), counts.heads);
+    assert_eq!(session.kept_channels(0).unwrap().len(), counts.channels);
+    counts
+}
+
+#[test]
+fn flap_counts_are_truncated_products_and_leave_one_unit() {
+    // One channel of 49 is below the threshold, and 49·(1/49) is less than 1 in f64: nothing is pruned.
+    let low = |k: usize, n: usize| {
+        (0..n).map(|c| if c < k { c as f64 } else { 100.0 + c as f64 }).collect::<Vec<_>>()
+    };
+    let heads = std::array::from_fn(|c| 1.0 + c as f64);
+    assert_eq!(49.0 * (1.0 / 49.0), 0.999_999_999_999_999_9);
+    assert_eq!(flap_counts(heads, &low(1, 49), 0.01, 1).channels, 49);
+    assert_eq!(flap_counts(heads, &low(1, 48), 0.01, 1).channels, 47);
+    // Heads that are alike all standardise to 0, below a threshold in the upper half of the channels.
+    let alike = std::array::from_fn(|c| 1.0 + (c % 4) as f64);
+    let spread: Vec<f64> = (0..24).map(|c| 1.0 + c as f64).collect();
+    assert_eq!(flap_counts(alike, &spread, 0.8, 1).heads, 1);
+    // Channels of ±1 all lie below the one head of 1.7.
+    let one_high = std::array::from_fn(|c| if c < 4 { 9.0 } else { 1.0 });
+    let halves: Vec<f64> = (0..24).map(|c| 1.0 + (c % 2) as f64).collect();
+    let counts = flap_counts(one_high, &halves, 0.86, 8);
+    assert_eq!((counts.heads, counts.channels), (1, 8));
+}
+
+fn calibration(
+    fingerprint: &str,
+    seq_len: usize,
+    widths: [usize; 2],
+    layers: usize,
+    flap: bool,
+    seed: u64,
+) -> Calibration {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut values = |n: usize| -> Vec<f32> {
+        (0..n).map(|_| f32::from_bits(rng.random::<u32>() & 0xbfff_ffff)).collect()
+    };
+    let mut block = |width: usize| BlockMoments {
+        energy: values(seq_len * width),
+        flap: flap.then(|| FlapMoments { fluctuation: values(width), baseline: values(width) }),
+    };
+    let layers = (0..layers).map(|_| widths.map(&mut block)).collect();
+    Calibration { fingerprint: fingerprint.to_string(), seq_len, samples: 7, layers }
+}
+
+#[test]
+fn a_history_file_that_does_not_fit_is_refused() {
+    type Edit = fn(&mut HashMap<String, String>, &mut Tensors);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history");
+    let edits: [(Edit, &[&str]); 9] = [
+        (
+            |m, _| {
+                m.insert("model_fingerprint".into(), "other".into());
+            },
+            &["fingerprint", "expected mine", "other"],
+        ),
+        (
+            |m, _| {
+                m.insert("format".into(), "other".into());
+            },
+            &["format", "probeprune-history", "other"],
+        ),
+        (
+            |m, _| {
+                m.insert("format_version".into(), "2".into());
+            },
+            &["format_version", "expected 1", "2"],
+        ),
+        (
+            |m, _| {
+                m.insert("seq_len".into(), "0".into());
+            },
+            &["seq_len", "above 0", "0"],
+        ),
+        (
+            |m, _| {
+                m.insert("samples".into(), "-1".into());
+            },
+            &["samples", "above 0", "-1"],
+        ),
+        (|m, _| m.clear(), &["metadata", "none", "calibrate"]),
+        (
+            |_, t| {
+                t.remove("layers.1.mlp.energy");
+            },
+            &["layers.1.mlp.energy", "none"],
+        ),
+        (
+            |_, t| {
+                t.remove("layers.0.mlp.baseline");
+            },
+            &["layers.0.mlp.baseline", "none"],
+        ),
+        (
+            |_, t| t.get_mut("layers.0.attention.energy").unwrap().1[2] = f32::NAN,
+            &["layers.0.attention.energy", "finite"],
+        ),
+    ];
+    for (edit, parts) in edits {
+        calibration("mine", 3, [4, 5], 2, true, 1).save(&path).unwrap();
+        rewrite(&path, edit);
+        assert_error(
+            Calibration::load(&path, "mine", 2, [4, 5]),
+            &[&[path.to_str().unwrap()], parts].concat(),
+        );
+    }
+    calibration("mine", 3, [4, 5], 2, true, 1).save(&path).unwrap();
+    let load = |layers, channels| Calibration::load(&path, "mine", layers, channels);
+    assert_error(load(3, [4, 5]), &["layers.2.attention.energy", "none"]);
+    assert_error(load(2, [4, 6]), &["layers.0.mlp", "[6]", "[5]"]);
+    assert!(load(2, [4, 5]).is_ok());
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    assert_error(load(2, [4, 5]), &["history", "missing"]);
+    fs::write(&path, "h").unwrap();
+    assert_error(load(2, [4, 5]), &["history"]);
+    assert_error(Calibration::load(&folder.path().join("nothing"), "mine", 2, [4, 5]), &["nothing"]);
+}
+
+fn rewrite(path: &Path, edit: impl FnOnce(&mut HashMap<String, String>, &mut Tensors)) {
+    let bytes = fs::read(path).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let mut metadata = header.metadata().clone().unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values =
+        |view: &TensorView<'_>| view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let mut tensors: Tensors =
+        file.iter().map(|(name, view)| (name.to_string(), (view.shape().to_vec(), values(&view)))).collect();
+    edit(&mut metadata, &mut tensors);
+    let views = tensors.iter().map(|(name, (shape, values))| {
+        let bytes = bytemuck::cast_slice(values);
+        (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, Some(metadata), path).unwrap();
+}
+
+#[test]
+fn nothing_is_left_where_a_history_cannot_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "old").unwrap();
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    for target in ["missing/history", "file/history", "folder"] {
+        let result = calibration("mine", 3, [4, 5], 2, true, 1).save(&folder.path().join(target));
+        assert_error(result, &[target.split('/').next().unwrap(), "nothing was written"]);
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["file", "folder"], "{target}");
+        assert_eq!(fs::read_dir(folder.path().join("folder")).unwrap().count(), 0);
+        assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"old");
+    }
+}
+
+#[test]
+fn flops_are_the_papers() {
+    let llama_2_7b = json!({ "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096,
+        "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32 });
+    let seven = config(llama_2_7b);
+    let settings = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
+    let grid = Grid { samples: 20, tokens: 1024 };
+    let dense = LayerCounts::dense(&seven);
+    let probed = LayerCounts { probes_attention: true, probes_mlp: true, ..dense };
+    let layers = [vec![dense; 3], vec![probed; 29]].concat();
+    let share = shares(&seven, &settings, &layers, grid).probe;
+    assert_eq!((share * 1e4).round(), 157.0, "{share}");
+    let none = shares(&seven, &settings, &[dense; 32], grid);
+    assert_eq!((none.total, none.probe), (1.0, 0.0));
+
+    // GQA, per row and in units of 2·H: q 8·D, k and v 2·D each, o 8·D; gate, up, down.
+    let gqa =
+        config(json!({ "model_type": "llama", "vocab_size": 8, "hidden_size": 64, "intermediate_size": 100,
+        "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 2 }));
+    let half = LayerCounts { heads: 3, kv_heads: 1, channels: 50, ..LayerCounts::dense(&gqa) };
+    let expected = f64::from(3 * 8 + 2 * 8 + 3 * 8 + 3 * 50) / f64::from(8 * 8 + 4 * 8 + 8 * 8 + 3 * 100);
+    let got = shares(&gqa, &settings, &[half], grid).total;
+    assert!((got - expected).abs() < 1e-12, "{got} {expected}");
+}
+
+proptest! {
+    #[test]
+    fn a_history_file_gives_back_what_was_saved(
+        layers in 1usize..4, seq_len in 1usize..6, widths in (1usize..9, 1usize..9), flap: bool, seed: u64,
+    ) {
+        let saved = calibration("some model", seq_len, [widths.0, widths.1], layers, flap, seed);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history");
+        saved.save(&path).unwrap();
+        let loaded = Calibration::load(&path, "some model", layers, [widths.0, widths.1]).unwrap();
+        prop_assert_eq!(loaded, saved);
+    }
+}

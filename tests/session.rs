@@ -1,0 +1,334 @@
+//! What a session promises: ratio 0 is dense to the bit, the same bits for any number of threads and sessions, padding
+//! and cache change nothing, static selections are the specification's.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::models::Folder;
+use probeprune::{
+    cpu::Cpu,
+    model::Model,
+    prune::{
+        calibration::Calibration,
+        settings::{Method, Settings},
+    },
+    session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+const LIMITS: Limits = Limits { samples: 4, tokens: 24, capacity: 48 };
+
+fn folders() -> [Folder; 2] {
+    [
+        Folder::llama_with(json!({ "num_hidden_layers": 3 })),
+        Folder::opt_with(json!({ "num_hidden_layers": 3 })),
+    ]
+}
+
+fn load(folder: &Folder, threads: usize) -> Arc<Model<Cpu>> {
+    Arc::new(Model::load(&folder.source(), true, Arc::new(Cpu::new(threads).unwrap()), |_| ()).unwrap())
+}
+
+fn random_tokens(seed: u64, n: usize) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| rng.random_range(3..264)).collect()
+}
+
+fn calibrated(model: &Arc<Model<Cpu>>) -> Calibration {
+    let options = CalibrationOptions { seq_len: 20, batch_size: 2, flap: true };
+    calibrate(model, &random_tokens(9, 5 * 20), options, |_| ()).unwrap()
+}
+
+/// Half of everything but layer 0; history moves fast.
+fn pruning(method: Method) -> Settings {
+    Settings {
+        method,
+        prune_ratio: 0.35,
+        skip_layers: vec![0],
+        round_channels: 1,
+        momentum: 0.5,
+        probe_samples: 0.3,
+        ..Settings::default()
+    }
+}
+
+fn session(model: &Arc<Model<Cpu>>, settings: Settings) -> Session<Cpu> {
+    Session::new(Arc::clone(model), settings, LIMITS, Some(&calibrated(model))).unwrap()
+}
+
+fn dense(model: &Arc<Model<Cpu>>) -> Session<Cpu> {
+    Session::new(Arc::clone(model), Settings::default_for(3), LIMITS, None).unwrap()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Left pads before the first `pads[b]` tokens.
+fn left_mask(pads: &[usize], length: usize) -> Vec<u32> {
+    pads.iter().flat_map(|&pads| (0..length).map(move |s| u32::from(s >= pads))).collect()
+}
+
+fn prompts() -> Vec<Vec<u32>> {
+    [9, 17, 1].into_iter().map(|n| random_tokens(n as u64, n)).collect()
+}
+
+fn generate(session: &mut Session<Cpu>, prompts: &[Vec<u32>], options: &GenerateOptions) -> Vec<Vec<u32>> {
+    session.generate(prompts, options, |_, _| ()).unwrap().tokens
+}
+
+fn greedy(max_new_tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_new_tokens, ..GenerateOptions::default() }
+}
+
+fn sampled(seed: u64) -> GenerateOptions {
+    let sampling = Sampling { temperature: 1.0, top_k: 50, top_p: 0.95, seed };
+    GenerateOptions { sampling, ..greedy(12) }
+}
+
+/// All bits that a run shows: five batches with history, one of them padded, then a generation that probes anew.
+fn trace(mut session: Session<Cpu>) -> Vec<u64> {
+    let mut trace = Vec::new();
+    for batch in 0..5 {
+        let tokens = random_tokens(100 + batch, 4 * 24);
+        let mask = (batch == 3).then(|| left_mask(&[0, 5, 23, 1], 24));
+        let loss = session.evaluate(&tokens, 4, mask.as_deref(), batch > 0).unwrap();
+        trace.push(loss.to_bits());
+        trace.extend(session.logits(4).iter().map(|x| u64::from(x.to_bits())));
+        for layer in 0..3 {
+            let kept = [session.kept_heads(layer), session.kept_channels(layer)];
+            trace.extend(kept.into_iter().flatten().flatten().map(u64::from));
+        }
+    }
+    let options = GenerateOptions { reprobe_every: Some(3), ..sampled(5) };
+    trace.extend(generate(&mut session, &prompts(), &options).concat().into_iter().map(u64::from));
+    trace
+}
+
+#[test]
+fn ratio_0_is_dense_to_the_bit_under_every_method() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let expected = trace(dense(&model));
+        for &method in Method::ALL {
+            let settings = Settings { prune_ratio: 0.0, ..pruning(method) };
+            assert!(trace(session(&model, settings)) == expected, "{method}");
+        }
+        assert!(
+            trace(session(&model, pruning(Method::ProbePruning))) != expected,
+            "pruning changes something"
+        );
+    }
+}
+
+#[test]
+fn one_two_and_three_threads_give_the_same_bits() {
+    for folder in folders() {
+        let run = |threads| {
+            let model = load(&folder, threads);
+            trace(session(&model, pruning(Method::ProbePruning)))
+        };
+        let one = run(1);
+        assert!(one == run(2) && one == run(3));
+    }
+}
+
+#[test]
+fn sessions_at_the_same_time_do_not_touch_each_other() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let methods = [Method::ProbePruning, Method::FullBatch, Method::Flap];
+        let run = |method| trace(session(&model, pruning(method)));
+        let apart = methods.map(run);
+        let run = &run;
+        let together = std::thread::scope(|scope| {
+            methods.map(|method| scope.spawn(move || run(method))).map(|thread| thread.join().unwrap())
+        });
+        assert!(together == apart);
+    }
+}
+
+#[test]
+fn mapped_and_read_weights_give_the_same_bits() {
+    for folder in folders() {
+        let run = |mmap| {
+            let model = Model::load(&folder.source(), mmap, Arc::new(Cpu::new(2).unwrap()), |_| ()).unwrap();
+            trace(session(&Arc::new(model), pruning(Method::ProbePruning)))
+        };
+        assert!(run(true) == run(false));
+    }
+}
+
+#[test]
+fn left_padding_leaves_logits_as_they_are_alone() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let (pads, length, v) = ([0, 7, 22, 1], 24, model.config.vocab_size);
+        let tokens = random_tokens(1, 4 * length);
+        let mut padded = dense(&model);
+        let loss = padded.evaluate(&tokens, 4, Some(&left_mask(&pads, length)), true).unwrap();
+        let together = padded.logits(4);
+        let mut losses = 0.0;
+        for (b, pads) in pads.into_iter().enumerate() {
+            let real = &tokens[b * length + pads..(b + 1) * length];
+            let mut alone = dense(&model);
+            losses += alone.evaluate(real, 1, None, true).unwrap() * (real.len() - 1) as f64;
+            let expected = alone.logits(1);
+            let got = &together[(b * length + pads) * v..(b + 1) * length * v];
+            let scale = expected.iter().fold(0.0f32, |scale, x| scale.max(x.abs()));
+            for (got, expected) in got.iter().zip(&expected) {
+                assert!((got - expected).abs() <= 1e-5 * scale, "sample {b}: {got} alone {expected}");
+            }
+        }
+        let targets = pads.iter().map(|pads| length - pads - 1).sum::<usize>() as f64;
+        assert!((loss / (losses / targets) - 1.0).abs() < 1e-6, "{loss} {}", losses / targets);
+    }
+}
+
+#[test]
+fn generating_equals_running_the_whole_prefix_at_every_step() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let together = generate(&mut dense(&model), &prompts(), &greedy(20));
+        let mut all = together.concat();
+        for (prompt, got) in prompts().iter().zip(&together) {
+            let alone = generate(&mut dense(&model), std::slice::from_ref(prompt), &greedy(20));
+            assert_eq!(&alone[0], got, "padding changes nothing");
+            let limits = Limits { samples: 1, tokens: 48, capacity: 0 };
+            let mut fresh = Session::new(Arc::clone(&model), Settings::default_for(3), limits, None).unwrap();
+            let mut prefix = prompt.clone();
+            for &token in got {
+                fresh.forward(&prefix, 1, None, true).unwrap();
+                let logits = fresh.logits(1);
+                let last = &logits[logits.len() - model.config.vocab_size..];
+                let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+                assert_eq!(token as usize, best, "after {prefix:?}");
+                prefix.push(token);
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        assert!(all.len() > 5, "the model does not repeat itself all the time");
+    }
+}
+
+#[test]
+fn sampling_depends_on_the_seed_and_not_on_other_prompts() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let run = |prompts: &[Vec<u32>], seed| generate(&mut dense(&model), prompts, &sampled(seed));
+        let all = run(&prompts(), 1);
+        assert_eq!(all, run(&prompts(), 1));
+        assert_ne!(all, run(&prompts(), 2));
+        assert_eq!(all[..1], run(&prompts()[..1], 1));
+        let mut others = prompts();
+        others[1] = random_tokens(77, 4);
+        assert_eq!(all[2], run(&others, 1)[2]);
+    }
+}
+
+#[test]
+fn a_finished_sample_does_not_change_the_others() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let free = generate(&mut dense(&model), &prompts(), &greedy(12));
+        let eos = free[0][3];
+        let options = GenerateOptions { eos_token_ids: vec![eos], ..greedy(12) };
+        let mut streamed = vec![Vec::new(); 3];
+        let mut session = dense(&model);
+        let stopped =
+            session.generate(&prompts(), &options, |b, token| streamed[b].push(token)).unwrap().tokens;
+        for (free, stopped) in free.iter().zip(&stopped) {
+            let end = free.iter().position(|&token| token == eos).map_or(12, |at| at + 1);
+            assert_eq!(stopped, &free[..end]);
+        }
+        assert!(stopped[0].len() <= 4 && stopped.iter().any(|tokens| tokens.len() > 4));
+        assert_eq!(streamed, stopped);
+    }
+}
+
+#[test]
+fn a_warm_up_batch_leaves_no_trace() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let run = |warm_up: bool, update_history: bool| {
+            let mut session = session(&model, pruning(Method::ProbePruning));
+            if warm_up {
+                session.evaluate(&random_tokens(50, 3 * 20), 3, None, update_history).unwrap();
+            }
+            trace(session)
+        };
+        assert!(run(true, false) == run(false, false));
+        assert!(run(true, true) != run(false, false), "a batch that updates history does leave one");
+    }
+}
+
+/// Kept units of layers 1 and 2: heads and channels.
+fn kept(session: &Session<Cpu>) -> Vec<Vec<u32>> {
+    (1..3).flat_map(|l| [session.kept_heads(l).unwrap(), session.kept_channels(l).unwrap()]).collect()
+}
+
+#[test]
+fn random_selections_follow_the_seed() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let run = |seed| kept(&session(&model, Settings { seed, ..pruning(Method::Random) }));
+        let selections: Vec<_> = (0..8).map(run).collect();
+        // ratio' = 3/2 · 0.35, rounded to 0.52 (0.5249… in binary): 4 − 2 heads, 24 − 12 channels.
+        for selection in &selections {
+            assert_eq!(selection.iter().map(Vec::len).collect::<Vec<_>>(), [2, 12, 2, 12]);
+            assert!(selection.iter().all(|kept| kept.is_sorted_by(|a, b| a < b)));
+            assert_ne!(selection[1], selection[3], "layers have permutations of their own");
+        }
+        assert_eq!(run(3), selections[3]);
+        let channels: std::collections::HashSet<_> = selections.iter().map(|kept| &kept[1]).collect();
+        assert_eq!(channels.len(), 8);
+    }
+}
+
+#[test]
+fn magnitude_keeps_the_columns_of_largest_norm() {
+    for (folder, [o, down]) in folders().into_iter().zip([
+        ["model.layers.2.self_attn.o_proj.weight", "model.layers.2.mlp.down_proj.weight"],
+        ["model.decoder.layers.2.self_attn.out_proj.weight", "model.decoder.layers.2.fc2.weight"],
+    ]) {
+        let tensors = folder.tensors();
+        let expected = |name: &str, unit: usize, keep: usize| {
+            let (shape, weight) = &tensors[name];
+            let mut sums = vec![0.0f64; shape[1] / unit];
+            weight.iter().enumerate().for_each(|(i, &w)| sums[i % shape[1] / unit] += f64::from(w).powi(2));
+            let mut order: Vec<u32> = (0..sums.len() as u32).collect();
+            order.sort_by(|&a, &b| sums[b as usize].total_cmp(&sums[a as usize]));
+            order.truncate(keep);
+            order.sort_unstable();
+            order
+        };
+        let model = load(&folder, 2);
+        let session = Session::new(model, pruning(Method::Magnitude), LIMITS, None).unwrap();
+        assert_eq!(kept(&session)[2..], [expected(o, 4, 2), expected(down, 1, 12)]);
+        let rounded = Settings { round_channels: 8, ..pruning(Method::Magnitude) };
+        let session = Session::new(Arc::clone(session.model()), rounded, LIMITS, None).unwrap();
+        assert_eq!(kept(&session)[3], expected(down, 1, 16));
+    }
+}
+
+#[test]
+fn logits_are_of_the_batch_that_ran_last() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let (first, second) = (random_tokens(1, 4 * 24), random_tokens(2, 2 * 18));
+        let mut session = dense(&model);
+        session.forward(&first, 4, None, true).unwrap();
+        session.forward(&second, 2, None, true).unwrap();
+        let mut fresh = dense(&model);
+        fresh.forward(&second, 2, None, true).unwrap();
+        // More than 16 rows even of one sample: fewer go through other products.
+        let logits = session.logits(9);
+        assert_eq!(logits.len(), 36 * model.config.vocab_size);
+        assert!(bits(&logits) == bits(&fresh.logits(2)));
+        assert!(bits(&logits[..18 * model.config.vocab_size]) == bits(&session.logits(1)));
+    }
+}
