@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """Trains the two bundled models, models/tiny-llama and models/tiny-opt, and their tokenizer, on our own corpus.
 
-    python3 tools/train_models.py tokenizer     # once: writes tokenizer.json into both folders
-    python3 tools/train_models.py llama         # each line about 15 minutes on one core
-    python3 tools/train_models.py opt
-    python3 tools/train_models.py opt --resume --seed 2 --steps 2600 --batch-tokens 1024 --lr 2e-3
+    train="python3 tools/train_models.py"         # each line is 5 to 15 minutes on one core
+    $train tokenizer                              # writes tokenizer.json into both folders
+    $train llama
+    $train opt
+    $train opt --resume --seed 2 --steps 2600 --batch-tokens 1024 --lr 2e-3
+    for model in llama opt; do                    # texts that change their topic, too
+        $train $model --resume --seed 3 --steps 1500 --batch-tokens 1024 --lr 1.5e-3 --mixed 2
+    done
 
 Needs torch, safetensors, tokenizers and numpy; a torch that is linked to the reference BLAS instead of OpenBLAS or MKL
 takes ten times as long. All text comes from `probeprune corpus` with the seeds below; calibration and held-out text
@@ -208,13 +212,13 @@ def train(name, folder, tokenizer, args):
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     streams = []
-    for topic in TOPICS:
+    for topic in [*TOPICS, *["all"] * args.mixed]:
         stream = token_stream(tokenizer, args.corpus_command, topic, TRAIN_SEED, args.lines)
         starts = (stream == 1).nonzero().flatten().numpy()
         streams.append((stream, starts[starts < len(stream) - 513]))
     held_out = {
         topic: token_stream(tokenizer, args.corpus_command, topic, HELD_OUT_SEED, 1000)[: 16 * 129].view(16, 129)
-        for topic in TOPICS
+        for topic in [*TOPICS, "all"]
     }
     model = Model(CONFIGS[name])
     if args.resume:
@@ -253,6 +257,7 @@ def main():
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--lines", type=int, default=40_000, help="lines of training text per topic")
     parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--mixed", type=int, default=0, help="shares of all-topic text; each topic has 1")
     parser.add_argument("--resume", action="store_true", help="start from the weights in the folder, not from nothing")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=1)
