@@ -149,6 +149,7 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
         statistic,
         history: Some(vec![0.01; grid.tokens * INTERMEDIATE]),
         history_slots: grid.tokens,
+        pending: vec![0.0; grid.tokens * kept],
         recent: None,
     });
     let rows = grid.rows();
@@ -158,7 +159,12 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     let context = Context { model: &model, settings: &settings, batch: &batch, mode };
     let mut time = |selection: &mut Selection<Cpu>| {
         let scratch = &mut scratch;
-        seconds(|| backend.scope(|| block::run(&context, 0, Block::Mlp, selection, scratch, None, None)))
+        seconds(|| {
+            backend.scope(|| {
+                block::run(&context, 0, Block::Mlp, selection, scratch, None, None);
+                block::update_history(&context, selection);
+            })
+        })
     };
     time(&mut pruned);
     let samples: Vec<(f64, f64)> =

@@ -247,7 +247,9 @@ impl<B: Backend> Session<B> {
         }
         let mode = Mode::Batch { update_history };
         let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
-        self.selections.iter_mut().flatten().for_each(|selection| block::update_history(&context, selection));
+        let selections = self.selections.iter_mut().flatten();
+        let fold = || selections.for_each(|selection| block::update_history(&context, selection));
+        self.model.backend.scope(fold);
     }
 
     /// Logits (samples·S, V) of the first `samples` samples of the batch that ran last.
