@@ -71,7 +71,8 @@ pub(super) fn select(
 pub(super) fn largest(values: &[f32], k: usize) -> Vec<u32> {
     let key = |i: u32| {
         let value = values[i as usize];
-        if value.is_nan() { f32::NEG_INFINITY } else { value }
+        // Adding 0 makes −0 and 0 the tie that they are.
+        if value.is_nan() { f32::NEG_INFINITY } else { value + 0.0 }
     };
     let mut order: Vec<u32> = (0..values.len() as u32).collect();
     let before = |a: &u32, b: &u32| key(*b).total_cmp(&key(*a)).then(a.cmp(b));

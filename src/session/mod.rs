@@ -98,6 +98,16 @@ impl<B: Backend> Session<B> {
                 "Pass some input.",
             ));
         }
+        if let Some(calibration) =
+            calibration.filter(|calibration| calibration.fingerprint != model.fingerprint)
+        {
+            return Err(Error::argument(
+                "calibration",
+                format!("one of the model with fingerprint {}", model.fingerprint),
+                format!("one of {}", calibration.fingerprint),
+                "Calibrate this model.",
+            ));
+        }
         let grid = Grid { samples: limits.samples, tokens: limits.tokens };
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
         let mut scratch = Scratch::new(backend, config, grid, rotary_positions);
