@@ -234,7 +234,7 @@ fn whole_model(args: &Args, model: &str) -> Value {
         |limits| Session::new(Arc::clone(&model), Settings::default(), limits, None).expect("session");
     let mut prefill = session(Limits { samples: PREFILL.samples, tokens: PREFILL.tokens, capacity: 0 });
     let mut decode =
-        session(Limits { samples: 1, tokens: DECODE_PROMPT, capacity: DECODE_PROMPT + DECODE_TOKENS });
+        session(Limits { samples: 1, tokens: DECODE_PROMPT, capacity: DECODE_PROMPT + DECODE_TOKENS + 1 });
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut tokens = |n: usize| -> Vec<u32> {
         (0..n).map(|_| rng.random_range(0..model.config.vocab_size as u32)).collect()

@@ -24,7 +24,12 @@ if [[ "${1:-}" == check ]]; then
   trap 'rm -rf "$out"' EXIT
 fi
 mkdir -p "$out"
-cd emu/kernels
+# nvcc names internal symbols after a hash of the source's path: always the same path, wherever the checkout is.
+build=/tmp/ptx-emu-build
+rm -rf "$build"
+mkdir -p "$build"
+cp -r emu/kernels emu/conformance "$build"
+cd "$build/kernels"
 
 # name, source, architecture, further flags. Headers of the toolkit keep only their names, whatever folder they lie in.
 compile() {

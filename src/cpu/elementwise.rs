@@ -2,10 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{
-    Cpu, gemm, math,
-    matrix::{Matrix, Pick},
-};
+use super::{Cpu, gemm, math, matrix::Matrix};
 use crate::{
     backend::{Norm, NormKind},
     config::Activation,
@@ -99,29 +96,17 @@ pub(super) fn add(values: &mut [f32], other: &[f32]) {
     }
 }
 
-/// values = activation(values + bias of the picked features from `first`) · scale.
+/// values = activation(values + bias\[first..\]) · scale.
 #[inline(always)]
 pub(super) fn bias_activation_scale(
     values: &mut [f32],
     bias: Option<&[f32]>,
-    pick: Pick<'_>,
     first: usize,
     activation: Option<Activation>,
     scale: f32,
 ) {
     if let Some(bias) = bias {
-        let to = first + values.len();
-        pick.runs(
-            first,
-            to,
-            #[inline(always)]
-            |picked, feature, length| {
-                // A skipped block has no bias: its values are never read.
-                if let Some(bias) = bias.get(feature..feature + length) {
-                    add(&mut values[picked - first..][..length], bias);
-                }
-            },
-        );
+        add(values, &bias[first..]);
     }
     match activation {
         None => {}

@@ -126,3 +126,9 @@ pub(super) fn picked_rows(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) ->
         None => Pick::All(all),
     }
 }
+
+/// The picked entries of a bias; 0 for a skipped block.
+pub(super) fn picked_bias(bias: Option<&Vec<f32>>, pick: Pick<'_>) -> Option<Vec<f32>> {
+    let at = |i: usize, bias: &[f32]| pick.index(i).map_or(0.0, |index| bias[index]);
+    bias.map(|bias| (0..pick.len()).map(|i| at(i, bias)).collect())
+}

@@ -21,7 +21,7 @@ use crate::{
     prune::settings::{Metric, ProbeOrder},
 };
 pub use matrix::Matrix;
-use matrix::{Pick, picked, picked_rows};
+use matrix::{Pick, picked, picked_bias, picked_rows};
 
 /// Conversion and accumulation buffers of one thread.
 struct Scratch {
@@ -212,7 +212,7 @@ impl Backend for Cpu {
     ) {
         let pick = picked_rows(kept, projection.out_features);
         let columns = Pick::All(projection.in_features);
-        let bias = projection.bias.as_deref();
+        let bias = picked_bias(projection.bias.as_ref(), pick);
         gemm::multiply(
             self,
             x,
@@ -223,7 +223,7 @@ impl Backend for Cpu {
             out,
             #[inline(always)]
             |values, _, first| {
-                elementwise::bias_activation_scale(values, bias, pick, first, activation, scale);
+                elementwise::bias_activation_scale(values, bias.as_deref(), first, activation, scale);
             },
         );
     }
@@ -239,7 +239,7 @@ impl Backend for Cpu {
         out: &mut Vec<f32>,
     ) {
         let pick = picked_rows(kept, gate.out_features);
-        let (gate_bias, up_bias) = (gate.bias.as_deref(), up.bias.as_deref());
+        let [gate_bias, up_bias] = [gate, up].map(|linear| picked_bias(linear.bias.as_ref(), pick));
         gemm::multiply_pair(
             self,
             x,
@@ -249,8 +249,8 @@ impl Backend for Cpu {
             out,
             #[inline(always)]
             |gate, up, first| {
-                elementwise::bias_activation_scale(up, up_bias, pick, first, None, 1.0);
-                elementwise::bias_activation_scale(gate, gate_bias, pick, first, Some(activation), 1.0);
+                elementwise::bias_activation_scale(up, up_bias.as_deref(), first, None, 1.0);
+                elementwise::bias_activation_scale(gate, gate_bias.as_deref(), first, Some(activation), 1.0);
                 for (gate, up) in gate.iter_mut().zip(up) {
                     *gate *= *up;
                 }
