@@ -15,8 +15,12 @@ const HELP: &str = "Check that the folder exists, is writable, and has room; not
 /// behind.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     let failed = |source: io::Error| Error::io(path, "write", source, HELP);
-    let file = temporary(path)?.into_temp_path();
+    let file = temporary(path)?;
+    let permissions = file.as_file().metadata().map_err(failed)?.permissions();
+    let file = file.into_temp_path();
     write(&file).map_err(failed)?;
+    // A writer that replaces the file by one of its own, as safetensors does, leaves it readable by its owner only.
+    fs::set_permissions(&file, permissions).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))
 }
 
@@ -90,4 +94,21 @@ pub fn write_safetensors(
 ) -> Result<()> {
     let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     write_atomically(path, |file| serialize_to_file(views, metadata, file).map_err(io::Error::other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn files_have_the_permissions_of_any_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (plain, ours) = (folder.path().join("plain"), folder.path().join("ours.safetensors"));
+        fs::write(&plain, "").unwrap();
+        write_safetensors(&ours, &[("x".to_string(), OutTensor::i32(&[1]))], None).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&plain));
+    }
 }
