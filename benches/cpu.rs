@@ -87,7 +87,7 @@ fn bf16_tensor(rows: usize, columns: usize, values: Vec<bf16>) -> Tensor {
     checkpoint.require("w").expect("the tensor")
 }
 
-/// A one-layer model whose MLP block has the issue's shape; its attention is minimal and never runs.
+/// A one-layer model whose MLP block has the shape to measure; its attention is minimal and never runs.
 fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
     let config = format!(
         r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": {HIDDEN},

@@ -338,14 +338,7 @@ impl<B: Backend> Session<B> {
     }
 
     fn check_fault(&mut self) -> Result<()> {
-        let backend = &*self.model.backend;
-        let tag = backend.download_indices(&self.scratch.fault, 1)[0];
-        if tag == 0 {
-            return Ok(());
-        }
-        backend.upload_indices(&[0], &mut self.scratch.fault);
-        let (layer, block, what) = block::describe_fault(tag);
-        Err(fault(layer, block, what))
+        take_fault(&*self.model.backend, &mut self.scratch.fault)
     }
 
     fn output_fault(&self) -> Error {
@@ -374,6 +367,17 @@ impl<B: Backend> Session<B> {
         }
         self.model.backend.upload_statistics(&table, &mut self.scratch.rope_table);
     }
+}
+
+/// Reports and clears the fault that operations left behind, if they did.
+fn take_fault<B: Backend>(backend: &B, fault_tag: &mut B::Indices) -> Result<()> {
+    let tag = backend.download_indices(fault_tag, 1)[0];
+    if tag == 0 {
+        return Ok(());
+    }
+    backend.upload_indices(&[0], fault_tag);
+    let (layer, block, what) = block::describe_fault(tag);
+    Err(fault(layer, block, what))
 }
 
 fn fault(layer: usize, block: Block, what: &'static str) -> Error {

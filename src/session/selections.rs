@@ -84,7 +84,7 @@ pub(super) fn build<B: Backend>(
             selections[layer][which] = selection;
         }
     }
-    builder.check_scores()?;
+    super::take_fault(&*model.backend, &mut scratch.fault)?;
     Ok((selections, counts))
 }
 
@@ -255,14 +255,5 @@ impl<'a, B: Backend> Builder<'a, B> {
         let mut bias = backend.statistics(last.out_features);
         backend.upload_statistics(&product, &mut bias);
         Ok(bias)
-    }
-
-    fn check_scores(self) -> Result<()> {
-        let tag = self.model.backend.download_indices(&self.scratch.fault, 1)[0];
-        if tag == 0 {
-            return Ok(());
-        }
-        let (layer, block, what) = crate::model::block::describe_fault(tag);
-        Err(super::fault(layer, block, what))
     }
 }

@@ -18,35 +18,30 @@ pub(crate) struct Regs {
     pub p: Vec<u32>,
 }
 
+#[inline]
+fn put_lanes<T: Copy>(dst: &mut [T; 32], row: &[T; 32], mask: u32) {
+    if mask == FULL {
+        *dst = *row;
+    } else {
+        for l in 0..32 {
+            if mask >> l & 1 == 1 {
+                dst[l] = row[l];
+            }
+        }
+    }
+}
+
 impl Regs {
     /// Writes the lanes of a mask.
     #[inline]
     pub(crate) fn put(&mut self, at: u32, row: &Row, mask: u32) {
-        let dst = &mut self.r[at as usize];
-        if mask == FULL {
-            *dst = *row;
-        } else {
-            for l in 0..32 {
-                if mask >> l & 1 == 1 {
-                    dst[l] = row[l];
-                }
-            }
-        }
+        put_lanes(&mut self.r[at as usize], row, mask);
     }
 
     /// Writes the lanes of a mask.
     #[inline]
     pub(crate) fn put64(&mut self, at: u32, row: &Row64, mask: u32) {
-        let dst = &mut self.d[at as usize];
-        if mask == FULL {
-            *dst = *row;
-        } else {
-            for l in 0..32 {
-                if mask >> l & 1 == 1 {
-                    dst[l] = row[l];
-                }
-            }
-        }
+        put_lanes(&mut self.d[at as usize], row, mask);
     }
 
     /// Writes the lanes of a mask of a predicate.
