@@ -17,7 +17,7 @@ use std::{
 use clap::Parser;
 use half::bf16;
 use probeprune::{
-    backend::{Backend, Grid, Linear, Norm, NormKind},
+    backend::{Backend, Grid, History, Linear, Norm, NormKind, WeightUse},
     checkpoint::{Checkpoint, Tensor},
     config::ModelConfig,
     cpu::Cpu,
@@ -100,7 +100,7 @@ fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
         let values = (0..rows * columns).map(|_| rng.random_range(-0.05f32..0.05));
         // As checkpoints have them: bfloat16.
         let tensor = bf16_tensor(rows, columns, values.map(bf16::from_f32).collect());
-        let weight = backend.weight(&tensor).expect("weight");
+        let weight = backend.weight(&tensor, WeightUse::Rows).expect("weight");
         Linear { weight, bias: None, out_features: rows, in_features: columns }
     };
     let norm = || Norm { kind: NormKind::Rms, weight: Some(vec![1.0; HIDDEN]), bias: None, eps: 1e-5 };
@@ -139,16 +139,20 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     let model = mlp_model(Arc::clone(&backend));
     let settings = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
     let kept = counts::kept_channels(&settings, INTERMEDIATE, settings.prune_ratio);
-    let mut scratch = Scratch::new(&*backend, &model.config, grid, 0);
+    let mut scratch = Scratch::new(&*backend, &model.config, grid, 0).expect("memory");
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     scratch.current.rows.iter_mut().for_each(|x| *x = rng.random_range(-1.0..1.0));
     let mut statistic = vec![0.0; INTERMEDIATE];
     backend.column_statistic(&model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
     let mut pruned = Selection::Probed(Probed {
-        kept: Kept::new(&*backend, &model.config, Block::Mlp, kept),
+        kept: Kept::new(&*backend, &model.config, Block::Mlp, kept).expect("memory"),
         statistic,
-        history: Some(vec![0.01; grid.tokens * INTERMEDIATE]),
-        history_slots: grid.tokens,
+        history: Some(History {
+            values: vec![0.01; grid.tokens * INTERMEDIATE],
+            slots: grid.tokens,
+            width: INTERMEDIATE,
+            layout: settings.history_layout,
+        }),
         pending: vec![0.0; grid.tokens * kept],
         recent: None,
     });
@@ -243,7 +247,10 @@ fn whole_model(args: &Args, model: &str) -> Value {
     let mut run_prefill = || {
         seconds(|| {
             prefill.forward(&batch, PREFILL.samples, None, false).expect("forward");
-            assert_eq!(prefill.logits(PREFILL.samples).len(), PREFILL.rows() * model.config.vocab_size);
+            assert_eq!(
+                prefill.logits(PREFILL.samples).unwrap().len(),
+                PREFILL.rows() * model.config.vocab_size
+            );
         })
     };
     let options = GenerateOptions { max_new_tokens: DECODE_TOKENS + 1, ..GenerateOptions::default() };

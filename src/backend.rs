@@ -16,7 +16,7 @@ use crate::{
     checkpoint::Tensor,
     config::Activation,
     error::Result,
-    prune::settings::{Metric, ProbeOrder},
+    prune::settings::{HistoryLayout, Metric, ProbeOrder},
 };
 
 /// Rows of a batch as a grid: `samples` × `tokens`, sample-major.
@@ -140,6 +140,19 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
+/// Running energies h per slot and channel (spec section 6) in the memory that its layout asks for.
+#[derive(Debug)]
+pub struct History<B: Backend> {
+    /// (ceil(slots / bucket), C) as [`HistoryLayout`] stores them.
+    pub values: B::Statistics,
+    /// Slots that it holds; later ones count as h = 0.
+    pub slots: usize,
+    /// C.
+    pub width: usize,
+    /// Number format and slots per row.
+    pub layout: HistoryLayout,
+}
+
 /// How the probe's energies meet history's (spec section 3).
 #[derive(Debug)]
 pub enum Fusion<'a, B: Backend> {
@@ -147,15 +160,66 @@ pub enum Fusion<'a, B: Backend> {
     ProbeOnly,
     /// e = w·p + (1−w)·h with w = p / (p + h + 1e-6), or a fixed w.
     History {
-        /// h (slots, C).
-        history: &'a B::Statistics,
-        /// Slots that history holds; later ones count as 0.
-        history_slots: usize,
+        /// h.
+        history: &'a History<B>,
         /// The slot of each of the probe's tokens (S_p).
         slots: &'a B::Indices,
         /// A fixed probe weight in place of the importance-scaled one.
         fixed_weight: Option<f32>,
     },
+}
+
+/// Where a product leaves the energies of what it computed: out (S, C) = mean over samples of its output squared, as
+/// [`Backend::energy`] has it.
+#[derive(Debug)]
+pub struct EnergyOf<'a, B: Backend> {
+    /// B × S of the product's rows.
+    pub grid: Grid,
+    /// (B, S): 0 for pads.
+    pub mask: Option<&'a B::Indices>,
+    /// (S, C).
+    pub out: &'a mut B::Statistics,
+    /// Nobody looks at the product itself: it may stay unwritten.
+    pub alone: bool,
+}
+
+/// What happens to q, k and v between their projections and attention.
+#[derive(Debug)]
+pub struct Placement<'a, B: Backend> {
+    /// Samples × new tokens.
+    pub grid: Grid,
+    /// Query heads.
+    pub heads: usize,
+    /// Head slots of keys and values.
+    pub kv_heads: usize,
+    /// D.
+    pub head_dim: usize,
+    /// Rotary table (positions, D), D/2 cosines and then D/2 sines, and the position of each row (T); `None` for OPT.
+    pub rotary: Option<(&'a B::Statistics, &'a B::Indices)>,
+    /// Where keys and values go besides their own buffers.
+    pub cache: Option<CacheSlots<'a, B>>,
+}
+
+/// A place in a key/value cache.
+#[derive(Debug)]
+pub struct CacheSlots<'a, B: Backend> {
+    /// (B, capacity, head slots, D).
+    pub keys: &'a mut B::Activations,
+    /// (B, capacity, head slots, D).
+    pub values: &'a mut B::Activations,
+    /// Slots per sample.
+    pub capacity: usize,
+    /// The first new token's slot.
+    pub at: usize,
+}
+
+/// How a weight will be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightUse {
+    /// Whole rows: embedding tables, first projections, the head.
+    Rows,
+    /// By columns: last projections, whose columns are pruned ([`Backend::project`]). A device may store it transposed.
+    Columns,
 }
 
 /// Running moments of one block's intermediate states, gathered by calibration (spec sections 6 and 7).
@@ -185,17 +249,26 @@ pub trait Backend: Sized + Send + Sync + 'static {
         operations()
     }
 
-    /// Puts a checkpoint tensor on the device.
+    /// Puts a checkpoint tensor (rows, columns) on the device.
     ///
     /// # Errors
     /// If the device has no room for it.
-    fn weight(&self, tensor: &Tensor) -> Result<Self::Weight>;
+    fn weight(&self, tensor: &Tensor, usage: WeightUse) -> Result<Self::Weight>;
     /// Zeroed activations. Called while a session is made, never inside a forward.
-    fn activations(&self, len: usize) -> Self::Activations;
+    ///
+    /// # Errors
+    /// If the device has no room for them.
+    fn activations(&self, len: usize) -> Result<Self::Activations>;
     /// Zeroed statistics.
-    fn statistics(&self, len: usize) -> Self::Statistics;
+    ///
+    /// # Errors
+    /// If the device has no room for them.
+    fn statistics(&self, len: usize) -> Result<Self::Statistics>;
     /// Zeroed indices.
-    fn indices(&self, len: usize) -> Self::Indices;
+    ///
+    /// # Errors
+    /// If the device has no room for them.
+    fn indices(&self, len: usize) -> Result<Self::Indices>;
     /// Host to device, into the first `values.len()` entries.
     fn upload_indices(&self, values: &[u32], out: &mut Self::Indices);
     /// Host to device, into the first `values.len()` entries.
@@ -204,12 +277,21 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn upload_activations(&self, values: &[f32], out: &mut Self::Activations);
     /// Sets the first `len` entries to 0.
     fn clear_statistics(&self, values: &mut Self::Statistics, len: usize);
-    /// Device to host: the first `len` entries.
-    fn download_activations(&self, values: &Self::Activations, len: usize) -> Vec<f32>;
-    /// Device to host: the first `len` entries.
-    fn download_statistics(&self, values: &Self::Statistics, len: usize) -> Vec<f32>;
-    /// Device to host: the first `len` entries.
-    fn download_indices(&self, values: &Self::Indices, len: usize) -> Vec<u32>;
+    /// Device to host: the first `len` entries, once all work on them is done.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last download; other operations only take note of it.
+    fn download_activations(&self, values: &Self::Activations, len: usize) -> Result<Vec<f32>>;
+    /// Device to host: the first `len` entries, once all work on them is done.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last download; other operations only take note of it.
+    fn download_statistics(&self, values: &Self::Statistics, len: usize) -> Result<Vec<f32>>;
+    /// Device to host: the first `len` entries, once all work on them is done.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last download; other operations only take note of it.
+    fn download_indices(&self, values: &Self::Indices, len: usize) -> Result<Vec<u32>>;
 
     /// Σ_o |W|, Σ_o W² or sqrt(Σ_o W⁴) of every column of a last projection (spec section 4): out (in_features).
     fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Self::Statistics);
@@ -269,6 +351,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         kept: Option<KeptBlocks<'_, Self::Indices>>,
         activation: Option<Activation>,
         scale: f32,
+        energy: Option<EnergyOf<'_, Self>>,
         out: &mut Self::Activations,
     );
 
@@ -281,8 +364,12 @@ pub trait Backend: Sized + Send + Sync + 'static {
         up: &Linear<Self>,
         kept: Option<KeptBlocks<'_, Self::Indices>>,
         activation: Activation,
+        energy: Option<EnergyOf<'_, Self>>,
         out: &mut Self::Activations,
     );
+
+    /// out (T, V) = x·headᵀ in float32.
+    fn logits(&self, x: &Self::Activations, rows: usize, head: &Linear<Self>, out: &mut Self::Statistics);
 
     /// out (T, H) = residual + a·W\[:, kept\]ᵀ + bias, where a (T, kept columns) is compact and `bias` stands in for
     /// the projection's own.
@@ -297,26 +384,13 @@ pub trait Backend: Sized + Send + Sync + 'static {
         out: &mut Self::Activations,
     );
 
-    /// Rotates x (T, heads, D) in place; `table` (positions, D) holds D/2 cosines and then D/2 sines per position.
-    fn rope(
+    /// Rotates q (T, N·D) and k (T, K·D) in place and copies k and v (T, K·D) to their slots of the cache.
+    fn place_qkv(
         &self,
-        x: &mut Self::Activations,
-        rows: usize,
-        heads: usize,
-        head_dim: usize,
-        table: &Self::Statistics,
-        positions: &Self::Indices,
-    );
-
-    /// Copies x (B, S, width) into slots `at .. at+S` of cache (B, capacity, width).
-    fn cache_append(
-        &self,
-        x: &Self::Activations,
-        grid: Grid,
-        width: usize,
-        at: usize,
-        capacity: usize,
-        cache: &mut Self::Activations,
+        q: &mut Self::Activations,
+        k: &mut Self::Activations,
+        v: &Self::Activations,
+        placement: Placement<'_, Self>,
     );
 
     /// Causal softmax attention, out (T, heads, D). `kv_slots` (heads): the key/value slot of each query head.
@@ -382,8 +456,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
         kv_slots: &mut Self::Indices,
     );
 
-    /// h\[s,c\] ← momentum·h\[s,c\] + (1−momentum)·p\[s,j\] for slots `at .. at+tokens` and the kept channels c (j-th
-    /// kept); `history` is (slots, C). Pruned channels, and where p is not finite, h stays as it is.
+    /// h\[s,c\] ← momentum·h\[s,c\] + (1−momentum)·p\[s,j\] for slots `at .. at+tokens`, as far as `history` has them, and
+    /// the kept channels c (j-th kept). Where a row holds a bucket of slots, p is the mean over those of them that are
+    /// updated. Pruned channels, and where p is not finite, h stays as it is.
     fn history_update(
         &self,
         p: &Self::Statistics,
@@ -391,7 +466,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         at: usize,
         kept: KeptBlocks<'_, Self::Indices>,
         momentum: f64,
-        history: &mut Self::Statistics,
+        history: &mut History<Self>,
     );
 
     /// Adds a batch of intermediate states a (B, S, C) to the running moments that have seen `seen` samples.
@@ -404,6 +479,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
         moments: &mut Moments<Self>,
     );
 
+    /// Entries of scratch that [`Backend::cross_entropy`] needs for so many rows.
+    fn cross_entropy_scratch(&self, rows: usize, vocab_size: usize) -> usize;
+
     /// out\[t\] = −log softmax(x\[t\]·headᵀ)\[targets\[t\]\] for T rows, without storing the (T, V) logits.
     /// A target of `u32::MAX` gives 0.
     fn cross_entropy(
@@ -412,6 +490,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         rows: usize,
         head: &Linear<Self>,
         targets: &Self::Indices,
+        scratch: &mut Self::Statistics,
         out: &mut Self::Statistics,
     );
 }

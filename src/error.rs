@@ -47,6 +47,20 @@ pub enum Error {
         /// What to do.
         help: String,
     },
+    /// A device cannot be used, has no room, or failed.
+    #[error("{device}: {what}: expected {expected}, got {got}. {help}")]
+    Device {
+        /// Which device.
+        device: String,
+        /// What was tried.
+        what: String,
+        /// What would have been right.
+        expected: String,
+        /// What happened.
+        got: String,
+        /// What to do.
+        help: String,
+    },
     /// A score or activation became NaN or infinite while the model ran.
     #[error("layer {layer}, {block}: {what} is not finite (NaN or infinity). {help}")]
     NonFinite {
@@ -77,6 +91,23 @@ impl Error {
     ) -> Self {
         Self::File {
             path: path.into(),
+            what: what.to_string(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+            help: help.to_string(),
+        }
+    }
+
+    /// An [`Error::Device`].
+    pub fn device(
+        device: impl Display,
+        what: impl Display,
+        expected: impl Display,
+        got: impl Display,
+        help: impl Display,
+    ) -> Self {
+        Self::Device {
+            device: device.to_string(),
             what: what.to_string(),
             expected: expected.to_string(),
             got: got.to_string(),

@@ -1,6 +1,6 @@
 //! Keys and values of the tokens so far. Under a selection it holds the kept key/value heads only.
 
-use crate::backend::Backend;
+use crate::{backend::Backend, error::Result};
 
 /// Keys and values of one layer: (B, capacity, head slots, D) each.
 #[derive(Debug)]
@@ -26,12 +26,23 @@ pub struct KvCache<B: Backend> {
 
 impl<B: Backend> KvCache<B> {
     /// A cache for `samples` × `capacity` slots; `head_slots[l]` key/value heads are held in layer l.
-    pub fn new(backend: &B, samples: usize, capacity: usize, head_slots: &[usize], head_dim: usize) -> Self {
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    pub fn new(
+        backend: &B,
+        samples: usize,
+        capacity: usize,
+        head_slots: &[usize],
+        head_dim: usize,
+    ) -> Result<Self> {
         let rows = samples * capacity;
-        let layers = head_slots.iter().map(|heads| LayerCache {
-            keys: backend.activations(rows * heads * head_dim),
-            values: backend.activations(rows * heads * head_dim),
+        let layers = head_slots.iter().map(|heads| {
+            Ok(LayerCache {
+                keys: backend.activations(rows * heads * head_dim)?,
+                values: backend.activations(rows * heads * head_dim)?,
+            })
         });
-        Self { layers: layers.collect(), mask: backend.indices(rows), capacity, len: 0 }
+        Ok(Self { layers: layers.collect::<Result<_>>()?, mask: backend.indices(rows)?, capacity, len: 0 })
     }
 }

@@ -36,7 +36,7 @@
 //! let mut session = Session::new(model, settings, limits, None)?;
 //! let tokens: Vec<u32> = (0..32).collect(); // (2, 16)
 //! let loss = session.evaluate(&tokens, 2, None, true)?;
-//! println!("cross-entropy {loss:.3} nats, layer 4 keeps heads {:?}", session.kept_heads(4));
+//! println!("cross-entropy {loss:.3} nats, layer 4 keeps heads {:?}", session.kept_heads(4)?);
 //! # Ok(())
 //! # }
 //! ```
@@ -47,6 +47,7 @@ pub mod config;
 pub mod corpus;
 pub mod cpu;
 pub mod error;
+pub mod gpu;
 pub mod kv_cache;
 pub mod model;
 pub mod output;

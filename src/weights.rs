@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    backend::{Backend, Linear, Norm, NormKind},
+    backend::{Backend, Linear, Norm, NormKind, WeightUse},
     checkpoint::{Checkpoint, Tensor},
     config::{Family, ModelConfig},
     error::Result,
@@ -87,23 +87,36 @@ struct Loader<'a, B: Backend> {
 
 impl<B: Backend> Loader<'_, B> {
     fn vector(&self, name: &str) -> Result<Option<B::Statistics>> {
-        Ok(self.checkpoint.tensor(name).map(|tensor| {
-            let values = tensor.to_f32();
-            let mut out = self.backend.statistics(values.len());
-            self.backend.upload_statistics(&values, &mut out);
-            out
-        }))
+        self.checkpoint
+            .tensor(name)
+            .map(|tensor| {
+                let values = tensor.to_f32();
+                let mut out = self.backend.statistics(values.len())?;
+                self.backend.upload_statistics(&values, &mut out);
+                Ok(out)
+            })
+            .transpose()
     }
 
-    fn linear_of(&self, tensor: &Tensor, bias: Option<B::Statistics>) -> Result<Linear<B>> {
+    fn linear_of(&self, tensor: &Tensor, bias: Option<B::Statistics>, usage: WeightUse) -> Result<Linear<B>> {
         let &[out_features, in_features] = tensor.shape() else { unreachable!("shapes were checked") };
-        Ok(Linear { weight: self.backend.weight(tensor)?, bias, out_features, in_features })
+        Ok(Linear { weight: self.backend.weight(tensor, usage)?, bias, out_features, in_features })
     }
 
     /// `name.weight` and, where the file has it, `name.bias`.
-    fn linear(&self, name: &str) -> Result<Linear<B>> {
+    fn projection(&self, name: &str, usage: WeightUse) -> Result<Linear<B>> {
         let tensor = self.checkpoint.require(&format!("{}{name}.weight", self.prefix))?;
-        self.linear_of(&tensor, self.vector(&format!("{}{name}.bias", self.prefix))?)
+        self.linear_of(&tensor, self.vector(&format!("{}{name}.bias", self.prefix))?, usage)
+    }
+
+    /// A projection whose rows are pruned, if anything.
+    fn linear(&self, name: &str) -> Result<Linear<B>> {
+        self.projection(name, WeightUse::Rows)
+    }
+
+    /// A projection whose columns are pruned: see [`Backend::project`].
+    fn last(&self, name: &str) -> Result<Linear<B>> {
+        self.projection(name, WeightUse::Columns)
     }
 
     fn norm(&self, name: &str) -> Result<Norm<B>> {
@@ -129,7 +142,7 @@ impl<B: Backend> Loader<'_, B> {
                 q_proj: self.linear(&name("self_attn.q_proj"))?,
                 k_proj: self.linear(&name("self_attn.k_proj"))?,
                 v_proj: self.linear(&name("self_attn.v_proj"))?,
-                o_proj: self.linear(&name(o_proj))?,
+                o_proj: self.last(&name(o_proj))?,
             },
             mlp: Mlp {
                 norm: self.norm(&name(mlp_norm))?,
@@ -141,7 +154,7 @@ impl<B: Backend> Loader<'_, B> {
                 } else {
                     MlpFirst::Plain(self.linear(&name("fc1"))?)
                 },
-                down_proj: self.linear(&name(down_proj))?,
+                down_proj: self.last(&name(down_proj))?,
             },
         })
     }
@@ -181,15 +194,18 @@ impl<B: Backend> Weights<B> {
         let final_norm = if opt { "final_layer_norm" } else { "norm" };
         Ok(Self {
             embed_positions: if opt {
-                Some(backend.weight(&checkpoint.require(&format!("{prefix}embed_positions.weight"))?)?)
+                Some(backend.weight(
+                    &checkpoint.require(&format!("{prefix}embed_positions.weight"))?,
+                    WeightUse::Rows,
+                )?)
             } else {
                 None
             },
-            project_in: if projected { Some(loader.linear("project_in")?) } else { None },
+            project_in: if projected { Some(loader.last("project_in")?) } else { None },
             final_norm: if config.final_norm { Some(loader.norm(final_norm)?) } else { None },
             project_out: if projected { Some(loader.linear("project_out")?) } else { None },
-            lm_head: loader.linear_of(head.as_ref().unwrap_or(&embed), None)?,
-            embed_tokens: backend.weight(&embed)?,
+            lm_head: loader.linear_of(head.as_ref().unwrap_or(&embed), None, WeightUse::Rows)?,
+            embed_tokens: backend.weight(&embed, WeightUse::Rows)?,
             layers,
         })
     }

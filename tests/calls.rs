@@ -67,7 +67,7 @@ fn trace(session: &mut Session<Cpu>) -> Vec<u64> {
         .map(|seed| session.evaluate(&random_tokens(seed, 24), 2, None, true).unwrap().to_bits())
         .collect();
     for layer in 1..3 {
-        let kept = [session.kept_heads(layer), session.kept_channels(layer)];
+        let kept = [session.kept_heads(layer).unwrap(), session.kept_channels(layer).unwrap()];
         trace.extend(kept.into_iter().flatten().flatten().map(u64::from));
     }
     trace

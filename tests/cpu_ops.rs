@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use probeprune::{
-    backend::{AttentionShape, Backend, Grid, KeptBlocks, KeptSet, Linear},
+    backend::{AttentionShape, Backend, Grid, KeptBlocks, KeptSet, Linear, WeightUse},
     checkpoint::{Checkpoint, Tensor},
     config::Activation,
     cpu::Cpu,
@@ -39,7 +39,7 @@ fn tensor(dtype: Dtype, rows: usize, columns: usize, values: &[f32]) -> (Tensor,
 
 fn linear(cpu: &Cpu, tensor: &Tensor, bias: Option<Vec<f32>>) -> Linear<Cpu> {
     let &[out_features, in_features] = tensor.shape() else { panic!("a matrix") };
-    Linear { weight: cpu.weight(tensor).unwrap(), bias, out_features, in_features }
+    Linear { weight: cpu.weight(tensor, WeightUse::Rows).unwrap(), bias, out_features, in_features }
 }
 
 /// `len` of `of` indices, ascending.
@@ -93,7 +93,7 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
             let rows = subset(&mut rng, n, n.div_ceil(2));
             let kept = Some(KeptBlocks { set: &rows, width: 1 });
             let mut out = vec![f32::NAN; t * rows.len];
-            cpu.linear(&x, t, &dense, kept, None, 0.5, &mut out);
+            cpu.linear(&x, t, &dense, kept, None, 0.5, None, &mut out);
             let expected: Vec<f64> = x
                 .chunks(k)
                 .flat_map(|x| rows.indices.iter().map(move |&r| (x, r as usize)))
@@ -103,7 +103,16 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
 
             // Gate and up on all rows.
             let mut out = vec![f32::NAN; t * n];
-            cpu.gated_linear(&x, t, &dense, &linear(&cpu, &tensor, None), None, Activation::Silu, &mut out);
+            cpu.gated_linear(
+                &x,
+                t,
+                &dense,
+                &linear(&cpu, &tensor, None),
+                None,
+                Activation::Silu,
+                None,
+                &mut out,
+            );
             let silu = |x: f64| x / (1.0 + (-x).exp());
             let expected: Vec<f64> = x
                 .chunks(k)
@@ -144,7 +153,7 @@ fn cross_entropy_agrees_with_stored_logits() {
         let targets: Vec<u32> =
             (0..t).map(|i| if i % 7 == 3 { u32::MAX } else { (i * 31 % n) as u32 }).collect();
         let mut losses = vec![f32::NAN; t];
-        cpu.cross_entropy(&x, t, &head, &targets, &mut losses);
+        cpu.cross_entropy(&x, t, &head, &targets, &mut Vec::new(), &mut losses);
         let expected: Vec<f64> = (0..t)
             .map(|i| {
                 let logit = |r: usize| -> f64 {
@@ -254,6 +263,7 @@ fn one_two_and_three_threads_give_the_same_bits() {
                 &linear(&cpu, &tensor, None),
                 None,
                 Activation::Silu,
+                None,
                 &mut out,
             );
             out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()

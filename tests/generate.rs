@@ -68,8 +68,8 @@ fn check_folder(name: &str) {
             let mut compared = 0;
             for layer in 0..model.config.num_hidden_layers {
                 for (key, got) in [
-                    ("attention.kept_heads", session.kept_heads(layer)),
-                    ("mlp.kept_channels", session.kept_channels(layer)),
+                    ("attention.kept_heads", session.kept_heads(layer).unwrap()),
+                    ("mlp.kept_channels", session.kept_channels(layer).unwrap()),
                 ] {
                     let key = format!("{setting}.{stage}.layers.{layer}.{key}");
                     if names.contains(&key) {

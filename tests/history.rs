@@ -91,8 +91,8 @@ fn flap_counts(attention: [f64; 16], mlp: &[f64], ratio: f64, round_channels: us
     let mut session = Session::new(model, settings, limits, Some(&calibration)).unwrap();
     assert!(session.evaluate(&[3, 4, 5, 6], 1, None, true).unwrap() > 0.0);
     let counts = session.layer_counts()[0];
-    assert_eq!(session.kept_heads(0).unwrap().len(), counts.heads);
-    assert_eq!(session.kept_channels(0).unwrap().len(), counts.channels);
+    assert_eq!(session.kept_heads(0).unwrap().unwrap().len(), counts.heads);
+    assert_eq!(session.kept_channels(0).unwrap().unwrap().len(), counts.channels);
     counts
 }
 

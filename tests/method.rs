@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use common::models::Folder;
 use probeprune::{
-    backend::{Backend, Fusion, Grid, KeptBlocks, KeptSet, Probe},
+    backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Probe},
     cpu::Cpu,
     model::Model,
     prune::{
         counts::{LEADING_SLOT_LIMIT, probe_counts},
-        settings::{Metric, ProbeOrder, Settings},
+        settings::{HistoryLayout, Metric, ProbeOrder, Settings},
     },
 };
 use proptest::prelude::*;
@@ -215,10 +215,12 @@ proptest! {
         let history = energies(&mut rng, history_slots.unwrap_or(0) * width);
         // Slots beyond those that history has seen come last.
         let slots: Vec<u32> = (0..tokens as u32).map(|s| 2 * s).collect();
+        let (layout, values) = (HistoryLayout::default(), history.clone());
+        let kept = History { values, slots: history_slots.unwrap_or(0), width, layout };
         let fusion = match history_slots {
             None => Fusion::ProbeOnly,
-            Some(history_slots) => {
-                Fusion::History { history: &history, history_slots, slots: &slots, fixed_weight: fixed }
+            Some(_) => {
+                Fusion::History { history: &kept, slots: &slots, fixed_weight: fixed }
             }
         };
         let head = (head_dim > 0).then_some(head_dim);
@@ -285,9 +287,10 @@ fn history_moves_only_where_something_finite_was_computed() {
     let p: Vec<f32> = vec![10.0, 20.0, f32::NAN, 40.0, 50.0, f32::INFINITY, 70.0, 80.0];
     let before: Vec<f32> = (0..18).map(|i| i as f32).collect();
     let after = |momentum: f64| {
-        let mut history = before.clone();
+        let (layout, values) = (HistoryLayout::default(), before.clone());
+        let mut history = History { values, slots: 3, width: 6, layout };
         cpu().history_update(&p, 2, 1, kept, momentum, &mut history);
-        history
+        history.values
     };
     let mut expected = before.clone();
     for (at, p) in [(6, 10.0), (7, 20.0), (11, 40.0), (12, 50.0), (16, 70.0), (17, 80.0)] {

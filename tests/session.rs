@@ -97,9 +97,9 @@ fn trace(mut session: Session<Cpu>) -> Vec<u64> {
         let mask = (batch == 3).then(|| left_mask(&[0, 5, 23, 1], 24));
         let loss = session.evaluate(&tokens, 4, mask.as_deref(), batch > 0).unwrap();
         trace.push(loss.to_bits());
-        trace.extend(session.logits(4).iter().map(|x| u64::from(x.to_bits())));
+        trace.extend(session.logits(4).unwrap().iter().map(|x| u64::from(x.to_bits())));
         for layer in 0..3 {
-            let kept = [session.kept_heads(layer), session.kept_channels(layer)];
+            let kept = [session.kept_heads(layer).unwrap(), session.kept_channels(layer).unwrap()];
             trace.extend(kept.into_iter().flatten().flatten().map(u64::from));
         }
     }
@@ -170,13 +170,13 @@ fn left_padding_leaves_logits_as_they_are_alone() {
         let tokens = random_tokens(1, 4 * length);
         let mut padded = dense(&model);
         let loss = padded.evaluate(&tokens, 4, Some(&left_mask(&pads, length)), true).unwrap();
-        let together = padded.logits(4);
+        let together = padded.logits(4).unwrap();
         let mut losses = 0.0;
         for (b, pads) in pads.into_iter().enumerate() {
             let real = &tokens[b * length + pads..(b + 1) * length];
             let mut alone = dense(&model);
             losses += alone.evaluate(real, 1, None, true).unwrap() * (real.len() - 1) as f64;
-            let expected = alone.logits(1);
+            let expected = alone.logits(1).unwrap();
             let got = &together[(b * length + pads) * v..(b + 1) * length * v];
             let scale = expected.iter().fold(0.0f32, |scale, x| scale.max(x.abs()));
             for (got, expected) in got.iter().zip(&expected) {
@@ -202,7 +202,7 @@ fn generating_equals_running_the_whole_prefix_at_every_step() {
             let mut prefix = prompt.clone();
             for &token in got {
                 fresh.forward(&prefix, 1, None, true).unwrap();
-                let logits = fresh.logits(1);
+                let logits = fresh.logits(1).unwrap();
                 let last = &logits[logits.len() - model.config.vocab_size..];
                 let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
                 assert_eq!(token as usize, best, "after {prefix:?}");
@@ -268,7 +268,9 @@ fn a_warm_up_batch_leaves_no_trace() {
 
 /// Kept units of layers 1 and 2: heads and channels.
 fn kept(session: &Session<Cpu>) -> Vec<Vec<u32>> {
-    (1..3).flat_map(|l| [session.kept_heads(l).unwrap(), session.kept_channels(l).unwrap()]).collect()
+    (1..3)
+        .flat_map(|l| [session.kept_heads(l).unwrap().unwrap(), session.kept_channels(l).unwrap().unwrap()])
+        .collect()
 }
 
 #[test]
@@ -326,9 +328,9 @@ fn logits_are_of_the_batch_that_ran_last() {
         let mut fresh = dense(&model);
         fresh.forward(&second, 2, None, true).unwrap();
         // More than 16 rows even of one sample: fewer go through other products.
-        let logits = session.logits(9);
+        let logits = session.logits(9).unwrap();
         assert_eq!(logits.len(), 36 * model.config.vocab_size);
-        assert!(bits(&logits) == bits(&fresh.logits(2)));
-        assert!(bits(&logits[..18 * model.config.vocab_size]) == bits(&session.logits(1)));
+        assert!(bits(&logits) == bits(&fresh.logits(2).unwrap()));
+        assert!(bits(&logits[..18 * model.config.vocab_size]) == bits(&session.logits(1).unwrap()));
     }
 }

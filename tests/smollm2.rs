@@ -50,7 +50,7 @@ fn logits_and_greedy_tokens_agree_with_transformers() {
         let expected = case["mean_nll"].as_f64().unwrap();
         assert!((loss - expected).abs() < 2e-3, "{prompt}: mean loss {loss}, expected {expected}");
 
-        let logits = session.logits(1);
+        let logits = session.logits(1).unwrap();
         let last = &logits[logits.len() - model.config.vocab_size..];
         let total: f64 = last.iter().map(|&x| f64::from(x).exp()).sum();
         let mut order: Vec<u32> = (0..last.len() as u32).collect();

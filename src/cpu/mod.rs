@@ -14,7 +14,10 @@ mod score;
 use std::sync::Mutex;
 
 use crate::{
-    backend::{AttentionShape, Backend, Fusion, Grid, KeptBlocks, KeptSet, Linear, Moments, Norm, Probe},
+    backend::{
+        AttentionShape, Backend, CacheSlots, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet, Linear,
+        Moments, Norm, Placement, Probe, WeightUse,
+    },
     checkpoint::Tensor,
     config::Activation,
     error::{Error, Result},
@@ -88,6 +91,13 @@ impl Cpu {
         self.arch.dispatch(Body(f))
     }
 
+    /// The energies of a product (T, width).
+    fn energy_of(&self, product: &[f32], width: usize, energy: Option<EnergyOf<'_, Self>>) {
+        if let Some(EnergyOf { grid, mask, out, alone: _ }) = energy {
+            probe::energy(self, product, grid, width, mask, out);
+        }
+    }
+
     /// Calls `f` with the scratch of the pool thread it runs on.
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> R {
         let thread = self.pool.current_thread_index().expect("runs inside the pool");
@@ -108,7 +118,7 @@ impl Backend for Cpu {
         self.pool.install(operations)
     }
 
-    fn weight(&self, tensor: &Tensor) -> Result<Matrix> {
+    fn weight(&self, tensor: &Tensor, _usage: WeightUse) -> Result<Matrix> {
         let (rows, columns) = match *tensor.shape() {
             [rows, columns] => (rows, columns),
             _ => unreachable!("weights were checked to be matrices"),
@@ -116,16 +126,16 @@ impl Backend for Cpu {
         Ok(Matrix { tensor: tensor.clone(), rows, columns })
     }
 
-    fn activations(&self, len: usize) -> Vec<f32> {
-        vec![0.0; len]
+    fn activations(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
     }
 
-    fn statistics(&self, len: usize) -> Vec<f32> {
-        vec![0.0; len]
+    fn statistics(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
     }
 
-    fn indices(&self, len: usize) -> Vec<u32> {
-        vec![0; len]
+    fn indices(&self, len: usize) -> Result<Vec<u32>> {
+        Ok(vec![0; len])
     }
 
     fn upload_indices(&self, values: &[u32], out: &mut Vec<u32>) {
@@ -144,16 +154,16 @@ impl Backend for Cpu {
         values[..len].fill(0.0);
     }
 
-    fn download_activations(&self, values: &Vec<f32>, len: usize) -> Vec<f32> {
-        values[..len].to_vec()
+    fn download_activations(&self, values: &Vec<f32>, len: usize) -> Result<Vec<f32>> {
+        Ok(values[..len].to_vec())
     }
 
-    fn download_statistics(&self, values: &Vec<f32>, len: usize) -> Vec<f32> {
-        values[..len].to_vec()
+    fn download_statistics(&self, values: &Vec<f32>, len: usize) -> Result<Vec<f32>> {
+        Ok(values[..len].to_vec())
     }
 
-    fn download_indices(&self, values: &Vec<u32>, len: usize) -> Vec<u32> {
-        values[..len].to_vec()
+    fn download_indices(&self, values: &Vec<u32>, len: usize) -> Result<Vec<u32>> {
+        Ok(values[..len].to_vec())
     }
 
     fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Vec<f32>) {
@@ -208,6 +218,7 @@ impl Backend for Cpu {
         kept: Option<KeptBlocks<'_, Vec<u32>>>,
         activation: Option<Activation>,
         scale: f32,
+        energy: Option<EnergyOf<'_, Self>>,
         out: &mut Vec<f32>,
     ) {
         let pick = picked_rows(kept, projection.out_features);
@@ -226,6 +237,11 @@ impl Backend for Cpu {
                 elementwise::bias_activation_scale(values, bias.as_deref(), first, activation, scale);
             },
         );
+        self.energy_of(out, pick.len(), energy);
+    }
+
+    fn logits(&self, x: &Vec<f32>, rows: usize, head: &Linear<Self>, out: &mut Vec<f32>) {
+        self.linear(x, rows, head, None, None, 1.0, None, out);
     }
 
     fn gated_linear(
@@ -236,6 +252,7 @@ impl Backend for Cpu {
         up: &Linear<Self>,
         kept: Option<KeptBlocks<'_, Vec<u32>>>,
         activation: Activation,
+        energy: Option<EnergyOf<'_, Self>>,
         out: &mut Vec<f32>,
     ) {
         let pick = picked_rows(kept, gate.out_features);
@@ -256,6 +273,7 @@ impl Backend for Cpu {
                 }
             },
         );
+        self.energy_of(out, pick.len(), energy);
     }
 
     fn project(
@@ -290,31 +308,20 @@ impl Backend for Cpu {
         );
     }
 
-    fn rope(
-        &self,
-        x: &mut Vec<f32>,
-        rows: usize,
-        heads: usize,
-        head_dim: usize,
-        table: &Vec<f32>,
-        positions: &Vec<u32>,
-    ) {
-        elementwise::rope(self, x, rows, heads, head_dim, table, positions);
-    }
-
-    fn cache_append(
-        &self,
-        x: &Vec<f32>,
-        grid: Grid,
-        width: usize,
-        at: usize,
-        capacity: usize,
-        cache: &mut Vec<f32>,
-    ) {
-        let len = grid.tokens * width;
-        for (x, cache) in x.chunks_exact(len).zip(cache.chunks_exact_mut(capacity * width)).take(grid.samples)
-        {
-            cache[at * width..][..len].copy_from_slice(x);
+    fn place_qkv(&self, q: &mut Vec<f32>, k: &mut Vec<f32>, v: &Vec<f32>, placement: Placement<'_, Self>) {
+        let Placement { grid, heads, kv_heads, head_dim, rotary, cache } = placement;
+        if let Some((table, positions)) = rotary {
+            elementwise::rope(self, q, grid.rows(), heads, head_dim, table, positions);
+            elementwise::rope(self, k, grid.rows(), kv_heads, head_dim, table, positions);
+        }
+        if let Some(CacheSlots { keys, values, capacity, at }) = cache {
+            let width = kv_heads * head_dim;
+            for (from, to) in [(&*k, keys), (v, values)] {
+                let samples = from.chunks_exact(grid.tokens * width).take(grid.samples);
+                for (from, to) in samples.zip(to.chunks_exact_mut(capacity * width)) {
+                    to[at * width..][..from.len()].copy_from_slice(from);
+                }
+            }
         }
     }
 
@@ -375,7 +382,7 @@ impl Backend for Cpu {
         at: usize,
         kept: KeptBlocks<'_, Vec<u32>>,
         momentum: f64,
-        history: &mut Vec<f32>,
+        history: &mut History<Self>,
     ) {
         score::history_update(self, p, tokens, at, kept, momentum, history);
     }
@@ -391,12 +398,17 @@ impl Backend for Cpu {
         score::accumulate_moments(self, a, grid, width, seen, moments);
     }
 
+    fn cross_entropy_scratch(&self, _rows: usize, _vocab_size: usize) -> usize {
+        0
+    }
+
     fn cross_entropy(
         &self,
         x: &Vec<f32>,
         rows: usize,
         head: &Linear<Self>,
         targets: &Vec<u32>,
+        _scratch: &mut Vec<f32>,
         out: &mut Vec<f32>,
     ) {
         elementwise::cross_entropy(self, x, rows, &head.weight, targets, out);

@@ -1,5 +1,8 @@
 //! Scores, kept sets, history and calibration moments (spec sections 3 to 7).
 
+use std::borrow::Cow;
+
+use half::f16;
 use rayon::prelude::*;
 
 use super::{
@@ -8,8 +11,11 @@ use super::{
     probe::largest,
 };
 use crate::{
-    backend::{Fusion, Grid, KeptBlocks, KeptSet, Moments},
-    prune::settings::Metric,
+    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Moments},
+    prune::{
+        history::{from_f16, to_f16},
+        settings::{HistoryDtype, Metric},
+    },
 };
 
 /// Columns that one task works on.
@@ -93,13 +99,24 @@ fn sum_fused(
     for s in 0..tokens {
         let p = &p[s * width + from..][..energy.len()];
         match fusion {
-            Fusion::History { history, history_slots, slots, fixed_weight }
-                if (slots[s] as usize) < *history_slots =>
-            {
-                let h = &history[slots[s] as usize * width + from..][..energy.len()];
-                for ((energy, &p), &h) in energy.iter_mut().zip(p).zip(h) {
+            Fusion::History { history, slots, fixed_weight } if (slots[s] as usize) < history.slots => {
+                let at = slots[s] as usize / history.layout.bucket * width + from;
+                let fuse = |p: f32, h: f32| {
                     let w = fixed_weight.unwrap_or(p / (p + h + FUSION_EPS));
-                    *energy += w * p + (1.0 - w) * h;
+                    w * p + (1.0 - w) * h
+                };
+                match history.layout.dtype {
+                    HistoryDtype::F32 => {
+                        for ((energy, &p), &h) in energy.iter_mut().zip(p).zip(&history.values[at..]) {
+                            *energy += fuse(p, h);
+                        }
+                    }
+                    HistoryDtype::F16 => {
+                        let entries = &bytemuck::cast_slice::<f32, f16>(&history.values)[at..];
+                        for ((energy, &p), &h) in energy.iter_mut().zip(p).zip(entries) {
+                            *energy += fuse(p, from_f16(h));
+                        }
+                    }
                 }
             }
             // A slot that history has not seen counts as h = 0.
@@ -154,24 +171,57 @@ pub(super) fn history_update(
     at: usize,
     kept: KeptBlocks<'_, Vec<u32>>,
     momentum: f64,
-    history: &mut [f32],
+    history: &mut History<Cpu>,
 ) {
-    let (channels, width) = (kept.channels(), kept.set.of * kept.width);
+    let (channels, width, bucket) = (kept.channels(), history.width, history.layout.bucket);
     let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
-    cpu.rows(&mut history[at * width..(at + tokens) * width], width, |s, h| {
-        let p = &p[s * channels..][..channels];
-        cpu.vectorized(
-            #[inline(always)]
-            || {
-                for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
-                    for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
-                        // A batch that overflowed is an error of that batch; it must not spoil the ones after it.
-                        *h = if p.is_finite() { old * *h + new * p } else { *h };
-                    }
-                }
-            },
-        );
-    });
+    // A batch that overflowed is an error of that batch; it must not spoil the ones after it.
+    let next = |h: f32, p: f32| if p.is_finite() { old * h + new * p } else { h };
+    let end = (at + tokens).min(history.slots);
+    if at >= end {
+        return;
+    }
+    // Mean of p over the updated slots of a row's bucket.
+    let mean = |row: usize| -> Cow<'_, [f32]> {
+        let (from, to) = ((row * bucket).max(at) - at, ((row + 1) * bucket).min(end) - at);
+        let mut slots = p[from * channels..to * channels].chunks_exact(channels);
+        if to - from == 1 {
+            return Cow::Borrowed(&p[from * channels..to * channels]);
+        }
+        let mut sum = slots.next().unwrap_or_default().to_vec();
+        slots.for_each(|slot| sum.iter_mut().zip(slot).for_each(|(sum, p)| *sum += p));
+        sum.iter_mut().for_each(|sum| *sum /= (to - from) as f32);
+        Cow::Owned(sum)
+    };
+    let first = at / bucket;
+    let range = first * width..((end - 1) / bucket + 1) * width;
+    match history.layout.dtype {
+        HistoryDtype::F32 => cpu.rows(&mut history.values[range], width, |row, h| {
+            let p = mean(first + row);
+            cpu.vectorized(
+                #[inline(always)]
+                || fold(h, &p, kept, next),
+            );
+        }),
+        HistoryDtype::F16 => {
+            let entries = &mut bytemuck::cast_slice_mut::<f32, f16>(&mut history.values)[range];
+            cpu.pool.install(|| {
+                entries.par_chunks_exact_mut(width).with_min_len(16).enumerate().for_each(|(row, h)| {
+                    fold(h, &mean(first + row), kept, |h, p| to_f16(next(from_f16(h), p)));
+                });
+            });
+        }
+    }
+}
+
+/// h\[c\] ← next(h\[c\], p\[j\]) for the kept channels c, the j-th of which has p\[j\].
+#[inline(always)]
+fn fold<T: Copy>(h: &mut [T], p: &[f32], kept: KeptBlocks<'_, Vec<u32>>, next: impl Fn(T, f32) -> T) {
+    for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
+        for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
+            *h = next(*h, p);
+        }
+    }
 }
 
 pub(super) fn accumulate_moments(

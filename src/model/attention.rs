@@ -1,7 +1,7 @@
 //! The attention block: from its norm's output to its intermediate states.
 
 use crate::{
-    backend::{AttentionShape, Backend, Grid},
+    backend::{AttentionShape, Backend, CacheSlots, Grid, Placement},
     config::{Family, ModelConfig},
     kv_cache::LayerCache,
     model::selection::Kept,
@@ -61,13 +61,9 @@ pub fn intermediate<B: Backend>(
     // OPT scales q, bias included, before attention; LLaMA scales the products.
     let scale = (d as f32).powf(-0.5);
     let (q_scale, product_scale) = if config.family == Family::Opt { (scale, 1.0) } else { (1.0, scale) };
-    backend.linear(x, t, &attention.q_proj, kept.map(Kept::blocks), None, q_scale, q);
-    backend.linear(x, t, &attention.k_proj, kv_blocks, None, 1.0, k);
-    backend.linear(x, t, &attention.v_proj, kv_blocks, None, 1.0, v);
-    if config.rope.is_some() {
-        backend.rope(q, t, heads, d, rope_table, rows.positions);
-        backend.rope(k, t, kv_heads, d, rope_table, rows.positions);
-    }
+    backend.linear(x, t, &attention.q_proj, kept.map(Kept::blocks), None, q_scale, None, q);
+    backend.linear(x, t, &attention.k_proj, kv_blocks, None, 1.0, None, k);
+    backend.linear(x, t, &attention.v_proj, kv_blocks, None, 1.0, None, v);
 
     let mut shape = AttentionShape {
         queries: rows.grid,
@@ -79,16 +75,25 @@ pub fn intermediate<B: Backend>(
         scale: product_scale,
         window: config.sliding_window,
     };
-    let kv_slots = kv.map_or(dense_kv_slots, |kv| &kv.slots);
+    if let Some((_, capacity, len)) = &past {
+        shape.keys = len + rows.grid.tokens;
+        shape.key_capacity = *capacity;
+    }
+    let (rotary, grid) = (config.rope.as_ref().map(|_| (rope_table, rows.positions)), rows.grid);
+    let place = |q: &mut _, k: &mut _, v: &_, cache| {
+        let placement = Placement { grid, heads, kv_heads, head_dim: d, rotary, cache };
+        backend.place_qkv(q, k, v, placement);
+    };
     let (keys, values) = match past {
-        None => (&*k, &*v),
-        Some((cache, capacity, len)) => {
-            backend.cache_append(k, rows.grid, kv_heads * d, len, capacity, &mut cache.keys);
-            backend.cache_append(v, rows.grid, kv_heads * d, len, capacity, &mut cache.values);
-            shape.keys = len + rows.grid.tokens;
-            shape.key_capacity = capacity;
-            (&cache.keys, &cache.values)
+        None => {
+            place(q, k, v, None);
+            (&*k, &*v)
+        }
+        Some((LayerCache { keys, values }, capacity, at)) => {
+            place(q, k, v, Some(CacheSlots { keys: &mut *keys, values: &mut *values, capacity, at }));
+            (&*keys, &*values)
         }
     };
+    let kv_slots = kv.map_or(dense_kv_slots, |kv| &kv.slots);
     backend.attention(q, keys, values, shape, kv_slots, rows.mask, rows.slots, a);
 }

@@ -6,8 +6,8 @@ use super::{
     selection::{Kept, Probed, Recent, Selection},
 };
 use crate::{
-    backend::{Backend, Fusion, Grid, Linear, Moments, Norm},
-    kv_cache::KvCache,
+    backend::{Backend, EnergyOf, Fusion, Grid, Linear, Moments, Norm},
+    kv_cache::{KvCache, LayerCache},
     prune::{
         counts,
         settings::{Method, Metric, Settings},
@@ -88,25 +88,32 @@ pub fn run<B: Backend>(
     );
 
     if let (Selection::Probed(probed), Mode::Batch { .. }) = (&mut *selection, mode) {
-        // 1. The probe: the rows with the largest residual. 2. Their intermediate states' energies, dense weights.
+        // 1. The probe: the rows with the largest residual.
         take_probe(context, norm_first, scratch);
-        probe_energies(context, layer, block, scratch);
+        // 2. The energies p (S_p, C) of their intermediate states, dense weights (spec sections 2 and 3).
+        intermediate(context, layer, block, Source::Probe, None, None, None, scratch);
         // 3. Fusion with history, scores, the kept set.
         choose(context, index, block, probed, scratch);
     }
 
-    // 4. The whole batch on what is kept.
-    let kept = selection.kept();
+    // 4. The whole batch on what is kept. What it shows goes into history once all of it is known to be finite.
     let past = cache.map(|cache| {
         let KvCache { layers, mask, capacity, len } = cache;
         (&mut layers[index], &*mask, *capacity, *len)
     });
-    intermediate(context, layer, block, Source::Batch, kept, past, scratch);
+    let (kept, energies) = match (&mut *selection, mode) {
+        (
+            Selection::Probed(Probed { kept, history: Some(_), pending, .. }),
+            Mode::Batch { update_history: true },
+        ) => (Some(&*kept), Some(pending)),
+        (selection, _) => (selection.kept(), None),
+    };
+    intermediate(context, layer, block, Source::Batch, kept, past, energies, scratch);
     let bias = match &*selection {
         Selection::Fixed { bias: Some(bias), .. } => Some(bias),
         _ => last.bias.as_ref(),
     };
-    let kept_blocks = kept.map(Kept::blocks);
+    let kept_blocks = selection.kept().map(Kept::blocks);
     let residual = Some(&scratch.current.rows);
     backend.project(&scratch.a, rows, last, kept_blocks, bias, residual, &mut scratch.next.rows);
     if !config.norm_first {
@@ -115,18 +122,12 @@ pub fn run<B: Backend>(
         std::mem::swap(&mut scratch.next.rows, &mut scratch.x);
     }
 
-    // What the batch showed goes into history once all of the batch is known to be finite.
-    match (selection, mode) {
-        (Selection::Probed(probed), Mode::Batch { update_history: true }) if probed.history.is_some() => {
-            let channels = probed.kept.blocks().channels();
-            backend.energy(&scratch.a, batch.grid, channels, batch.mask(), &mut probed.pending);
-        }
-        (Selection::Probed(Probed { kept, recent: Some(recent), .. }), Mode::Decode { recent: Some(at) }) => {
-            let kept = kept.blocks();
-            backend.energy(&scratch.a, batch.grid, kept.channels(), batch.mask(), &mut scratch.p);
-            backend.history_update(&scratch.p, 1, at, kept, 0.0, &mut recent.energy);
-        }
-        _ => {}
+    if let (Selection::Probed(Probed { kept, recent: Some(recent), .. }), Mode::Decode { recent: Some(at) }) =
+        (selection, mode)
+    {
+        let kept = kept.blocks();
+        backend.energy(&scratch.a, batch.grid, kept.channels(), batch.mask(), &mut scratch.p);
+        backend.history_update(&scratch.p, 1, at, kept, 0.0, &mut recent.energy);
     }
     if let Some((moments, seen)) = moments {
         backend.accumulate_moments(&scratch.a, batch.grid, block.channels(config), seen, moments);
@@ -135,13 +136,9 @@ pub fn run<B: Backend>(
 
 /// Folds the energies that the last batch left behind into history (spec section 6).
 pub fn update_history<B: Backend>(context: &Context<'_, B>, selection: &mut Selection<B>) {
-    let Selection::Probed(Probed { kept, history: Some(history), history_slots, pending, .. }) = selection
-    else {
-        return;
-    };
-    let slots = context.batch.grid.tokens.min(*history_slots);
-    let momentum = context.settings.momentum;
-    context.model.backend.history_update(pending, slots, 0, kept.blocks(), momentum, history);
+    let Selection::Probed(Probed { kept, history: Some(history), pending, .. }) = selection else { return };
+    let (tokens, momentum) = (context.batch.grid.tokens, context.settings.momentum);
+    context.model.backend.history_update(pending, tokens, 0, kept.blocks(), momentum, history);
 }
 
 /// The block's norm and its last projection.
@@ -185,19 +182,6 @@ fn take_probe<B: Backend>(context: &Context<'_, B>, norm_first: Option<&Norm<B>>
     }
 }
 
-/// Step 2 (spec sections 2 and 3): the probe's intermediate states with dense weights, and p (S_p, C) of them.
-fn probe_energies<B: Backend>(
-    context: &Context<'_, B>,
-    layer: &Layer<B>,
-    block: Block,
-    scratch: &mut Scratch<B>,
-) {
-    intermediate(context, layer, block, Source::Probe, None, None, scratch);
-    let width = block.channels(&context.model.config);
-    let mask = context.batch.padded.then_some(&scratch.probe.mask);
-    context.model.backend.energy(&scratch.a, scratch.probe.grid, width, mask, &mut scratch.p);
-}
-
 /// Step 3 (spec sections 3 to 5): scores from the probe's energies and history, and the kept set.
 fn choose<B: Backend>(
     context: &Context<'_, B>,
@@ -222,9 +206,12 @@ pub fn reprobe<B: Backend>(
     let Some(mut recent) = probed.recent.take() else { return };
     let Recent { energy, slots } = &mut recent;
     let Scratch { scores, fault, .. } = scratch;
-    choose_from(context, index, Block::Mlp, probed, (energy, tokens, slots), scores, fault);
+    choose_from(context, index, Block::Mlp, probed, (&energy.values, tokens, slots), scores, fault);
     // The next tokens compute other channels: what is not computed has to count as 0.
-    context.model.backend.clear_statistics(energy, tokens * context.model.config.intermediate_size);
+    context
+        .model
+        .backend
+        .clear_statistics(&mut energy.values, tokens * context.model.config.intermediate_size);
     probed.recent = Some(recent);
 }
 
@@ -242,9 +229,7 @@ fn choose_from<B: Backend>(
     let fixed_weight = settings.fixed_probe_weight.map(|weight| weight as f32);
     let fusion = match &probed.history {
         None => Fusion::ProbeOnly,
-        Some(history) => {
-            Fusion::History { history, history_slots: probed.history_slots, slots, fixed_weight }
-        }
+        Some(history) => Fusion::History { history, slots, fixed_weight },
     };
     let metric = if settings.method == Method::FullBatch { Metric::Ppsp } else { settings.metric };
     let head_dim = (block == Block::Attention).then_some(config.head_dim);
@@ -261,40 +246,47 @@ enum Source {
     Probe,
 }
 
-/// Leaves the block's intermediate states of the batch or of the probe in `scratch.a`.
+/// Leaves the block's intermediate states of the batch or of the probe in `scratch.a`, and the batch's energies in
+/// `energies` where they are asked for. Of the probe's, only the energies are left, in `scratch.p`.
 fn intermediate<B: Backend>(
     context: &Context<'_, B>,
     layer: &Layer<B>,
     block: Block,
     source: Source,
     kept: Option<&Kept<B>>,
-    past: Option<(&mut crate::kv_cache::LayerCache<B>, &B::Indices, usize, usize)>,
+    past: Option<(&mut LayerCache<B>, &B::Indices, usize, usize)>,
+    energies: Option<&mut B::Statistics>,
     scratch: &mut Scratch<B>,
 ) {
     let Context { model, batch, .. } = *context;
     let (backend, config) = (&*model.backend, &model.config);
-    let Scratch { x, probe_x, q, k, v, a, probe, dense_kv_slots, rope_table, .. } = scratch;
-    let (x, grid) = match source {
-        Source::Batch => (&*x, batch.grid),
-        Source::Probe => (&*probe_x, probe.grid),
+    let Scratch { x, probe_x, q, k, v, a, p, probe, dense_kv_slots, rope_table, .. } = scratch;
+    let (x, grid, positions, mask, slots, energies) = match source {
+        Source::Batch => (&*x, batch.grid, &batch.positions, batch.mask(), None, energies),
+        Source::Probe => {
+            let mask = batch.padded.then_some(&probe.mask);
+            (&*probe_x, probe.grid, &probe.positions, mask, Some(&probe.slots), Some(p))
+        }
     };
+    let alone = source == Source::Probe;
     match block {
         Block::Mlp => {
             let kept = kept.map(Kept::blocks);
-            mlp::intermediate(backend, &layer.mlp, config.activation, x, grid.rows(), kept, a);
+            let energy = energies.map(|out| EnergyOf { grid, mask, out, alone });
+            mlp::intermediate(backend, &layer.mlp, config.activation, x, grid.rows(), kept, energy, a);
         }
         Block::Attention => {
-            let (positions, mask, slots) = match source {
-                Source::Batch => (&batch.positions, batch.mask(), None),
-                Source::Probe => (&probe.positions, batch.padded.then_some(&probe.mask), Some(&probe.slots)),
-            };
-            let (past, mask) = match past {
+            let (past, key_mask) = match past {
                 Some((cache, cache_mask, capacity, len)) => (Some((cache, capacity, len)), Some(cache_mask)),
                 None => (None, mask),
             };
-            let rows = attention::Rows { grid, positions, mask, slots };
+            let rows = attention::Rows { grid, positions, mask: key_mask, slots };
             let qkv = attention::Qkv { q, k, v, dense_kv_slots, rope_table };
             attention::intermediate(backend, config, &layer.attention, x, rows, kept, qkv, past, a);
+            if let Some(out) = energies {
+                let channels = kept.map_or(block.channels(config), |kept| kept.blocks().channels());
+                backend.energy(a, grid, channels, mask, out);
+            }
         }
     }
 }

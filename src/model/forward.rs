@@ -70,7 +70,7 @@ pub fn head_input<'a, B: Backend>(
     backend.norm(&residual.rows, weights.final_norm.as_ref(), rows, width, x, &mut residual.sum_squares);
     match &weights.project_out {
         Some(project_out) => {
-            backend.linear(x, rows, project_out, None, None, 1.0, embedded);
+            backend.linear(x, rows, project_out, None, None, 1.0, None, embedded);
             embedded
         }
         None => x,

@@ -3,6 +3,7 @@
 use crate::{
     backend::{Backend, Grid, Probe},
     config::ModelConfig,
+    error::Result,
     model::Block,
 };
 
@@ -76,38 +77,43 @@ pub struct Scratch<B: Backend> {
 
 impl<B: Backend> Scratch<B> {
     /// Buffers for batches up to `grid`; `rotary_positions` rows in the rotary table.
-    pub fn new(backend: &B, config: &ModelConfig, grid: Grid, rotary_positions: usize) -> Self {
+    ///
+    /// # Errors
+    /// If the device has no room for them.
+    pub fn new(backend: &B, config: &ModelConfig, grid: Grid, rotary_positions: usize) -> Result<Self> {
         let (t, h, d) = (grid.rows(), config.hidden_size, config.head_dim);
         let widest = Block::ALL.map(|block| block.channels(config)).into_iter().max().unwrap_or(0);
-        let residual = || Residual { rows: backend.activations(t * h), sum_squares: backend.statistics(t) };
+        let residual = || {
+            Result::Ok(Residual { rows: backend.activations(t * h)?, sum_squares: backend.statistics(t)? })
+        };
         let group = config.num_attention_heads / config.num_key_value_heads;
         let kv_slots: Vec<u32> = (0..config.num_attention_heads).map(|head| (head / group) as u32).collect();
-        let mut dense_kv_slots = backend.indices(kv_slots.len());
+        let mut dense_kv_slots = backend.indices(kv_slots.len())?;
         backend.upload_indices(&kv_slots, &mut dense_kv_slots);
-        Self {
-            current: residual(),
-            previous: residual(),
-            next: residual(),
-            x: backend.activations(t * h),
-            probe_x: backend.activations(t * h),
-            q: backend.activations(t * config.num_attention_heads * d),
-            k: backend.activations(t * config.num_key_value_heads * d),
-            v: backend.activations(t * config.num_key_value_heads * d),
-            a: backend.activations(t * widest),
-            p: backend.statistics(grid.tokens * widest),
-            scores: backend.statistics(widest),
+        Ok(Self {
+            current: residual()?,
+            previous: residual()?,
+            next: residual()?,
+            x: backend.activations(t * h)?,
+            probe_x: backend.activations(t * h)?,
+            q: backend.activations(t * config.num_attention_heads * d)?,
+            k: backend.activations(t * config.num_key_value_heads * d)?,
+            v: backend.activations(t * config.num_key_value_heads * d)?,
+            a: backend.activations(t * widest)?,
+            p: backend.statistics(grid.tokens * widest)?,
+            scores: backend.statistics(widest)?,
             probe: Probe {
                 grid,
-                samples: backend.indices(grid.samples),
-                slots: backend.indices(grid.tokens),
-                positions: backend.indices(t),
-                mask: backend.indices(t),
+                samples: backend.indices(grid.samples)?,
+                slots: backend.indices(grid.tokens)?,
+                positions: backend.indices(t)?,
+                mask: backend.indices(t)?,
             },
             dense_kv_slots,
-            fault: backend.indices(1),
-            rope_table: backend.statistics(rotary_positions * d),
-            embedded: backend.activations(t * config.word_embed_proj_dim),
-        }
+            fault: backend.indices(1)?,
+            rope_table: backend.statistics(rotary_positions * d)?,
+            embedded: backend.activations(t * config.word_embed_proj_dim)?,
+        })
     }
 
     /// After a block: what it wrote becomes the current residual.

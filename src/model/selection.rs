@@ -1,8 +1,9 @@
 //! What a block keeps, and how that is decided.
 
 use crate::{
-    backend::{Backend, KeptBlocks, KeptSet},
+    backend::{Backend, History, KeptBlocks, KeptSet},
     config::ModelConfig,
+    error::Result,
     model::Block,
 };
 
@@ -28,14 +29,20 @@ pub struct KeptKv<B: Backend> {
 
 impl<B: Backend> Kept<B> {
     /// Room for `len` units of `block`.
-    pub fn new(backend: &B, config: &ModelConfig, block: Block, len: usize) -> Self {
-        let set = |len: usize, of: usize| KeptSet { indices: backend.indices(of), len, of };
+    ///
+    /// # Errors
+    /// If the device has none.
+    pub fn new(backend: &B, config: &ModelConfig, block: Block, len: usize) -> Result<Self> {
+        let set = |len: usize, of: usize| Ok(KeptSet { indices: backend.indices(of)?, len, of });
         let width = block.unit(config);
-        let kv = (block == Block::Attention).then(|| KeptKv {
-            set: set(len.min(config.num_key_value_heads), config.num_key_value_heads),
-            slots: backend.indices(config.num_attention_heads),
-        });
-        Self { set: set(len, block.channels(config) / width), width, kv }
+        let kv = match block {
+            Block::Attention => Some(KeptKv {
+                set: set(len.min(config.num_key_value_heads), config.num_key_value_heads)?,
+                slots: backend.indices(config.num_attention_heads)?,
+            }),
+            Block::Mlp => None,
+        };
+        Ok(Self { set: set(len, block.channels(config) / width)?, width, kv })
     }
 
     /// The kept set as blocks of channels.
@@ -75,10 +82,8 @@ pub struct Probed<B: Backend> {
     pub kept: Kept<B>,
     /// Static column statistic of the block's last projection (C).
     pub statistic: B::Statistics,
-    /// h (slots, C); `None` for `full-batch`.
-    pub history: Option<B::Statistics>,
-    /// Slots that `history` holds.
-    pub history_slots: usize,
+    /// h; `None` for `full-batch`.
+    pub history: Option<History<B>>,
     /// Energies (S, kept channels) of the batch that ran last, until [`super::block::update_history`] takes them.
     pub pending: B::Statistics,
     /// Energies of the last generated tokens (n, C) and their slots, for re-probing.
@@ -88,8 +93,8 @@ pub struct Probed<B: Backend> {
 /// What re-probing has gathered since the last choice (spec section 9).
 #[derive(Debug)]
 pub struct Recent<B: Backend> {
-    /// (n, C); 0 where a channel was not computed.
-    pub energy: B::Statistics,
+    /// (n, C) in float32; 0 where a channel was not computed.
+    pub energy: History<B>,
     /// The slot of each token (n).
     pub slots: B::Indices,
 }

@@ -4,4 +4,5 @@ pub mod calibration;
 pub mod counts;
 pub mod flap;
 pub mod flops;
+pub mod history;
 pub mod settings;

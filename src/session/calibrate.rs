@@ -53,15 +53,18 @@ pub fn calibrate<B: Backend>(
     let mut session =
         Session::new(Arc::clone(model), Settings::default_for(model.config.num_hidden_layers), limits, None)?;
     let (backend, config) = (&*model.backend, &model.config);
-    let mut moments: Vec<[Moments<B>; 2]> = (0..config.num_hidden_layers)
-        .map(|_| {
-            Block::ALL.map(|block| {
-                let len = seq_len * block.channels(config);
-                let optional = || backend.statistics(if flap { len } else { 0 });
-                Moments { energy: backend.statistics(len), baseline: optional(), fluctuation: optional() }
-            })
+    let moments_of = |block: Block| {
+        let len = seq_len * block.channels(config);
+        let optional = || backend.statistics(if flap { len } else { 0 });
+        Result::Ok(Moments {
+            energy: backend.statistics(len)?,
+            baseline: optional()?,
+            fluctuation: optional()?,
         })
-        .collect();
+    };
+    let mut moments: Vec<[Moments<B>; 2]> = (0..config.num_hidden_layers)
+        .map(|_| Ok([moments_of(Block::Attention)?, moments_of(Block::Mlp)?]))
+        .collect::<Result<_>>()?;
     let mut seen = 0;
     for batch in tokens.chunks(batch_size * seq_len) {
         session.load(batch, batch.len() / seq_len, None)?;
@@ -76,24 +79,27 @@ pub fn calibrate<B: Backend>(
     }
     let finish = |block: Block, moments: Moments<B>| {
         let width = block.channels(config);
-        let column_sums = |values: &B::Statistics| {
+        let column_sums = |values: &B::Statistics| -> Result<Vec<f32>> {
             let mut sums = vec![0.0f32; width];
-            for row in backend.download_statistics(values, seq_len * width).chunks_exact(width) {
+            for row in backend.download_statistics(values, seq_len * width)?.chunks_exact(width) {
                 sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
             }
-            sums
+            Ok(sums)
         };
-        BlockMoments {
-            energy: backend.download_statistics(&moments.energy, seq_len * width),
-            flap: flap.then(|| FlapMoments {
-                fluctuation: column_sums(&moments.fluctuation),
-                baseline: column_sums(&moments.baseline).iter().map(|sum| sum / seq_len as f32).collect(),
-            }),
-        }
+        let flap = || {
+            Result::Ok(FlapMoments {
+                fluctuation: column_sums(&moments.fluctuation)?,
+                baseline: column_sums(&moments.baseline)?.iter().map(|sum| sum / seq_len as f32).collect(),
+            })
+        };
+        Result::Ok(BlockMoments {
+            energy: backend.download_statistics(&moments.energy, seq_len * width)?,
+            flap: if options.flap { Some(flap()?) } else { None },
+        })
     };
     let layers = moments
         .into_iter()
-        .map(|[attention, mlp]| [finish(Block::Attention, attention), finish(Block::Mlp, mlp)])
-        .collect();
+        .map(|[attention, mlp]| Ok([finish(Block::Attention, attention)?, finish(Block::Mlp, mlp)?]))
+        .collect::<Result<_>>()?;
     Ok(Calibration { fingerprint: model.fingerprint.clone(), seq_len, samples: seen, layers })
 }

@@ -240,7 +240,7 @@ impl<B: Backend> Session<B> {
         let width = self.model.config.intermediate_size;
         for [_, mlp] in &mut self.selections {
             if let Selection::Probed(Probed { recent: Some(recent), .. }) = mlp {
-                self.model.backend.clear_statistics(&mut recent.energy, self.limits.capacity * width);
+                self.model.backend.clear_statistics(&mut recent.energy.values, self.limits.capacity * width);
             }
         }
     }
@@ -273,8 +273,8 @@ impl<B: Backend> Session<B> {
         backend.probe_gather(&current.rows, grid, width, &self.last, &mut next.rows);
         let input = forward::head_input(&self.model, next, grid.samples, x, embedded);
         let head = &self.model.weights.lm_head;
-        backend.linear(input, grid.samples, head, None, None, 1.0, &mut self.next_logits);
-        let logits = backend.download_activations(&self.next_logits, grid.samples * head.out_features);
+        backend.logits(input, grid.samples, head, &mut self.next_logits);
+        let logits = backend.download_statistics(&self.next_logits, grid.samples * head.out_features)?;
         if logits.iter().all(|x| x.is_finite()) { Ok(logits) } else { Err(self.output_fault()) }
     }
 }

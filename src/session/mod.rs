@@ -52,12 +52,13 @@ pub struct Session<B: Backend> {
     /// Log-softmax losses and their targets, (T).
     losses: B::Statistics,
     targets: B::Indices,
+    loss_scratch: B::Statistics,
     /// Selects every sample's last token.
     last: Probe<B>,
     /// Position of every sample's next token.
     next_positions: Vec<u32>,
     /// Logits of a generation step (B, V).
-    next_logits: B::Activations,
+    next_logits: B::Statistics,
     /// Sequence length that the rotary table was made for; only dynamic scaling ever changes it.
     rope_length: usize,
 }
@@ -110,14 +111,17 @@ impl<B: Backend> Session<B> {
         }
         let grid = Grid { samples: limits.samples, tokens: limits.tokens };
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
-        let mut scratch = Scratch::new(backend, config, grid, rotary_positions);
+        let mut scratch = Scratch::new(backend, config, grid, rotary_positions)?;
         let (selections, counts) = selections::build(&model, &settings, limits, calibration, &mut scratch)?;
         let rows = grid.rows();
         let indices = |len: usize| backend.indices(len);
-        let cache = (limits.capacity > 0).then(|| {
-            let heads: Vec<usize> = counts.iter().map(|layer| layer.kv_heads).collect();
-            KvCache::new(backend, limits.samples, limits.capacity, &heads, config.head_dim)
-        });
+        let cache = match limits.capacity {
+            0 => None,
+            capacity => {
+                let heads: Vec<usize> = counts.iter().map(|layer| layer.kv_heads).collect();
+                Some(KvCache::new(backend, limits.samples, capacity, &heads, config.head_dim)?)
+            }
+        };
         let mut session = Self {
             settings,
             limits,
@@ -127,26 +131,27 @@ impl<B: Backend> Session<B> {
             cache,
             batch: Batch {
                 grid,
-                tokens: indices(rows),
-                positions: indices(rows),
-                mask: indices(rows),
+                tokens: indices(rows)?,
+                positions: indices(rows)?,
+                mask: indices(rows)?,
                 padded: false,
             },
-            losses: backend.statistics(rows),
-            targets: indices(rows),
+            losses: backend.statistics(rows)?,
+            targets: indices(rows)?,
+            loss_scratch: backend.statistics(backend.cross_entropy_scratch(rows, config.vocab_size))?,
             last: Probe {
                 grid: Grid { samples: limits.samples, tokens: 1 },
-                samples: indices(limits.samples),
-                slots: indices(1),
-                positions: indices(limits.samples),
-                mask: indices(limits.samples),
+                samples: indices(limits.samples)?,
+                slots: indices(1)?,
+                positions: indices(limits.samples)?,
+                mask: indices(limits.samples)?,
             },
             next_positions: Vec::new(),
-            next_logits: backend.activations(if limits.capacity > 0 {
+            next_logits: backend.statistics(if limits.capacity > 0 {
                 limits.samples * config.vocab_size
             } else {
                 0
-            }),
+            })?,
             rope_length: 0,
             model: Arc::clone(&model),
         };
@@ -172,18 +177,24 @@ impl<B: Backend> Session<B> {
     }
 
     /// Heads that layer `layer` keeps now; `None` if it is dense.
-    pub fn kept_heads(&self, layer: usize) -> Option<Vec<u32>> {
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn kept_heads(&self, layer: usize) -> Result<Option<Vec<u32>>> {
         self.kept(layer, Block::Attention)
     }
 
     /// Channels that layer `layer` keeps now; `None` if it is dense.
-    pub fn kept_channels(&self, layer: usize) -> Option<Vec<u32>> {
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn kept_channels(&self, layer: usize) -> Result<Option<Vec<u32>>> {
         self.kept(layer, Block::Mlp)
     }
 
-    fn kept(&self, layer: usize, block: Block) -> Option<Vec<u32>> {
-        let kept = self.selections[layer][usize::from(block == Block::Mlp)].kept()?;
-        Some(self.model.backend.download_indices(&kept.set.indices, kept.set.len))
+    fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
+        let kept = self.selections[layer][usize::from(block == Block::Mlp)].kept();
+        kept.map(|kept| self.model.backend.download_indices(&kept.set.indices, kept.set.len)).transpose()
     }
 
     /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.
@@ -222,8 +233,9 @@ impl<B: Backend> Session<B> {
         let Scratch { current, x, embedded, .. } = &mut self.scratch;
         let input = forward::head_input(&self.model, current, tokens.len(), x, embedded);
         let head = &self.model.weights.lm_head;
-        backend.cross_entropy(input, tokens.len(), head, &self.targets, &mut self.losses);
-        let losses = backend.download_statistics(&self.losses, tokens.len());
+        let (rows, scratch) = (tokens.len(), &mut self.loss_scratch);
+        backend.cross_entropy(input, rows, head, &self.targets, scratch, &mut self.losses);
+        let losses = backend.download_statistics(&self.losses, rows)?;
         let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
         if !mean.is_finite() {
             return Err(self.output_fault());
@@ -263,15 +275,18 @@ impl<B: Backend> Session<B> {
     }
 
     /// Logits (samples·S, V) of the first `samples` samples of the batch that ran last.
-    pub fn logits(&mut self, samples: usize) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// A device that has no room for them or failed.
+    pub fn logits(&mut self, samples: usize) -> Result<Vec<f32>> {
         let rows = samples.min(self.batch.grid.samples) * self.batch.grid.tokens;
         let backend = &*self.model.backend;
         let Scratch { current, x, embedded, .. } = &mut self.scratch;
         let input = forward::head_input(&self.model, current, rows, x, embedded);
         let head = &self.model.weights.lm_head;
-        let mut logits = backend.activations(rows * head.out_features);
-        backend.linear(input, rows, head, None, None, 1.0, &mut logits);
-        backend.download_activations(&logits, rows * head.out_features)
+        let mut logits = backend.statistics(rows * head.out_features)?;
+        backend.logits(input, rows, head, &mut logits);
+        backend.download_statistics(&logits, rows * head.out_features)
     }
 
     /// Checks a batch and puts it on the device.
@@ -371,7 +386,7 @@ impl<B: Backend> Session<B> {
 
 /// Reports and clears the fault that operations left behind, if they did.
 fn take_fault<B: Backend>(backend: &B, fault_tag: &mut B::Indices) -> Result<()> {
-    let tag = backend.download_indices(fault_tag, 1)[0];
+    let tag = backend.download_indices(fault_tag, 1)?[0];
     if tag == 0 {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Limits;
 use crate::{
-    backend::{Backend, Fusion},
+    backend::{Backend, Fusion, History},
     error::{Error, Result},
     model::{
         Block, Model,
@@ -18,7 +18,7 @@ use crate::{
         calibration::{BlockMoments, Calibration, FlapMoments},
         counts, flap,
         flops::LayerCounts,
-        settings::{Method, Metric, Settings},
+        settings::{HistoryLayout, Method, Metric, Settings},
     },
 };
 
@@ -113,12 +113,12 @@ impl<'a, B: Backend> Builder<'a, B> {
     }
 
     /// Σ|W|, Σ W² or sqrt(Σ W⁴) of the block's last projection (C).
-    fn statistic(&self, layer: usize, block: Block, metric: Metric) -> B::Statistics {
+    fn statistic(&self, layer: usize, block: Block, metric: Metric) -> Result<B::Statistics> {
         let backend = &*self.model.backend;
         let (_, last) = norm_and_last(&self.model.weights.layers[layer], block);
-        let mut statistic = backend.statistics(last.in_features);
+        let mut statistic = backend.statistics(last.in_features)?;
         backend.column_statistic(last, metric, &mut statistic);
-        statistic
+        Ok(statistic)
     }
 
     fn flap_ratios(&self, pruned: &[usize], ratio: f64) -> Result<Vec<f64>> {
@@ -126,8 +126,8 @@ impl<'a, B: Backend> Builder<'a, B> {
         let mut metrics = Vec::new();
         for &layer in pruned {
             for block in Block::ALL {
-                let statistic = self.statistic(layer, block, Metric::Flap);
-                let statistic = backend.download_statistics(&statistic, block.channels(config));
+                let statistic = self.statistic(layer, block, Metric::Flap)?;
+                let statistic = backend.download_statistics(&statistic, block.channels(config))?;
                 let fluctuation = &self.flap_moments(layer, block)?.fluctuation;
                 metrics.push((block, fluctuation.iter().zip(statistic).map(|(v, w)| v * w).collect()));
             }
@@ -145,20 +145,20 @@ impl<'a, B: Backend> Builder<'a, B> {
             {
                 return Ok(Selection::Dense);
             }
-            Method::ProbePruning => return Ok(self.probed(layer, block, len, self.settings.metric, true)),
-            Method::FullBatch => return Ok(self.probed(layer, block, len, Metric::Ppsp, false)),
-            Method::Random => return Ok(self.random(layer, block, len)),
+            Method::ProbePruning => return self.probed(layer, block, len, self.settings.metric, true),
+            Method::FullBatch => return self.probed(layer, block, len, Metric::Ppsp, false),
+            Method::Random => return self.random(layer, block, len),
             Method::WandaSp => Metric::WandaSp,
             // ‖W[:,c]‖₂ orders as its square does, over channels and over heads.
             Method::Flap | Method::Magnitude => Metric::Flap,
         };
-        let statistic = self.statistic(layer, block, metric);
+        let statistic = self.statistic(layer, block, metric)?;
         let energy = match self.settings.method {
             Method::Magnitude => vec![1.0; block.channels(&self.model.config)],
             Method::Flap => self.flap_moments(layer, block)?.fluctuation.clone(),
             _ => self.moments(layer, block).map_or_else(Vec::new, |moments| moments.energy.clone()),
         };
-        let kept = self.by_energy(layer, block, len, metric, &statistic, &energy);
+        let kept = self.by_energy(layer, block, len, metric, &statistic, &energy)?;
         let bias = match self.settings.method {
             Method::Flap => Some(self.compensation(layer, block, &kept)?),
             _ => None,
@@ -173,28 +173,36 @@ impl<'a, B: Backend> Builder<'a, B> {
         len: usize,
         metric: Metric,
         with_history: bool,
-    ) -> Selection<B> {
+    ) -> Result<Selection<B>> {
         let (backend, config) = (&*self.model.backend, &self.model.config);
         let width = block.channels(config);
         let seen = self.calibration.map_or(0, |calibration| calibration.seq_len);
-        // Slots that calibration has not seen start at 0 and are filled by the updates.
-        let history_slots = seen.max(self.limits.tokens);
-        let history = with_history.then(|| {
-            let mut history = backend.statistics(history_slots * width);
+        let history = |slots: usize, layout: HistoryLayout| {
+            Ok(History { values: backend.statistics(layout.words(slots, width))?, slots, width, layout })
+        };
+        let (mut kept_history, mut recent) = (None, None);
+        if with_history {
+            let layout = self.settings.history_layout;
+            // Slots that calibration has not seen start at 0 and are filled by the updates.
+            let mut history = history(seen.max(self.limits.tokens), layout)?;
             if let Some(moments) = self.moments(layer, block) {
-                backend.upload_statistics(&moments.energy, &mut history);
+                backend.upload_statistics(&layout.encode(&moments.energy, width), &mut history.values);
             }
-            history
-        });
-        let recent = (with_history && block == Block::Mlp && self.limits.capacity > 0).then(|| Recent {
-            energy: backend.statistics(self.limits.capacity * width),
-            slots: backend.indices(self.limits.capacity),
-        });
-        let statistic = self.statistic(layer, block, metric);
-        let kept = Kept::new(backend, config, block, len);
-        let pending =
-            backend.statistics(if with_history { self.limits.tokens * kept.blocks().channels() } else { 0 });
-        Selection::Probed(Probed { kept, statistic, history, history_slots, pending, recent })
+            kept_history = Some(history);
+        }
+        if with_history && block == Block::Mlp && self.limits.capacity > 0 {
+            let slots = self.limits.capacity;
+            let energy = history(slots, HistoryLayout::default())?;
+            recent = Some(Recent { energy, slots: backend.indices(slots)? });
+        }
+        let statistic = self.statistic(layer, block, metric)?;
+        let kept = Kept::new(backend, config, block, len)?;
+        let pending = backend.statistics(if with_history {
+            self.limits.tokens * kept.blocks().channels()
+        } else {
+            0
+        })?;
+        Ok(Selection::Probed(Probed { kept, statistic, history: kept_history, pending, recent }))
     }
 
     /// Keeps the units with the highest scores for energies (slots, C).
@@ -206,10 +214,10 @@ impl<'a, B: Backend> Builder<'a, B> {
         metric: Metric,
         statistic: &B::Statistics,
         energy: &[f32],
-    ) -> Kept<B> {
+    ) -> Result<Kept<B>> {
         let (backend, config) = (&*self.model.backend, &self.model.config);
         let width = block.channels(config);
-        let mut p = backend.statistics(energy.len());
+        let mut p = backend.statistics(energy.len())?;
         backend.upload_statistics(energy, &mut p);
         let head_dim = (block == Block::Attention).then_some(config.head_dim);
         let slots = energy.len() / width;
@@ -219,7 +227,7 @@ impl<'a, B: Backend> Builder<'a, B> {
     }
 
     /// Units in the order of a permutation seeded by layer and block.
-    fn random(&mut self, layer: usize, block: Block, len: usize) -> Selection<B> {
+    fn random(&mut self, layer: usize, block: Block, len: usize) -> Result<Selection<B>> {
         let config = &self.model.config;
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         rng.set_stream(2 * layer as u64 + u64::from(block == Block::Mlp));
@@ -227,32 +235,32 @@ impl<'a, B: Backend> Builder<'a, B> {
             (0..block.channels(config) / block.unit(config)).map(|rank| rank as f32).collect();
         scores.shuffle(&mut rng);
         self.model.backend.upload_statistics(&scores, &mut self.scratch.scores);
-        Selection::Fixed { kept: self.keep_best(layer, block, len), bias: None }
+        Ok(Selection::Fixed { kept: self.keep_best(layer, block, len)?, bias: None })
     }
 
-    fn keep_best(&mut self, layer: usize, block: Block, len: usize) -> Kept<B> {
+    fn keep_best(&mut self, layer: usize, block: Block, len: usize) -> Result<Kept<B>> {
         let (backend, config) = (&*self.model.backend, &self.model.config);
-        let mut kept = Kept::new(backend, config, block, len);
+        let mut kept = Kept::new(backend, config, block, len)?;
         let Scratch { scores, fault, .. } = &mut *self.scratch;
         backend.top_k_keep(scores, &mut kept.set, fault_tag(layer, block, true), fault);
         kept.follow_kv_heads(backend, config);
-        kept
+        Ok(kept)
     }
 
     /// FLAP's bias: the projection's own plus W·v, v the baseline of the pruned channels.
     fn compensation(&self, layer: usize, block: Block, kept: &Kept<B>) -> Result<B::Statistics> {
         let backend = &*self.model.backend;
         let mut baseline = self.flap_moments(layer, block)?.baseline.clone();
-        for unit in backend.download_indices(&kept.set.indices, kept.set.len) {
+        for unit in backend.download_indices(&kept.set.indices, kept.set.len)? {
             baseline[unit as usize * kept.width..][..kept.width].fill(0.0);
         }
         let (_, last) = norm_and_last(&self.model.weights.layers[layer], block);
-        let mut v = backend.activations(last.in_features);
+        let mut v = backend.activations(last.in_features)?;
         backend.upload_activations(&baseline, &mut v);
-        let mut product = backend.activations(last.out_features);
+        let mut product = backend.activations(last.out_features)?;
         backend.project(&v, 1, last, None, last.bias.as_ref(), None, &mut product);
-        let product = backend.download_activations(&product, last.out_features);
-        let mut bias = backend.statistics(last.out_features);
+        let product = backend.download_activations(&product, last.out_features)?;
+        let mut bias = backend.statistics(last.out_features)?;
         backend.upload_statistics(&product, &mut bias);
         Ok(bias)
     }

@@ -11,7 +11,7 @@ use probeprune::{
     config::ModelConfig,
     prune::{
         counts,
-        settings::{Method, Metric, ProbeOrder, Settings},
+        settings::{HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
     },
 };
 
@@ -123,6 +123,12 @@ pub(crate) struct MethodArgs {
     /// Share of the old history that stays when a batch is folded into it
     #[arg(long, value_name = "SHARE", default_value_t = 0.99, allow_negative_numbers = true)]
     momentum: f64,
+    /// Number format of history in memory; f16 holds square roots
+    #[arg(long, value_name = "DTYPE", default_value_t = HistoryDtype::F32, value_parser = names::<HistoryDtype>(HistoryDtype::ALL, HistoryDtype::name))]
+    history_dtype: HistoryDtype,
+    /// Slots that share a row of history, which holds their mean; 1 is exact
+    #[arg(long, value_name = "SLOTS", default_value_t = 1)]
+    history_bucket: usize,
     /// What a head weighs in FLAP's global ranking: 4 counts q, k, v and o, 2 (apt for GQA) q and o
     #[arg(long, value_name = "N", default_value_t = 4)]
     flap_attention_factor: u32,
@@ -160,6 +166,7 @@ impl MethodArgs {
             },
             round_channels: self.round_channels,
             momentum: self.momentum,
+            history_layout: HistoryLayout { dtype: self.history_dtype, bucket: self.history_bucket },
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,
         };

@@ -158,7 +158,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
     let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
     let measured = measure(&mut session, tokens, options, |batch, session| {
         if args.dump.is_some() {
-            add_batch(&mut dump, batch, session, seq_len);
+            add_batch(&mut dump, batch, session, seq_len)?;
         }
         bar.inc(1);
         Ok(())
@@ -228,20 +228,26 @@ fn table(summary: &Summary) -> Table {
 }
 
 /// Adds the logits of samples 0 and 1, and what every pruned layer kept.
-fn add_batch(dump: &mut Vec<(String, OutTensor)>, batch: usize, session: &mut Session<Cpu>, seq_len: usize) {
-    let logits = session.logits(2);
+fn add_batch(
+    dump: &mut Vec<(String, OutTensor)>,
+    batch: usize,
+    session: &mut Session<Cpu>,
+    seq_len: usize,
+) -> probeprune::Result<()> {
+    let logits = session.logits(2)?;
     let config = &session.model().config;
     let (layers, vocab_size) = (config.num_hidden_layers, config.vocab_size);
     let shape = [logits.len() / (seq_len * vocab_size), seq_len, vocab_size];
     dump.push((format!("batch{batch}.logits"), OutTensor::f32(&shape, &logits)));
     for layer in 0..layers {
-        if let Some(heads) = session.kept_heads(layer) {
+        if let Some(heads) = session.kept_heads(layer)? {
             dump.push((format!("batch{batch}.layers.{layer}.attention.kept_heads"), OutTensor::i32(&heads)));
         }
-        if let Some(channels) = session.kept_channels(layer) {
+        if let Some(channels) = session.kept_channels(layer)? {
             dump.push((format!("batch{batch}.layers.{layer}.mlp.kept_channels"), OutTensor::i32(&channels)));
         }
     }
+    Ok(())
 }
 
 fn save(path: &Path, dump: &[(String, OutTensor)]) -> Result<()> {
