@@ -36,6 +36,34 @@ struct NormArgs {
 // ---- probe_gather ----------------------------------------------------------------------------------------------------
 
 // ---- linear, gated_linear, logits, project -----------------------------------------------------------------------------
+// x (rows, width), weight and up (., width), bias and up_bias (.), kept (features / block) -> out (rows, features), f32
+// for logits; energy (rows / samples, features) or null. up and up_bias for gated_linear only.
+struct LinearArgs {
+  Elements x, weight, up;
+  Floats bias, up_bias;
+  Indices kept;
+  ElementsOut out;  // null: only the energies are wanted
+  Indices mask;
+  FloatsOut energy;
+  int rows, features, width;
+  int block;       // rows of the weight per kept index
+  int activation;  // see activation.cuh
+  int samples;     // with energy: B, and a tile has all samples of its slots; otherwise 0
+  float scale;
+  int m_tiles;
+};
+
+// a (rows, channels), weight (., width), kept (channels / block), bias (width), residual (rows, width) -> out (rows, width)
+struct ProjectArgs {
+  Elements a, weight;
+  Indices kept;
+  Floats bias;
+  Elements residual;
+  ElementsOut out;
+  int rows, channels, width;
+  int block;
+  int m_tiles, padding;
+};
 
 // ---- linear_gemv, gated_linear_gemv, project_gemv ------------------------------------------------------------------------
 
@@ -64,3 +92,18 @@ struct ArgmaxArgs {
 // ---- moments -----------------------------------------------------------------------------------------------------------
 
 // ---- cross_entropy -----------------------------------------------------------------------------------------------------
+// x (rows, width), weight (vocab, width), targets (rows) -> partial (rows, tiles, 2), target_logits (rows); tiles =
+// ceil(vocab / 128)
+struct CrossEntropyArgs {
+  Elements x, weight;
+  Indices targets;
+  FloatsOut partial, target_logits;
+  int rows, vocab, width, m_tiles;
+};
+// partial, target_logits, targets -> losses (rows)
+struct CrossEntropyCombineArgs {
+  Floats partial, target_logits;
+  Indices targets;
+  FloatsOut losses;
+  int rows, tiles;
+};

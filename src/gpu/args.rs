@@ -22,9 +22,69 @@ pub struct NormArgs {
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct LinearArgs {
+    pub(crate) x: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) up: Elements,
+    pub(crate) bias: Floats,
+    pub(crate) up_bias: Floats,
+    pub(crate) kept: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) mask: Indices,
+    pub(crate) energy: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) features: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) activation: ::std::os::raw::c_int,
+    pub(crate) samples: ::std::os::raw::c_int,
+    pub(crate) scale: f32,
+    pub(crate) m_tiles: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ProjectArgs {
+    pub(crate) a: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) kept: Indices,
+    pub(crate) bias: Floats,
+    pub(crate) residual: Elements,
+    pub(crate) out: ElementsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) m_tiles: ::std::os::raw::c_int,
+    pub(crate) padding: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
 pub struct ArgmaxArgs {
     pub(crate) x: Floats,
     pub(crate) out: IndicesOut,
     pub(crate) rows: ::std::os::raw::c_int,
     pub(crate) width: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct CrossEntropyArgs {
+    pub(crate) x: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) targets: Indices,
+    pub(crate) partial: FloatsOut,
+    pub(crate) target_logits: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) vocab: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) m_tiles: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct CrossEntropyCombineArgs {
+    pub(crate) partial: Floats,
+    pub(crate) target_logits: Floats,
+    pub(crate) targets: Indices,
+    pub(crate) losses: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) tiles: ::std::os::raw::c_int,
 }

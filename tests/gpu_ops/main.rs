@@ -5,6 +5,10 @@
 
 mod argmax;
 mod case;
+mod cross_entropy;
 #[path = "../common/emulator.rs"]
 mod emulator;
+mod linear;
 mod norm;
+mod product;
+mod project;
