@@ -4,6 +4,10 @@
 #![allow(unreachable_pub)]
 
 mod case;
+mod column_statistic;
+mod embed;
 #[path = "../common/emulator.rs"]
 mod emulator;
+mod gemv;
 mod norm;
+mod probe_gather;
