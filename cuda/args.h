@@ -30,10 +30,27 @@ struct NormArgs {
 };
 
 // ---- embed -----------------------------------------------------------------------------------------------------------
+// table (entries, width), position_table (positions, width) or null; tokens, positions (rows) -> out (rows, width)
+struct EmbedArgs {
+  Elements table;
+  Indices tokens;
+  Elements position_table;
+  Indices positions;
+  ElementsOut out;
+  int rows, width;
+};
 
 // ---- probe_select ----------------------------------------------------------------------------------------------------
 
 // ---- probe_gather ----------------------------------------------------------------------------------------------------
+// x (B*tokens, width), samples (B_p), slots (probe_tokens) -> out (rows = B_p*probe_tokens, width)
+struct ProbeGatherArgs {
+  Elements x;
+  Indices samples, slots;
+  ElementsOut out;
+  int rows, width;
+  int tokens, probe_tokens;
+};
 
 // ---- linear, gated_linear, logits, project -----------------------------------------------------------------------------
 // x (rows, width), weight and up (., width), bias and up_bias (.), kept (features / block) -> out (rows, features), f32
@@ -66,6 +83,30 @@ struct ProjectArgs {
 };
 
 // ---- linear_gemv, gated_linear_gemv, project_gemv ------------------------------------------------------------------------
+// x (tokens, width), weight (., width), bias (.) or null, kept (features / block) or null for all rows; up and up_bias
+// likewise for gated_linear_gemv, else null -> out (tokens, features) elements or, where it is not null, logits floats
+struct LinearGemvArgs {
+  Elements x, weight, up;
+  Floats bias, up_bias;
+  Indices kept;
+  ElementsOut out;
+  FloatsOut logits;
+  int tokens, width, features;
+  int block;       // rows that one entry of kept stands for
+  int activation;  // as in activation.cuh
+  float scale;
+};
+// a (tokens, channels), weight (., width), kept (channels / block) or null for all rows, bias (width) or null, residual
+// (tokens, width) or null -> out (tokens, width)
+struct ProjectGemvArgs {
+  Elements a, weight;
+  Indices kept;
+  Floats bias;
+  Elements residual;
+  ElementsOut out;
+  int tokens, channels, width;
+  int block;  // rows that one entry of kept stands for
+};
 
 // ---- rope_cache --------------------------------------------------------------------------------------------------------
 
@@ -74,6 +115,14 @@ struct ProjectArgs {
 // ---- energy ------------------------------------------------------------------------------------------------------------
 
 // ---- column_statistic --------------------------------------------------------------------------------------------------
+// weight (channels, width) -> out (channels)
+struct ColumnStatisticArgs {
+  Elements weight;
+  FloatsOut out;
+  int channels, width;
+  int power;  // 1, 2 or 4
+  int root;   // 1: the square root of the sum
+};
 
 // ---- channel_score -----------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,12 @@ __device__ __forceinline__ float block_sum(float x, float* partial) {
 // Eight elements as 16 bytes.
 template <class T> struct alignas(16) Vector8 { uint32_t word[4]; };
 
+// One 16-byte load, which a dereferenced Vector8 need not become: the compiler splits it up where it uses the words singly.
+template <class T> __device__ __forceinline__ Vector8<T> load8(const T* from) {
+  const uint4 v = *(const uint4*)from;
+  return {{v.x, v.y, v.z, v.w}};
+}
+
 template <class T> __device__ __forceinline__ void unpack(const Vector8<T>& v, float (&x)[8]) {
 #pragma unroll
   for (int i = 0; i < 4; i++) {

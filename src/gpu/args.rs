@@ -22,6 +22,29 @@ pub struct NormArgs {
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct EmbedArgs {
+    pub(crate) table: Elements,
+    pub(crate) tokens: Indices,
+    pub(crate) position_table: Elements,
+    pub(crate) positions: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ProbeGatherArgs {
+    pub(crate) x: Elements,
+    pub(crate) samples: Indices,
+    pub(crate) slots: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) probe_tokens: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
 pub struct LinearArgs {
     pub(crate) x: Elements,
     pub(crate) weight: Elements,
@@ -56,6 +79,48 @@ pub struct ProjectArgs {
     pub(crate) block: ::std::os::raw::c_int,
     pub(crate) m_tiles: ::std::os::raw::c_int,
     pub(crate) padding: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct LinearGemvArgs {
+    pub(crate) x: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) up: Elements,
+    pub(crate) bias: Floats,
+    pub(crate) up_bias: Floats,
+    pub(crate) kept: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) logits: FloatsOut,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) features: ::std::os::raw::c_int,
+    pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) activation: ::std::os::raw::c_int,
+    pub(crate) scale: f32,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ProjectGemvArgs {
+    pub(crate) a: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) kept: Indices,
+    pub(crate) bias: Floats,
+    pub(crate) residual: Elements,
+    pub(crate) out: ElementsOut,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) block: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ColumnStatisticArgs {
+    pub(crate) weight: Elements,
+    pub(crate) out: FloatsOut,
+    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) power: ::std::os::raw::c_int,
+    pub(crate) root: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]

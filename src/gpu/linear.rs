@@ -4,7 +4,7 @@
 use super::{
     Activations, Driver, Geometry, Gpu, Indices, PerDtype, Statistics,
     args::{LinearArgs, ProjectArgs},
-    per_dtype,
+    gemv, per_dtype,
 };
 use crate::{
     backend::{EnergyOf, Grid, KeptBlocks, Linear, WeightUse},
@@ -102,6 +102,10 @@ impl<D: Driver> Gpu<D> {
         out: &Activations<D>,
     ) {
         let features = kept_len(kept, projection.out_features);
+        if rows <= gemv::MAX_ROWS {
+            self.linear_gemv(x, rows, projection, kept, activation, scale, out);
+            return self.energy_pass(features, energy, out);
+        }
         let arguments = LinearArgs {
             x: self.elements(x),
             weight: self.weight_of(projection, WeightUse::Rows),
@@ -132,6 +136,10 @@ impl<D: Driver> Gpu<D> {
     ) {
         debug_assert!(kept.is_none_or(|kept| kept.width == 1), "a gated MLP is pruned by channels");
         let features = kept_len(kept, gate.out_features);
+        if rows <= gemv::MAX_ROWS {
+            self.gated_linear_gemv(x, rows, gate, up, kept, activation, out);
+            return self.energy_pass(features, energy, out);
+        }
         let arguments = LinearArgs {
             x: self.elements(x),
             weight: self.weight_of(gate, WeightUse::Rows),
@@ -175,8 +183,13 @@ impl<D: Driver> Gpu<D> {
             }
         }
         self.launch(self.of_dtype(kernels[tiling.which].1), tiling.geometry, &arguments);
-        if let (Some(EnergyOf { grid, mask, out: energy, alone: _ }), None) = (energy, fused) {
-            self.energy_kernel(out, grid, features, mask, energy);
+        self.energy_pass(features, energy.filter(|_| fused.is_none()), out);
+    }
+
+    /// Energies by a kernel of their own.
+    fn energy_pass(&self, features: usize, energy: Option<EnergyOf<'_, Self>>, product: &Activations<D>) {
+        if let Some(EnergyOf { grid, mask, out, alone: _ }) = energy {
+            self.energy_kernel(product, grid, features, mask, out);
         }
     }
 
@@ -187,6 +200,9 @@ impl<D: Driver> Gpu<D> {
         head: &Linear<Self>,
         out: &Statistics<D>,
     ) {
+        if rows <= gemv::MAX_ROWS {
+            return self.logits_gemv(x, rows, head, out);
+        }
         let n_tiles = head.out_features.div_ceil(128);
         let tiling = Tiling::new(rows, n_tiles, None, self.driver.multiprocessors());
         let tiling = tiling.expect("any rows can be cut into tiles");
@@ -216,6 +232,9 @@ impl<D: Driver> Gpu<D> {
         residual: Option<&Activations<D>>,
         out: &Activations<D>,
     ) {
+        if rows <= gemv::MAX_ROWS {
+            return self.project_gemv(a, rows, projection, kept, bias, residual, out);
+        }
         let width = projection.out_features;
         let tiling = Tiling::new(rows, width.div_ceil(128), None, self.driver.multiprocessors());
         let tiling = tiling.expect("any rows can be cut into tiles");

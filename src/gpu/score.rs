@@ -2,20 +2,11 @@
 
 use super::{Activations, Driver, Gpu, Indices, Statistics};
 use crate::{
-    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Linear, Moments},
+    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Moments},
     prune::settings::Metric,
 };
 
 impl<D: Driver> Gpu<D> {
-    pub(super) fn column_statistic_kernel(
-        &self,
-        _projection: &Linear<Self>,
-        _metric: Metric,
-        _out: &Statistics<D>,
-    ) {
-        todo!()
-    }
-
     pub(super) fn channel_score_kernel(
         &self,
         _p: &Statistics<D>,

@@ -5,10 +5,14 @@
 
 mod argmax;
 mod case;
+mod column_statistic;
 mod cross_entropy;
+mod embed;
 #[path = "../common/emulator.rs"]
 mod emulator;
+mod gemv;
 mod linear;
 mod norm;
+mod probe_gather;
 mod product;
 mod project;
