@@ -1,0 +1,71 @@
+// Which heads or channels are kept: the k highest scores, ascending, ties to the lower index (paper section 3.3).
+// scores (n) f32 -> kept (k) u32; a score that is not finite writes tag to fault (1) u32 if that is 0.
+// Launch: one block; n rounded up to 32 threads for n <= 256, else 1024.
+// Registers: at most 64. Static shared memory: 9520 bytes. Dynamic shared memory: 0.
+// Bytes: reads 4 n (n > 24576: 20 n, four parts of it from L1), writes 4 k
+// Bank conflicts: those of neighbouring values whose digits share a bank in the histogram's atomics.
+// Accumulation: counts are integers.
+// Test: gpu_ops::top_k
+#include "select.cuh"
+
+// Keys of up to 1024 * MOST scores are held in registers, so that scores are read once.
+template <int MOST> __device__ __forceinline__ bool keep(const TopKKeepArgs& p, SelectScratch& s) {
+  const Share share(p.of);
+  float score[MOST];
+#pragma unroll
+  for (int j = 0; j < MOST; j++) {
+    const int i = share.first + 32 * j;
+    score[j] = j < share.items && i < p.of ? p.scores[i] : 0.f;
+  }
+  RegisterKeys<MOST> keys;
+  keys.items = share.items;
+  bool finite = true;
+#pragma unroll
+  for (int j = 0; j < MOST; j++) {
+    finite = finite && is_finite(score[j]);
+    keys.key[j] = share.first + 32 * j < p.of ? order_bits(score[j]) : 0u;
+  }
+  select_largest(keys, p.k, s, [&](unsigned at, int j) { p.kept[at] = share.first + 32 * j; });
+  return finite;
+}
+
+__device__ __forceinline__ bool keep_many(const TopKKeepArgs& p, SelectScratch& s) {
+  bool finite = true;
+  const auto keys = computed_keys<4>(
+      [&](int i) {
+        if (i < 0) return 0u;
+        const float score = p.scores[i];
+        finite = finite && is_finite(score);
+        return order_bits(score);
+      },
+      p.of);
+  select_largest(keys, p.k, s, [&](unsigned at, int j) { p.kept[at] = keys.share.first + 32 * j; });
+  return finite;
+}
+
+__device__ __forceinline__ bool keep_few(const TopKKeepArgs& p) {
+  __shared__ alignas(16) unsigned keys[SELECT_FEW];
+  __shared__ unsigned totals[SELECT_FEW / 32];
+  const int i = threadIdx.x;
+  const float score = i < p.of ? p.scores[i] : 0.f;
+  keys[i] = i < p.of ? order_bits(score) : 0u;
+  __syncthreads();
+  select_few(keys, p.of, p.k, totals, [&](unsigned at) { p.kept[at] = i; });
+  return is_finite(score);
+}
+
+extern "C" __global__ void __launch_bounds__(SELECT_THREADS) top_k_keep(TopKKeepArgs p) {
+  bool finite;
+  if (p.of <= SELECT_FEW) {
+    finite = keep_few(p);
+  } else {
+    __shared__ SelectScratch s;
+    clear_bins(s);
+    __syncthreads();
+    if (p.of <= 4 * SELECT_THREADS) finite = keep<4>(p, s);
+    else if (p.of <= 12 * SELECT_THREADS) finite = keep<12>(p, s);
+    else if (p.of <= 24 * SELECT_THREADS) finite = keep<24>(p, s);
+    else finite = keep_many(p, s);
+  }
+  if (!finite) atomicCAS(p.fault, 0u, p.tag);
+}
