@@ -2,7 +2,7 @@
 // a (B, S, C) element, mask (B, S) u32 or null -> out (S, C) f32; the divisor is B, or with a mask its count + 1e-3.
 // Launch: S C / 8 vectors (S C elements where C is no multiple of 8) over blocks of 128 threads.
 // Registers: at most 48. Static shared memory: 0 bytes. Dynamic shared memory: 0.
-// Bytes: reads 2 B S C (+ 4 B per warp for each slot's mask), writes 4 S C
+// Bytes: reads 2 B S C (with a mask 32 B for each warp, which has 256 channels, more), writes 4 S C
 // Bank conflicts: none.
 // Accumulation: f32, samples ascending.
 // Test: gpu_ops::energy
@@ -16,40 +16,43 @@ __device__ __forceinline__ float inverse_count(const EnergyArgs& p, int real) {
   return 1.f / (p.mask ? (float)real + 1e-3f : (float)p.batch);
 }
 
-template <class T> __device__ __forceinline__ void energy8(const EnergyArgs& p) {
-  const size_t plane = (size_t)p.tokens * p.width, vectors = plane / 8;
-  const size_t vector = (size_t)blockIdx.x * THREADS + threadIdx.x;
-  const bool in = vector < vectors;
-  const T* a = (const T*)p.a + vector * 8;
-  const unsigned* mask = p.mask ? p.mask + vector * 8 / p.width : nullptr;
-  float sum[8] = {};
-  int real = 0;
-#pragma unroll 1
-  for (int b = 0; b < p.batch; b += AHEAD) {
-    bool use[AHEAD];
-    Vector8<T> v[AHEAD];
+// Adds the squares of samples b .. b + N: all loads first, without a branch between them. Pads are read but not used.
+template <int N, class T>
+__device__ __forceinline__ void add_squares(const EnergyArgs& p, const T* a, const unsigned* mask, int b, float (&sum)[8],
+                                            int& real) {
+  const size_t plane = (size_t)p.tokens * p.width;
+  Vector8<T> v[N];
+  unsigned use[N];
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-      use[i] = in && b + i < p.batch;
-      if (mask && use[i]) use[i] = mask[(size_t)(b + i) * p.tokens] != 0;
-    }
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-      v[i] = use[i] ? *reinterpret_cast<const Vector8<T>*>(a + (b + i) * plane) : Vector8<T>{};
-      real += use[i];
-    }
-#pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-      float x[8];
-      unpack(v[i], x);
-#pragma unroll
-      for (int c = 0; c < 8; c++) sum[c] += x[c] * x[c];
-    }
+  for (int i = 0; i < N; i++) {
+    v[i] = *reinterpret_cast<const Vector8<T>*>(a + (b + i) * plane);
+    use[i] = mask ? mask[(size_t)(b + i) * p.tokens] : 1u;
   }
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    float x[8];
+    unpack(v[i], x);
+#pragma unroll
+    for (int c = 0; c < 8; c++) sum[c] += use[i] ? x[c] * x[c] : 0.f;
+    real += use[i] != 0;
+  }
+}
+
+template <class T> __device__ __forceinline__ void energy8(const EnergyArgs& p) {
+  const size_t plane = (size_t)p.tokens * p.width, first = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 8;
+  const size_t from = first < plane ? first : 0;  // threads past the end work on what exists, and store nothing
+  const T* a = (const T*)p.a + from;
+  const unsigned* mask = p.mask ? p.mask + from / p.width : nullptr;
+  float sum[8] = {};
+  int real = 0, b = 0;
+#pragma unroll 1
+  for (; b + AHEAD <= p.batch; b += AHEAD) add_squares<AHEAD>(p, a, mask, b, sum, real);
+#pragma unroll 1
+  for (; b < p.batch; b++) add_squares<1>(p, a, mask, b, sum, real);
   const float scale = inverse_count(p, real);
 #pragma unroll
   for (int c = 0; c < 8; c++) sum[c] *= scale;
-  store8(p.out, vector * 8, plane, sum);
+  store8(p.out, first, plane, sum);
 }
 
 template <class T> __device__ __forceinline__ void energy1(const EnergyArgs& p) {

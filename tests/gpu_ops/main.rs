@@ -6,4 +6,6 @@
 mod case;
 #[path = "../common/emulator.rs"]
 mod emulator;
+mod energy;
 mod norm;
+mod top_k;
