@@ -23,23 +23,31 @@ __device__ __forceinline__ void store(float* x, size_t at, size_t end, const flo
   if (at < end) x[at] = v[0];
 }
 
-template <class T> __device__ __forceinline__ void load_elements(const T* a, float (&v)[8]) {
-  unpack(*reinterpret_cast<const Vector8<T>*>(a), v);
+template <class T> __device__ __forceinline__ Vector8<T> load_elements(const T* a, float (&)[8]) {
+  return *reinterpret_cast<const Vector8<T>*>(a);
 }
-template <class T> __device__ __forceinline__ void load_elements(const T* a, float (&v)[1]) { v[0] = to_float(*a); }
+template <class T> __device__ __forceinline__ T load_elements(const T* a, float (&)[1]) { return *a; }
+template <class T> __device__ __forceinline__ void unpack(T a, float (&x)[1]) { x[0] = to_float(a); }
 
-// Calls f with each sample's channels.
-template <class T, int V, class F> __device__ __forceinline__ void each_sample(const T* a, size_t plane, int batch, F f) {
-#pragma unroll 1
-  for (int b = 0; b < batch; b += AHEAD) {
-    float x[AHEAD][V];
+// Calls f with the channels of each of N samples: all loads first, without a branch between them.
+template <int N, class T, int V, class F> __device__ __forceinline__ void with_samples(const T* a, size_t plane, F f) {
+  float x[V];
+  decltype(load_elements(a, x)) loaded[N];
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++)
-      if (b + i < batch) load_elements(a + (b + i) * plane, x[i]);
+  for (int i = 0; i < N; i++) loaded[i] = load_elements(a + i * plane, x);
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++)
-      if (b + i < batch) f(x[i]);
+  for (int i = 0; i < N; i++) {
+    unpack(loaded[i], x);
+    f(x);
   }
+}
+
+template <class T, int V, class F> __device__ __forceinline__ void each_sample(const T* a, size_t plane, int batch, F f) {
+  int b = 0;
+#pragma unroll 1
+  for (; b + AHEAD <= batch; b += AHEAD) with_samples<AHEAD, T, V>(a + b * plane, plane, f);
+#pragma unroll 1
+  for (; b < batch; b++) with_samples<1, T, V>(a + b * plane, plane, f);
 }
 
 // Means over all slots from each thread's sum over its own. `sums` is shared and used once.

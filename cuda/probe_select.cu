@@ -3,8 +3,8 @@
 //   n = sqrt(sum_squares), 0 at pads; tokens by sqrt(sum_b n^2), samples by sqrt(sum_s n^2); pads only: -inf.
 // Launch: one block of 1024 threads; probe_select_large where max(B, S) > 8192.
 // Registers: at most 64. Static shared memory: 8480 bytes. Dynamic shared memory: 4 max(B, S) rounded up to 16, + 16; large: 0
-// Bytes: reads 4 B S + 4 B Sp + 4 Bp Sp (with a mask twice that), writes 4 (Bp + Sp) + 8 Bp Sp (default order; large: norms
-//        are read five times)
+// Bytes: reads 4 B S + 8 B Sp + 9 Bp Sp (default order; norms and masks of kept tokens alone as sectors; large: norms are
+//        read five times), writes 4 (Bp + Sp) + 8 Bp Sp. Where all are kept, their norms are not read.
 // Bank conflicts: those of neighbouring keys whose digits share a bank in the histogram's atomics.
 // Accumulation: f32 with the CPU backend's roundings and order. Over samples ascending; over tokens a warp's 32 sums of the
 //        i-th, (i + 32)-th, ... and then a butterfly.

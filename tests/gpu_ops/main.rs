@@ -4,8 +4,12 @@
 #![allow(unreachable_pub)]
 
 mod case;
+mod channel_score;
 #[path = "../common/emulator.rs"]
 mod emulator;
 mod energy;
+mod history;
+mod moments;
 mod norm;
+mod probe_select;
 mod top_k;
