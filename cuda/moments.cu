@@ -3,7 +3,7 @@
 //   energy = energy n/(n+B) + sum_b a^2/(n+B); baseline = baseline n/(n+B) + mean_b a/(n+B); for n > 0
 //   fluctuation = fluctuation (n-1)/(n+B-1) + sum_b (a - mean_s baseline)(a - mean_s baseline before)/(n+B)
 // Launch: ceil(C / 64) blocks of 256 threads (ceil(C / 8) where C is no multiple of 8).
-// Registers: at most 96. Static shared memory: 4096 bytes. Dynamic shared memory: 0.
+// Registers: at most 64. Static shared memory: 8192 bytes. Dynamic shared memory: 0.
 // Bytes: reads 2 B S C + 4 S C (n > 0: 4 B S C + 16 S C with FLAP), writes 4 S C (12 S C with FLAP and n > 0)
 // Bank conflicts: none.
 // Accumulation: f32. Over samples ascending; means over slots: every 32nd slot ascending, a butterfly over four of these sums,

@@ -2,7 +2,7 @@
 // sum_squares (B, S) f32, positions, mask (B, S) u32 -> samples (Bp), slots (Sp), probe_positions, probe_mask (Bp, Sp) u32:
 //   n = sqrt(sum_squares), 0 at pads; tokens by sqrt(sum_b n^2), samples by sqrt(sum_s n^2); pads only: -inf.
 // Launch: one block of 1024 threads; probe_select_large where max(B, S) > 8192.
-// Registers: at most 64. Static shared memory: 8480 bytes. Dynamic shared memory: 4 max(B, S) rounded up to 16, + 16; large: 0
+// Registers: at most 64. Static shared memory: 9216 bytes. Dynamic shared memory: 4 max(B, S) rounded up to 16, + 16; large: 0
 // Bytes: reads 4 B S + 8 B Sp + 9 Bp Sp (default order; norms and masks of kept tokens alone as sectors; large: norms are
 //        read five times), writes 4 (Bp + Sp) + 8 Bp Sp. Where all are kept, their norms are not read.
 // Bank conflicts: those of neighbouring keys whose digits share a bank in the histogram's atomics.

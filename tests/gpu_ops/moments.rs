@@ -27,7 +27,7 @@ impl MomentsCase {
         let mut batch = |samples: &usize| -> Vec<f32> {
             let noise = elements(&mut rng, self.dtype, samples * self.tokens * self.width);
             let value = |(i, x): (usize, f32)| {
-                if i % self.width % 2 == 0 { 1.0 + (x * 8.0).round() / 8.0 } else { x }
+                if (i % self.width).is_multiple_of(2) { 1.0 + (x * 8.0).round() / 8.0 } else { x }
             };
             noise.into_iter().enumerate().map(value).collect()
         };
