@@ -58,20 +58,20 @@ struct Choice {
   unsigned* out;
 };
 
-// A key for each lane that has an index; for whole warps.
+// A key for each lane; for whole warps.
 __device__ __forceinline__ unsigned lanes_key(const ProbeSelectArgs& p, const Choice& choice, int i) {
-  if (choice.tokens) return i < 0 ? 0u : token_key<1>(p, i, choice.over);
-  unsigned mine = 0;
+  if (choice.tokens) return i < choice.n ? token_key<1>(p, i, choice.over) : NO_KEY;
+  unsigned mine = NO_KEY;
 #pragma unroll 1
   for (int lane = 0; lane < 32; lane++) {
     const int sample = __shfl_sync(FULL_WARP, i, lane);
-    const unsigned key = sample < 0 ? 0u : sample_key<1>(p, sample, choice.over);
+    const unsigned key = sample < choice.n ? sample_key<1>(p, sample, choice.over) : NO_KEY;
     if (lane == (threadIdx.x & 31)) mine = key;
   }
   return mine;
 }
 
-// Keys into shared memory, zeros behind them.
+// Keys into shared memory, NO_KEY behind them.
 __device__ __forceinline__ void stage_keys(const ProbeSelectArgs& p, const Choice& choice, unsigned* staged) {
   const int tid = threadIdx.x, n = choice.n;
   if (choice.tokens) {
@@ -82,7 +82,7 @@ __device__ __forceinline__ void stage_keys(const ProbeSelectArgs& p, const Choic
       if ((tid & 31) == 0) staged[b] = key;
     }
   }
-  if (n + tid < (n + 3) / 4 * 4) staged[n + tid] = 0;
+  if (n + tid < (n + 3) / 4 * 4) staged[n + tid] = NO_KEY;
 }
 
 // The first slot that is a token in some sample, 0 if there is none.
@@ -113,16 +113,12 @@ __device__ __forceinline__ void choose(const ProbeSelectArgs& p, const Choice& c
     stage_keys(p, choice, staged);
     __syncthreads();
     if (n <= SELECT_FEW) {
-      select_few(staged, n, choice.k, s.above, [&](unsigned at) { emit(at, tid); });
+      select_few(staged, n, choice.k, s.before, [&](unsigned at) { emit(at, tid); });
       return;
     }
   }
-  const auto keys = computed_keys<1>(
-      [&](int i) {
-        if (!STAGED) return lanes_key(p, choice, i);
-        return i < 0 ? 0u : staged[i];
-      },
-      n);
+  const auto keys =
+      looked_up_keys<1, !STAGED>([&](int i) { return STAGED ? staged[i] : lanes_key(p, choice, i); }, n);
   select_largest(keys, choice.k, s, [&](unsigned at, int j) { emit(at, keys.share.first + 32 * j); });
 }
 

@@ -9,17 +9,19 @@ constexpr int SELECT_FEW = 256;                  // up to here every value is co
 
 struct alignas(16) SelectScratch {
   unsigned bins[SELECT_BINS];  // all 0 before and after a selection
-  unsigned above[SELECT_WARPS], equal[SELECT_WARPS];
+  unsigned before[SELECT_WARPS], equal[SELECT_WARPS];
   unsigned digit, need;
 };
 
-// Bits that order as the values do. -0 and 0 are a tie; NaN counts as -inf. Never 0: that is the key of no value.
-__device__ __forceinline__ unsigned order_bits(float x) {
-  const unsigned bits = __float_as_uint(x == x ? x + 0.f : __uint_as_float(0xff800000u));
-  return bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
+// Bits that order as the values do, the largest value first. -0 and 0 are a tie; NaN counts as -inf. NO_KEY is behind all.
+constexpr unsigned NO_KEY = 0xffffffffu;
+__device__ __forceinline__ unsigned order_bits_of_number(float x) {
+  const int bits = __float_as_int(x + 0.f);
+  return bits ^ (~(bits >> 31) & 0x7fffffff);
 }
-
-__device__ __forceinline__ bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
+__device__ __forceinline__ unsigned order_bits(float x) {
+  return order_bits_of_number(x == x ? x : __uint_as_float(0xff800000u));
+}
 
 // Of n values warp w has 32 * items neighbours: lane l those at first + 32 j, j < items. So a warp's loads are coalesced
 // and its kept ones follow those of the warps before it.
@@ -40,9 +42,9 @@ template <int MOST> struct RegisterKeys {
   }
 };
 
-// Keys that are read or computed each time they are needed, BATCH at a time: `of(i)` for index i, called by whole warps;
-// -1 is no index.
-template <int BATCH, class Of> struct ComputedKeys {
+// Keys that are looked up each time they are needed, BATCH at a time: `of(i)` for index i < n, else NO_KEY. Where whole
+// warps look up together (TOGETHER), `of` is called for every i, and has to give NO_KEY itself.
+template <int BATCH, bool TOGETHER, class Of> struct LookedUpKeys {
   Of of;
   Share share;
   int n;
@@ -53,16 +55,17 @@ template <int BATCH, class Of> struct ComputedKeys {
 #pragma unroll
       for (int b = 0; b < BATCH; b++) {
         const int i = share.first + 32 * (j + b);
-        key[b] = of(j + b < share.items && i < n ? i : -1);
+        key[b] = TOGETHER || (i < n && j + b < share.items) ? of(i) : NO_KEY;
       }
 #pragma unroll
       for (int b = 0; b < BATCH; b++)
-        if (j + b < share.items) f(key[b], j + b);
+        if (BATCH == 1 || j + b < share.items) f(key[b], j + b);
     }
   }
 };
-template <int BATCH, class Of> __device__ __forceinline__ ComputedKeys<BATCH, Of> computed_keys(Of of, int n) {
-  return ComputedKeys<BATCH, Of>{of, Share(n), n};
+template <int BATCH, bool TOGETHER, class Of>
+__device__ __forceinline__ LookedUpKeys<BATCH, TOGETHER, Of> looked_up_keys(Of of, int n) {
+  return LookedUpKeys<BATCH, TOGETHER, Of>{of, Share(n), n};
 }
 
 // Clears what `select_largest` needs cleared; a barrier has to follow.
@@ -79,19 +82,19 @@ __device__ __forceinline__ void select_largest(const Keys& keys, unsigned k, Sel
 #pragma unroll 1
   for (int pass = 0; pass < 3; pass++) {
     const int bits = pass < 2 ? 11 : 10, shift = pass == 0 ? 21 : pass == 1 ? 10 : 0;
+    const unsigned known = pass == 0 ? 0u : threshold << (shift + bits), left = pass == 0 ? ~0u : (1u << (shift + bits)) - 1;
     keys.each([&](unsigned key, int) {
-      // Bins from the highest digit down, so that sums before a bin count what is larger.
-      if (pass == 0 || key >> (shift + bits) == threshold)
-        atomicAdd(&s.bins[SELECT_BINS - 1 - (key >> shift & ((1u << bits) - 1))], 1u);
+      const unsigned rest = key ^ known;
+      if (rest <= left) atomicAdd(&s.bins[rest >> shift], 1u);
     });
     __syncthreads();
     uint2* mine = reinterpret_cast<uint2*>(s.bins) + threadIdx.x;
     const uint2 count = *mine;
     *mine = make_uint2(0, 0);
     const unsigned total = __reduce_add_sync(FULL_WARP, count.x + count.y);
-    if (lane == 0) s.above[warp] = total;
+    if (lane == 0) s.before[warp] = total;
     __syncthreads();
-    unsigned before = __reduce_add_sync(FULL_WARP, lane < warp ? s.above[lane] : 0u);
+    unsigned before = __reduce_add_sync(FULL_WARP, lane < warp ? s.before[lane] : 0u);
     if (before < need && need <= before + total) {  // one warp's bins hold the k-th largest
       unsigned up_to = count.x + count.y;
 #pragma unroll
@@ -102,7 +105,7 @@ __device__ __forceinline__ void select_largest(const Keys& keys, unsigned k, Sel
       before += up_to - count.x - count.y;
       if (before < need && need <= before + count.x + count.y) {
         const bool second = need > before + count.x;
-        s.digit = SELECT_BINS - 1 - 2 * threadIdx.x - second;
+        s.digit = 2 * threadIdx.x + second;
         s.need = need - before - (second ? count.x : 0u);
       }
     }
@@ -110,27 +113,34 @@ __device__ __forceinline__ void select_largest(const Keys& keys, unsigned k, Sel
     threshold = threshold << bits | s.digit;
     need = s.need;
   }
-  // Every key above the threshold is kept, and of those that equal it the first `need`.
-  unsigned above = 0, equal = 0;
-  keys.each([&](unsigned key, int) { above += key > threshold, equal += key == threshold; });
-  above = __reduce_add_sync(FULL_WARP, above);
-  equal = __reduce_add_sync(FULL_WARP, equal);
-  if (lane == 0) s.above[warp] = above, s.equal[warp] = equal;
+  // Every key before the threshold is kept, and of those that equal it the first `need`.
+  unsigned before = 0, equal = 0;
+  keys.each([&](unsigned key, int) { before += key < threshold, equal += key == threshold; });
+  before = __reduce_add_sync(FULL_WARP, before);
+  const unsigned own = __reduce_add_sync(FULL_WARP, equal);
+  if (lane == 0) s.before[warp] = before, s.equal[warp] = own;
   __syncthreads();
-  above = __reduce_add_sync(FULL_WARP, lane < warp ? s.above[lane] : 0u);
+  before = __reduce_add_sync(FULL_WARP, lane < warp ? s.before[lane] : 0u);
   equal = __reduce_add_sync(FULL_WARP, lane < warp ? s.equal[lane] : 0u);
+  unsigned position = before + min(equal, need);
+  unsigned take = min(need - min(equal, need), own);  // of this warp's equal ones
+  const bool some = take > 0 && take < own;           // in one warp at most
+  const unsigned bound = threshold + (take > 0 && !some);
   const unsigned lower = (1u << lane) - 1;
   keys.each([&](unsigned key, int j) {
-    const unsigned higher = __ballot_sync(FULL_WARP, key > threshold), same = __ballot_sync(FULL_WARP, key == threshold);
-    const unsigned rank = equal + __popc(same & lower);
-    if (key > threshold || (key == threshold && rank < need))
-      emit(above + __popc(higher & lower) + min(rank, need), j);
-    above += __popc(higher);
-    equal += __popc(same);
+    bool kept = key < bound;
+    if (some) {
+      const unsigned same = __ballot_sync(FULL_WARP, key == threshold);
+      kept = kept || (key == threshold && __popc(same & lower) < take);
+      take -= min(take, __popc(same));
+    }
+    const unsigned all = __ballot_sync(FULL_WARP, kept);
+    if (kept) emit(position + __popc(all & lower), j);
+    position += __popc(all);
   });
 }
 
-// The same for n <= SELECT_FEW keys in shared memory, behind which lie zeros up to a multiple of 4: every thread of at
+// The same for n <= SELECT_FEW keys in shared memory, behind which lies NO_KEY up to a multiple of 4: every thread of at
 // least n compares one key with all. `totals` is shared, a word per warp.
 template <class Emit>
 __device__ __forceinline__ void select_few(const unsigned* keys, int n, unsigned k, unsigned* totals, Emit emit) {
@@ -138,14 +148,14 @@ __device__ __forceinline__ void select_few(const unsigned* keys, int n, unsigned
   bool kept = false;
   if (tid < n) {
     const unsigned key = keys[tid];
-    unsigned larger = 0;
+    unsigned ahead = 0;
     for (int i = 0; i < n; i += 4) {
       const uint4 other = *reinterpret_cast<const uint4*>(keys + i);
-      // Before this one an equal key comes first too.
-      larger += (other.x > key - (i < tid)) + (other.y > key - (i + 1 < tid)) + (other.z > key - (i + 2 < tid)) +
-                (other.w > key - (i + 3 < tid));
+      // Of equal keys the one with the lower index comes first.
+      ahead += (other.x < key + (i < tid)) + (other.y < key + (i + 1 < tid)) + (other.z < key + (i + 2 < tid)) +
+               (other.w < key + (i + 3 < tid));
     }
-    kept = larger < k;
+    kept = ahead < k;
   }
   const unsigned ballot = __ballot_sync(FULL_WARP, kept);
   if (lane == 0) totals[warp] = __popc(ballot);
