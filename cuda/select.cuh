@@ -27,24 +27,25 @@ __device__ __forceinline__ unsigned order_bits(float x) {
 // and its kept ones follow those of the warps before it.
 struct Share {
   int items, first;
-  __device__ __forceinline__ explicit Share(int n)
-      : items((n + SELECT_THREADS - 1) / SELECT_THREADS), first((threadIdx.x & ~31) * items + (threadIdx.x & 31)) {}
+  __device__ __forceinline__ explicit Share(int each)
+      : items(each), first((threadIdx.x & ~31) * items + (threadIdx.x & 31)) {}
+  static __device__ __forceinline__ Share of(int n) { return Share((n + SELECT_THREADS - 1) / SELECT_THREADS); }
 };
 
-// Keys that stay in registers; `items` of them count.
-template <int MOST> struct RegisterKeys {
-  unsigned key[MOST];
-  int items;
+// Keys that stay in registers.
+template <int ITEMS> struct RegisterKeys {
+  static constexpr int UNROLL = 3;
+  unsigned key[ITEMS];
   template <class F> __device__ __forceinline__ void each(F f) const {
 #pragma unroll
-    for (int j = 0; j < MOST; j++)
-      if (j < items) f(key[j], j);
+    for (int j = 0; j < ITEMS; j++) f(key[j], j);
   }
 };
 
 // Keys that are looked up each time they are needed, BATCH at a time: `of(i)` for index i < n, else NO_KEY. Where whole
 // warps look up together (TOGETHER), `of` is called for every i, and has to give NO_KEY itself.
 template <int BATCH, bool TOGETHER, class Of> struct LookedUpKeys {
+  static constexpr int UNROLL = 1;
   Of of;
   Share share;
   int n;
@@ -65,7 +66,7 @@ template <int BATCH, bool TOGETHER, class Of> struct LookedUpKeys {
 };
 template <int BATCH, bool TOGETHER, class Of>
 __device__ __forceinline__ LookedUpKeys<BATCH, TOGETHER, Of> looked_up_keys(Of of, int n) {
-  return LookedUpKeys<BATCH, TOGETHER, Of>{of, Share(n), n};
+  return LookedUpKeys<BATCH, TOGETHER, Of>{of, Share::of(n), n};
 }
 
 // Clears what `select_largest` needs cleared; a barrier has to follow.
@@ -79,7 +80,7 @@ __device__ __forceinline__ void select_largest(const Keys& keys, unsigned k, Sel
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   // Radix select: after each pass the k-th largest key's upper bits are known, and how many are needed among its likes.
   unsigned threshold = 0, need = k;
-#pragma unroll 1
+#pragma unroll Keys::UNROLL
   for (int pass = 0; pass < 3; pass++) {
     const int bits = pass < 2 ? 11 : 10, shift = pass == 0 ? 21 : pass == 1 ? 10 : 0;
     const unsigned known = pass == 0 ? 0u : threshold << (shift + bits), left = pass == 0 ? ~0u : (1u << (shift + bits)) - 1;

@@ -8,26 +8,22 @@
 // Test: gpu_ops::top_k
 #include "select.cuh"
 
-// Keys of up to 1024 * MOST scores are held in registers, so that scores are read once.
-template <int MOST> __device__ __forceinline__ bool keep(const TopKKeepArgs& p, SelectScratch& s) {
-  const Share share(p.of);
-  float score[MOST];
+// Up to 1024 * ITEMS scores are held in registers, so that they are read once.
+template <int ITEMS> __device__ __forceinline__ bool keep(const TopKKeepArgs& p, SelectScratch& s) {
+  const Share share(ITEMS);
+  float score[ITEMS];
 #pragma unroll
-  for (int j = 0; j < MOST; j++) {
-    const int i = share.first + 32 * j;
-    score[j] = j < share.items && i < p.of ? p.scores[i] : 0.f;
-  }
-  RegisterKeys<MOST> keys;
-  keys.items = share.items;
+  for (int j = 0; j < ITEMS; j++) score[j] = share.first + 32 * j < p.of ? p.scores[share.first + 32 * j] : 0.f;
+  RegisterKeys<ITEMS> keys;
   unsigned largest = 0;  // of the absolute values' bits: infinity and NaN lie behind every number
 #pragma unroll
-  for (int j = 0; j < MOST; j++) {
+  for (int j = 0; j < ITEMS; j++) {
     largest = max(largest, __float_as_uint(score[j]) & 0x7fffffffu);
     keys.key[j] = share.first + 32 * j < p.of ? order_bits_of_number(score[j]) : NO_KEY;
   }
   if (largest > 0x7f800000u) {
 #pragma unroll
-    for (int j = 0; j < MOST; j++)
+    for (int j = 0; j < ITEMS; j++)
       if (score[j] != score[j]) keys.key[j] = order_bits(score[j]);
   }
   select_largest(keys, p.k, s, [&](unsigned at, int j) { p.kept[at] = share.first + 32 * j; });
@@ -62,9 +58,12 @@ extern "C" __global__ void __launch_bounds__(SELECT_THREADS) top_k_keep(TopKKeep
     __shared__ SelectScratch s;
     clear_bins(s);
     __syncthreads();
-    if (p.of <= 4 * SELECT_THREADS) finite = keep<4>(p, s);
-    else if (p.of <= 12 * SELECT_THREADS) finite = keep<12>(p, s);
-    else if (p.of <= 24 * SELECT_THREADS) finite = keep<24>(p, s);
+    const int items = (p.of + SELECT_THREADS - 1) / SELECT_THREADS;
+    if (items <= 4) finite = keep<4>(p, s);
+    else if (items <= 8) finite = keep<8>(p, s);
+    else if (items <= 12) finite = keep<12>(p, s);
+    else if (items <= 16) finite = keep<16>(p, s);
+    else if (items <= 24) finite = keep<24>(p, s);
     else finite = keep_many(p, s);
   }
   if (!finite) atomicCAS(p.fault, 0u, p.tag);
