@@ -41,6 +41,16 @@ struct EmbedArgs {
 };
 
 // ---- probe_select ----------------------------------------------------------------------------------------------------
+// sum_squares, positions, mask (B, S); mask may be null -> samples (Bp), slots (Sp), probe_positions and probe_mask (Bp, Sp)
+struct ProbeSelectArgs {
+  Floats sum_squares;
+  Indices positions, mask;
+  IndicesOut samples, slots, probe_positions, probe_mask;
+  int batch, tokens;               // B, S
+  int kept_samples, kept_tokens;   // Bp, Sp
+  int tokens_first;                // 0: samples are chosen first
+  int leading;                     // 1: the first kept slot is the first that is a token in some sample
+};
 
 // ---- probe_gather ----------------------------------------------------------------------------------------------------
 // x (B*tokens, width), samples (B_p), slots (probe_tokens) -> out (rows = B_p*probe_tokens, width)
@@ -113,6 +123,14 @@ struct ProjectGemvArgs {
 // ---- attention ---------------------------------------------------------------------------------------------------------
 
 // ---- energy ------------------------------------------------------------------------------------------------------------
+// a (B, S, C) element, mask (B, S) or null -> out (S, C)
+struct EnergyArgs {
+  Elements a;
+  Indices mask;
+  FloatsOut out;
+  int batch, tokens, width;
+  int reserved;
+};
 
 // ---- column_statistic --------------------------------------------------------------------------------------------------
 // weight (channels, width) -> out (channels)
@@ -125,8 +143,50 @@ struct ColumnStatisticArgs {
 };
 
 // ---- channel_score -----------------------------------------------------------------------------------------------------
+// p (tokens, width), history (rows, width) f32 or f16, slots (tokens), statistic (width) -> out (width or heads)
+struct ChannelScoreArgs {
+  Floats p;
+  Elements history;
+  Indices slots;
+  Floats statistic;
+  FloatsOut out;
+  int tokens, width;
+  int span;           // channels of a block: head_dim, or 32
+  int groups;         // warps side by side
+  int heads;          // 1: one score per block
+  int metric;         // 0 ppsp, 1 wanda-sp, 2 flap
+  int history_kind;   // 0 none, 1 f32, 2 square roots in f16
+  int history_slots;  // later ones have h = 0
+  int bucket;         // slots per row of history
+  int fixed;          // 1: fixed_weight in place of p / (p + h + 1e-6)
+  float fixed_weight;
+  int reserved;
+};
 
 // ---- top_k_keep, keep_kv_heads, check_finite ---------------------------------------------------------------------------
+// scores (of) -> kept (k), fault (1)
+struct TopKKeepArgs {
+  Floats scores;
+  IndicesOut kept, fault;
+  int of, k;
+  unsigned tag;
+  int reserved;
+};
+// heads (count) -> kv_kept (kv_capacity), kv_slots (count)
+struct KeepKvHeadsArgs {
+  Indices heads;
+  IndicesOut kv_kept, kv_slots;
+  int count, group, kv_capacity;
+  int reserved;
+};
+// values (count) -> fault (1)
+struct CheckFiniteArgs {
+  Floats values;
+  IndicesOut fault;
+  long long count;
+  unsigned tag;
+  int reserved;
+};
 
 // ---- argmax ------------------------------------------------------------------------------------------------------------
 // x (rows, width) -> out (rows)
@@ -137,8 +197,28 @@ struct ArgmaxArgs {
 };
 
 // ---- history_update ----------------------------------------------------------------------------------------------------
+// p (tokens, kept * block_width), kept (count of blocks) -> history (rows, width) f32 or f16, in place
+struct HistoryUpdateArgs {
+  Floats p;
+  Indices kept;
+  ElementsOut history;
+  int channels;       // kept channels: columns of p
+  int block_width;    // D or 1
+  int width;          // C
+  int at, end;        // slots that are updated
+  int bucket;         // slots per row
+  int half;           // 1: square roots in f16
+  float old_share, new_share;  // momentum and 1 - momentum
+  int reserved;
+};
 
 // ---- moments -----------------------------------------------------------------------------------------------------------
+// a (B, S, C) element -> energy, baseline, fluctuation (S, C), in place
+struct MomentsArgs {
+  Elements a;
+  FloatsOut energy, baseline, fluctuation;  // the latter two are null where FLAP is not asked for
+  int batch, tokens, width, seen;
+};
 
 // ---- cross_entropy -----------------------------------------------------------------------------------------------------
 // x (rows, width), weight (vocab, width), targets (rows) -> partial (rows, tiles, 2), target_logits (rows); tiles =
