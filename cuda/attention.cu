@@ -3,7 +3,8 @@
 // Launch: (N, ceil(S / Q), B) blocks of 128 threads, for Q = 128 or 64 queries; longest rows first.
 // Registers: at most 255. Static shared memory: 0 bytes. Dynamic shared memory: 2 W (Q + 3 R) + 4 Q and gaps, for head
 //   width W >= D and key tiles of R = 64 keys (32 for W = 256): 82592 bytes at most.
-// Bytes: reads 2 B S N D + 4 B N (keys of each query tile's diagonal, up to a whole tile of keys) D, writes 2 B S N D.
+// Bytes: reads 2 B S N D + sum over blocks of (4 D E + 128, and with a mask 16 min(keys, E up to whole tiles + R)), E the
+//        keys up to the block's last query (a window leaves out tiles in front), writes 2 B S N D.
 // Bank conflicts: none (16-byte chunks of a row are permuted by its number).
 // Accumulation f32: mma over d, then over keys ascending; the sum of a row over its four lanes last. Probabilities are
 //   rounded to the element for their product with v; the sum takes them unrounded.

@@ -2,8 +2,9 @@
 //   query heads that share it. Nothing of k and v passes through shared memory.
 // q (B, S, N, D), k and v (B, capacity, K, D) element, kv_slots (N), mask (B, capacity), slots (keys) -> out (B, S, N, D).
 // Launch: (K, B) blocks of 256 threads.
-// Registers: at most 255. Static shared memory: 43200 bytes. Dynamic shared memory: 0.
-// Bytes: reads 4 B keys K D + 2 B S N D + 4 B K N, writes 2 B S N D.
+// Registers: at most 255. Static shared memory: 43088 bytes. Dynamic shared memory: 0.
+// Bytes: reads 2 B S N D + B K (4 keys D + 4 N, and with a mask 4 keys) per 16 rows (tokens x heads of a slot),
+//        writes 2 B S N D.
 // Bank conflicts: none (rows of q are 64 bytes further apart than they are wide; 16-byte chunks of sums are permuted).
 // Accumulation f32: a warp takes every eighth step of 16 keys, mma over d, then over its keys ascending; warps ascending.
 //   Probabilities are rounded to the element for their product with v; the sum takes them unrounded.
@@ -132,7 +133,7 @@ template <class T, int W, bool VECTOR> __device__ __forceinline__ void decode(co
       }
       const unsigned show = __ballot_sync(FULL_WARP, ahead);
       float s[2][4] = {};
-#pragma unroll
+#pragma unroll(AHEAD ? W / 32 : 2)
       for (int c = 0; c < W / 32; c++) {
         Keys<T, VECTOR>& here = keys[AHEAD ? c : 0];
         if (!AHEAD) here.load(k, stride, key, p.keys, c * 32, p.head_dim);
@@ -259,18 +260,17 @@ template <class T, int W, bool VECTOR> __device__ __forceinline__ void decode(co
 
 template <class T, int W> __device__ __forceinline__ void any_width(const AttentionArgs& p) {
   __shared__ Shared<T, W> shared;
-  if (p.head_dim % 8 == 0)
+  if (W == 256 || p.head_dim % 8 == 0)
     decode<T, W, true>(p, shared);
   else
-    decode<T, W, false>(p, shared);
+    decode<T, W, W == 256>(p, shared);
 }
 
-#define KERNELS(width)                                                                                           \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                          \
-  attention_decode_d##width##_bf16(AttentionArgs p) { any_width<bf16, width>(p); }                               \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                                          \
-  attention_decode_d##width##_f16(AttentionArgs p) { any_width<f16, width>(p); }
+#define KERNELS(name, width)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(THREADS) name##_bf16(AttentionArgs p) { any_width<bf16, width>(p); }      \
+  extern "C" __global__ void __launch_bounds__(THREADS) name##_f16(AttentionArgs p) { any_width<f16, width>(p); }
 
-KERNELS(64)
-KERNELS(128)
-KERNELS(256)
+KERNELS(attention_decode_d64, 64)
+KERNELS(attention_decode_d128, 128)
+// For widths that are multiples of 8 only: there are no registers for the other way.
+KERNELS(attention_decode_d256, 256)

@@ -49,15 +49,18 @@ fn prefill_shared(queries: usize, width: usize) -> u32 {
 fn plan(shape: &AttentionShape, multiprocessors: usize) -> (PerDtype, Geometry) {
     let AttentionShape { queries, heads, kv_heads, head_dim, .. } = *shape;
     debug_assert!(head_dim <= WIDEST_HEAD, "heads of {head_dim} channels");
-    if queries.tokens <= DECODE_TOKENS {
-        let (_, kernel) = for_width(&DECODE, head_dim).expect("heads are not wider than the widest kernel");
+    let vectors = head_dim.is_multiple_of(8);
+    let decode = for_width(&DECODE, head_dim).filter(|&(width, _)| vectors || width < WIDEST_HEAD);
+    if let Some((_, kernel)) = decode
+        && queries.tokens <= DECODE_TOKENS
+    {
         let grid = [kv_heads as u32, queries.samples as u32, 1];
         return (kernel, Geometry { grid, threads: 256, shared: 0 });
     }
     let tiles = |rows: usize| queries.tokens.div_ceil(rows);
     // 128 queries read shared memory half as often, but need enough blocks for two on each multiprocessor.
     let many = tiles(128) * heads * queries.samples >= 2 * multiprocessors;
-    let wide = (many && head_dim.is_multiple_of(8)).then(|| for_width(&QUERIES_128, head_dim)).flatten();
+    let wide = (many && vectors).then(|| for_width(&QUERIES_128, head_dim)).flatten();
     let (rows, (width, kernel)) = match wide {
         Some(kernel) => (128, kernel),
         None => (64, for_width(&QUERIES_64, head_dim).expect("heads are not wider than the widest kernel")),

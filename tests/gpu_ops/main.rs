@@ -4,7 +4,9 @@
 #![allow(unreachable_pub)]
 
 mod argmax;
+mod attention;
 mod case;
 #[path = "../common/emulator.rs"]
 mod emulator;
 mod norm;
+mod rope_cache;
