@@ -119,8 +119,28 @@ struct ProjectGemvArgs {
 };
 
 // ---- rope_cache --------------------------------------------------------------------------------------------------------
+// q (T, heads, D), k (T, kv_heads, D) rotated in place; k and v (T, kv_heads, D) -> slots `at`.. of the cache
+// (B, capacity, kv_heads, D) where it is not null. table (positions, D): D/2 cosines, then D/2 sines; null: no rotation.
+struct RopeCacheArgs {
+  ElementsOut q, k;
+  Elements v;
+  Floats table;
+  Indices positions;
+  ElementsOut cache_keys, cache_values;
+  int tokens, heads, kv_heads, head_dim, capacity, at;
+};
 
 // ---- attention ---------------------------------------------------------------------------------------------------------
+// q (B, tokens, heads, D), k and v (B, capacity, kv_heads, D), kv_slots (heads), mask (B, capacity) or null,
+// slots (keys, ascending) or null -> out (B, tokens, heads, D). Query i is key `keys - tokens + i`.
+struct AttentionArgs {
+  Elements q, k, v;
+  ElementsOut out;
+  Indices kv_slots, mask, slots;
+  int tokens, keys, capacity, heads, kv_heads, head_dim;
+  int window;  // INT_MAX: none
+  float scale;
+};
 
 // ---- energy ------------------------------------------------------------------------------------------------------------
 // a (B, S, C) element, mask (B, S) or null -> out (S, C)

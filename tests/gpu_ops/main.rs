@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod argmax;
+mod attention;
 mod case;
 mod channel_score;
 mod column_statistic;
@@ -21,4 +22,5 @@ mod probe_gather;
 mod probe_select;
 mod product;
 mod project;
+mod rope_cache;
 mod top_k;
