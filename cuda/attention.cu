@@ -24,13 +24,11 @@ __device__ __forceinline__ void load_tile(T* to, const T* from, size_t stride, i
   if (VECTOR) {
     constexpr int SIDE = W / 8;
     const int row = threadIdx.x / SIDE, chunk = threadIdx.x % SIDE;
-    from += chunk * 8;
     const bool column = chunk * 8 < head_dim;
+    from += row * stride + chunk * 8;
 #pragma unroll
-    for (int r = 0; r < ROWS; r += THREADS / SIDE) {
-      const bool inside = column && row + r < rows;
-      cp_async16(to + at<W>(row + r, chunk), inside ? from + (row + r) * stride : from, inside ? 16 : 0);
-    }
+    for (int r = 0; r < ROWS; r += THREADS / SIDE, from += THREADS / SIDE * stride)
+      cp_async16(to + at<W>(row + r, chunk), from, column && row + r < rows ? 16 : 0);
   } else {
     for (int i = threadIdx.x; i < ROWS * W; i += THREADS) {
       const int row = i / W, column = i % W;
@@ -93,17 +91,17 @@ __device__ __forceinline__ void attention(const AttentionArgs& p) {
 #pragma unroll
   for (int i = 0; i < TILES; i++) most[i][0] = most[i][1] = MINUS_INFINITY;
   // Masks are read a tile ahead.
-  bool ahead[WORDS];
+  unsigned ahead[WORDS];
 #pragma unroll
-  for (int w = 0; w < WORDS; w++) ahead[w] = shown(p, mask, start + 32 * w + lane);
+  for (int w = 0; w < WORDS; w++) ahead[w] = mask_at(p, mask, start + 32 * w + lane);
 
 #pragma unroll 1
   for (int key = start; key < end; key += KEYS) {
     unsigned show[WORDS], none = 0, all = FULL_WARP;
 #pragma unroll
     for (int w = 0; w < WORDS; w++) {
-      show[w] = __ballot_sync(FULL_WARP, ahead[w]);
-      ahead[w] = shown(p, mask, key + KEYS + 32 * w + lane);
+      show[w] = __ballot_sync(FULL_WARP, ahead[w] != 0);
+      ahead[w] = mask_at(p, mask, key + KEYS + 32 * w + lane);
       none |= show[w];
       all &= show[w];
     }

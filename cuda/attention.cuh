@@ -24,22 +24,22 @@ __device__ __forceinline__ int first_in_window(const AttentionArgs& p, int query
   return low;
 }
 
-// Whether key j exists and the mask shows it.
-__device__ __forceinline__ bool shown(const AttentionArgs& p, const unsigned* mask, int j) {
-  return j < p.keys && (!mask || mask[j] != 0);
+// The mask of key j, or of the last key if there is no such; a load without a branch, that may stay under way.
+__device__ __forceinline__ unsigned mask_at(const AttentionArgs& p, const unsigned* mask, int j) {
+  return mask ? __ldg(mask + min(j, p.keys - 1)) : 1;
 }
 
-// Elements column .. column + 7 of a row of `width`, 0 past its end; `inside`: the row exists. Rows are 16-byte aligned if VECTOR.
-template <class T, bool VECTOR>
-__device__ __forceinline__ uint4 load8(const T* row, int column, int width, bool inside) {
+// Elements column .. column + 7 of a row of `width`; any value past its end, where it would meet a 0. Rows are 16-byte
+// aligned if VECTOR.
+template <class T, bool VECTOR> __device__ __forceinline__ uint4 load8(const T* row, int column, int width) {
   if constexpr (VECTOR) {
-    return inside && column < width ? __ldg((const uint4*)(row + column)) : make_uint4(0, 0, 0, 0);
+    return __ldg((const uint4*)(row + (column < width ? column : 0)));
   } else {
     unsigned word[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int c = column + 2 * i;
-      const unsigned lo = inside && c < width ? row[c].bits : 0, hi = inside && c + 1 < width ? row[c + 1].bits : 0;
+      const unsigned lo = c < width ? row[c].bits : 0, hi = c + 1 < width ? row[c + 1].bits : 0;
       word[i] = lo | hi << 16;
     }
     return make_uint4(word[0], word[1], word[2], word[3]);

@@ -21,15 +21,16 @@ template <class T, int W> struct Shared {
 };
 
 // mma lets d be permuted as long as q and k agree. Lane 4 g + t holds columns 32 c + 8 t .. + 7 of key g, 16 bytes of
-// global memory; its words are the fragments of two steps, words 0 and 1 of the first.
+// global memory; its words are the fragments of two steps, words 0 and 1 of the first. Where there is no such key it is
+// the last one instead, for v too: nobody sees it there.
 template <class T, bool VECTOR> struct Keys {
   uint4 x[2];  // of keys 0 to 7 and 8 to 15
   __device__ __forceinline__ void load(const T* k, size_t stride, int key, int end, int column, int head_dim) {
     const int group = threadIdx.x >> 2 & 7, own = column + (threadIdx.x & 3) * 8;
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-      const int row = key + j * 8 + group;
-      x[j] = load8<T, VECTOR>(k + row * stride, own, head_dim, row < end);
+      const int row = min(key + j * 8 + group, end - 1);
+      x[j] = load8<T, VECTOR>(k + row * stride, own, head_dim);
     }
   }
 };
@@ -42,8 +43,8 @@ template <class T, bool VECTOR> struct Values {
     const int group = threadIdx.x >> 2 & 7, pair = (threadIdx.x & 3) * 2;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      const int row = key + pair + j / 2 * 8 + j % 2;
-      x[j] = load8<T, VECTOR>(v + row * stride, column + group * 8, head_dim, row < end);
+      const int row = min(key + pair + j / 2 * 8 + j % 2, end - 1);
+      x[j] = load8<T, VECTOR>(v + row * stride, column + group * 8, head_dim);
     }
   }
   // The fragment of tile i: keys 2 t, 2 t + 1, and 8 further.
@@ -77,20 +78,20 @@ template <class T, int W, bool VECTOR> __device__ __forceinline__ void decode(co
   // Keys come a step ahead, values before the scores that they wait for; the widest heads have no registers for that.
   constexpr bool AHEAD = W <= 128;
   Keys<T, VECTOR> keys[AHEAD ? W / 32 : 1];
-  bool ahead;
+  unsigned ahead = 0;
   auto fetch = [&](int key) {
     if (AHEAD) {
 #pragma unroll
       for (int c = 0; c < W / 32; c++) keys[c].load(k, stride, key, p.keys, c * 32, p.head_dim);
     }
-    ahead = shown(p, mask, key + lane % KEYS);
+    ahead = mask_at(p, mask, key + lane % KEYS);
   };
 
   // Rows are the new tokens of the heads that use this slot, sixteen at a time.
   int from = 0, all;
   do {
-    // On its way while the heads are looked for.
-    fetch(start);
+    // On its way while the heads are looked for; few keys leave some warps without any.
+    if (start < p.keys) fetch(start);
     if (warp == 0) {
       int found = 0;
       for (int h = 0; h < p.heads; h += 32) {
@@ -112,8 +113,9 @@ template <class T, int W, bool VECTOR> __device__ __forceinline__ void decode(co
     };
     for (int i = threadIdx.x; i < ROWS * W / 8; i += THREADS) {
       const int row = i / (W / 8), column = i % (W / 8) * 8;
-      const T* q = (const T*)p.q + (row < rows ? row_at(row) : 0);
-      *(uint4*)(shared.q + row * Q_STRIDE + column) = load8<T, VECTOR>(q, column, p.head_dim, row < rows);
+      const bool inside = row < rows && column < p.head_dim;
+      *(uint4*)(shared.q + row * Q_STRIDE + column) =
+          inside ? load8<T, VECTOR>((const T*)p.q + row_at(row), column, p.head_dim) : make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
 
@@ -131,7 +133,7 @@ template <class T, int W, bool VECTOR> __device__ __forceinline__ void decode(co
 #pragma unroll
         for (int c = 0; c < W / 64; c++) values[c].load(v, stride, key, p.keys, c * 64, p.head_dim);
       }
-      const unsigned show = __ballot_sync(FULL_WARP, ahead);
+      const unsigned show = __ballot_sync(FULL_WARP, ahead != 0);
       float s[2][4] = {};
 #pragma unroll(AHEAD ? W / 32 : 2)
       for (int c = 0; c < W / 32; c++) {
@@ -267,8 +269,8 @@ template <class T, int W> __device__ __forceinline__ void any_width(const Attent
 }
 
 #define KERNELS(name, width)                                                                                             \
-  extern "C" __global__ void __launch_bounds__(THREADS) name##_bf16(AttentionArgs p) { any_width<bf16, width>(p); }      \
-  extern "C" __global__ void __launch_bounds__(THREADS) name##_f16(AttentionArgs p) { any_width<f16, width>(p); }
+  extern "C" __global__ void __launch_bounds__(THREADS, 1) name##_bf16(AttentionArgs p) { any_width<bf16, width>(p); }      \
+  extern "C" __global__ void __launch_bounds__(THREADS, 1) name##_f16(AttentionArgs p) { any_width<f16, width>(p); }
 
 KERNELS(attention_decode_d64, 64)
 KERNELS(attention_decode_d128, 128)

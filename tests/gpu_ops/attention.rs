@@ -214,7 +214,7 @@ fn padding() {
 #[test]
 fn caches() {
     for (tokens, keys, capacity) in
-        [(1, 7, 9), (1, 300, 301), (3, 130, 140), (9, 20, 33), (33, 100, 128), (66, 70, 71)]
+        [(1, 7, 9), (1, 300, 301), (3, 130, 140), (9, 20, 33), (33, 100, 128), (66, 70, 71), (20, 82, 82)]
     {
         let case =
             AttentionCase { samples: 2, tokens, keys, capacity, kv_slots: &[0, 1, 1], kv_heads: 2, ..BASE };
@@ -225,9 +225,17 @@ fn caches() {
 
 #[test]
 fn windows() {
-    for (tokens, keys, window) in
-        [(1, 40, 9), (40, 40, 1), (40, 40, 0), (2, 200, 33), (100, 200, 20), (130, 130, 70), (10, 10, 500)]
-    {
+    for (tokens, keys, window) in [
+        (1, 40, 9),
+        (40, 40, 1),
+        (40, 40, 0),
+        (2, 200, 33),
+        (100, 200, 20),
+        (130, 130, 70),
+        (20, 120, 38),
+        (65, 128, 0),
+        (10, 10, 500),
+    ] {
         let case = AttentionCase { tokens, keys, capacity: keys, window: Some(window), ..BASE };
         check_both(&case);
         check(&AttentionCase { samples: 2, pads: Some(keys / 3), ..case });
