@@ -54,7 +54,7 @@ args() {
     "${BINDGEN:-bindgen}" --no-layout-tests --default-visibility crate --allowlist-type '.*Args' --no-debug '.*' --no-recursive-allowlist \
     --disable-header-comment --with-derive-custom-struct '.*=bytemuck::Pod,bytemuck::Zeroable,Clone,Copy,Debug,Default' \
     --no-doc-comments --raw-line '//! Made from cuda/args.h by `tools/cuda.sh args`: the kernels'"'"' arguments.' \
-    --raw-line '#![allow(missing_docs, reason = "documented in cuda/args.h")]' \
+    --raw-line '#![allow(missing_docs, unreachable_pub, reason = "documented in cuda/args.h; bindgen makes them pub")]' \
     --raw-line 'type Elements = u64; type ElementsOut = u64; type Floats = u64; type FloatsOut = u64; type Indices = u64; type IndicesOut = u64;' \
     "$header" | rustfmt --edition 2024 --config-path "$root" >"$1"
 }
