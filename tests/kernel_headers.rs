@@ -109,53 +109,67 @@ fn multiplies_matrices(kernel: &str) -> bool {
         && !base.split('_').any(|word| without.contains(&word))
 }
 
-#[test]
-fn headers_say_what_was_measured() {
-    let resources = resources();
-    for (file, text) in files("cuda", &["cu"]) {
-        let header = parse_header(&text).unwrap_or_else(|error| panic!("cuda/{file}: {error}"));
-        let kernels: Vec<_> = resources.iter().filter(|(_, measured)| measured["file"] == *file).collect();
-        assert!(!kernels.is_empty(), "cuda/{file} has no kernel in resources.json");
-        for (kernel, measured) in kernels {
-            for arch in ["sm_80", "sm_90a"] {
-                let number = |what: &str| {
-                    let number = measured[arch][what].as_u64();
-                    number.unwrap_or_else(|| panic!("resources.json: no {what} of {kernel} for {arch}"))
-                };
-                for (what, most) in [("registers", header.registers), ("static_shared", header.static_shared)]
-                {
-                    let has = number(what);
-                    assert!(has <= most, "{kernel}, {arch}: {has} {what}, its header claims at most {most}");
-                }
-                for what in ["spill_stores", "spill_loads", "stack"] {
-                    assert_eq!(number(what), 0, "{kernel}, {arch}: {what}");
-                }
-            }
-            let instructions =
-                |what: &str| measured["sm_80"][what].as_u64().expect("counted in machine code");
-            assert_eq!(instructions("local"), 0, "{kernel} uses local memory");
-            if multiplies_matrices(kernel) {
-                assert!(instructions("hmma") > 0, "{kernel} does not use tensor cores");
-                assert!(
-                    instructions("ldgsts_128") > 0,
-                    "{kernel} does not copy 16 bytes at a time past registers"
-                );
+/// What is wrong with one kernel.
+fn complaints(kernel: &str, measured: &Value, header: &Header) -> Vec<String> {
+    let number = |arch: &str, what: &str| {
+        let number = measured[arch][what].as_u64();
+        number.unwrap_or_else(|| panic!("resources.json: no {what} of {kernel} for {arch}"))
+    };
+    let mut wrong = Vec::new();
+    for arch in ["sm_80", "sm_90a"] {
+        let none = ["spill_stores", "spill_loads", "stack"].map(|what| (what, 0));
+        let claims = [("registers", header.registers), ("static_shared", header.static_shared)];
+        for (what, most) in claims.into_iter().chain(none) {
+            let has = number(arch, what);
+            if has > most {
+                wrong.push(format!("{kernel}, {arch}: {has} {what}, at most {most} allowed"));
             }
         }
     }
+    if number("sm_80", "local") > 0 {
+        wrong.push(format!("{kernel} uses local memory"));
+    }
+    if multiplies_matrices(kernel) {
+        for (instruction, what) in
+            [("hmma", "tensor cores"), ("ldgsts_128", "asynchronous copies of 16 bytes")]
+        {
+            if number("sm_80", instruction) == 0 {
+                wrong.push(format!("{kernel} does not use {what}"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn headers_say_what_was_measured() {
+    let resources = resources();
+    let mut wrong = Vec::new();
+    for (file, text) in files("cuda", &["cu"]) {
+        let kernels: Vec<_> = resources.iter().filter(|(_, measured)| measured["file"] == *file).collect();
+        match parse_header(&text) {
+            Err(error) => wrong.push(format!("cuda/{file}: {error}")),
+            Ok(_) if kernels.is_empty() => wrong.push(format!("cuda/{file}: no kernel in resources.json")),
+            Ok(header) => wrong.extend(kernels.iter().flat_map(|(name, m)| complaints(name, m, &header))),
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 #[test]
 fn headers_name_a_test() {
     let main = read("tests/gpu_ops/main.rs");
-    for (file, text) in files("cuda", &["cu"]) {
-        for test in parse_header(&text).unwrap().tests {
-            assert!(
-                main.lines().any(|line| line == format!("mod {test};")),
-                "cuda/{file}: no gpu_ops::{test}"
-            );
-        }
-    }
+    let is_there = |test: &String| main.lines().any(|line| line == format!("mod {test};"));
+    let tests = |text: &str| parse_header(text).map_or_else(|_| Vec::new(), |header| header.tests);
+    let missing = |(file, text): (String, String)| {
+        tests(&text)
+            .into_iter()
+            .filter(|test| !is_there(test))
+            .map(move |t| format!("cuda/{file}: gpu_ops::{t}"))
+            .collect()
+    };
+    let missing: Vec<Vec<String>> = files("cuda", &["cu"]).into_iter().map(missing).collect();
+    assert!(missing.concat().is_empty(), "no such module: {:?}", missing.concat());
 }
 
 #[test]
@@ -295,6 +309,36 @@ fn the_parser_refuses_other_headers() {
     for (from, to, why) in changes {
         let error = parse_header(&GOOD.replacen(from, to, 1)).expect_err(from);
         assert!(error.contains(why), "{from:?} -> {to:?}: {error}");
+    }
+}
+
+#[test]
+fn complaints_name_the_kernel() {
+    let clean = r#"{"registers": 30, "spill_stores": 0, "spill_loads": 0, "stack": 0, "static_shared": 32, "hmma": 8,
+        "ldgsts_128": 4, "local": 0}"#;
+    let of = |sm_80: &str, sm_90a: &str| -> Value {
+        serde_json::from_str(&format!(r#"{{"sm_80": {sm_80}, "sm_90a": {sm_90a}}}"#)).unwrap()
+    };
+    let header = parse_header(GOOD).unwrap();
+    let complaints = |measured: &Value| complaints("linear_bf16", measured, &header);
+    assert_eq!(complaints(&of(clean, clean)), [""; 0]);
+    for (from, to) in [
+        ("\"registers\": 30", "\"registers\": 65"),
+        ("\"spill_stores\": 0", "\"spill_stores\": 4"),
+        ("\"spill_loads\": 0", "\"spill_loads\": 4"),
+        ("\"stack\": 0", "\"stack\": 8"),
+        ("\"static_shared\": 32", "\"static_shared\": 48"),
+    ] {
+        let bad = clean.replace(from, to);
+        assert_eq!(complaints(&of(&bad, clean)).len(), 1, "{to}");
+        assert_eq!(complaints(&of(clean, &bad)).len(), 1, "{to}");
+    }
+    for (from, to) in [
+        ("\"hmma\": 8", "\"hmma\": 0"),
+        ("\"ldgsts_128\": 4", "\"ldgsts_128\": 0"),
+        ("\"local\": 0", "\"local\": 1"),
+    ] {
+        assert_eq!(complaints(&of(&clean.replace(from, to), clean)).len(), 1, "{to}");
     }
 }
 

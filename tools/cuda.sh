@@ -3,6 +3,7 @@
 #   tools/cuda.sh ptx [NAME...]   cuda/ptx/NAME.ptx from cuda/NAME.cu (all of them without names)
 #   tools/cuda.sh args            src/gpu/args.rs from cuda/args.h
 #   tools/cuda.sh resources       cuda/resources.json: registers, spills, shared memory, instructions of every kernel
+#   tools/cuda.sh nvcc            where the compiler is
 #   tools/cuda.sh check           makes all of it anew elsewhere and compares with what is committed
 #   tools/cuda.sh ptx-to DIR [NAME...]   as ptx, into another folder; CUDA_SOURCES names another one than cuda/ to read
 # nvcc: NVCC, or CUDA_HOME/bin/nvcc, or .cuda/ (installed if absent). JOBS at a time (2). bindgen: BINDGEN, or the one in
@@ -60,6 +61,7 @@ args() {
 }
 
 case "${1:-}" in
+nvcc) find_nvcc; echo "$NVCC" ;;
 ptx) find_nvcc; ptx "$root/cuda/ptx" "${@:2}" ;;
 ptx-to) find_nvcc; ptx "$(realpath -m "$2")" "${@:3}" ;;
 args) args src/gpu/args.rs.new; mv src/gpu/args.rs.new src/gpu/args.rs ;;
@@ -86,5 +88,5 @@ check)
   fi
   echo 'cuda/ptx, src/gpu/args.rs and cuda/resources.json are fresh'
   ;;
-*) sed -n '2,10p' "$0"; exit 2 ;;
+*) sed -n '2,11p' "$0"; exit 2 ;;
 esac
