@@ -1,5 +1,5 @@
 //! Made from cuda/args.h by `tools/cuda.sh args`: the kernels' arguments.
-#![allow(missing_docs, reason = "documented in cuda/args.h")]
+#![allow(missing_docs, unreachable_pub, reason = "documented in cuda/args.h; bindgen makes them pub")]
 type Elements = u64;
 type ElementsOut = u64;
 type Floats = u64;
