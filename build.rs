@@ -3,11 +3,9 @@
 //! code, `compute_80` is PTX. `PROBEPRUNE_NO_NVCC=1` takes the PTX even where there is an nvcc.
 
 use std::{
-    env,
-    fmt::Write,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
     sync::Mutex,
     thread,
     time::SystemTime,
@@ -27,30 +25,28 @@ fn main() {
     let wanted = variable("PROBEPRUNE_CUDA_ARCH");
     let nvcc = if variable("PROBEPRUNE_NO_NVCC").is_some() { None } else { find_nvcc() };
     let (targets, release, names) = match (nvcc, wanted) {
-        (Some(nvcc), wanted) => {
-            let targets = wanted.unwrap_or_else(|| DEFAULT_TARGETS.to_string());
-            let (release, names) = compile(&nvcc, &targets, &out);
-            (targets, release, names)
-        }
-        (None, Some(_)) => panic!("PROBEPRUNE_CUDA_ARCH is set, but there is no nvcc: set CUDA_HOME or NVCC"),
-        (None, None) => {
-            let (release, names) = copy_ptx(&out);
-            ("compute_80".to_string(), release, names)
-        }
+        (Some(nvcc), wanted) => compile(&nvcc, wanted.unwrap_or(DEFAULT_TARGETS.to_string()), &out),
+        (None, Some(_)) => fail("PROBEPRUNE_CUDA_ARCH is set, but there is no nvcc: set CUDA_HOME or NVCC"),
+        (None, None) => copy_ptx(&out),
     };
-    let mut table = String::new();
-    writeln!(table, "/// What the kernels were compiled for.\npub(super) const TARGETS: &str = {targets:?};")
-        .unwrap();
-    writeln!(table, "/// The CUDA version of their compiler, as 1000 · major + 10 · minor.").unwrap();
-    writeln!(table, "pub(super) const COMPILER: u32 = {release};").unwrap();
-    writeln!(table, "/// Every file of cuda/: its name and its image.").unwrap();
-    writeln!(table, "pub(super) static IMAGES: &[(&str, &Aligned<[u8]>)] = &[").unwrap();
-    for name in names {
-        let image = out.join(&name);
-        writeln!(table, "    ({:?}, &Aligned(*include_bytes!({image:?}))),", stem(&image)).unwrap();
-    }
-    table += "];\n";
+    let image = |name: &String| {
+        format!("    ({:?}, &Aligned(*include_bytes!({:?}))),\n", stem(Path::new(name)), out.join(name))
+    };
+    let table = format!(
+        "/// What the kernels were compiled for.\npub(super) const TARGETS: &str = {targets:?};\n\
+         /// The CUDA version of their compiler, as 1000 · major + 10 · minor.\n\
+         pub(super) const COMPILER: u32 = {release};\n\
+         /// Every file of cuda/: its name and its image.\n\
+         pub(super) static IMAGES: &[(&str, &Aligned<[u8]>)] = &[\n{}];\n",
+        names.iter().map(image).collect::<String>()
+    );
     fs::write(out.with_extension("rs"), table).expect("OUT_DIR can be written");
+}
+
+/// Ends the build with a message.
+fn fail(message: &str) -> ! {
+    message.lines().for_each(|line| println!("cargo::error={line}"));
+    process::exit(1)
 }
 
 /// An environment variable that is set to something.
@@ -93,7 +89,7 @@ fn release(text: &str) -> u32 {
 }
 
 /// The committed PTX, with the NUL at the end that the driver wants.
-fn copy_ptx(out: &Path) -> (u32, Vec<String>) {
+fn copy_ptx(out: &Path) -> (String, u32, Vec<String>) {
     let mut newest = 0;
     let copy = |path: PathBuf| {
         let text = fs::read_to_string(&path).expect("committed PTX is text");
@@ -103,13 +99,15 @@ fn copy_ptx(out: &Path) -> (u32, Vec<String>) {
         name
     };
     let names = files("cuda/ptx", "ptx").into_iter().map(copy).collect();
-    (newest, names)
+    ("compute_80".to_string(), newest, names)
 }
 
 /// A fatbin of every source, as many at a time as there are CPUs. What is newer than its sources stays.
-fn compile(nvcc: &Path, targets: &str, out: &Path) -> (u32, Vec<String>) {
-    let version = Command::new(nvcc).arg("--version").output();
-    let version = version.unwrap_or_else(|error| panic!("{}: {error}", nvcc.display())).stdout;
+fn compile(nvcc: &Path, targets: String, out: &Path) -> (String, u32, Vec<String>) {
+    let run = |command: &mut Command| {
+        command.output().unwrap_or_else(|error| fail(&format!("{}: {error}", nvcc.display())))
+    };
+    let version = run(Command::new(nvcc).arg("--version")).stdout;
     let version = String::from_utf8_lossy(&version).into_owned();
     let gencode = targets.split(',').map(str::trim).map(|target| match target.strip_prefix("compute_") {
         Some(ptx) => format!("-gencode=arch=compute_{ptx},code=compute_{ptx}"),
@@ -133,15 +131,16 @@ fn compile(nvcc: &Path, targets: &str, out: &Path) -> (u32, Vec<String>) {
     let work = || {
         while let Some(source) = { stale.lock().unwrap().pop() } {
             let unfinished = image(source).with_extension("tmp");
-            let ran = Command::new(nvcc).args(&flags).arg(source).arg("-o").arg(&unfinished).output();
-            let ran = ran.unwrap_or_else(|error| panic!("{}: {error}", nvcc.display()));
+            let ran = run(Command::new(nvcc).args(&flags).arg(source).arg("-o").arg(&unfinished));
             let said =
                 String::from_utf8_lossy(&ran.stderr).into_owned() + &String::from_utf8_lossy(&ran.stdout);
-            assert!(ran.status.success(), "nvcc cannot compile {}:\n{said}", source.display());
+            if !ran.status.success() {
+                fail(&format!("{} cannot compile {}:\n{said}", nvcc.display(), source.display()));
+            }
             fs::rename(unfinished, image(source)).expect("OUT_DIR can be written");
         }
     };
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
-    (release(&version), sources.iter().map(|source| format!("{}.fatbin", stem(source))).collect())
+    (targets, release(&version), sources.iter().map(|source| format!("{}.fatbin", stem(source))).collect())
 }
