@@ -1,5 +1,7 @@
 //! Typed views of device memory, and weights as the kernels want them.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -30,14 +32,21 @@ pub struct Statistics<D: Driver>(pub(super) Buffer<D>);
 pub struct Indices<D: Driver>(pub(super) Buffer<D>);
 
 /// A weight (rows, columns) in the compute dtype; stored as (columns, rows) for [`WeightUse::Columns`].
+/// Clones share the memory.
 #[derive(Debug)]
 pub struct Weight<D: Driver> {
-    pub(super) buffer: Buffer<D>,
+    pub(super) buffer: Arc<Buffer<D>>,
     /// As the checkpoint has it.
     pub(super) rows: usize,
     /// As the checkpoint has it.
     pub(super) columns: usize,
     pub(super) usage: WeightUse,
+}
+
+impl<D: Driver> Clone for Weight<D> {
+    fn clone(&self) -> Self {
+        Self { buffer: Arc::clone(&self.buffer), ..*self }
+    }
 }
 
 impl<D: Driver> Gpu<D> {
@@ -122,7 +131,7 @@ impl<D: Driver> Gpu<D> {
                 self.upload_as(address, bytes, columns, usage, |x: bf16| f16::from_f32(x.into()).to_bits())?;
             }
         }
-        Ok(Weight { buffer, rows, columns, usage })
+        Ok(Weight { buffer: Arc::new(buffer), rows, columns, usage })
     }
 
     /// Uploads a matrix of `S` with so many columns in the compute dtype, whose bits `convert` makes.
