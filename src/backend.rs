@@ -479,6 +479,10 @@ pub trait Backend: Sized + Send + Sync + 'static {
         moments: &mut Moments<Self>,
     );
 
+    /// out\[t\] = the index of the largest of row t of x (T, width), the lowest of equal ones; `u32::MAX` if a value of
+    /// the row is not finite.
+    fn argmax(&self, x: &Self::Statistics, rows: usize, width: usize, out: &mut Self::Indices);
+
     /// Entries of scratch that [`Backend::cross_entropy`] needs for so many rows.
     fn cross_entropy_scratch(&self, rows: usize, vocab_size: usize) -> usize;
 

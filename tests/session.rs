@@ -334,3 +334,34 @@ fn logits_are_of_the_batch_that_ran_last() {
         assert!(bits(&logits[..18 * model.config.vocab_size]) == bits(&session.logits(1).unwrap()));
     }
 }
+
+#[test]
+fn a_pinned_session_repeats_another_ones_choice() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let tokens = random_tokens(1, 4 * 24);
+        let mut chosen = session(&model, pruning(Method::ProbePruning));
+        chosen.forward(&tokens, 4, None, false).unwrap();
+        let kept: Vec<_> =
+            (0..3).map(|l| [chosen.kept_heads(l).unwrap(), chosen.kept_channels(l).unwrap()]).collect();
+        // Another batch first: what it would choose must not matter.
+        let mut pinned = session(&model, pruning(Method::ProbePruning));
+        pinned.forward(&random_tokens(2, 4 * 24), 4, None, true).unwrap();
+        pinned.pin(&kept).unwrap();
+        pinned.forward(&tokens, 4, None, false).unwrap();
+        assert!(bits(&pinned.logits(4).unwrap()) == bits(&chosen.logits(4).unwrap()));
+
+        let refused = |edit: &dyn Fn(&mut Vec<[Option<Vec<u32>>; 2]>), message: &str| {
+            let mut kept = kept.clone();
+            edit(&mut kept);
+            let error = session(&model, pruning(Method::ProbePruning)).pin(&kept).unwrap_err();
+            assert!(error.to_string().contains(message), "{error}");
+        };
+        refused(&|kept| drop(kept.pop()), "expected 3 layers, got 2 layers");
+        refused(&|kept| kept[0][1] = Some(vec![0]), "expected nothing: the block is dense, got a kept set");
+        refused(&|kept| kept[1][0] = None, "expected a kept set, got nothing");
+        refused(&|kept| kept[1][0].as_mut().unwrap().reverse(), "expected 2 ascending indices below 4");
+        refused(&|kept| *kept[2][1].as_mut().unwrap().last_mut().unwrap() = 24, "ascending indices below 24");
+        refused(&|kept| drop(kept[2][1].as_mut().unwrap().pop()), "got 11 indices");
+    }
+}

@@ -398,6 +398,13 @@ impl Backend for Cpu {
         score::accumulate_moments(self, a, grid, width, seen, moments);
     }
 
+    fn argmax(&self, x: &Vec<f32>, rows: usize, width: usize, out: &mut Vec<u32>) {
+        for (x, out) in x.chunks_exact(width).zip(&mut out[..rows]) {
+            let best = probe::largest(x, 1)[0];
+            *out = if x.iter().all(|x| x.is_finite()) { best } else { u32::MAX };
+        }
+    }
+
     fn cross_entropy_scratch(&self, _rows: usize, _vocab_size: usize) -> usize {
         0
     }

@@ -20,3 +20,11 @@ pub struct NormArgs {
     pub(crate) kind: ::std::os::raw::c_int,
     pub(crate) eps: f32,
 }
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ArgmaxArgs {
+    pub(crate) x: Floats,
+    pub(crate) out: IndicesOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+}

@@ -5,6 +5,7 @@
 //! gives the same bits. Launches of a [`Backend::scope`] are collected and, from the second time on that the same ones
 //! come, issued as one graph.
 
+mod argmax;
 mod args;
 mod attention;
 mod cross_entropy;
@@ -356,6 +357,10 @@ impl<D: Driver> Backend for Gpu<D> {
         moments: &mut Moments<Self>,
     ) {
         self.accumulate_moments_kernel(a, grid, width, seen, moments);
+    }
+
+    fn argmax(&self, x: &Statistics<D>, rows: usize, width: usize, out: &mut Indices<D>) {
+        self.argmax_kernel(x, rows, width, out);
     }
 
     fn cross_entropy_scratch(&self, rows: usize, vocab_size: usize) -> usize {

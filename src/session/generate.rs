@@ -55,14 +55,10 @@ impl Sampling {
         Ok(())
     }
 
-    /// Draws a token. Ties go to the lower id.
+    /// Draws a token at a temperature above 0. Ties go to the lower id.
     fn draw(&self, logits: &[f32], rng: &mut ChaCha8Rng) -> u32 {
         let better = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        let all = 0..logits.len() as u32;
-        if self.temperature == 0.0 {
-            return all.min_by(better).expect("a vocabulary is not empty");
-        }
-        let mut order: Vec<u32> = all.collect();
+        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
         order.sort_unstable_by(better);
         if self.top_k > 0 {
             order.truncate(self.top_k);
@@ -151,15 +147,12 @@ impl<B: Backend> Session<B> {
         if options.max_new_tokens == 0 {
             return Ok(generated);
         }
-        let mut logits = self.prefill(&tokens, samples, &mask, options)?;
+        self.prefill(&tokens, samples, &mask, options)?;
         for step in 1.. {
-            let vocabulary = logits.len() / samples;
+            let drawn = self.draw(&options.sampling, &mut rngs, &active)?;
             let mut next = vec![0u32; samples];
-            for (sample, logits) in logits.chunks_exact(vocabulary).enumerate() {
-                if active[sample] == 0 {
-                    continue;
-                }
-                next[sample] = options.sampling.draw(logits, &mut rngs[sample]);
+            for sample in (0..samples).filter(|&sample| active[sample] != 0).collect::<Vec<_>>() {
+                next[sample] = drawn[sample];
                 generated.tokens[sample].push(next[sample]);
                 on_token(sample, next[sample]);
                 active[sample] = u32::from(!options.eos_token_ids.contains(&next[sample]));
@@ -167,19 +160,38 @@ impl<B: Backend> Session<B> {
             if step == options.max_new_tokens || active.iter().all(|&active| active == 0) {
                 return Ok(generated);
             }
-            logits = self.decode(&next, &active, step - 1, options.reprobe_every)?;
+            self.decode(&next, &active, step - 1, options.reprobe_every)?;
         }
         unreachable!("the loop ends after max_new_tokens steps")
     }
 
-    /// Runs the prompts and returns the logits (B, V) of their last tokens.
+    /// A token for every active sample from the logits of its last slot. Greedy choices are made on the device.
+    fn draw(&mut self, sampling: &Sampling, rngs: &mut [ChaCha8Rng], active: &[u32]) -> Result<Vec<u32>> {
+        let backend = &*self.model.backend;
+        let (samples, vocabulary) = (active.len(), self.model.config.vocab_size);
+        backend.argmax(&self.next_logits, samples, vocabulary, &mut self.next_tokens);
+        let best = backend.download_indices(&self.next_tokens, samples)?;
+        if best.contains(&u32::MAX) {
+            return Err(self.output_fault());
+        }
+        if sampling.temperature == 0.0 {
+            return Ok(best);
+        }
+        let logits = backend.download_statistics(&self.next_logits, samples * vocabulary)?;
+        let draw = |((logits, rng), &active): ((&[f32], &mut ChaCha8Rng), &u32)| {
+            if active == 0 { 0 } else { sampling.draw(logits, rng) }
+        };
+        Ok(logits.chunks_exact(vocabulary).zip(rngs).zip(active).map(draw).collect())
+    }
+
+    /// Runs the prompts and leaves the logits of their last tokens in `next_logits`.
     fn prefill(
         &mut self,
         tokens: &[u32],
         samples: usize,
         mask: &[u32],
         options: &GenerateOptions,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<()> {
         let length = tokens.len() / samples;
         let (capacity, new_tokens) = (self.limits.capacity, options.max_new_tokens);
         if length.saturating_add(new_tokens) > capacity {
@@ -203,19 +215,13 @@ impl<B: Backend> Session<B> {
         if options.reprobe_every.is_some() {
             self.clear_recent();
         }
-        let logits = self.last_logits(length)?;
+        self.last_logits(length);
         self.update_history(true);
-        Ok(logits)
+        Ok(())
     }
 
     /// Runs one token per sample; finished samples (`active` 0) are pads. `step` counts from 0.
-    fn decode(
-        &mut self,
-        tokens: &[u32],
-        active: &[u32],
-        step: usize,
-        reprobe: Option<usize>,
-    ) -> Result<Vec<f32>> {
+    fn decode(&mut self, tokens: &[u32], active: &[u32], step: usize, reprobe: Option<usize>) -> Result<()> {
         let samples = tokens.len();
         let backend = &*self.model.backend;
         let slot = self.cache.as_ref().map_or(0, |cache| cache.len);
@@ -232,7 +238,8 @@ impl<B: Backend> Session<B> {
         {
             self.reprobe(slot + 1 - every, every)?;
         }
-        self.last_logits(1)
+        self.last_logits(1);
+        Ok(())
     }
 
     /// Forgets what an earlier generation gathered for re-probing.
@@ -260,8 +267,8 @@ impl<B: Backend> Session<B> {
         self.check_fault()
     }
 
-    /// Logits (B, V) at every sample's last of `tokens` slots, which then count as cached.
-    fn last_logits(&mut self, tokens: usize) -> Result<Vec<f32>> {
+    /// Leaves the logits (B, V) at every sample's last of `tokens` slots, which then count as cached, in `next_logits`.
+    fn last_logits(&mut self, tokens: usize) {
         let backend = &*self.model.backend;
         let (grid, width) = (self.batch.grid, self.model.config.hidden_size);
         if let Some(cache) = &mut self.cache {
@@ -274,8 +281,6 @@ impl<B: Backend> Session<B> {
         let input = forward::head_input(&self.model, next, grid.samples, x, embedded);
         let head = &self.model.weights.lm_head;
         backend.logits(input, grid.samples, head, &mut self.next_logits);
-        let logits = backend.download_statistics(&self.next_logits, grid.samples * head.out_features)?;
-        if logits.iter().all(|x| x.is_finite()) { Ok(logits) } else { Err(self.output_fault()) }
     }
 }
 
@@ -307,11 +312,6 @@ mod tests {
     fn draws(sampling: Sampling, logits: &[f32], n: usize) -> Vec<u32> {
         let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
         (0..n).map(|_| sampling.draw(logits, &mut rng)).collect()
-    }
-
-    #[test]
-    fn greedy_takes_the_first_of_equal_tokens() {
-        assert_eq!(draws(Sampling::default(), &[1.0, 3.0, 3.0, -2.0], 2), [1, 1]);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Session<B: Backend> {
     next_positions: Vec<u32>,
     /// Logits of a generation step (B, V).
     next_logits: B::Statistics,
+    /// The most likely token of each (B).
+    next_tokens: B::Indices,
     /// Sequence length that the rotary table was made for; only dynamic scaling ever changes it.
     rope_length: usize,
 }
@@ -152,6 +154,7 @@ impl<B: Backend> Session<B> {
             } else {
                 0
             })?,
+            next_tokens: indices(limits.samples)?,
             rope_length: 0,
             model: Arc::clone(&model),
         };
@@ -195,6 +198,16 @@ impl<B: Backend> Session<B> {
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
         let kept = self.selections[layer][usize::from(block == Block::Mlp)].kept();
         kept.map(|kept| self.model.backend.download_indices(&kept.set.indices, kept.set.len)).transpose()
+    }
+
+    /// Keeps the given heads and channels from now on instead of choosing them: `kept[l]` holds layer l's heads and its
+    /// channels, ascending, as many as [`Session::layer_counts`] says; `None` for a dense block. Another session's
+    /// choice can be repeated so, on another device for instance. Without a choice there is no history to update.
+    ///
+    /// # Errors
+    /// Another number of layers, heads or channels, or indices that are not ascending or not there.
+    pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
+        selections::pin(&self.model, kept, &mut self.selections)
     }
 
     /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.

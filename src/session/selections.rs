@@ -88,6 +88,44 @@ pub(super) fn build<B: Backend>(
     Ok((selections, counts))
 }
 
+/// See [`super::Session::pin`].
+pub(super) fn pin<B: Backend>(
+    model: &Model<B>,
+    kept: &[[Option<Vec<u32>>; 2]],
+    selections: &mut Selections<B>,
+) -> Result<()> {
+    let (backend, config) = (&*model.backend, &model.config);
+    let help = "Take them from a session with the same model and settings.";
+    if kept.len() != selections.len() {
+        let expected = format!("{} layers", selections.len());
+        return Err(Error::argument("kept", expected, format!("{} layers", kept.len()), help));
+    }
+    for (layer, (pair, selections)) in kept.iter().zip(&mut *selections).enumerate() {
+        for ((block, indices), selection) in Block::ALL.into_iter().zip(pair).zip(selections) {
+            let (len, of) = selection.kept().map_or((0, 0), |kept| (kept.set.len, kept.set.of));
+            let Some(indices) = indices.as_ref().filter(|_| len > 0) else {
+                if indices.is_some() || len > 0 {
+                    let what = |some: bool| if some { "a kept set" } else { "nothing: the block is dense" };
+                    let name = format!("kept of layer {layer}, {}", block.name());
+                    return Err(Error::argument(name, what(len > 0), what(indices.is_some()), help));
+                }
+                continue;
+            };
+            let ascending = indices.windows(2).all(|pair| pair[0] < pair[1]);
+            if indices.len() != len || !ascending || indices.last().is_some_and(|&last| last as usize >= of) {
+                let expected = format!("{len} ascending indices below {of}");
+                let name = format!("kept of layer {layer}, {}", block.name());
+                return Err(Error::argument(name, expected, format!("{} indices", indices.len()), help));
+            }
+            let mut kept = Kept::new(backend, config, block, len)?;
+            backend.upload_indices(indices, &mut kept.set.indices);
+            kept.follow_kv_heads(backend, config);
+            *selection = Selection::Fixed { kept, bias: None };
+        }
+    }
+    Ok(())
+}
+
 struct Builder<'a, B: Backend> {
     model: &'a Model<B>,
     settings: &'a Settings,

@@ -3,6 +3,7 @@
 
 #![allow(unreachable_pub)]
 
+mod argmax;
 mod case;
 #[path = "../common/emulator.rs"]
 mod emulator;

@@ -1,0 +1,305 @@
+//! Whole models on the GPU backend: every kernel runs through the emulator, and the CPU backend is the judge.
+
+mod common;
+#[path = "common/emulator.rs"]
+mod emulator;
+
+use std::sync::Arc;
+
+use common::models::Folder;
+use emulator::Emulator;
+use probeprune::{
+    backend::Backend,
+    corpus,
+    cpu::Cpu,
+    gpu::{Gpu, GpuDtype},
+    model::Model,
+    prune::settings::{HistoryDtype, HistoryLayout, Method, ProbeOrder, Settings},
+    session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
+    source::ModelSource,
+    tokenizer::Tokenizer,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+type Emulated = Gpu<Emulator>;
+type Kept = Vec<[Option<Vec<u32>>; 2]>;
+
+fn load<B: Backend>(source: &ModelSource, backend: B) -> Arc<Model<B>> {
+    Arc::new(Model::load(source, true, Arc::new(backend), |_| ()).unwrap())
+}
+
+fn cpu(source: &ModelSource) -> Arc<Model<Cpu>> {
+    load(source, Cpu::new(2).unwrap())
+}
+
+/// Races are looked for operation by operation in tests/gpu_ops; whole models run without the checker.
+fn emulated(source: &ModelSource, dtype: GpuDtype) -> Arc<Model<Emulated>> {
+    load(source, Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), dtype))
+}
+
+fn kept<B: Backend>(session: &Session<B>) -> Kept {
+    (0..session.model().config.num_hidden_layers)
+        .map(|layer| [session.kept_heads(layer).unwrap(), session.kept_channels(layer).unwrap()])
+        .collect()
+}
+
+/// Σ (got − want)² / Σ want².
+fn nmse(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let square = |x: f64| x * x;
+    let error: f64 = got.iter().zip(want).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    error / want.iter().map(|&b| square(f64::from(b))).sum::<f64>()
+}
+
+/// Indices that both keep, of those that `want` keeps.
+fn agreement(got: &Kept, want: &Kept) -> (usize, usize) {
+    let (mut both, mut all) = (0, 0);
+    for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+        assert_eq!(got.is_some(), want.is_some());
+        if let (Some(got), Some(want)) = (got, want) {
+            assert_eq!(got.len(), want.len());
+            both += want.iter().filter(|index| got.binary_search(index).is_ok()).count();
+            all += want.len();
+        }
+    }
+    (both, all)
+}
+
+/// Text in the language that the bundled models were trained on.
+fn prose(source: &ModelSource, vocab_size: usize, tokens: usize) -> Vec<u32> {
+    let text = corpus::text(&[corpus::Topic::Stories], 5, 12 * tokens);
+    let ids = Tokenizer::load(source, vocab_size).unwrap().encode(&text, false).unwrap();
+    ids[..tokens].to_vec()
+}
+
+const BUNDLED: [&str; 2] = ["bundled:tiny-llama", "bundled:tiny-opt"];
+const BATCH: Limits = Limits { samples: 2, tokens: 40, capacity: 0 };
+
+/// The bundled models with `pp`: with the CPU's kept sets the logits have to be the CPU's but for the dtype's rounding,
+/// and left to itself the GPU has to choose as the CPU does.
+fn bundled(dtype: GpuDtype, nmse_limit: f64) {
+    let (mut both, mut all) = (0, 0);
+    for name in BUNDLED {
+        let source = ModelSource::locate(name).unwrap();
+        let (cpu, gpu) = (cpu(&source), emulated(&source, dtype));
+        let n = BATCH.samples * BATCH.tokens;
+        let tokens = prose(&source, cpu.config.vocab_size, 2 * n);
+        let options = CalibrationOptions { seq_len: BATCH.tokens, batch_size: 2, flap: false };
+        let calibration = calibrate(&cpu, &tokens[n..], options, |_| ()).unwrap();
+        for prune_ratio in [0.2, 0.4, 0.6] {
+            let settings = Settings {
+                method: Method::ProbePruning,
+                prune_ratio,
+                round_channels: 8,
+                skip_layers: vec![0],
+                ..Settings::default()
+            };
+            let run = |kept: Option<&Kept>| {
+                let mut session =
+                    Session::new(Arc::clone(&gpu), settings.clone(), BATCH, Some(&calibration)).unwrap();
+                if let Some(kept) = kept {
+                    session.pin(kept).unwrap();
+                }
+                session.forward(&tokens[..n], BATCH.samples, None, true).unwrap();
+                session
+            };
+            let mut reference =
+                Session::new(Arc::clone(&cpu), settings.clone(), BATCH, Some(&calibration)).unwrap();
+            reference.forward(&tokens[..n], BATCH.samples, None, true).unwrap();
+            let want = kept(&reference);
+            let error = nmse(&run(Some(&want)).logits(2).unwrap(), &reference.logits(2).unwrap());
+            println!("{name}, {}, {prune_ratio}: logits NMSE {error:.1e}", dtype.name());
+            assert!(error <= nmse_limit, "{name} at {prune_ratio}: NMSE {error:e}");
+            let (same, of) = agreement(&kept(&run(None)), &want);
+            println!("{name}, {}, {prune_ratio}: {same} of {of} kept indices", dtype.name());
+            (both, all) = (both + same, all + of);
+        }
+    }
+    assert!(both * 100 >= all * 99, "{both} of {all} kept indices");
+}
+
+#[test]
+fn bundled_models_in_bf16() {
+    bundled(GpuDtype::Bf16, 1e-4);
+}
+
+#[test]
+fn bundled_models_in_f16() {
+    bundled(GpuDtype::F16, 1e-5);
+}
+
+/// Small random models with every feature that changes a launch: GQA, biases, head_dim that is not a multiple of 8,
+/// sliding window, OPT with and without affine norms, post-norm with projections (350m).
+fn folders() -> Vec<Folder> {
+    vec![
+        Folder::llama(),
+        Folder::llama_with(json!({ "num_key_value_heads": 1, "attention_bias": true, "mlp_bias": true })),
+        Folder::llama_with(json!({ "head_dim": 6, "sliding_window": 5 })),
+        Folder::opt(),
+        Folder::opt_with(json!({ "do_layer_norm_before": false, "word_embed_proj_dim": 20 })),
+    ]
+}
+
+fn random_tokens(seed: u64, vocab_size: usize, n: usize) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| rng.random_range(0..vocab_size as u32)).collect()
+}
+
+/// Left pads before the first `pads[b]` tokens.
+fn left_mask(pads: &[usize], length: usize) -> Vec<u32> {
+    pads.iter().flat_map(|&pads| (0..length).map(move |s| u32::from(s >= pads))).collect()
+}
+
+/// Settings that reach every operation, and the mask to run them with.
+fn variants() -> Vec<(Settings, Option<Vec<u32>>)> {
+    let mask = Some(left_mask(&[0, 5, 10], 11));
+    let base = Settings { prune_ratio: 0.4, skip_layers: vec![0], round_channels: 1, ..Settings::default() };
+    let pp = Settings { method: Method::ProbePruning, ..base.clone() };
+    let half = HistoryLayout { dtype: HistoryDtype::F16, bucket: 4 };
+    let of = |method| Settings { method, ..base.clone() };
+    vec![
+        (of(Method::None), None),
+        (pp.clone(), None),
+        (pp.clone(), mask.clone()),
+        (Settings { parallel_probe: true, probe_samples: 0.7, ..pp.clone() }, mask.clone()),
+        (Settings { probe_order: ProbeOrder::SamplesTokens, history_layout: half, ..pp.clone() }, None),
+        (Settings { fixed_probe_weight: Some(0.5), probe_order: ProbeOrder::Tokens, ..pp }, None),
+        (of(Method::FullBatch), mask),
+        (of(Method::WandaSp), None),
+        (of(Method::Flap), None),
+        (of(Method::Magnitude), None),
+    ]
+}
+
+#[test]
+fn every_kind_of_model_and_setting_agrees_with_the_cpu() {
+    let (mut both, mut all) = (0, 0);
+    for folder in folders() {
+        let source = folder.source();
+        let (cpu, gpu) = (cpu(&source), emulated(&source, GpuDtype::F16));
+        let vocab_size = cpu.config.vocab_size;
+        let limits = Limits { samples: 3, tokens: 11, capacity: 0 };
+        let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true };
+        let calibration = calibrate(&cpu, &random_tokens(1, vocab_size, 55), options, |_| ()).unwrap();
+        for (settings, mask) in variants() {
+            let mut want =
+                Session::new(Arc::clone(&cpu), settings.clone(), limits, Some(&calibration)).unwrap();
+            let mut got =
+                Session::new(Arc::clone(&gpu), settings.clone(), limits, Some(&calibration)).unwrap();
+            for batch in 0..3 {
+                let tokens = random_tokens(2 + batch, vocab_size, 33);
+                let losses = [
+                    want.evaluate(&tokens, 3, mask.as_deref(), true).unwrap(),
+                    got.evaluate(&tokens, 3, mask.as_deref(), true).unwrap(),
+                ];
+                let what = format!("{:?} {settings:?} batch {batch}", folder.path());
+                let (same, of) = agreement(&kept(&got), &kept(&want));
+                (both, all) = (both + same, all + of);
+                if same == of {
+                    // Pads' logits are nobody's business.
+                    let real = |mut session: Vec<f32>| {
+                        for (row, logits) in session.chunks_exact_mut(vocab_size).enumerate() {
+                            if mask.as_ref().is_some_and(|mask| mask[row] == 0) {
+                                logits.fill(0.0);
+                            }
+                        }
+                        session
+                    };
+                    let error = nmse(&real(got.logits(3).unwrap()), &real(want.logits(3).unwrap()));
+                    assert!(error <= 1e-5, "NMSE {error:e}: {what}");
+                    assert!((losses[0] - losses[1]).abs() <= 2e-3, "{losses:?}: {what}");
+                }
+            }
+        }
+    }
+    println!("{both} of {all} kept indices");
+    assert!(both * 100 >= all * 99, "{both} of {all} kept indices");
+}
+
+#[test]
+fn calibration_agrees_with_the_cpu() {
+    let source = Folder::llama();
+    let source = source.source();
+    let (cpu, gpu) = (cpu(&source), emulated(&source, GpuDtype::F16));
+    let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true };
+    let tokens = random_tokens(1, cpu.config.vocab_size, 55);
+    let want = calibrate(&cpu, &tokens, options, |_| ()).unwrap();
+    let got = calibrate(&gpu, &tokens, options, |_| ()).unwrap();
+    for (got, want) in got.layers.iter().flatten().zip(want.layers.iter().flatten()) {
+        assert!(nmse(&got.energy, &want.energy) <= 1e-5);
+        let (got, want) = (got.flap.as_ref().unwrap(), want.flap.as_ref().unwrap());
+        assert!(nmse(&got.fluctuation, &want.fluctuation) <= 1e-4);
+        assert!(nmse(&got.baseline, &want.baseline) <= 1e-4);
+    }
+}
+
+/// Prompts of several lengths, decoding on kept heads with a cache, and new choices on the way.
+#[test]
+fn generation_agrees_with_the_cpu() {
+    for name in BUNDLED {
+        let source = ModelSource::locate(name).unwrap();
+        let (cpu, gpu) = (cpu(&source), emulated(&source, GpuDtype::F16));
+        let text = prose(&source, cpu.config.vocab_size, 20);
+        let prompts = [text[..20].to_vec(), text[3..12].to_vec()];
+        let limits = Limits { samples: 2, tokens: 20, capacity: 28 };
+        for (method, reprobe_every) in [(Method::None, None), (Method::ProbePruning, Some(3))] {
+            let settings = Settings {
+                method,
+                prune_ratio: 0.4,
+                skip_layers: vec![0],
+                round_channels: 8,
+                probe_samples: 1.0,
+                ..Settings::default()
+            };
+            let options = GenerateOptions { max_new_tokens: 8, reprobe_every, ..GenerateOptions::default() };
+            fn tokens<B: Backend>(
+                model: &Arc<Model<B>>,
+                settings: &Settings,
+                limits: Limits,
+                prompts: &[Vec<u32>],
+                options: &GenerateOptions,
+            ) -> Vec<Vec<u32>> {
+                let mut session = Session::new(Arc::clone(model), settings.clone(), limits, None).unwrap();
+                session.generate(prompts, options, |_, _| ()).unwrap().tokens
+            }
+            let want = tokens(&cpu, &settings, limits, &prompts, &options);
+            assert_eq!(tokens(&gpu, &settings, limits, &prompts, &options), want, "{name} {method}");
+        }
+    }
+}
+
+/// Repeated batches of one shape are replayed as a graph; the bits must not show it.
+#[test]
+fn replayed_forwards_give_the_same_bits() {
+    let source = Folder::llama();
+    let source = source.source();
+    let gpu = emulated(&source, GpuDtype::Bf16);
+    let limits = Limits { samples: 2, tokens: 9, capacity: 0 };
+    let mut session = Session::new(Arc::clone(&gpu), Settings::default_for(3), limits, None).unwrap();
+    let tokens = random_tokens(7, gpu.config.vocab_size, 18);
+    let mut run = || {
+        session.forward(&tokens, 2, None, false).unwrap();
+        session.logits(2).unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    };
+    let first = run();
+    assert!((0..8).all(|_| run() == first));
+}
+
+#[test]
+fn overflow_is_an_error_that_names_the_place_and_leaves_the_session_usable() {
+    let folder = Folder::llama();
+    folder.edit_tensors(|tensors| {
+        let (_, values) = tensors.get_mut("model.layers.1.mlp.up_proj.weight").unwrap();
+        values.iter_mut().for_each(|x| *x *= 1e6);
+    });
+    let source = folder.source();
+    let gpu = emulated(&source, GpuDtype::F16);
+    let limits = Limits { samples: 1, tokens: 9, capacity: 0 };
+    let mut session = Session::new(Arc::clone(&gpu), Settings::default_for(3), limits, None).unwrap();
+    for _ in 0..2 {
+        let error = session.evaluate(&random_tokens(7, gpu.config.vocab_size, 9), 1, None, true).unwrap_err();
+        assert!(error.to_string().starts_with("layer "), "{error}");
+    }
+}
