@@ -6,6 +6,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cuda;
+#[cfg(target_os = "linux")]
+#[path = "../common/emulated_cuda.rs"]
+mod emulated_cuda;
 #[path = "../common/emulator.rs"]
 mod emulator;
 mod graphs;
