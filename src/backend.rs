@@ -235,8 +235,8 @@ pub struct Moments<B: Backend> {
 
 /// A device with the operations of a decoder block. Methods that take `kept: None` work on everything.
 pub trait Backend: Sized + Send + Sync + 'static {
-    /// A weight matrix on the device, in the checkpoint's dtype.
-    type Weight: Send + Sync + std::fmt::Debug;
+    /// A weight matrix on the device. Clones share its memory, as a tied head does the embedding's.
+    type Weight: Clone + Send + Sync + std::fmt::Debug;
     /// Activations: hidden states, q, k, v, intermediate states.
     type Activations: Send + Sync + std::fmt::Debug;
     /// Float32 vectors and tables: norm weights, energies, scores, history, losses.

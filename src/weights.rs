@@ -185,6 +185,7 @@ impl<B: Backend> Weights<B> {
             (Some(tensor), _) | (None, Some(tensor)) => tensor.clone(),
             (None, None) => checkpoint.require(&format!("{prefix}embed_tokens.weight"))?,
         };
+        let embed_tokens = backend.weight(&embed, WeightUse::Rows)?;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             layers.push(loader.layer(index)?);
@@ -204,8 +205,16 @@ impl<B: Backend> Weights<B> {
             project_in: if projected { Some(loader.last("project_in")?) } else { None },
             final_norm: if config.final_norm { Some(loader.norm(final_norm)?) } else { None },
             project_out: if projected { Some(loader.linear("project_out")?) } else { None },
-            lm_head: loader.linear_of(head.as_ref().unwrap_or(&embed), None, WeightUse::Rows)?,
-            embed_tokens: backend.weight(&embed, WeightUse::Rows)?,
+            lm_head: match &head {
+                Some(head) => loader.linear_of(head, None, WeightUse::Rows)?,
+                None => {
+                    let &[out_features, in_features] = embed.shape() else {
+                        unreachable!("shapes were checked")
+                    };
+                    Linear { weight: embed_tokens.clone(), bias: None, out_features, in_features }
+                }
+            },
+            embed_tokens,
             layers,
         })
     }

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// A weight matrix (rows, columns) in the checkpoint's memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Matrix {
     pub(super) tensor: Tensor,
     pub(super) rows: usize,

@@ -1,6 +1,9 @@
 //! Typed views of device memory, and weights as the kernels want them.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::{Driver, Gpu, GpuDtype};
 use crate::{
@@ -29,14 +32,21 @@ pub struct Statistics<D: Driver>(pub(super) Buffer<D>);
 pub struct Indices<D: Driver>(pub(super) Buffer<D>);
 
 /// A weight (rows, columns) in the compute dtype; stored as (columns, rows) for [`WeightUse::Columns`].
+/// Clones share the memory.
 #[derive(Debug)]
 pub struct Weight<D: Driver> {
-    pub(super) buffer: Buffer<D>,
+    pub(super) buffer: Arc<Buffer<D>>,
     /// As the checkpoint has it.
     pub(super) rows: usize,
     /// As the checkpoint has it.
     pub(super) columns: usize,
     pub(super) usage: WeightUse,
+}
+
+impl<D: Driver> Clone for Weight<D> {
+    fn clone(&self) -> Self {
+        Self { buffer: Arc::clone(&self.buffer), ..*self }
+    }
 }
 
 impl<D: Driver> Gpu<D> {
@@ -83,7 +93,7 @@ impl<D: Driver> Gpu<D> {
         bytemuck::cast_slice(&bits).to_vec()
     }
 
-    pub(super) fn from_elements(&self, bytes: &[u8]) -> Vec<f32> {
+    pub(super) fn values_of(&self, bytes: &[u8]) -> Vec<f32> {
         let words = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
         match self.dtype {
             GpuDtype::Bf16 => words.map(|bits| bf16::from_bits(bits).to_f32()).collect(),
@@ -92,64 +102,128 @@ impl<D: Driver> Gpu<D> {
     }
 
     /// Uploads a weight in pieces of whole rows of what is stored, so that the host needs little memory beside the
-    /// checkpoint's mapping.
+    /// checkpoint's mapping; the device takes one piece while the next is made.
     pub(super) fn upload_weight(&self, tensor: &Tensor, usage: WeightUse) -> Result<Weight<D>> {
-        const PIECE: usize = 1 << 22;
         let &[rows, columns] = tensor.shape() else { unreachable!("weights were checked to be matrices") };
         let buffer = self.buffer(rows * columns, 2)?;
         let address = self.address(&buffer);
+        let bytes = tensor.bytes();
+        type Stored = checkpoint::Dtype;
+        match (tensor.dtype(), self.dtype) {
+            (Stored::BF16, GpuDtype::Bf16) | (Stored::F16, GpuDtype::F16) if usage == WeightUse::Rows => {
+                if !bytes.is_empty() {
+                    self.driver.write(address, bytes)?;
+                }
+            }
+            (Stored::BF16, GpuDtype::Bf16) | (Stored::F16, GpuDtype::F16) => {
+                self.upload_as::<u16>(address, bytes, columns, usage, |bits| bits)?;
+            }
+            (Stored::F32, GpuDtype::Bf16) => {
+                self.upload_as(address, bytes, columns, usage, |x| bf16::from_f32(x).to_bits())?;
+            }
+            (Stored::F32, GpuDtype::F16) => {
+                self.upload_as(address, bytes, columns, usage, |x| f16::from_f32(x).to_bits())?;
+            }
+            (Stored::F16, GpuDtype::Bf16) => {
+                self.upload_as(address, bytes, columns, usage, |x: f16| bf16::from_f32(x.into()).to_bits())?;
+            }
+            (Stored::BF16, GpuDtype::F16) => {
+                self.upload_as(address, bytes, columns, usage, |x: bf16| f16::from_f32(x.into()).to_bits())?;
+            }
+        }
+        Ok(Weight { buffer: Arc::new(buffer), rows, columns, usage })
+    }
+
+    /// Uploads a matrix of `S` with so many columns in the compute dtype, whose bits `convert` makes.
+    fn upload_as<S: bytemuck::Pod + Sync>(
+        &self,
+        address: u64,
+        bytes: &[u8],
+        columns: usize,
+        usage: WeightUse,
+        convert: impl Fn(S) -> u16 + Sync,
+    ) -> Result<()> {
+        let values: &[S] = bytemuck::cast_slice(bytes);
+        if values.is_empty() {
+            return Ok(());
+        }
+        let rows = values.len() / columns;
         let (stored_rows, stored_columns) = match usage {
             WeightUse::Rows => (rows, columns),
             WeightUse::Columns => (columns, rows),
         };
-        let piece = (PIECE / stored_columns.max(1)).max(1);
+        let piece = (PIECE / stored_columns).clamp(1, stored_rows);
+        let mut stored = vec![0u16; piece * stored_columns];
         for first in (0..stored_rows).step_by(piece) {
-            let last = (first + piece).min(stored_rows);
-            let at = address + (first * stored_columns * 2) as u64;
-            self.driver.write(at, &self.stored_rows(tensor, usage, first..last))?;
-        }
-        Ok(Weight { buffer, rows, columns, usage })
-    }
-
-    /// Rows of a weight as they are stored.
-    fn stored_rows(&self, tensor: &Tensor, usage: WeightUse, range: std::ops::Range<usize>) -> Vec<u8> {
-        let &[rows, columns] = tensor.shape() else { unreachable!("weights were checked to be matrices") };
-        let bytes = tensor.bytes();
-        let size = bytes.len() / (rows * columns).max(1);
-        let same = matches!(
-            (tensor.dtype(), self.dtype),
-            (checkpoint::Dtype::BF16, GpuDtype::Bf16) | (checkpoint::Dtype::F16, GpuDtype::F16)
-        );
-        let element = |at: usize| -> u16 {
-            let bytes = &bytes[at * size..(at + 1) * size];
-            if same {
-                return u16::from_le_bytes([bytes[0], bytes[1]]);
-            }
-            let value = match tensor.dtype() {
-                checkpoint::Dtype::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-                checkpoint::Dtype::BF16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-                checkpoint::Dtype::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-            };
-            match self.dtype {
-                GpuDtype::Bf16 => bf16::from_f32(value).to_bits(),
-                GpuDtype::F16 => f16::from_f32(value).to_bits(),
-            }
-        };
-        let bits: Vec<u16> = match usage {
-            WeightUse::Rows if same => {
-                return bytes[range.start * columns * 2..range.end * columns * 2].to_vec();
-            }
-            WeightUse::Rows => (range.start * columns..range.end * columns).map(element).collect(),
-            WeightUse::Columns => {
-                let mut bits = vec![0; range.len() * rows];
-                for row in 0..rows {
-                    for (i, column) in range.clone().enumerate() {
-                        bits[i * rows + row] = element(row * columns + column);
-                    }
+            let count = piece.min(stored_rows - first);
+            let stored = &mut stored[..count * stored_columns];
+            match usage {
+                WeightUse::Rows => {
+                    let values = &values[first * columns..][..stored.len()];
+                    stored.par_chunks_mut(1 << 16).zip(values.par_chunks(1 << 16)).for_each(
+                        |(stored, values)| {
+                            stored.iter_mut().zip(values).for_each(|(bits, &value)| *bits = convert(value));
+                        },
+                    );
                 }
-                bits
+                WeightUse::Columns => transpose(values, columns, first, stored, &convert),
             }
-        };
-        bytemuck::cast_slice(&bits).to_vec()
+            let at = address + (first * stored_columns * 2) as u64;
+            self.driver.write(at, bytemuck::cast_slice(stored))?;
+        }
+        Ok(())
+    }
+}
+
+/// Entries of a weight that are made ready at a time.
+const PIECE: usize = 1 << 24;
+
+/// Edge of the squares that are transposed one after another: both sides of one stay in the L1 cache.
+const TILE: usize = 64;
+
+/// Columns `first ..` of `values`, converted, as rows of `out`.
+fn transpose<S: Copy + Sync>(
+    values: &[S],
+    columns: usize,
+    first: usize,
+    out: &mut [u16],
+    convert: &(impl Fn(S) -> u16 + Sync),
+) {
+    let rows = values.len() / columns;
+    out.par_chunks_mut(TILE * rows).enumerate().for_each(|(band, out)| {
+        let (first, width) = (first + band * TILE, out.len() / rows);
+        // Through a square of its own: rows of `out` are often a power of two apart, and would share a cache set.
+        let mut tile = [0; TILE * TILE];
+        for top in (0..rows).step_by(TILE) {
+            let height = TILE.min(rows - top);
+            for row in 0..height {
+                let values = &values[(top + row) * columns + first..][..width];
+                for (column, &value) in values.iter().enumerate() {
+                    tile[column * TILE + row] = convert(value);
+                }
+            }
+            for column in 0..width {
+                out[column * rows + top..][..height].copy_from_slice(&tile[column * TILE..][..height]);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_is_exact_at_every_edge() {
+        for (rows, columns, first, count) in
+            [(1, 1, 0, 1), (65, 130, 0, 130), (64, 200, 3, 129), (7, 64, 63, 1)]
+        {
+            let values: Vec<u32> = (0..rows * columns).map(|i| i as u32).collect();
+            let mut out = vec![0; rows * count];
+            transpose(&values, columns, first, &mut out, &|x| x as u16);
+            for (i, &bits) in out.iter().enumerate() {
+                assert_eq!(usize::from(bits), i % rows * columns + first + i / rows, "{rows} × {columns}");
+            }
+        }
     }
 }

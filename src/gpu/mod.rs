@@ -9,6 +9,7 @@ mod argmax;
 mod args;
 mod attention;
 mod cross_entropy;
+pub mod cuda;
 pub mod driver;
 mod elementwise;
 mod gemv;
@@ -23,6 +24,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+pub use cuda::Cuda;
 pub use driver::{Driver, Geometry, Kernel, Launch};
 pub use memory::{Activations, Buffer, Indices, Statistics, Weight};
 
@@ -154,7 +156,7 @@ impl<D: Driver> Backend for Gpu<D> {
     }
 
     fn download_activations(&self, values: &Activations<D>, len: usize) -> Result<Vec<f32>> {
-        Ok(self.from_elements(&self.download(&values.0, len, 2)?))
+        Ok(self.values_of(&self.download(&values.0, len, 2)?))
     }
 
     fn download_statistics(&self, values: &Statistics<D>, len: usize) -> Result<Vec<f32>> {

@@ -1,12 +1,14 @@
 //! A session: one user's run of a shared model with its own settings, buffers, history and cache.
 
 mod calibrate;
+mod footprint;
 mod generate;
 mod selections;
 
 use std::sync::Arc;
 
 pub use calibrate::{CalibrationOptions, calibrate};
+pub use footprint::{Footprint, Part};
 pub use generate::{GenerateOptions, Generated, Sampling};
 
 use crate::{

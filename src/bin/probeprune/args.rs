@@ -17,6 +17,7 @@ use probeprune::{
 
 use crate::{
     calibrate, completions, corpus, demo,
+    device::{DeviceChoice, DtypeChoice},
     failure::{Result, note},
     generate, inspect, perplexity,
 };
@@ -70,13 +71,35 @@ pub(crate) struct ModelArgs {
     #[arg(long)]
     pub(crate) no_mmap: bool,
     #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+/// On what to compute.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Device")]
+pub(crate) struct PlaceArgs {
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    #[command(flatten)]
     pub(crate) threads: ThreadArgs,
+}
+
+/// Which device, and the number format there.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Device")]
+pub(crate) struct DeviceArgs {
+    /// cpu, cuda (the first GPU) or cuda:N; auto takes a GPU if there is one that can be used
+    #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+    /// Number format of weights and activations on a GPU; auto takes f16 for checkpoints in f16, bf16 for others
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: DtypeChoice,
 }
 
 /// How many threads.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ThreadArgs {
-    /// Threads to compute with; 0 for every core. Results do not depend on it
+    /// CPU threads to compute with; 0 for every core. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub(crate) threads: u16,
 }

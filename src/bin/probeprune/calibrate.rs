@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use probeprune::{output::check_writable, session::CalibrationOptions};
+use probeprune::{backend::Backend, output::check_writable, session::CalibrationOptions};
 
 use crate::{
     args::{ModelArgs, TensorKey, at_least_one},
+    device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
     interrupt,
@@ -47,18 +48,27 @@ pub(crate) struct CalibrateArgs {
 /// Runs the command.
 pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
     check_writable(&args.out)?;
-    let loaded = Loaded::new(&args.model)?;
-    let tokens = loaded.tokens(&args.text, args.tokens.as_ref())?;
-    // FLAP's moments too, so that one file serves every method.
-    let options =
-        CalibrationOptions { seq_len: loaded.seq_len(args.seq_len), batch_size: args.batch_size, flap: true };
-    let calibration = loaded.calibrate(&tokens, args.calibrate_samples, options)?;
-    interrupt::uninterrupted(|| calibration.save(&args.out))?;
-    print(&format!(
-        "{}: {} windows of {} tokens of {}\n",
-        args.out.display(),
-        calibration.samples,
-        calibration.seq_len,
-        loaded.name
-    ))
+    let model = &args.model;
+    with_model(&model.model, !model.no_mmap, &model.place, args)
+}
+
+impl Task for &CalibrateArgs {
+    fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
+        let tokens = loaded.tokens(&self.text, self.tokens.as_ref())?;
+        // FLAP's moments too, so that one file serves every method.
+        let options = CalibrationOptions {
+            seq_len: loaded.seq_len(self.seq_len),
+            batch_size: self.batch_size,
+            flap: true,
+        };
+        let calibration = loaded.calibrate(&tokens, self.calibrate_samples, options)?;
+        interrupt::uninterrupted(|| calibration.save(&self.out))?;
+        print(&format!(
+            "{}: {} windows of {} tokens of {}\n",
+            self.out.display(),
+            calibration.samples,
+            calibration.seq_len,
+            loaded.name
+        ))
+    }
 }

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use probeprune::{
-    backend::Grid,
+    backend::{Backend, Grid},
     corpus::{Topic, text},
-    cpu::Cpu,
     prune::{
         calibration::Calibration,
         settings::{Method, Settings},
@@ -17,7 +16,8 @@ use probeprune::{
 use serde::Serialize;
 
 use crate::{
-    args::ThreadArgs,
+    args::PlaceArgs,
+    device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
     progress,
@@ -51,7 +51,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "M", default_value = DemoArgs::MODEL)]
     model: String,
     #[command(flatten)]
-    threads: ThreadArgs,
+    place: PlaceArgs,
     /// How to write the result
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -63,14 +63,14 @@ impl DemoArgs {
 
 impl Default for DemoArgs {
     fn default() -> Self {
-        Self { model: Self::MODEL.to_string(), threads: ThreadArgs::default(), format: Format::default() }
+        Self { model: Self::MODEL.to_string(), place: PlaceArgs::default(), format: Format::default() }
     }
 }
 
 /// One line of the table.
-struct Case {
+struct Case<B: Backend> {
     settings: Settings,
-    session: Session<Cpu>,
+    session: Session<B>,
     losses: Vec<f64>,
     /// Per batch, the seconds of every round.
     times: Vec<Vec<f64>>,
@@ -92,46 +92,52 @@ struct Row {
 
 /// Runs the command.
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
-    let loaded = Loaded::open(&args.model, true, args.threads.threads.into())?;
-    let tokenizer = loaded.tokenizer()?;
-    let tokens = sample_tokens(&tokenizer, &Topic::ALL, CALIBRATION_SEED, CALIBRATION_SAMPLES * GRID.tokens)?;
-    let options = CalibrationOptions { seq_len: GRID.tokens, batch_size: GRID.samples, flap: true };
-    let calibration = loaded.calibrate(&tokens, Some(CALIBRATION_SAMPLES), options)?;
-    let batches = Topic::ALL
-        .iter()
-        .map(|&topic| sample_tokens(&tokenizer, &[topic], EVALUATION_SEED, GRID.rows()))
-        .collect::<Result<Vec<_>>>()?;
+    with_model(&args.model, true, &args.place, args)
+}
 
-    let mut cases = vec![case(&loaded, Method::None, 0.0, &calibration, batches.len())?];
-    for ratio in RATIOS {
-        for method in METHODS {
-            cases.push(case(&loaded, method, ratio, &calibration, batches.len())?);
+impl Task for &DemoArgs {
+    fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
+        let tokenizer = loaded.tokenizer()?;
+        let tokens =
+            sample_tokens(&tokenizer, &Topic::ALL, CALIBRATION_SEED, CALIBRATION_SAMPLES * GRID.tokens)?;
+        let options = CalibrationOptions { seq_len: GRID.tokens, batch_size: GRID.samples, flap: true };
+        let calibration = loaded.calibrate(&tokens, Some(CALIBRATION_SAMPLES), options)?;
+        let batches = Topic::ALL
+            .iter()
+            .map(|&topic| sample_tokens(&tokenizer, &[topic], EVALUATION_SEED, GRID.rows()))
+            .collect::<Result<Vec<_>>>()?;
+
+        let mut cases = vec![case(&loaded, Method::None, 0.0, &calibration, batches.len())?];
+        for ratio in RATIOS {
+            for method in METHODS {
+                cases.push(case(&loaded, method, ratio, &calibration, batches.len())?);
+            }
         }
-    }
-    let rounds = measure(&mut cases, &batches)?;
-    let rows = rows(&cases);
-    match args.format {
-        Format::Json => return print(&json(&rows)),
-        Format::Csv => return print(&csv(&rows)),
-        Format::Markdown => return print(&table(&rows).markdown()),
-        Format::Table => {}
-    }
-    print(&format!(
-        "{} on unseen text: {} topics, each a batch of {} × {} tokens; {} threads; \
+        let rounds = measure(&mut cases, &batches)?;
+        let rows = rows(&cases);
+        match self.format {
+            Format::Json => return print(&json(&rows)),
+            Format::Csv => return print(&csv(&rows)),
+            Format::Markdown => return print(&table(&rows).markdown()),
+            Format::Table => {}
+        }
+        print(&format!(
+            "{} on unseen text: {} topics, each a batch of {} × {} tokens; {}; \
          each time is the median of {rounds}\n{}\
          Time and FLOPs are shares of dense and include the probe. \
          PRR = perplexity lost per % of time saved: lower is better.\n",
-        loaded.name,
-        batches.len(),
-        GRID.samples,
-        GRID.tokens,
-        loaded.model.backend.threads(),
-        table(&rows).text(),
-    ))?;
-    show_text(&loaded, &tokenizer, &calibration)
+            loaded.name,
+            batches.len(),
+            GRID.samples,
+            GRID.tokens,
+            loaded.place,
+            table(&rows).text(),
+        ))?;
+        show_text(&loaded, &tokenizer, &calibration)
+    }
 }
 
-fn settings(loaded: &Loaded, method: Method, prune_ratio: f64) -> Settings {
+fn settings<B: Backend>(loaded: &Loaded<B>, method: Method, prune_ratio: f64) -> Settings {
     // In proportion to the paper's three layers of 32 and 64 channels of thousands: small models have none to spare.
     let skipped = (loaded.model.config.num_hidden_layers * 3).div_ceil(32);
     Settings {
@@ -143,13 +149,13 @@ fn settings(loaded: &Loaded, method: Method, prune_ratio: f64) -> Settings {
     }
 }
 
-fn case(
-    loaded: &Loaded,
+fn case<B: Backend>(
+    loaded: &Loaded<B>,
     method: Method,
     ratio: f64,
     calibration: &Calibration,
     batches: usize,
-) -> Result<Case> {
+) -> Result<Case<B>> {
     let settings = settings(loaded, method, ratio);
     let limits = Limits { samples: GRID.samples, tokens: GRID.tokens, capacity: 0 };
     let session = Session::new(loaded.model.clone(), settings.clone(), limits, Some(calibration))?;
@@ -172,7 +178,7 @@ fn sample_tokens(tokenizer: &Tokenizer, topics: &[Topic], seed: u64, count: usiz
 
 /// Runs every case on every batch, one case after another on the same batch, so that a slow moment of the machine hits
 /// them alike. Returns the number of rounds.
-fn measure(cases: &mut [Case], batches: &[Vec<u32>]) -> Result<usize> {
+fn measure<B: Backend>(cases: &mut [Case<B>], batches: &[Vec<u32>]) -> Result<usize> {
     let bar = progress::bar("measuring", MAX_ROUNDS * batches.len());
     for case in &mut *cases {
         case.session.evaluate(&batches[0], GRID.samples, None, false)?;
@@ -201,13 +207,13 @@ fn measure(cases: &mut [Case], batches: &[Vec<u32>]) -> Result<usize> {
     Ok(rounds)
 }
 
-fn rows(cases: &[Case]) -> Vec<Row> {
-    let measured = |case: &Case| {
+fn rows<B: Backend>(cases: &[Case<B>]) -> Vec<Row> {
+    let measured = |case: &Case<B>| {
         let mean = case.losses.iter().sum::<f64>() / case.losses.len() as f64;
         (mean.exp(), case.times.iter().map(|times| median(times)).sum::<f64>())
     };
     let (dense_perplexity, dense_seconds) = measured(&cases[0]);
-    let row = |case: &Case| {
+    let row = |case: &Case<B>| {
         let (perplexity, seconds) = measured(case);
         let saved = 100.0 * (1.0 - seconds / dense_seconds);
         Row {
@@ -247,7 +253,7 @@ fn table(rows: &[Row]) -> Table {
 }
 
 /// A line of text by the dense model, and by pp at 40 %.
-fn show_text(loaded: &Loaded, tokenizer: &Tokenizer, calibration: &Calibration) -> Result<()> {
+fn show_text<B: Backend>(loaded: &Loaded<B>, tokenizer: &Tokenizer, calibration: &Calibration) -> Result<()> {
     let prompt = sample_tokens(tokenizer, &[PROMPT_TOPIC], EVALUATION_SEED + 1, PROMPT_TOKENS)?;
     let options = GenerateOptions {
         max_new_tokens: NEW_TOKENS,

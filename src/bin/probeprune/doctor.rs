@@ -1,12 +1,11 @@
 //! `probeprune doctor`: what this machine offers, and what this build contains.
 
-use std::{
-    ffi::{CStr, c_char, c_int},
-    fmt::Write,
-};
+use std::fmt::Write;
 
-use libloading::{Library, Symbol};
-use probeprune::source::BUNDLES;
+use probeprune::{
+    gpu::cuda::{build, survey, version},
+    source::BUNDLES,
+};
 
 use crate::failure::{Result, print};
 
@@ -17,7 +16,7 @@ pub(crate) fn run() -> Result<()> {
     print(&format!(
         "probeprune   {}, {} build for {} on {}\n\
          models       {}\n\
-         GPU kernels  none in this build: everything runs on the CPU\n\
+         GPU kernels  {}\n\
          threads      {threads}\n\
          CPU          {}\n\
          CUDA         {}\n",
@@ -26,8 +25,9 @@ pub(crate) fn run() -> Result<()> {
         std::env::consts::ARCH,
         std::env::consts::OS,
         models.join(", "),
+        build(),
         cpu_features().join(", "),
-        cuda().unwrap_or_else(|reason| reason),
+        cuda(),
     ))
 }
 
@@ -62,76 +62,21 @@ fn cpu_features() -> Vec<&'static str> {
     found
 }
 
-type Init = unsafe extern "C" fn(u32) -> c_int;
-type ReadInt = unsafe extern "C" fn(*mut c_int) -> c_int;
-type DeviceGet = unsafe extern "C" fn(*mut c_int, c_int) -> c_int;
-type DeviceName = unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int;
-type DeviceAttribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
-
-/// CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, and _MINOR.
-const COMPUTE_CAPABILITY: [c_int; 2] = [75, 76];
-
-/// The driver's version and the GPUs it sees, or what is missing.
-fn cuda() -> Result<String, String> {
-    let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
-    // SAFETY: loading runs the library's initialisers; NVIDIA's driver is made to be loaded at run time like this.
-    let library =
-        unsafe { Library::new(name) }.map_err(|_| format!("no driver: {name} is not on this machine"))?;
-    // SAFETY: the types are these functions' signatures in cuda.h, with C's int for its enums and CUdevice.
-    let (init, driver_version, device_count, device_get, device_name, device_attribute) = unsafe {
-        (
-            function::<Init>(&library, "cuInit")?,
-            function::<ReadInt>(&library, "cuDriverGetVersion")?,
-            function::<ReadInt>(&library, "cuDeviceGetCount")?,
-            function::<DeviceGet>(&library, "cuDeviceGet")?,
-            function::<DeviceName>(&library, "cuDeviceGetName")?,
-            function::<DeviceAttribute>(&library, "cuDeviceGetAttribute")?,
-        )
+/// The driver and the GPUs it sees, or what is missing.
+fn cuda() -> String {
+    let survey = match survey() {
+        Ok(survey) => survey,
+        Err(reason) => return reason.to_string(),
     };
-    let mut version: c_int = 0;
-    // SAFETY: may be called before cuInit; writes one int.
-    if unsafe { driver_version(&mut version) } != 0 {
-        return Err(format!("{name} does not tell its version"));
+    let mut out = format!("driver for CUDA {}", version(survey.driver));
+    for device in &survey.devices {
+        let ((major, minor), gigabytes) = (device.capability, device.memory as f64 / 1e9);
+        let usable =
+            survey.supports(device).map_or_else(|reason| reason.to_string(), |()| "usable".to_string());
+        let _ = write!(
+            out,
+            "\n             {device}: compute capability {major}.{minor}, {gigabytes:.1} GB, {usable}"
+        );
     }
-    let mut out = format!("driver for CUDA {}.{}", version / 1000, version % 1000 / 10);
-    // SAFETY: flags have to be 0.
-    let status = unsafe { init(0) };
-    let mut count: c_int = 0;
-    // SAFETY: writes one int; only reached once cuInit has succeeded.
-    if status != 0 || unsafe { device_count(&mut count) } != 0 || count == 0 {
-        let _ = write!(out, ", no GPU that it can use (status {status})");
-        return Ok(out);
-    }
-    for ordinal in 0..count {
-        let mut device: c_int = 0;
-        // SAFETY: writes one int.
-        if unsafe { device_get(&mut device, ordinal) } != 0 {
-            continue;
-        }
-        let mut text = [0 as c_char; 128];
-        // SAFETY: writes at most the given number of bytes, and ends them with NUL.
-        let named = unsafe { device_name(text.as_mut_ptr(), text.len() as c_int, device) } == 0;
-        // SAFETY: the array is initialised, and its last byte is NUL even if nothing was written.
-        let name = unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy();
-        let capability = COMPUTE_CAPABILITY.map(|attribute| {
-            let mut value: c_int = 0;
-            // SAFETY: writes one int.
-            if unsafe { device_attribute(&mut value, attribute, device) } == 0 { value } else { 0 }
-        });
-        let name = if named { &*name } else { "without a name" };
-        let _ = write!(out, "\n             GPU {ordinal}: {name}, sm_{}{}", capability[0], capability[1]);
-    }
-    Ok(out)
-}
-
-/// Looks a function up.
-///
-/// # Safety
-/// `F` has to be the function's type.
-unsafe fn function<'library, F>(
-    library: &'library Library,
-    name: &str,
-) -> Result<Symbol<'library, F>, String> {
-    // SAFETY: the caller's to keep.
-    unsafe { library.get(name) }.map_err(|_| format!("the driver has no {name}: it is not CUDA's"))
+    out
 }

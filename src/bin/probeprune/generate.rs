@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use clap::Args;
 use probeprune::{
     Error,
+    backend::Backend,
     config::{ModelConfig, RopeScaling},
     prune::settings::Method,
     session::{GenerateOptions, Generated, Limits, Sampling, Session},
@@ -13,6 +14,7 @@ use probeprune::{
 
 use crate::{
     args::{MethodArgs, ModelArgs, at_least_one},
+    device::{Task, with_model},
     failure::{Failure, Result, note, print},
     input::{Loaded, note_empty_history, read_text},
     progress,
@@ -94,44 +96,59 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         eos_token_ids: Vec::new(),
     };
     options.sampling.check()?;
-    let loaded = Loaded::new(&args.model)?;
-    let config = &loaded.model.config;
-    let options = GenerateOptions { eos_token_ids: config.eos_token_ids.clone(), ..options };
-    let settings = args.method.settings(config)?;
-    if args.reprobe_every.is_some() && settings.method != Method::ProbePruning {
-        let help = "Other methods keep what they chose, or choose nothing.";
-        return Err(Error::argument("--reprobe-every", "--method pp", settings.method, help).into());
-    }
-    let tokenizer = loaded.tokenizer()?;
-    let prompts = texts.iter().map(|text| encode(text, &tokenizer, args.chat)).collect::<Result<Vec<_>>>()?;
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let capacity = capacity(config, longest, args.max_new_tokens)?;
-    let history = args.history.as_ref().map(|path| loaded.history(path)).transpose()?;
-    if history.is_none() && settings.method == Method::ProbePruning && settings.prune_ratio > 0.0 {
-        note_empty_history();
-    }
-    let limits = Limits { samples: prompts.len(), tokens: longest, capacity };
-    let mut session = Session::new(loaded.model.clone(), settings, limits, history.as_ref())?;
-    let start = Instant::now();
-    let generated = match prompts.len() {
-        1 => {
-            let mut stream = Stream::new(&tokenizer, &options);
-            let generated = session.generate(&prompts, &options, |_, token| stream.push(token))?;
-            stream.finish()?;
-            generated
+    let model = &args.model;
+    with_model(&model.model, !model.no_mmap, &model.place, Generation { args, texts, options })
+}
+
+/// The command's arguments, checked as far as that goes without a model.
+struct Generation<'a> {
+    args: &'a GenerateArgs,
+    texts: Vec<String>,
+    options: GenerateOptions,
+}
+
+impl Task for Generation<'_> {
+    fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
+        let Self { args, texts, options } = self;
+        let config = &loaded.model.config;
+        let options = GenerateOptions { eos_token_ids: config.eos_token_ids.clone(), ..options };
+        let settings = args.method.settings(config)?;
+        if args.reprobe_every.is_some() && settings.method != Method::ProbePruning {
+            let help = "Other methods keep what they chose, or choose nothing.";
+            return Err(Error::argument("--reprobe-every", "--method pp", settings.method, help).into());
         }
-        _ => {
-            let bar = progress::bar("generating", prompts.len() * args.max_new_tokens);
-            let generated = session.generate(&prompts, &options, |_, _| bar.inc(1))?;
-            bar.finish_and_clear();
-            print_all(&texts, &generated, &tokenizer)?;
-            generated
+        let tokenizer = loaded.tokenizer()?;
+        let prompts =
+            texts.iter().map(|text| encode(text, &tokenizer, args.chat)).collect::<Result<Vec<_>>>()?;
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let capacity = capacity(config, longest, args.max_new_tokens)?;
+        let history = args.history.as_ref().map(|path| loaded.history(path)).transpose()?;
+        if history.is_none() && settings.method == Method::ProbePruning && settings.prune_ratio > 0.0 {
+            note_empty_history();
         }
-    };
-    let seconds = start.elapsed().as_secs_f64();
-    let tokens: usize = generated.tokens.iter().map(Vec::len).sum();
-    note(&format!("{tokens} tokens in {seconds:.2} s, {:.1} per second", tokens as f64 / seconds));
-    Ok(())
+        let limits = Limits { samples: prompts.len(), tokens: longest, capacity };
+        let mut session = Session::new(loaded.model.clone(), settings, limits, history.as_ref())?;
+        let start = Instant::now();
+        let generated = match prompts.len() {
+            1 => {
+                let mut stream = Stream::new(&tokenizer, &options);
+                let generated = session.generate(&prompts, &options, |_, token| stream.push(token))?;
+                stream.finish()?;
+                generated
+            }
+            _ => {
+                let bar = progress::bar("generating", prompts.len() * args.max_new_tokens);
+                let generated = session.generate(&prompts, &options, |_, _| bar.inc(1))?;
+                bar.finish_and_clear();
+                print_all(&texts, &generated, &tokenizer)?;
+                generated
+            }
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        let tokens: usize = generated.tokens.iter().map(Vec::len).sum();
+        note(&format!("{tokens} tokens in {seconds:.2} s, {:.1} per second", tokens as f64 / seconds));
+        Ok(())
+    }
 }
 
 /// The prompt's token ids; at least one.

@@ -8,8 +8,9 @@ use std::{
 
 use probeprune::{
     Error,
+    backend::Backend,
     checkpoint::read_tensor_file,
-    cpu::Cpu,
+    config::ModelConfig,
     model::{Block, Model},
     prune::{
         calibration::Calibration,
@@ -21,7 +22,8 @@ use probeprune::{
 };
 
 use crate::{
-    args::{CalibrationArgs, ModelArgs, TensorKey},
+    args::{CalibrationArgs, TensorKey},
+    device::Place,
     failure::{Result, note},
     progress,
 };
@@ -33,30 +35,25 @@ const DEFAULT_SAMPLES: usize = 128;
 const DEFAULT_SEQ_LEN: usize = 1024;
 
 /// A model, ready to run.
-pub(crate) struct Loaded {
+pub(crate) struct Loaded<B: Backend> {
     /// What to call it.
     pub(crate) name: String,
     /// Where its files are.
     pub(crate) source: ModelSource,
-    /// Its weights on the CPU.
-    pub(crate) model: Arc<Model<Cpu>>,
+    /// Its weights on the device.
+    pub(crate) model: Arc<Model<B>>,
+    /// The device.
+    pub(crate) place: Place,
 }
 
-impl Loaded {
-    /// Loads the model that `args` name.
-    pub(crate) fn new(args: &ModelArgs) -> Result<Self> {
-        Self::open(&args.model, !args.no_mmap, args.threads.threads.into())
-    }
-
-    /// Loads `model`, to run on `threads` threads.
-    pub(crate) fn open(model: &str, mmap: bool, threads: usize) -> Result<Self> {
-        let source = ModelSource::locate(model)?;
-        let bar = progress::spinner("loading");
-        let model = Model::load(&source, mmap, Arc::new(Cpu::new(threads)?), |layers| {
-            bar.set_position(layers as u64)
-        })?;
+impl<B: Backend> Loaded<B> {
+    /// Loads a model to a device.
+    pub(crate) fn open(source: ModelSource, mmap: bool, backend: Arc<B>, place: Place) -> Result<Self> {
+        let layers = ModelConfig::load(&source)?.num_hidden_layers;
+        let bar = progress::bar(if place.gpu.is_some() { "uploading" } else { "loading" }, layers);
+        let model = Model::load(&source, mmap, backend, |layers| bar.set_position(layers as u64))?;
         bar.finish_and_clear();
-        Ok(Self { name: source.name(), source, model: Arc::new(model) })
+        Ok(Self { name: source.name(), source, model: Arc::new(model), place })
     }
 
     /// The model's tokenizer.

@@ -7,17 +7,18 @@ use probeprune::{
     backend::Grid,
     checkpoint::{Checkpoint, check_shapes},
     config::{Family, ModelConfig, RopeScaling},
-    model::Block,
     prune::{
         counts,
         flops::{LayerCounts, shares},
         settings::{Method, Settings},
     },
+    session::{Footprint, Limits},
     source::ModelSource,
 };
 
 use crate::{
-    args::{MethodArgs, at_least_one},
+    args::{DeviceArgs, MethodArgs, at_least_one},
+    device::chosen_gpu,
     failure::{Result, print},
     table::percent,
 };
@@ -38,6 +39,8 @@ pub(crate) struct InspectArgs {
     #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one())]
     batch_size: usize,
     #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
     method: MethodArgs,
 }
 
@@ -55,7 +58,15 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     print(&describe_tensors(&checkpoint, args.tensors))?;
     check_shapes(&config, &checkpoint)?;
     let layers = layer_counts(&config, &settings)?;
-    print(&describe_memory(&config, &settings, checkpoint.file_bytes(), &layers, grid))?;
+    let place = match chosen_gpu(args.device.device)? {
+        None => Place { name: "the CPU".to_string(), weights: checkpoint.file_bytes(), element: 4 },
+        Some(ordinal) => {
+            let dtype = args.device.dtype.on_gpu(&source)?;
+            let name = format!("cuda:{ordinal} in {}", dtype.name());
+            Place { name, weights: weights_on_gpu(&config, &checkpoint), element: 2 }
+        }
+    };
+    print(&describe_memory(&config, &settings, &layers, grid, &place))?;
     if settings.prune_ratio > 0.0 {
         print(&describe_kept(&config, &settings, &layers, grid))?;
     }
@@ -145,34 +156,54 @@ fn layer_counts(config: &ModelConfig, settings: &Settings) -> Result<Vec<LayerCo
     Ok(layers)
 }
 
+/// Where the model would run, which need not be there.
+struct Place {
+    name: String,
+    /// Bytes of the weights.
+    weights: u64,
+    /// Bytes of an activation.
+    element: usize,
+}
+
+/// Matrices have two bytes per entry there, vectors four. A tied head is not there twice.
+fn weights_on_gpu(config: &ModelConfig, checkpoint: &Checkpoint) -> u64 {
+    let bytes = |name| {
+        let shape = checkpoint.describe(name).map_or(&[][..], |(_, shape)| shape);
+        shape.iter().product::<usize>() as u64 * if shape.len() < 2 { 4 } else { 2 }
+    };
+    let tied = |name: &str| config.tie_word_embeddings && name == "lm_head.weight";
+    checkpoint.names().filter(|name| !tied(name)).map(bytes).sum()
+}
+
 fn describe_memory(
     config: &ModelConfig,
     settings: &Settings,
-    file_bytes: u64,
     layers: &[LayerCounts],
     grid: Grid,
+    place: &Place,
 ) -> String {
-    let (rows, hidden) = (grid.rows(), config.hidden_size);
-    let widths = Block::ALL.map(|block| block.channels(config));
-    let widest = widths[0].max(widths[1]);
-    let head_rows = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
-    // Three residuals, two normed inputs, q, k, v, intermediate states, embeddings; energies per position.
-    let scratch =
-        rows * (5 * hidden + head_rows + widest + config.word_embed_proj_dim) + grid.tokens * widest;
-    let pruned = layers.iter().filter(|layer| layer.probes_mlp).count();
-    let history = match settings.method {
-        Method::ProbePruning => pruned * grid.tokens * (widths[0] + widths[1]),
-        _ => 0,
+    let limits = |capacity| Limits { samples: grid.samples, tokens: grid.tokens, capacity };
+    let footprint = Footprint::new(config, settings, layers, limits(0));
+    let cache = Footprint::new(config, settings, layers, limits(grid.tokens)).cache.bytes(place.element);
+    let [scratch, history, probed] =
+        [footprint.scratch, footprint.history, footprint.probed].map(|part| part.bytes(place.element));
+    let layout = settings.history_layout;
+    let layout = match layout.bucket {
+        1 => format!("{}, every slot", layout.dtype),
+        bucket => format!("{}, {bucket} slots in a row", layout.dtype),
     };
-    let bytes = |floats: usize| 4 * floats as u64;
     format!(
-        "memory       about {} for {} × {} tokens: files {}, activations and scratch {}, history {}\n",
-        size(file_bytes + bytes(scratch) + bytes(history)),
+        "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}\n\
+         \x20            generating needs {} more for keys and values of as many tokens\n",
+        size(place.weights + scratch + history + probed),
+        place.name,
         grid.samples,
         grid.tokens,
-        size(file_bytes),
-        size(bytes(scratch)),
-        size(bytes(history)),
+        size(place.weights),
+        size(scratch),
+        size(history),
+        size(probed),
+        size(cache),
     )
 }
 

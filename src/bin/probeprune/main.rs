@@ -5,6 +5,7 @@ mod calibrate;
 mod completions;
 mod corpus;
 mod demo;
+mod device;
 mod doctor;
 mod failure;
 mod generate;

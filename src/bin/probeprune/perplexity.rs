@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use probeprune::{
-    cpu::Cpu,
+    backend::Backend,
     output::{OutTensor, check_writable, write_safetensors},
     perplexity::{PerplexityOptions, measure, shares, windows},
     prune::settings::Settings,
@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::{
     args::{CalibrationArgs, MethodArgs, ModelArgs, TensorKey, at_least_one},
+    device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
     interrupt, progress,
@@ -78,7 +79,14 @@ struct Summary {
     flops_share: f64,
     probe_flops_share: f64,
     warmup_batches: usize,
-    threads: usize,
+    /// "cpu" or "cuda:N".
+    device: String,
+    /// The GPU's name and driver.
+    gpu: Option<String>,
+    /// Number format of activations.
+    dtype: &'static str,
+    /// CPU threads; none on a GPU.
+    threads: Option<usize>,
     /// Windows that history was calibrated with; 0 for none.
     calibration_samples: usize,
 }
@@ -139,71 +147,81 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
     if let Some(path) = &args.dump {
         check_writable(path)?;
     }
-    let loaded = Loaded::new(&args.model)?;
-    let settings = args.method.settings(&loaded.model.config)?;
-    let seq_len = loaded.seq_len(args.seq_len);
-    let tokens = loaded.tokens(&args.text, args.tokens.as_ref())?;
-    let tokens = windows(&tokens, seq_len, args.max_tokens)?;
-    let count = tokens.len() / seq_len;
-    let options = PerplexityOptions {
-        seq_len,
-        batch_size: args.batch_size.min(count),
-        warmup_batches: args.warmup_batches,
-    };
-    let calibration = loaded.calibration(&args.calibration, &settings, seq_len, args.batch_size)?;
-    let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
-    let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
-    let calibration_samples = calibration.map_or(0, |calibration| calibration.samples);
-    let mut dump = Vec::new();
-    let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
-    let measured = measure(&mut session, tokens, options, |batch, session| {
-        if args.dump.is_some() {
-            add_batch(&mut dump, batch, session, seq_len)?;
-        }
-        bar.inc(1);
-        Ok(())
-    })?;
-    bar.finish_and_clear();
-    let share = shares(&session, count, options);
-    let report = Report {
-        summary: Summary {
-            model: loaded.name.clone(),
-            method: settings.method.name(),
-            prune_ratio: settings.prune_ratio,
+    let model = &args.model;
+    with_model(&model.model, !model.no_mmap, &model.place, args)
+}
+
+impl Task for &PerplexityArgs {
+    fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
+        let settings = self.method.settings(&loaded.model.config)?;
+        let seq_len = loaded.seq_len(self.seq_len);
+        let tokens = loaded.tokens(&self.text, self.tokens.as_ref())?;
+        let tokens = windows(&tokens, seq_len, self.max_tokens)?;
+        let count = tokens.len() / seq_len;
+        let options = PerplexityOptions {
             seq_len,
-            batch_size: args.batch_size,
-            tokens: measured.tokens,
-            perplexity: measured.perplexity(),
-            seconds: measured.seconds,
-            tokens_per_second: measured.tokens_per_second(),
-            flops_share: share.total,
-            probe_flops_share: share.probe,
-            warmup_batches: args.warmup_batches,
-            threads: loaded.model.backend.threads(),
-            calibration_samples,
-        },
-        batch_losses: measured.batch_losses,
-        settings: SettingsReport::new(&settings),
-        kept: session
-            .layer_counts()
-            .iter()
-            .map(|layer| KeptReport { heads: layer.heads, channels: layer.channels })
-            .collect(),
-    };
-    if let Some(path) = &args.dump {
-        save(path, &dump)?;
+            batch_size: self.batch_size.min(count),
+            warmup_batches: self.warmup_batches,
+        };
+        let calibration = loaded.calibration(&self.calibration, &settings, seq_len, self.batch_size)?;
+        let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
+        let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
+        let calibration_samples = calibration.map_or(0, |calibration| calibration.samples);
+        let mut dump = Vec::new();
+        let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
+        let measured = measure(&mut session, tokens, options, |batch, session| {
+            if self.dump.is_some() {
+                add_batch(&mut dump, batch, session, seq_len)?;
+            }
+            bar.inc(1);
+            Ok(())
+        })?;
+        bar.finish_and_clear();
+        let share = shares(&session, count, options);
+        let report = Report {
+            summary: Summary {
+                model: loaded.name.clone(),
+                method: settings.method.name(),
+                prune_ratio: settings.prune_ratio,
+                seq_len,
+                batch_size: self.batch_size,
+                tokens: measured.tokens,
+                perplexity: measured.perplexity(),
+                seconds: measured.seconds,
+                tokens_per_second: measured.tokens_per_second(),
+                flops_share: share.total,
+                probe_flops_share: share.probe,
+                warmup_batches: self.warmup_batches,
+                device: loaded.place.device.clone(),
+                gpu: loaded.place.gpu.clone(),
+                dtype: loaded.place.dtype,
+                threads: loaded.place.threads,
+                calibration_samples,
+            },
+            batch_losses: measured.batch_losses,
+            settings: SettingsReport::new(&settings),
+            kept: session
+                .layer_counts()
+                .iter()
+                .map(|layer| KeptReport { heads: layer.heads, channels: layer.channels })
+                .collect(),
+        };
+        if let Some(path) = &self.dump {
+            save(path, &dump)?;
+        }
+        print(&match self.format {
+            Format::Table => table(&report.summary).text(),
+            Format::Markdown => table(&report.summary).markdown(),
+            Format::Csv => csv(&[report.summary]),
+            Format::Json => json(&report),
+        })
     }
-    print(&match args.format {
-        Format::Table => table(&report.summary).text(),
-        Format::Markdown => table(&report.summary).markdown(),
-        Format::Csv => csv(&[report.summary]),
-        Format::Json => json(&report),
-    })
 }
 
 fn table(summary: &Summary) -> Table {
     let mut table = Table::new([
         "Model",
+        "Device",
         "Method",
         "Pruned",
         "Perplexity",
@@ -215,6 +233,7 @@ fn table(summary: &Summary) -> Table {
     ]);
     table.row([
         summary.model.clone(),
+        format!("{} {}", summary.device, summary.dtype),
         summary.method.to_string(),
         percent(summary.prune_ratio),
         format!("{:.4}", summary.perplexity),
@@ -228,10 +247,10 @@ fn table(summary: &Summary) -> Table {
 }
 
 /// Adds the logits of samples 0 and 1, and what every pruned layer kept.
-fn add_batch(
+fn add_batch<B: Backend>(
     dump: &mut Vec<(String, OutTensor)>,
     batch: usize,
-    session: &mut Session<Cpu>,
+    session: &mut Session<B>,
     seq_len: usize,
 ) -> probeprune::Result<()> {
     let logits = session.logits(2)?;

@@ -1,5 +1,7 @@
 //! Progress bars on standard error; indicatif hides them when that is no terminal.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts to `total`, and vanishes when it is dropped or finished.
@@ -11,9 +13,10 @@ pub(crate) fn bar(what: &'static str, total: usize) -> ProgressBar {
     bar
 }
 
-/// A count without an end that is known.
+/// Something whose end nobody knows.
 pub(crate) fn spinner(what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:12} layer {pos} [{elapsed}]")
-        .expect("the template is well-formed");
-    ProgressBar::no_length().with_style(style).with_message(what)
+    let style = ProgressStyle::with_template("{msg} [{elapsed}]").expect("the template is well-formed");
+    let bar = ProgressBar::no_length().with_style(style).with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }

@@ -1,0 +1,241 @@
+//! Devices, streams and what waits in them.
+
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+    path::Path,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+use ptx_emu::{Args, Device, Launch, Module, Settings};
+
+/// CUresult.
+pub(crate) type Code = i32;
+pub(crate) const SUCCESS: Code = 0;
+pub(crate) const INVALID_VALUE: Code = 1;
+pub(crate) const OUT_OF_MEMORY: Code = 2;
+pub(crate) const NO_DEVICE: Code = 100;
+pub(crate) const INVALID_DEVICE: Code = 101;
+pub(crate) const INVALID_IMAGE: Code = 200;
+pub(crate) const INVALID_CONTEXT: Code = 201;
+pub(crate) const NOT_FOUND: Code = 500;
+pub(crate) const ILLEGAL_ADDRESS: Code = 700;
+pub(crate) const CAPTURE_UNSUPPORTED: Code = 900;
+
+/// Dynamic shared memory without, and with, asking.
+pub(crate) const DEFAULT_SHARED: u32 = 48 << 10;
+pub(crate) const MOST_SHARED: u32 = 227 << 10;
+
+/// A number from the environment.
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(format!("EMULATED_CUDA_{name}")).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// What the driver's manual forbids.
+pub(crate) fn misuse(what: &str) -> ! {
+    eprintln!("emulated driver: {what}");
+    std::process::abort()
+}
+
+/// A kernel of a loaded module.
+#[derive(Clone)]
+pub(crate) struct Function {
+    pub(crate) module: Arc<Module>,
+    pub(crate) name: String,
+    pub(crate) argument_bytes: usize,
+    /// Dynamic shared memory that it may have.
+    pub(crate) shared: u32,
+}
+
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub(crate) function: Function,
+    pub(crate) launch: Launch,
+    pub(crate) arguments: Vec<u8>,
+}
+
+/// What waits in a stream.
+pub(crate) enum Operation {
+    Launch(Call),
+    Set {
+        at: u64,
+        value: u8,
+        len: usize,
+    },
+    /// From ordinary memory, which CUDA copies at once.
+    Write {
+        to: u64,
+        bytes: Vec<u8>,
+    },
+    /// From pinned memory, which the device reads when it gets there.
+    WritePinned {
+        to: u64,
+        from: usize,
+        len: usize,
+    },
+    Read {
+        from: u64,
+        to: usize,
+        len: usize,
+    },
+    Event(usize),
+}
+
+#[derive(Default)]
+pub(crate) struct Stream {
+    pub(crate) waiting: VecDeque<Operation>,
+    pub(crate) capturing: Option<Vec<Call>>,
+}
+
+pub(crate) struct Allocation {
+    pub(crate) bytes: usize,
+    pub(crate) ordinal: usize,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) initialised: bool,
+    pub(crate) memory: Device,
+    pub(crate) allocations: HashMap<u64, Allocation>,
+    pub(crate) poisoned: bool,
+    pub(crate) streams: HashMap<usize, Stream>,
+    /// How many recordings of each event are waiting.
+    pub(crate) events: HashMap<usize, usize>,
+    pub(crate) pinned: HashMap<usize, Box<[u64]>>,
+    pub(crate) modules: HashMap<usize, String>,
+    pub(crate) functions: HashMap<usize, (usize, Function)>,
+    pub(crate) graphs: HashMap<usize, Vec<Call>>,
+    pub(crate) executables: HashMap<usize, Vec<Call>>,
+    pub(crate) contexts: HashMap<usize, usize>,
+    handles: usize,
+}
+
+thread_local! {
+    /// The calling thread's context: 1 + the device's number, or 0.
+    pub(crate) static CURRENT: Cell<usize> = const { Cell::new(0) };
+}
+
+pub(crate) fn state() -> MutexGuard<'static, State> {
+    static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// A handle that nothing else has.
+    pub(crate) fn handle(&mut self) -> usize {
+        self.handles += 1;
+        0x1000 + 16 * self.handles
+    }
+
+    /// The state for calls that need a context, and one that works.
+    pub(crate) fn enter() -> Result<MutexGuard<'static, Self>, Code> {
+        let state = state();
+        if CURRENT.get() == 0 {
+            return Err(INVALID_CONTEXT);
+        }
+        if state.poisoned { Err(ILLEGAL_ADDRESS) } else { Ok(state) }
+    }
+
+    /// A stream; the null stream is always there.
+    pub(crate) fn stream(&mut self, handle: usize) -> &mut Stream {
+        if handle == 0 {
+            return self.streams.entry(0).or_default();
+        }
+        self.streams.get_mut(&handle).unwrap_or_else(|| misuse("a stream that does not exist"))
+    }
+
+    /// Puts work into a stream.
+    pub(crate) fn enqueue(&mut self, stream: usize, operation: Operation) -> Code {
+        let stream = self.stream(stream);
+        match (&mut stream.capturing, operation) {
+            (Some(captured), Operation::Launch(call)) => captured.push(call),
+            (Some(_), _) => return CAPTURE_UNSUPPORTED,
+            (None, operation) => stream.waiting.push_back(operation),
+        }
+        SUCCESS
+    }
+
+    /// Does what waits in a stream, to its end or to where `until` is done.
+    pub(crate) fn run(&mut self, stream: usize, until: impl Fn(&Self) -> bool) -> Code {
+        if self.stream(stream).capturing.is_some() {
+            misuse("synchronising a stream that is captured");
+        }
+        while !until(self) {
+            let Some(operation) = self.stream(stream).waiting.pop_front() else { break };
+            if let Err(fault) = self.execute(operation) {
+                eprintln!("emulated driver: {fault}");
+                self.poisoned = true;
+                return ILLEGAL_ADDRESS;
+            }
+        }
+        SUCCESS
+    }
+
+    fn execute(&mut self, operation: Operation) -> ptx_emu::Result<()> {
+        match operation {
+            Operation::Launch(Call { function, launch, arguments }) => {
+                let arguments = Args::new().structure(&arguments, 8);
+                let settings = Settings::unchecked();
+                self.memory.launch(&function.module, &function.name, launch, &arguments, &settings).map(drop)
+            }
+            Operation::Set { at, value, len } => self.memory.fill(at, value, len),
+            Operation::Write { to, bytes } => self.memory.write_bytes(to, &bytes),
+            Operation::WritePinned { to, from, len } => {
+                if self.pinned_range(from, len).is_none() {
+                    misuse("pinned memory was freed before it was read");
+                }
+                // SAFETY: inside a live pinned allocation, as was just checked.
+                let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, len) };
+                self.memory.write_bytes(to, bytes)
+            }
+            Operation::Read { from, to, len } => {
+                let bytes = self.memory.read_bytes(from, len)?;
+                // SAFETY: the caller of the copy keeps its target until it has synchronised.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, len) };
+                Ok(())
+            }
+            Operation::Event(event) => {
+                self.events.entry(event).and_modify(|waiting| *waiting -= 1);
+                Ok(())
+            }
+        }
+    }
+
+    /// The pinned allocation that holds these bytes.
+    pub(crate) fn pinned_range(&self, address: usize, len: usize) -> Option<usize> {
+        let mut lengths = self.pinned.iter().map(|(&start, words)| (start, 8 * words.len()));
+        lengths
+            .find(|&(start, bytes)| start <= address && address + len <= start + bytes)
+            .map(|(start, _)| start)
+    }
+
+    /// The allocation that holds an address.
+    pub(crate) fn allocation(&self, address: u64) -> Option<&Allocation> {
+        let holds = |(start, allocation): &(&u64, &Allocation)| {
+            (**start..*start + allocation.bytes as u64).contains(&address)
+        };
+        self.allocations.iter().find(holds).map(|(_, allocation)| allocation)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.streams.values().all(|stream| stream.waiting.is_empty())
+    }
+}
+
+/// A kernel in some PTX; `None` if it is not there.
+pub(crate) fn find_function(ptx: &str, name: &str) -> Option<Function> {
+    let entry = ptx.split(&format!(".entry {name}(")).nth(1)?;
+    let parameters = entry.split(')').next()?;
+    let argument_bytes = parameters.rsplit('[').next()?.split(']').next()?.parse().ok()?;
+    let module = Arc::new(Module::parse(ptx).unwrap_or_else(|error| misuse(&format!("PTX: {error}"))));
+    Some(Function { module, name: name.to_string(), argument_bytes, shared: DEFAULT_SHARED })
+}
+
+/// All committed PTX in one list, for fatbins, whose PTX is compressed.
+pub(crate) fn committed_ptx() -> impl Iterator<Item = String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cuda/ptx");
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| misuse(&format!("cuda/ptx: {error}")));
+    entries.map(|entry| {
+        std::fs::read_to_string(entry.expect("a folder can be read").path()).expect("PTX is text")
+    })
+}

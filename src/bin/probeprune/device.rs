@@ -1,0 +1,193 @@
+//! Where a command computes: the choice that flags make, and the one place where it becomes a backend's type.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use clap::ValueEnum;
+use probeprune::{
+    Error,
+    backend::Backend,
+    checkpoint::Checkpoint,
+    cpu::Cpu,
+    gpu::{
+        Cuda, Driver, Gpu, GpuDtype,
+        cuda::{driver_is_installed, survey},
+    },
+    source::ModelSource,
+};
+
+use crate::{
+    args::{DeviceArgs, PlaceArgs},
+    failure::{Result, note},
+    input::Loaded,
+    progress,
+};
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DeviceChoice {
+    /// A GPU if there is one that can be used.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU with this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|number| number.parse().ok())
+                .map(Self::Cuda)
+                .ok_or("expected auto, cpu, cuda or cuda:N"),
+        }
+    }
+}
+
+/// `--dtype`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeChoice {
+    /// What fits the checkpoint.
+    #[default]
+    Auto,
+    /// bfloat16
+    Bf16,
+    /// float16
+    F16,
+}
+
+impl DtypeChoice {
+    /// The number format on a GPU.
+    pub(crate) fn on_gpu(self, source: &ModelSource) -> Result<GpuDtype> {
+        Ok(match self {
+            Self::Bf16 => GpuDtype::Bf16,
+            Self::F16 => GpuDtype::F16,
+            Self::Auto => {
+                let checkpoint = Checkpoint::open(source, true)?;
+                let is_first = |name: &&str| name.ends_with("layers.0.self_attn.q_proj.weight");
+                let first = checkpoint.names().find(is_first).and_then(|name| checkpoint.tensor(name));
+                // Where it is missing, loading the model says so.
+                first.map_or(GpuDtype::Bf16, |tensor| GpuDtype::for_checkpoint(tensor.dtype()))
+            }
+        })
+    }
+}
+
+/// What a command runs on, for its report.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// "cpu" or "cuda:0".
+    pub(crate) device: String,
+    /// A GPU's name and more.
+    pub(crate) gpu: Option<String>,
+    /// Number format of activations.
+    pub(crate) dtype: &'static str,
+    /// Of the CPU backend.
+    pub(crate) threads: Option<usize>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.gpu, self.threads) {
+            (Some(gpu), _) => write!(f, "{gpu}; {}", self.dtype),
+            (None, Some(threads)) => write!(f, "{threads} threads"),
+            (None, None) => f.write_str(&self.device),
+        }
+    }
+}
+
+/// What a command does once its model is on a device, whichever that is.
+pub(crate) trait Task {
+    /// Does it.
+    fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()>;
+}
+
+/// Loads `model` to the device that the flags name, and runs `task` there.
+pub(crate) fn with_model(model: &str, mmap: bool, place: &PlaceArgs, task: impl Task) -> Result<()> {
+    let source = ModelSource::locate(model)?;
+    match open_gpu(place.device)? {
+        None => {
+            let cpu = Cpu::new(place.threads.threads.into())?;
+            let place = Place { device: "cpu".into(), gpu: None, dtype: "f32", threads: Some(cpu.threads()) };
+            task.run(Loaded::open(source, mmap, Arc::new(cpu), place)?)
+        }
+        Some(cuda) => {
+            let dtype = place.device.dtype.on_gpu(&source)?;
+            let place = Place {
+                device: format!("cuda:{}", cuda.device().ordinal),
+                gpu: Some(cuda.description()),
+                dtype: dtype.name(),
+                threads: None,
+            };
+            task.run(Loaded::open(source, mmap, Arc::new(Gpu::new(cuda, dtype)), place)?)
+        }
+    }
+}
+
+/// The GPU that `--device` asks for; none for the CPU.
+fn open_gpu(args: DeviceArgs) -> Result<Option<Cuda>> {
+    let gpu = match chosen_gpu(args.device)? {
+        None => None,
+        Some(ordinal) => {
+            let spinner = progress::spinner("starting the GPU");
+            let gpu = Cuda::new(ordinal);
+            spinner.finish_and_clear();
+            match gpu {
+                Err(reason) if args.device == DeviceChoice::Auto => {
+                    no_gpu(&reason);
+                    None
+                }
+                gpu => Some(gpu?),
+            }
+        }
+    };
+    if gpu.is_none() {
+        cpu_computes_in_f32(args.dtype)?;
+    }
+    Ok(gpu)
+}
+
+/// The number of the GPU that a choice means; none for the CPU.
+pub(crate) fn chosen_gpu(choice: DeviceChoice) -> Result<Option<usize>> {
+    match choice {
+        DeviceChoice::Cpu => Ok(None),
+        DeviceChoice::Cuda(ordinal) => Ok(Some(ordinal)),
+        // Most machines without a GPU have no driver either, and nothing is amiss there.
+        DeviceChoice::Auto if !driver_is_installed() => Ok(None),
+        DeviceChoice::Auto => {
+            let usable = survey().and_then(|survey| {
+                let mut outcomes =
+                    survey.devices.iter().map(|device| survey.supports(device).map(|()| device.ordinal));
+                let first = outcomes.next().expect("a survey without devices is an error");
+                first.or_else(|reason| outcomes.find_map(Result::ok).ok_or(reason))
+            });
+            usable.map_or_else(
+                |reason| {
+                    no_gpu(&reason);
+                    Ok(None)
+                },
+                |ordinal| Ok(Some(ordinal)),
+            )
+        }
+    }
+}
+
+fn no_gpu(reason: &Error) {
+    note(&format!("computing on the CPU. {reason}"));
+}
+
+fn cpu_computes_in_f32(dtype: DtypeChoice) -> Result<()> {
+    if dtype == DtypeChoice::Auto {
+        return Ok(());
+    }
+    let expected = "auto on the CPU, which keeps the checkpoint's weights and computes in float32";
+    let got = dtype.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
+    Err(Error::argument("--dtype", expected, got, "Leave it out, or pass --device cuda.").into())
+}

@@ -1,0 +1,382 @@
+//! Real devices, through cudarc, which loads NVIDIA's driver at run time: programs with this in them are built and
+//! started without CUDA.
+
+mod devices;
+mod kernels;
+mod link;
+mod staging;
+
+use std::{
+    ffi::c_void,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cudarc::driver::{
+    CudaContext, CudaStream, DriverError,
+    result::{self, graph, stream},
+    sys::{self, CUdevice_attribute, CUfunction, CUgraphExec, CUgraphInstantiate_flags, CUresult, CUstream},
+};
+pub use devices::{Device, Survey, driver_is_installed, survey, version};
+use kernels::Kernels;
+use link::Link;
+use staging::Ring;
+
+use super::{Activations, Buffer, Driver, Gpu, Indices, Launch, Statistics};
+use crate::error::{Error, Result};
+
+/// Small writes (tokens, positions, masks) of a few forwards fit side by side, so that none waits for the device.
+const SMALL: (usize, usize) = (16, 64 << 10);
+/// Weights: one piece is copied by the host while the device takes the other.
+const LARGE: (usize, usize) = (2, 8 << 20);
+
+/// Borrowed memory is read and written 16 bytes at a time.
+const ALIGNMENT: u64 = 16;
+
+/// What this build's kernels were compiled for, and by what.
+pub fn build() -> String {
+    format!("{}; made by CUDA {}", devices::targets(), version(kernels::COMPILER))
+}
+
+/// A GPU and one stream on it. See [`Driver`].
+#[derive(Debug)]
+pub struct Cuda {
+    device: Device,
+    driver: u32,
+    multiprocessors: u32,
+    kernels: Arc<Kernels>,
+    small: Mutex<Ring>,
+    large: Mutex<Ring>,
+    /// Graphs are captured on a stream of their own: a borrowed one may be the legacy stream, which cannot be captured.
+    capture: Mutex<Arc<CudaStream>>,
+    link: Arc<Link>,
+}
+
+/// Memory of a [`Cuda`].
+#[derive(Debug)]
+pub enum Memory {
+    /// Freed when dropped.
+    Owned(Allocation),
+    /// Somebody else's, by its address.
+    Borrowed(u64),
+}
+
+/// Memory that is freed when dropped; an address of 0 for no memory.
+#[derive(Debug)]
+pub struct Allocation {
+    address: u64,
+    link: Arc<Link>,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        if self.address == 0 {
+            return;
+        }
+        self.link.enter_to_free();
+        // SAFETY: allocated by `alloc`, freed once; whatever the stream still does with it is over first. On a broken
+        // context both calls fail, and the memory is gone with the process.
+        unsafe {
+            let _ = stream::synchronize(self.link.raw_stream());
+            let _ = result::free_sync(self.address);
+        }
+    }
+}
+
+/// Launches that are issued together.
+#[derive(Debug)]
+pub struct Graph {
+    handle: CUgraphExec,
+    link: Arc<Link>,
+    /// They must stay loaded.
+    _kernels: Arc<Kernels>,
+}
+
+// SAFETY: a graph may be used from any thread that has its context current, by one at a time.
+unsafe impl Send for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.link.enter_to_free();
+        // SAFETY: instantiated by `graph`, destroyed once, and no longer running.
+        unsafe {
+            let _ = stream::synchronize(self.link.raw_stream());
+            let _ = graph::exec_destroy(self.handle);
+        }
+    }
+}
+
+impl Cuda {
+    /// GPU number `ordinal`, with a stream of its own.
+    ///
+    /// # Errors
+    /// No driver, one that is too old, no such GPU, one that this build has no kernels for.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        Self::open(ordinal, CudaContext::new_stream)
+    }
+
+    /// GPU number `ordinal`, on a stream that belongs to somebody else: a `CUstream` or `cudaStream_t`, null for the
+    /// legacy default stream. Work is ordered with everything else on that stream.
+    ///
+    /// # Errors
+    /// As [`Cuda::new`].
+    ///
+    /// # Safety
+    /// The stream must belong to the device's primary context (the one that the CUDA runtime uses), stay alive as long
+    /// as this and everything made by it, and not be captured while this is used.
+    pub unsafe fn on_stream(ordinal: usize, stream: *mut c_void) -> Result<Self> {
+        // SAFETY: the caller's to keep.
+        Self::open(ordinal, |context| Ok(unsafe { context.wrap_borrowed_stream(stream.cast()) }))
+    }
+
+    fn open(
+        ordinal: usize,
+        stream: impl FnOnce(&Arc<CudaContext>) -> Result<Arc<CudaStream>, DriverError>,
+    ) -> Result<Self> {
+        let survey = survey()?;
+        let device = survey.device(ordinal)?.clone();
+        survey.supports(&device)?;
+        let label = device.to_string();
+        let opened = CudaContext::new(ordinal).and_then(|context| {
+            let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+            let multiprocessors = context.attribute(attribute)?;
+            let (stream, capture) = (stream(&context)?, context.new_stream()?);
+            Ok((context, stream, capture, multiprocessors as u32))
+        });
+        let (context, stream, capture, multiprocessors) = opened.map_err(|error| {
+            let help = "Check nvidia-smi: other programs may use all of it. Or use --device cpu.";
+            Error::device(&label, "context", "one more on this GPU", devices::describe(error), help)
+        })?;
+        let link = Arc::new(Link::new(context, stream, label));
+        Ok(Self {
+            kernels: Arc::new(Kernels::load(&link, survey.driver)?),
+            small: Mutex::new(Ring::new(&link, SMALL.0, SMALL.1)?),
+            large: Mutex::new(Ring::new(&link, LARGE.0, LARGE.1)?),
+            capture: Mutex::new(capture),
+            driver: survey.driver,
+            multiprocessors,
+            device,
+            link,
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The stream's handle, a `CUstream`, for others' work that has to be ordered with this one's.
+    pub fn stream(&self) -> *mut c_void {
+        self.link.raw_stream().cast()
+    }
+
+    /// Waits for everything issued.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device until here.
+    pub fn synchronize(&self) -> Result<()> {
+        self.link.synchronize("waiting for the device")
+    }
+
+    fn no_room(&self, bytes: usize) -> Error {
+        let (free, total) = result::mem_get_info().unwrap_or_default();
+        Error::device(
+            &self.link.label,
+            "memory",
+            format!("{bytes} bytes for a buffer"),
+            format!("{free} bytes free of {total}"),
+            "Use smaller batches or windows, --history-dtype f16, a larger --history-bucket, end other programs on this \
+             GPU, or use --device cpu.",
+        )
+    }
+
+    fn enqueue(&self, function: CUfunction, launch: &Launch, stream: CUstream) -> Result<()> {
+        let geometry = launch.geometry;
+        let mut arguments = [launch.arguments().as_ptr().cast_mut().cast::<c_void>()];
+        let [x, y, z] = geometry.grid;
+        // SAFETY: the kernel takes one struct by value, whose layout `args.rs` has from the same header as the kernel; the
+        // driver copies it before it returns. The addresses in it are those of buffers that the caller holds.
+        let launched = unsafe {
+            let block = (geometry.threads, 1, 1);
+            result::launch_kernel(function, (x, y, z), block, geometry.shared, stream, &mut arguments)
+        };
+        self.link.check(format_args!("launching {launch:?}"), launched)
+    }
+
+    /// Memory of somebody else.
+    ///
+    /// # Safety
+    /// As [`Gpu::borrow_activations`].
+    unsafe fn borrow(&self, address: u64, len: usize) -> Result<Buffer<Self>> {
+        self.link.enter()?;
+        let mut ordinal = -1i32;
+        // SAFETY: writes one int; says so when the address is not CUDA's.
+        let known = unsafe {
+            let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+            sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address).result()
+        };
+        if known.is_err() || ordinal != self.device.ordinal as i32 || !address.is_multiple_of(ALIGNMENT) {
+            let expected = format!("an address in {}, a multiple of {ALIGNMENT}", self.link.label);
+            let got = match known {
+                Ok(()) => format!("{address:#x} in cuda:{ordinal}"),
+                Err(_) => format!("{address:#x}, which CUDA does not know"),
+            };
+            let help = "Pass the address of device memory, and of its beginning rather than of a slice.";
+            return Err(Error::argument("borrowed memory", expected, got, help));
+        }
+        Ok(Buffer { memory: Memory::Borrowed(address), len })
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Kernels go next, and must not be in use.
+        let _ = self.synchronize();
+    }
+}
+
+impl Driver for Cuda {
+    type Memory = Memory;
+    type Graph = Graph;
+
+    fn alloc(&self, bytes: usize) -> Result<Memory> {
+        self.link.enter()?;
+        let mut allocation = Allocation { address: 0, link: Arc::clone(&self.link) };
+        if bytes > 0 {
+            // SAFETY: the context is current; the memory is zeroed below.
+            allocation.address = match unsafe { result::malloc_sync(bytes) } {
+                Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => return Err(self.no_room(bytes)),
+                address => self.link.check("allocating memory", address)?,
+            };
+            self.zero(allocation.address, bytes)?;
+        }
+        Ok(Memory::Owned(allocation))
+    }
+
+    fn address(&self, memory: &Memory) -> u64 {
+        match memory {
+            Memory::Owned(allocation) => allocation.address,
+            Memory::Borrowed(address) => *address,
+        }
+    }
+
+    fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.link.enter()?;
+        let ring = if bytes.len() <= SMALL.1 { &self.small } else { &self.large };
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: callers pass addresses inside buffers that they hold, and dropping a buffer waits for the stream.
+        let written = unsafe { ring.write(to, bytes, self.link.raw_stream()) };
+        self.link.check("copying to the device", written)
+    }
+
+    fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
+        self.link.enter()?;
+        // SAFETY: callers pass addresses inside buffers that they hold; the copy is over when this returns.
+        let issued = unsafe { result::memcpy_dtoh_async(bytes, from, self.link.raw_stream()) };
+        self.link.check("copying from the device", issued)?;
+        self.link.synchronize("waiting for the device")
+    }
+
+    fn zero(&self, at: u64, bytes: usize) -> Result<()> {
+        self.link.enter()?;
+        // SAFETY: callers pass addresses inside buffers that they hold.
+        let issued = unsafe { result::memset_d8_async(at, 0, bytes, self.link.raw_stream()) };
+        self.link.check("zeroing memory", issued)
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        self.link.enter()?;
+        self.enqueue(self.kernels.function(launch)?, launch, self.link.raw_stream())
+    }
+
+    fn graph(&self, launches: &[Launch]) -> Result<Option<Graph>> {
+        self.link.enter()?;
+        let functions =
+            launches.iter().map(|launch| self.kernels.function(launch)).collect::<Result<Vec<_>>>()?;
+        let capture = self.capture.lock().unwrap_or_else(PoisonError::into_inner);
+        let capturing = capture.cu_stream();
+        // Other threads may allocate in the meantime; this one only launches.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is this one's own, and the lock keeps others from capturing on it.
+        self.link.check("capturing a graph", unsafe { stream::begin_capture(capturing, mode) })?;
+        let mut captured = functions.iter().zip(launches);
+        let captured = captured.try_for_each(|(&function, launch)| self.enqueue(function, launch, capturing));
+        // SAFETY: ends what began above, also where a launch failed.
+        let template = unsafe { stream::end_capture(capturing) };
+        drop(capture);
+        captured?;
+        let template = self.link.check("capturing a graph", template)?;
+        // SAFETY: the graph was just captured; what is made of it does not need it any longer.
+        let made = unsafe {
+            let made = graph::instantiate(template, CUgraphInstantiate_flags(0));
+            let _ = graph::destroy(template);
+            made
+        };
+        match made {
+            // A graph takes memory of its own; without it the same launches are issued one by one.
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
+            made => {
+                let handle = self.link.check("making a graph", made)?;
+                Ok(Some(Graph { handle, link: Arc::clone(&self.link), _kernels: Arc::clone(&self.kernels) }))
+            }
+        }
+    }
+
+    fn replay(&self, graph: &Graph) -> Result<()> {
+        self.link.enter()?;
+        // SAFETY: the graph is alive, and its addresses are those of the same launches' buffers now.
+        let issued = unsafe { graph::launch(graph.handle, self.link.raw_stream()) };
+        self.link.check("launching a graph", issued)
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    fn description(&self) -> String {
+        let ((major, minor), gigabytes) = (self.device.capability, self.device.memory as f64 / 1e9);
+        format!(
+            "{}, compute capability {major}.{minor}, {gigabytes:.1} GB, driver for CUDA {}",
+            self.link.label,
+            version(self.driver)
+        )
+    }
+}
+
+impl Gpu<Cuda> {
+    /// `len` entries of the compute dtype at a device address, without copying.
+    ///
+    /// # Errors
+    /// An address that is not in this GPU's memory, or not a multiple of 16.
+    ///
+    /// # Safety
+    /// The memory must hold that many entries and stay alive as long as what is returned and everything issued with it.
+    /// Others' work on it must be ordered with this backend's stream ([`Cuda::on_stream`], or events).
+    pub unsafe fn borrow_activations(&self, address: u64, len: usize) -> Result<Activations<Cuda>> {
+        // SAFETY: the caller's to keep.
+        unsafe { self.driver().borrow(address, len) }.map(Activations)
+    }
+
+    /// As [`Gpu::borrow_activations`], float32.
+    ///
+    /// # Errors
+    /// As [`Gpu::borrow_activations`].
+    ///
+    /// # Safety
+    /// As [`Gpu::borrow_activations`].
+    pub unsafe fn borrow_statistics(&self, address: u64, len: usize) -> Result<Statistics<Cuda>> {
+        // SAFETY: the caller's to keep.
+        unsafe { self.driver().borrow(address, len) }.map(Statistics)
+    }
+
+    /// As [`Gpu::borrow_activations`], u32.
+    ///
+    /// # Errors
+    /// As [`Gpu::borrow_activations`].
+    ///
+    /// # Safety
+    /// As [`Gpu::borrow_activations`].
+    pub unsafe fn borrow_indices(&self, address: u64, len: usize) -> Result<Indices<Cuda>> {
+        // SAFETY: the caller's to keep.
+        unsafe { self.driver().borrow(address, len) }.map(Indices)
+    }
+}

@@ -1,0 +1,92 @@
+//! Pinned memory through which bytes go to the device, so that their owner may change them at once.
+
+use std::sync::Arc;
+
+use cudarc::driver::{
+    DriverError,
+    result::{self, event},
+    sys::{CUevent, CUevent_flags, CUstream},
+};
+
+use super::link::Link;
+use crate::error::Result;
+
+/// Slots that are written in turn: one is filled while the device still reads the others.
+#[derive(Debug)]
+pub(super) struct Ring {
+    link: Arc<Link>,
+    slots: Vec<Slot>,
+    next: usize,
+    slot_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    memory: *mut u8,
+    /// Recorded behind the copy out of this slot; an event that was never recorded counts as done.
+    read: CUevent,
+}
+
+// SAFETY: pinned memory and events belong to the context and may be used from any thread that has it current; `&mut self`
+// keeps two threads from using them at once.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// `count` slots of `slot_bytes` bytes.
+    pub(super) fn new(link: &Arc<Link>, count: usize, slot_bytes: usize) -> Result<Self> {
+        link.enter()?;
+        let mut ring = Self { link: Arc::clone(link), slots: Vec::new(), next: 0, slot_bytes };
+        for _ in 0..count {
+            // SAFETY: the context is current; the memory is written before it is read.
+            let memory = unsafe { result::malloc_host(slot_bytes, 0) };
+            let memory: *mut u8 = link.check("reserving pinned memory", memory)?.cast();
+            let read = event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING).inspect_err(|_| {
+                // SAFETY: allocated above, and nothing uses it.
+                let _ = unsafe { result::free_host(memory.cast()) };
+            });
+            ring.slots.push(Slot { memory, read: link.check("creating an event", read)? });
+        }
+        Ok(ring)
+    }
+
+    /// Copies `bytes` to device memory on `stream`, in as many pieces as it takes. The context has to be current.
+    ///
+    /// # Safety
+    /// `to` must be device memory of that many bytes, and stay allocated until the stream has got there.
+    pub(super) unsafe fn write(
+        &mut self,
+        mut to: u64,
+        bytes: &[u8],
+        stream: CUstream,
+    ) -> Result<(), DriverError> {
+        for piece in bytes.chunks(self.slot_bytes) {
+            let slot = &self.slots[self.next];
+            self.next = (self.next + 1) % self.slots.len();
+            // SAFETY: the event is this slot's own; once it is over, nothing reads the slot any more. A slot has
+            // `slot_bytes` bytes, as a piece has at most. What is said about `to` is the caller's to keep.
+            unsafe {
+                event::synchronize(slot.read)?;
+                std::ptr::copy_nonoverlapping(piece.as_ptr(), slot.memory, piece.len());
+                let staged = std::slice::from_raw_parts(slot.memory, piece.len());
+                result::memcpy_htod_async(to, staged, stream)?;
+                event::record(slot.read, stream)?;
+            }
+            to += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.link.enter_to_free();
+        for slot in &self.slots {
+            // SAFETY: event and memory are this slot's; after the event, or on a broken context, no copy reads it.
+            unsafe {
+                let _ = event::synchronize(slot.read);
+                let _ = event::destroy(slot.read);
+                let _ = result::free_host(slot.memory.cast());
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a session takes of its device's memory, known before anything is loaded.
+
+use super::Limits;
+use crate::{
+    config::ModelConfig,
+    model::Block,
+    prune::{
+        flops::LayerCounts,
+        history::HistoryLayout,
+        settings::{Method, Settings},
+    },
+};
+
+/// Memory of a part of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Entries of activations: 4 bytes each on the CPU, 2 on a GPU.
+    pub elements: usize,
+    /// 32-bit entries of statistics and indices.
+    pub words: usize,
+}
+
+impl Part {
+    /// Bytes where an activation has so many.
+    pub fn bytes(self, element: usize) -> u64 {
+        (self.elements * element + self.words * 4) as u64
+    }
+}
+
+/// Memory of a session beside its model. [`crate::backend::Backend::cross_entropy_scratch`] comes on top.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Hidden states and everything else that a forward writes.
+    pub scratch: Part,
+    /// History of the probed blocks.
+    pub history: Part,
+    /// What else a probed block has: the batch's energies until history takes them, its kept set, its column statistic,
+    /// and the energies that re-probing gathers.
+    pub probed: Part,
+    /// Keys and values.
+    pub cache: Part,
+}
+
+impl Footprint {
+    /// The memory of a session with these settings and kept counts, without calibration.
+    pub fn new(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts], limits: Limits) -> Self {
+        let (rows, samples, slots) = (limits.samples * limits.tokens, limits.samples, limits.tokens);
+        let (h, d) = (config.hidden_size, config.head_dim);
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let widest = Block::ALL.map(|block| block.channels(config)).into_iter().max().unwrap_or(0);
+        let rotary = if config.rope.is_some() { limits.tokens.max(limits.capacity) } else { 0 };
+        let next_logits = if limits.capacity > 0 { samples * config.vocab_size } else { 0 };
+        let scratch = Part {
+            // Three residuals, two normed inputs, q, k, v, intermediate states, embeddings.
+            elements: rows * (5 * h + (heads + 2 * kv_heads) * d + widest + config.word_embed_proj_dim),
+            // Sums of squares, the probe's and the batch's rows, losses and targets; energies and scores; the probe, the
+            // last tokens; head slots, fault.
+            words: rows * (3 + 2 + 3 + 2)
+                + slots * (widest + 1)
+                + widest
+                + rotary * d
+                + samples * 5
+                + 1
+                + next_logits
+                + heads
+                + 1,
+        };
+        let (mut history, mut others) = (Part::default(), Part::default());
+        for layer in layers {
+            for (block, probed) in
+                [(Block::Attention, layer.probes_attention), (Block::Mlp, layer.probes_mlp)]
+            {
+                if probed {
+                    let words = probed_words(config, settings, limits, *layer, block);
+                    history.words += words[0];
+                    others.words += words[1];
+                }
+            }
+        }
+        let cached: usize = layers.iter().map(|layer| layer.kv_heads * d).sum();
+        let cache = samples * limits.capacity;
+        Self { scratch, history, probed: others, cache: Part { elements: 2 * cache * cached, words: cache } }
+    }
+}
+
+/// Of one block: history, and what else it has.
+fn probed_words(
+    config: &ModelConfig,
+    settings: &Settings,
+    limits: Limits,
+    layer: LayerCounts,
+    block: Block,
+) -> [usize; 2] {
+    let width = block.channels(config);
+    let (units, kept) = match block {
+        Block::Attention => {
+            (2 * config.num_attention_heads + config.num_key_value_heads, layer.heads * config.head_dim)
+        }
+        Block::Mlp => (width, layer.channels),
+    };
+    let mut words = [0, units + width];
+    if settings.method == Method::ProbePruning {
+        words[0] += settings.history_layout.words(limits.tokens, width);
+        words[1] += limits.tokens * kept;
+        if block == Block::Mlp && limits.capacity > 0 {
+            words[1] += HistoryLayout::default().words(limits.capacity, width) + limits.capacity;
+        }
+    }
+    words
+}

@@ -1,0 +1,335 @@
+//! The CUDA driver: on the emulated libcuda in a process of its own, and on a real GPU where there is one.
+
+use std::process::Command;
+
+use probeprune::{
+    Result,
+    backend::{Backend, Norm, NormKind, WeightUse},
+    checkpoint::Tensor,
+    gpu::{Activations, Cuda, Driver, Gpu, GpuDtype, Statistics, cuda},
+};
+
+use crate::common::assert_error;
+#[cfg(target_os = "linux")]
+use crate::emulated_cuda::on_emulated_driver;
+
+/// Set in a child process that is to run a test's body, instead of starting a child.
+const CHILD: &str = "PROBEPRUNE_TEST_CHILD";
+
+/// Whether there is a GPU that the kernels run on.
+fn there_is_a_gpu() -> bool {
+    cuda::survey().is_ok_and(|survey| survey.devices.first().is_some_and(|gpu| survey.supports(gpu).is_ok()))
+}
+
+/// Runs `body` of the test called `name` in a child process on the emulated driver, and in another one on a real GPU if
+/// there is one. Returns what the child on the emulated driver wrote to standard error.
+fn on_devices(name: &str, settings: &[(&str, &str)], body: impl FnOnce()) -> String {
+    if std::env::var_os(CHILD).is_some() {
+        body();
+        return String::new();
+    }
+    let child = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", &format!("cuda::{name}"), "--nocapture"]).env(CHILD, "1");
+        command
+    };
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let [reported, said] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        assert!(output.status.success() && reported.contains("1 passed"), "{reported}{said}");
+        said
+    };
+    // Settings make the emulated driver something special, which a real one is not.
+    if settings.is_empty() && there_is_a_gpu() {
+        run(&mut child());
+    }
+    #[cfg(target_os = "linux")]
+    return run(on_emulated_driver(&mut child(), settings));
+    #[cfg(not(target_os = "linux"))]
+    String::new()
+}
+
+fn gpu() -> Gpu<Cuda> {
+    Gpu::new(Cuda::new(0).unwrap(), GpuDtype::Bf16)
+}
+
+#[test]
+fn without_a_driver_the_error_says_so() {
+    if !cuda::driver_is_installed() {
+        assert_error(
+            Cuda::new(0),
+            &["cuda", "driver", "NVIDIA's driver", "none on this machine", "--device cpu"],
+        );
+    }
+}
+
+#[test]
+fn bytes_arrive_whatever_their_number() {
+    on_devices("bytes_arrive_whatever_their_number", &[], || {
+        let cuda = Cuda::new(0).unwrap();
+        // Small writes, more than are staged at a time, from a buffer that changes at once.
+        let memory = cuda.alloc(100 * 8).unwrap();
+        let address = cuda.address(&memory);
+        let mut zeroed = [1; 100 * 8];
+        cuda.read(address, &mut zeroed).unwrap();
+        assert_eq!(zeroed, [0; 100 * 8], "new memory");
+        for i in 0..100u64 {
+            let mut bytes = i.to_le_bytes();
+            cuda.write(address + 8 * i, &bytes).unwrap();
+            bytes.fill(0xff);
+        }
+        let mut read = [0; 100 * 8];
+        cuda.read(address, &mut read).unwrap();
+        assert!(read.chunks(8).enumerate().all(|(i, bytes)| bytes == (i as u64).to_le_bytes()));
+        cuda.zero(address + 8, 16).unwrap();
+        cuda.read(address, &mut read).unwrap();
+        assert_eq!(read[..32], [&[0; 24][..], &3u64.to_le_bytes()].concat());
+        // A large one in several pieces, the last of them odd.
+        let mut large: Vec<u8> = (0..40_000_001u32).map(|i| (i % 251) as u8).collect();
+        let memory = cuda.alloc(large.len()).unwrap();
+        cuda.write(cuda.address(&memory), &large).unwrap();
+        let expected = std::mem::replace(&mut large, vec![0; 40_000_001]);
+        cuda.read(cuda.address(&memory), &mut large).unwrap();
+        assert!(large == expected);
+        assert_eq!(cuda.address(&cuda.alloc(0).unwrap()), 0);
+        assert!(cuda.description().starts_with("cuda:0 (") && cuda.multiprocessors() > 0);
+    });
+}
+
+#[test]
+fn running_out_of_memory_says_how_much_and_breaks_nothing() {
+    on_devices("running_out_of_memory_says_how_much_and_breaks_nothing", &[], || {
+        let gpu = gpu();
+        let before = gpu.activations(1000).unwrap();
+        let entries = 1 << 45;
+        assert_error(
+            gpu.activations(entries),
+            &["cuda:0", "memory", &format!("{} bytes", 2 * entries), "bytes free of", "smaller batches"],
+        );
+        assert_eq!(gpu.download_activations(&before, 1000).unwrap(), [0.0; 1000]);
+        gpu.activations(1000).unwrap();
+    });
+}
+
+/// A matrix and what norms of it go to.
+struct Norms<'a> {
+    gpu: &'a Gpu<Cuda>,
+    norm: Norm<Gpu<Cuda>>,
+    x: Activations<Cuda>,
+    out: Activations<Cuda>,
+    sums: Statistics<Cuda>,
+}
+
+const ROWS: usize = 5;
+const WIDTH: usize = 40;
+
+impl<'a> Norms<'a> {
+    fn new(gpu: &'a Gpu<Cuda>) -> Self {
+        let buffer = || gpu.activations(ROWS * WIDTH).unwrap();
+        let norm = Norm { kind: NormKind::Rms, weight: None, bias: None, eps: 1e-5 };
+        Self { gpu, norm, x: buffer(), out: buffer(), sums: gpu.statistics(ROWS).unwrap() }
+    }
+
+    fn upload(&mut self, seed: usize) {
+        let values: Vec<f32> = (0..ROWS * WIDTH).map(|i| ((i * 7 + seed) % 13) as f32 - 6.0).collect();
+        self.gpu.upload_activations(&values, &mut self.x);
+    }
+
+    fn issue(&mut self) {
+        self.gpu.norm(&self.x, Some(&self.norm), ROWS, WIDTH, &mut self.out, &mut self.sums);
+    }
+
+    fn result(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        Ok((
+            self.gpu.download_activations(&self.out, ROWS * WIDTH)?,
+            self.gpu.download_statistics(&self.sums, ROWS)?,
+        ))
+    }
+}
+
+/// Launches one by one, and the same as a graph, give the same bits.
+fn direct_and_replayed(gpu: &Gpu<Cuda>) {
+    let mut norms = Norms::new(gpu);
+    for seed in 0..4 {
+        norms.upload(seed);
+        norms.issue();
+        let direct = norms.result().unwrap();
+        let sum: f32 = (0..WIDTH).map(|i| (((i * 7 + seed) % 13) as f32 - 6.0).powi(2)).sum();
+        assert!((direct.1[0] - sum).abs() <= 1e-4 * sum, "{direct:?}");
+        gpu.clear_statistics(&mut norms.sums, ROWS);
+        gpu.upload_activations(&[0.0; ROWS * WIDTH], &mut norms.out);
+        gpu.scope(|| {
+            norms.issue();
+            norms.issue();
+        });
+        assert_eq!(norms.result().unwrap(), direct, "round {seed}");
+    }
+}
+
+#[test]
+fn graphs_do_what_launches_do() {
+    on_devices("graphs_do_what_launches_do", &[], || direct_and_replayed(&gpu()));
+}
+
+#[test]
+fn others_streams_can_be_worked_on() {
+    on_devices("others_streams_can_be_worked_on", &[], || {
+        let owner = Cuda::new(0).unwrap();
+        for stream in [owner.stream(), std::ptr::null_mut()] {
+            // SAFETY: the legacy stream is always there, and the other one lives as long as its owner.
+            let cuda = unsafe { Cuda::on_stream(0, stream) }.unwrap();
+            assert_eq!(cuda.stream(), stream);
+            direct_and_replayed(&Gpu::new(cuda, GpuDtype::F16));
+        }
+        owner.synchronize().unwrap();
+    });
+}
+
+#[test]
+fn others_memory_is_used_in_place_and_stays_theirs() {
+    on_devices("others_memory_is_used_in_place_and_stays_theirs", &[], || {
+        let owner = Cuda::new(0).unwrap();
+        let memory = owner.alloc(4096).unwrap();
+        let address = owner.address(&memory);
+        // SAFETY: `owner` lives longer than what works on its stream.
+        let gpu = Gpu::new(unsafe { Cuda::on_stream(0, owner.stream()) }.unwrap(), GpuDtype::F16);
+        let values = [1.0, -2.0, 0.5];
+        // SAFETY: `memory` lives longer than what is made of its address, and both work on one stream.
+        let mut borrowed = unsafe { gpu.borrow_activations(address, 3) }.unwrap();
+        gpu.upload_activations(&values, &mut borrowed);
+        drop(borrowed);
+        let mut bytes = [0; 6];
+        owner.read(address, &mut bytes).unwrap();
+        assert_eq!(bytes, [0x00, 0x3c, 0x00, 0xc0, 0x00, 0x38], "1, -2 and 0.5 in f16");
+        owner.write(address, bytemuck::cast_slice(&[7u32, 8])).unwrap();
+        // SAFETY: as above.
+        let indices = unsafe { gpu.borrow_indices(address, 2) }.unwrap();
+        assert_eq!(gpu.download_indices(&indices, 2).unwrap(), [7, 8]);
+        // SAFETY: what is refused is not used.
+        let (host, odd) =
+            unsafe { (gpu.borrow_statistics(0x1234_5670, 2), gpu.borrow_indices(address + 4, 2)) };
+        assert_error(host, &["borrowed memory", "an address in cuda:0", "CUDA does not know"]);
+        assert_error(odd, &["borrowed memory", "a multiple of 16"]);
+    });
+}
+
+#[test]
+fn a_fault_on_the_device_is_told_from_then_on() {
+    let said = on_devices("a_fault_on_the_device_is_told_from_then_on", &[], || {
+        let gpu = gpu();
+        let mut norms = Norms::new(&gpu);
+        // Rows far beyond the buffers' ends.
+        let (x, norm) = (&norms.x, Some(&norms.norm));
+        gpu.norm(x, norm, 1 << 22, 4096, &mut norms.out, &mut norms.sums);
+        let fault = "CUDA_ERROR_ILLEGAL_ADDRESS";
+        assert_error(norms.result(), &["cuda:0", "no fault", fault, "Start the program anew"]);
+        let again = ["cuda:0", "context", "one that broke before", fault, "Start the program anew"];
+        assert_error(norms.result(), &again);
+        assert_error(gpu.activations(1), &again);
+        norms.upload(0);
+        gpu.scope(|| norms.issue());
+        assert_error(norms.result(), &again);
+        assert_error(gpu.driver().synchronize(), &again);
+    });
+    assert!(said.is_empty() || said.contains("norm"), "the emulator's diagnosis: {said}");
+}
+
+#[test]
+fn buffers_and_graphs_may_outlive_their_backend() {
+    on_devices("buffers_and_graphs_may_outlive_their_backend", &[], || {
+        let gpu = gpu();
+        direct_and_replayed(&gpu);
+        let (buffer, weight) = (
+            gpu.statistics(10).unwrap(),
+            gpu.weight(&Tensor::from_f32(vec![1, 2], vec![1.0; 2]), WeightUse::Rows).unwrap(),
+        );
+        drop(gpu);
+        let shared = weight.clone();
+        drop((weight, buffer));
+        drop(shared);
+    });
+}
+
+#[test]
+fn two_backends_and_threads_do_not_disturb_each_other() {
+    on_devices("two_backends_and_threads_do_not_disturb_each_other", &[], || {
+        let (one, two) = (gpu(), gpu());
+        std::thread::scope(|scope| {
+            for gpu in [&one, &two, &one] {
+                scope.spawn(|| direct_and_replayed(gpu));
+            }
+        });
+    });
+}
+
+#[cfg(target_os = "linux")]
+mod emulated {
+    //! Drivers and GPUs that are not good enough.
+
+    use super::*;
+
+    fn refused(name: &str, settings: &[(&str, &str)], ordinal: usize, parts: &[&str]) {
+        on_devices(&format!("emulated::{name}"), settings, || assert_error(Cuda::new(ordinal), parts));
+    }
+
+    #[test]
+    fn no_gpu() {
+        refused(
+            "no_gpu",
+            &[("DEVICES", "0")],
+            0,
+            &["cuda", "a GPU", "none", "CUDA_VISIBLE_DEVICES", "--device cpu"],
+        );
+    }
+
+    #[test]
+    fn no_such_gpu() {
+        let parts = ["cuda:2", "cuda:0 (Emulated GPU), cuda:1 (Emulated GPU)", "no such device"];
+        refused("no_such_gpu", &[("DEVICES", "2")], 2, &parts);
+    }
+
+    #[test]
+    fn an_old_gpu() {
+        let parts = ["cuda:0 (Emulated GPU)", "compute capability", "8.0 or newer", "7.5", "--device cpu"];
+        refused("an_old_gpu", &[("CAPABILITY", "7.5")], 0, &parts);
+    }
+
+    #[test]
+    fn an_old_driver() {
+        let parts = ["driver", "CUDA 12.0 or newer", "CUDA 11.4", "Update"];
+        refused("an_old_driver", &[("VERSION", "11040")], 0, &parts);
+    }
+
+    #[test]
+    fn a_driver_too_old_for_this_builds_ptx() {
+        // 15.0: nothing but PTX can run there.
+        let parts = ["cuda:0", "driver", "or newer", "CUDA 12.2", "Update", "nvcc"];
+        let settings = [("VERSION", "12020"), ("CAPABILITY", "15.0")];
+        refused("a_driver_too_old_for_this_builds_ptx", &settings, 0, &parts);
+    }
+
+    #[test]
+    fn the_second_gpu() {
+        on_devices("emulated::the_second_gpu", &[("DEVICES", "2"), ("CAPABILITY", "9.0")], || {
+            let cuda = Cuda::new(1).unwrap();
+            assert_eq!((cuda.device().ordinal, cuda.device().capability), (1, (9, 0)));
+            let first = Gpu::new(Cuda::new(0).unwrap(), GpuDtype::Bf16);
+            let memory = cuda.alloc(64).unwrap();
+            // SAFETY: what is refused is not used.
+            let wrong = unsafe { first.borrow_activations(cuda.address(&memory), 4) };
+            assert_error(wrong, &["borrowed memory", "an address in cuda:0", "in cuda:1"]);
+        });
+    }
+
+    #[test]
+    fn a_full_gpu() {
+        on_devices("emulated::a_full_gpu", &[("MEMORY", "1000")], || {
+            let gpu = gpu();
+            let held = gpu.statistics(200).unwrap();
+            assert_error(gpu.statistics(51), &["204 bytes for a buffer", "200 bytes free of 1000"]);
+            drop(held);
+            gpu.statistics(51).unwrap();
+        });
+    }
+}

@@ -1,0 +1,211 @@
+//! How weights lie on the device, and that `inspect`'s estimate of a session's memory is what it takes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use probeprune::{
+    Result,
+    backend::{Backend, WeightUse},
+    checkpoint::{Checkpoint, Dtype, Tensor},
+    gpu::{Driver, Gpu, GpuDtype, Launch},
+    model::Model,
+    prune::settings::{HistoryDtype, HistoryLayout, Method, Settings},
+    session::{Footprint, Limits, Session},
+};
+use serde_json::json;
+
+use crate::common::models::Folder;
+
+/// A device that computes nothing, but knows what was asked of it.
+#[derive(Debug, Default)]
+struct Meter {
+    next: AtomicU64,
+    allocated: Arc<AtomicU64>,
+    written: Mutex<BTreeMap<u64, Vec<u8>>>,
+}
+
+#[derive(Debug)]
+struct Metered {
+    address: u64,
+    bytes: u64,
+    allocated: Arc<AtomicU64>,
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Meter {
+    fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    /// The number of writes, and everything that was written, by address.
+    fn written(&self) -> (usize, Vec<u8>) {
+        let written = self.written.lock().unwrap();
+        (written.len(), written.values().flatten().copied().collect())
+    }
+}
+
+impl Driver for Meter {
+    type Memory = Metered;
+    type Graph = ();
+
+    fn alloc(&self, bytes: usize) -> Result<Metered> {
+        let bytes = bytes as u64;
+        self.allocated.fetch_add(bytes, Ordering::Relaxed);
+        let address = self.next.fetch_add(bytes.max(1), Ordering::Relaxed);
+        Ok(Metered { address, bytes, allocated: Arc::clone(&self.allocated) })
+    }
+
+    fn address(&self, memory: &Metered) -> u64 {
+        memory.address
+    }
+
+    fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        self.written.lock().unwrap().insert(to, bytes.to_vec());
+        Ok(())
+    }
+
+    fn read(&self, _: u64, bytes: &mut [u8]) -> Result<()> {
+        bytes.fill(0);
+        Ok(())
+    }
+
+    fn zero(&self, _: u64, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn launch(&self, _: &Launch) -> Result<()> {
+        Ok(())
+    }
+
+    fn graph(&self, _: &[Launch]) -> Result<Option<()>> {
+        Ok(None)
+    }
+
+    fn replay(&self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        100
+    }
+
+    fn description(&self) -> String {
+        "meter".to_string()
+    }
+}
+
+/// The bits of a matrix (rows, columns) of 0, 1, 2, ... in the compute dtype, as a backend stores them.
+fn stored(dtype: GpuDtype, rows: usize, columns: usize, usage: WeightUse) -> Vec<u8> {
+    let bits = |x: usize| match dtype {
+        GpuDtype::Bf16 => half::bf16::from_f32((x % 1000) as f32).to_le_bytes(),
+        GpuDtype::F16 => half::f16::from_f32((x % 1000) as f32).to_le_bytes(),
+    };
+    match usage {
+        WeightUse::Rows => (0..rows * columns).flat_map(bits).collect(),
+        WeightUse::Columns => {
+            (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).flat_map(bits).collect()
+        }
+    }
+}
+
+#[test]
+fn weights_are_converted_and_last_projections_transposed() {
+    // The last one goes in several pieces.
+    for (rows, columns) in [(1, 1), (3, 200), (129, 65), (5000, 4003)] {
+        let values = (0..rows * columns).map(|x| (x % 1000) as f32).collect();
+        let tensor = Tensor::from_f32(vec![rows, columns], values);
+        for (dtype, usage) in [
+            (GpuDtype::F16, WeightUse::Rows),
+            (GpuDtype::F16, WeightUse::Columns),
+            (GpuDtype::Bf16, WeightUse::Columns),
+        ] {
+            let gpu = Gpu::new(Meter::default(), dtype);
+            gpu.weight(&tensor, usage).unwrap();
+            let (pieces, written) = gpu.driver().written();
+            assert!(written == stored(dtype, rows, columns, usage), "{rows} × {columns} {dtype:?} {usage:?}");
+            assert_eq!(pieces > 1, rows == 5000);
+        }
+    }
+}
+
+#[test]
+fn weights_of_either_16_bit_dtype_become_the_other() {
+    for stored_as in [Dtype::BF16, Dtype::F16] {
+        let folder = Folder::llama();
+        let name = "model.layers.0.self_attn.o_proj.weight";
+        let values = folder.tensors()[name].1.clone();
+        folder.write("model.safetensors", crate::common::models::serialize(&folder.tensors(), stored_as));
+        let checkpoint = Checkpoint::open(&folder.source(), true).unwrap();
+        let tensor = checkpoint.require(name).unwrap();
+        for dtype in [GpuDtype::Bf16, GpuDtype::F16] {
+            let gpu = Gpu::new(Meter::default(), dtype);
+            gpu.weight(&tensor, WeightUse::Rows).unwrap();
+            let rounded: Vec<u8> = values
+                .iter()
+                .map(|&x| match stored_as {
+                    Dtype::BF16 => half::bf16::from_f32(x).to_f32(),
+                    _ => half::f16::from_f32(x).to_f32(),
+                })
+                .flat_map(|x| match dtype {
+                    GpuDtype::Bf16 => half::bf16::from_f32(x).to_le_bytes(),
+                    GpuDtype::F16 => half::f16::from_f32(x).to_le_bytes(),
+                })
+                .collect();
+            assert!(gpu.driver().written().1 == rounded, "{stored_as:?} as {dtype:?}");
+        }
+    }
+}
+
+#[test]
+fn a_tied_head_takes_no_memory_of_its_own() {
+    let weights = |tied: bool| {
+        let folder = Folder::llama_with(json!({ "tie_word_embeddings": tied }));
+        let gpu = Gpu::new(Meter::default(), GpuDtype::Bf16);
+        let model = Model::load(&folder.source(), true, Arc::new(gpu), |_| ()).unwrap();
+        (model.backend.driver().allocated(), model.config.vocab_size * model.config.hidden_size)
+    };
+    let ((tied, entries), (untied, _)) = (weights(true), weights(false));
+    assert_eq!(untied - tied, 2 * entries as u64);
+}
+
+#[test]
+fn a_sessions_footprint_is_what_it_allocates() {
+    let half_buckets = HistoryLayout { dtype: HistoryDtype::F16, bucket: 3 };
+    for folder in [Folder::llama(), Folder::opt()] {
+        let gpu = Arc::new(Gpu::new(Meter::default(), GpuDtype::Bf16));
+        let model = Arc::new(Model::load(&folder.source(), true, Arc::clone(&gpu), |_| ()).unwrap());
+        for (method, layout, capacity) in [
+            (Method::None, HistoryLayout::default(), 0),
+            (Method::ProbePruning, HistoryLayout::default(), 0),
+            (Method::ProbePruning, half_buckets, 20),
+            (Method::FullBatch, HistoryLayout::default(), 20),
+        ] {
+            let before = gpu.driver().allocated();
+            let limits = Limits { samples: 3, tokens: 10, capacity };
+            let settings = Settings {
+                method,
+                prune_ratio: if method == Method::None { 0.0 } else { 0.4 },
+                skip_layers: vec![0],
+                round_channels: 1,
+                history_layout: layout,
+                ..Settings::default()
+            };
+            let session = Session::new(Arc::clone(&model), settings.clone(), limits, None).unwrap();
+            let Footprint { scratch, history, probed, cache } =
+                Footprint::new(&model.config, &settings, session.layer_counts(), limits);
+            let loss = gpu.cross_entropy_scratch(30, model.config.vocab_size) as u64 * 4;
+            let sum: u64 = [scratch, history, probed, cache].iter().map(|part| part.bytes(2)).sum();
+            assert_eq!(sum + loss, gpu.driver().allocated() - before, "{method} {layout:?} {capacity}");
+        }
+    }
+}
