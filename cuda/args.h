@@ -30,26 +30,183 @@ struct NormArgs {
 };
 
 // ---- embed -----------------------------------------------------------------------------------------------------------
+// table (entries, width), position_table (positions, width) or null; tokens, positions (rows) -> out (rows, width)
+struct EmbedArgs {
+  Elements table;
+  Indices tokens;
+  Elements position_table;
+  Indices positions;
+  ElementsOut out;
+  int rows, width;
+};
 
 // ---- probe_select ----------------------------------------------------------------------------------------------------
+// sum_squares, positions, mask (B, S); mask may be null -> samples (Bp), slots (Sp), probe_positions and probe_mask (Bp, Sp)
+struct ProbeSelectArgs {
+  Floats sum_squares;
+  Indices positions, mask;
+  IndicesOut samples, slots, probe_positions, probe_mask;
+  int batch, tokens;               // B, S
+  int kept_samples, kept_tokens;   // Bp, Sp
+  int tokens_first;                // 0: samples are chosen first
+  int leading;                     // 1: the first kept slot is the first that is a token in some sample
+};
 
 // ---- probe_gather ----------------------------------------------------------------------------------------------------
+// x (B*tokens, width), samples (B_p), slots (probe_tokens) -> out (rows = B_p*probe_tokens, width)
+struct ProbeGatherArgs {
+  Elements x;
+  Indices samples, slots;
+  ElementsOut out;
+  int rows, width;
+  int tokens, probe_tokens;
+};
 
 // ---- linear, gated_linear, logits, project -----------------------------------------------------------------------------
+// x (rows, width), weight and up (., width), bias and up_bias (.), kept (features / block) -> out (rows, features), f32
+// for logits; energy (rows / samples, features) or null. up and up_bias for gated_linear only.
+struct LinearArgs {
+  Elements x, weight, up;
+  Floats bias, up_bias;
+  Indices kept;
+  ElementsOut out;  // null: only the energies are wanted
+  Indices mask;
+  FloatsOut energy;
+  int rows, features, width;
+  int block;       // rows of the weight per kept index
+  int activation;  // see activation.cuh
+  int samples;     // with energy: B, and a tile has all samples of its slots; otherwise 0
+  float scale;
+  int m_tiles;
+};
+
+// a (rows, channels), weight (., width), kept (channels / block), bias (width), residual (rows, width) -> out (rows, width)
+struct ProjectArgs {
+  Elements a, weight;
+  Indices kept;
+  Floats bias;
+  Elements residual;
+  ElementsOut out;
+  int rows, channels, width;
+  int block;
+  int m_tiles, padding;
+};
 
 // ---- linear_gemv, gated_linear_gemv, project_gemv ------------------------------------------------------------------------
+// x (tokens, width), weight (., width), bias (.) or null, kept (features / block) or null for all rows; up and up_bias
+// likewise for gated_linear_gemv, else null -> out (tokens, features) elements or, where it is not null, logits floats
+struct LinearGemvArgs {
+  Elements x, weight, up;
+  Floats bias, up_bias;
+  Indices kept;
+  ElementsOut out;
+  FloatsOut logits;
+  int tokens, width, features;
+  int block;       // rows that one entry of kept stands for
+  int activation;  // as in activation.cuh
+  float scale;
+};
+// a (tokens, channels), weight (., width), kept (channels / block) or null for all rows, bias (width) or null, residual
+// (tokens, width) or null -> out (tokens, width)
+struct ProjectGemvArgs {
+  Elements a, weight;
+  Indices kept;
+  Floats bias;
+  Elements residual;
+  ElementsOut out;
+  int tokens, channels, width;
+  int block;  // rows that one entry of kept stands for
+};
 
 // ---- rope_cache --------------------------------------------------------------------------------------------------------
+// q (T, heads, D), k (T, kv_heads, D) rotated in place; k and v (T, kv_heads, D) -> slots `at`.. of the cache
+// (B, capacity, kv_heads, D) where it is not null. table (positions, D): D/2 cosines, then D/2 sines; null: no rotation.
+struct RopeCacheArgs {
+  ElementsOut q, k;
+  Elements v;
+  Floats table;
+  Indices positions;
+  ElementsOut cache_keys, cache_values;
+  int tokens, heads, kv_heads, head_dim, capacity, at;
+};
 
 // ---- attention ---------------------------------------------------------------------------------------------------------
+// q (B, tokens, heads, D), k and v (B, capacity, kv_heads, D), kv_slots (heads), mask (B, capacity) or null,
+// slots (keys, ascending) or null -> out (B, tokens, heads, D). Query i is key `keys - tokens + i`.
+struct AttentionArgs {
+  Elements q, k, v;
+  ElementsOut out;
+  Indices kv_slots, mask, slots;
+  int tokens, keys, capacity, heads, kv_heads, head_dim;
+  int window;  // INT_MAX: none
+  float scale;
+};
 
 // ---- energy ------------------------------------------------------------------------------------------------------------
+// a (B, S, C) element, mask (B, S) or null -> out (S, C)
+struct EnergyArgs {
+  Elements a;
+  Indices mask;
+  FloatsOut out;
+  int batch, tokens, width;
+  int reserved;
+};
 
 // ---- column_statistic --------------------------------------------------------------------------------------------------
+// weight (channels, width) -> out (channels)
+struct ColumnStatisticArgs {
+  Elements weight;
+  FloatsOut out;
+  int channels, width;
+  int power;  // 1, 2 or 4
+  int root;   // 1: the square root of the sum
+};
 
 // ---- channel_score -----------------------------------------------------------------------------------------------------
+// p (tokens, width), history (rows, width) f32 or f16, slots (tokens), statistic (width) -> out (width or heads)
+struct ChannelScoreArgs {
+  Floats p;
+  Elements history;
+  Indices slots;
+  Floats statistic;
+  FloatsOut out;
+  int tokens, width;
+  int span;           // channels of a block: head_dim, or 32
+  int groups;         // warps side by side
+  int heads;          // 1: one score per block
+  int metric;         // 0 ppsp, 1 wanda-sp, 2 flap
+  int history_kind;   // 0 none, 1 f32, 2 square roots in f16
+  int history_slots;  // later ones have h = 0
+  int bucket;         // slots per row of history
+  int fixed;          // 1: fixed_weight in place of p / (p + h + 1e-6)
+  float fixed_weight;
+  int reserved;
+};
 
 // ---- top_k_keep, keep_kv_heads, check_finite ---------------------------------------------------------------------------
+// scores (of) -> kept (k), fault (1)
+struct TopKKeepArgs {
+  Floats scores;
+  IndicesOut kept, fault;
+  int of, k;
+  unsigned tag;
+  int reserved;
+};
+// heads (count) -> kv_kept (kv_capacity), kv_slots (count)
+struct KeepKvHeadsArgs {
+  Indices heads;
+  IndicesOut kv_kept, kv_slots;
+  int count, group, kv_capacity;
+  int reserved;
+};
+// values (count) -> fault (1)
+struct CheckFiniteArgs {
+  Floats values;
+  IndicesOut fault;
+  long long count;
+  unsigned tag;
+  int reserved;
+};
 
 // ---- argmax ------------------------------------------------------------------------------------------------------------
 // x (rows, width) -> out (rows)
@@ -60,7 +217,42 @@ struct ArgmaxArgs {
 };
 
 // ---- history_update ----------------------------------------------------------------------------------------------------
+// p (tokens, kept * block_width), kept (count of blocks) -> history (rows, width) f32 or f16, in place
+struct HistoryUpdateArgs {
+  Floats p;
+  Indices kept;
+  ElementsOut history;
+  int channels;       // kept channels: columns of p
+  int block_width;    // D or 1
+  int width;          // C
+  int at, end;        // slots that are updated
+  int bucket;         // slots per row
+  int half;           // 1: square roots in f16
+  float old_share, new_share;  // momentum and 1 - momentum
+  int reserved;
+};
 
 // ---- moments -----------------------------------------------------------------------------------------------------------
+// a (B, S, C) element -> energy, baseline, fluctuation (S, C), in place
+struct MomentsArgs {
+  Elements a;
+  FloatsOut energy, baseline, fluctuation;  // the latter two are null where FLAP is not asked for
+  int batch, tokens, width, seen;
+};
 
 // ---- cross_entropy -----------------------------------------------------------------------------------------------------
+// x (rows, width), weight (vocab, width), targets (rows) -> partial (rows, tiles, 2), target_logits (rows); tiles =
+// ceil(vocab / 128)
+struct CrossEntropyArgs {
+  Elements x, weight;
+  Indices targets;
+  FloatsOut partial, target_logits;
+  int rows, vocab, width, m_tiles;
+};
+// partial, target_logits, targets -> losses (rows)
+struct CrossEntropyCombineArgs {
+  Floats partial, target_logits;
+  Indices targets;
+  FloatsOut losses;
+  int rows, tiles;
+};

@@ -67,6 +67,45 @@ PRIMITIVE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "me
 // Until at most N of this thread's groups are under way; others see the data after the next barrier.
 template <int N> PRIMITIVE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
+// ---- loads of what a kernel reads once -------------------------------------------------------------------------------
+// 16 or 8 bytes past L1, which keeps its room for what is read again; zeros where `valid` is false. L2 fetches the whole
+// 128-byte line: whoever reads its other half comes soon.
+PRIMITIVE void load_once(uint32_t (&r)[4], const void* p, bool valid) {
+  asm volatile(
+      "{.reg .pred valid; setp.ne.u32 valid, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"
+      "@valid ld.global.nc.L1::no_allocate.L2::128B.v4.b32 {%0,%1,%2,%3}, [%4];}"
+      : "=&r"(r[0]), "=&r"(r[1]), "=&r"(r[2]), "=&r"(r[3]) : "l"(p), "r"((unsigned)valid));
+}
+PRIMITIVE void load_once(uint32_t (&r)[2], const void* p, bool valid) {
+  asm volatile(
+      "{.reg .pred valid; setp.ne.u32 valid, %3, 0; mov.b32 %0, 0; mov.b32 %1, 0;\n"
+      "@valid ld.global.nc.L1::no_allocate.L2::128B.v2.b32 {%0,%1}, [%2];}"
+      : "=&r"(r[0]), "=&r"(r[1]) : "l"(p), "r"((unsigned)valid));
+}
+// The same through L1.
+PRIMITIVE void load_again(uint32_t (&r)[4], const void* p, bool valid) {
+  asm volatile(
+      "{.reg .pred valid; setp.ne.u32 valid, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"
+      "@valid ld.global.nc.v4.b32 {%0,%1,%2,%3}, [%4];}"
+      : "=&r"(r[0]), "=&r"(r[1]), "=&r"(r[2]), "=&r"(r[3]) : "l"(p), "r"((unsigned)valid));
+}
+PRIMITIVE void load_again(uint32_t (&r)[2], const void* p, bool valid) {
+  asm volatile(
+      "{.reg .pred valid; setp.ne.u32 valid, %3, 0; mov.b32 %0, 0; mov.b32 %1, 0;\n"
+      "@valid ld.global.nc.v2.b32 {%0,%1}, [%2];}"
+      : "=&r"(r[0]), "=&r"(r[1]) : "l"(p), "r"((unsigned)valid));
+}
+
+// A word through L1, `otherwise` where `valid` is false: no branch, so that several can be under way.
+PRIMITIVE unsigned load_word(const unsigned* p, bool valid, unsigned otherwise) {
+  unsigned y;
+  asm volatile(
+      "{.reg .pred valid; setp.ne.u32 valid, %2, 0; mov.b32 %0, %3;\n"
+      "@valid ld.global.nc.b32 %0, [%1];}"
+      : "=&r"(y) : "l"(p), "r"((unsigned)valid), "r"(otherwise));
+  return y;
+}
+
 // ---- matrices --------------------------------------------------------------------------------------------------------
 // Four 8x8 matrices of 16-bit elements; lane i gives the address of a row (16 bytes): matrix i / 8, row i % 8.
 PRIMITIVE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
@@ -94,5 +133,11 @@ PRIMITIVE void mma(f16, float (&d)[4], const uint32_t (&a)[4], const uint32_t b0
 PRIMITIVE float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// a / b within 2 units in the last place, for every b.
+PRIMITIVE float divide_approx(float a, float b) {
+  float y;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
   return y;
 }

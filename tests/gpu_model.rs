@@ -277,7 +277,7 @@ fn replayed_forwards_give_the_same_bits() {
     let source = source.source();
     let gpu = emulated(&source, GpuDtype::Bf16);
     let limits = Limits { samples: 2, tokens: 9, capacity: 0 };
-    let mut session = Session::new(Arc::clone(&gpu), Settings::default_for(3), limits, None).unwrap();
+    let mut session = Session::new(Arc::clone(&gpu), Settings::default_for(2), limits, None).unwrap();
     let tokens = random_tokens(7, gpu.config.vocab_size, 18);
     let mut run = || {
         session.forward(&tokens, 2, None, false).unwrap();
@@ -297,7 +297,7 @@ fn overflow_is_an_error_that_names_the_place_and_leaves_the_session_usable() {
     let source = folder.source();
     let gpu = emulated(&source, GpuDtype::F16);
     let limits = Limits { samples: 1, tokens: 9, capacity: 0 };
-    let mut session = Session::new(Arc::clone(&gpu), Settings::default_for(3), limits, None).unwrap();
+    let mut session = Session::new(Arc::clone(&gpu), Settings::default_for(2), limits, None).unwrap();
     for _ in 0..2 {
         let error = session.evaluate(&random_tokens(7, gpu.config.vocab_size, 9), 1, None, true).unwrap_err();
         assert!(error.to_string().starts_with("layer "), "{error}");

@@ -9,7 +9,7 @@ use common::{
     models::{Folder, Tensors},
 };
 use probeprune::{
-    backend::Grid,
+    backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet},
     config::ModelConfig,
     cpu::Cpu,
     model::{Block, Model},
@@ -17,7 +17,7 @@ use probeprune::{
         calibration::{BlockMoments, Calibration, FlapMoments},
         flap::global_ratios,
         flops::{LayerCounts, shares},
-        settings::{Method, Settings},
+        settings::{HistoryDtype, HistoryLayout, Method, Metric, Settings},
     },
     session::{Limits, Session},
 };
@@ -282,5 +282,124 @@ proptest! {
         saved.save(&path).unwrap();
         let loaded = Calibration::load(&path, "some model", layers, [widths.0, widths.1]).unwrap();
         prop_assert_eq!(loaded, saved);
+    }
+}
+
+/// The energy that history has for a slot and channel, read plainly from what is stored.
+fn stored_energy(history: &History<Cpu>, slot: usize, c: usize) -> f64 {
+    let at = slot / history.layout.bucket * history.width + c;
+    match history.layout.dtype {
+        HistoryDtype::F32 => f64::from(history.values[at]),
+        HistoryDtype::F16 => {
+            let bits = history.values[at / 2].to_bits() >> (16 * (at % 2));
+            half::f16::from_bits(bits as u16).to_f64().powi(2)
+        }
+    }
+}
+
+/// History of these energies (slots, width).
+fn stored_history(energies: &[f32], slots: usize, width: usize, layout: HistoryLayout) -> History<Cpu> {
+    History { values: layout.encode(energies, width), slots, width, layout }
+}
+
+fn random_energies(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| 10f32.powf(rng.random_range(-3.0..3.0))).collect()
+}
+
+fn layouts() -> impl Strategy<Value = HistoryLayout> {
+    (prop::sample::select(HistoryDtype::ALL), 1usize..6)
+        .prop_map(|(dtype, bucket)| HistoryLayout { dtype, bucket })
+}
+
+/// Half a unit in the last place of the square root, twice because it is squared, and f32's own roundings.
+fn rounding(layout: HistoryLayout) -> f64 {
+    match layout.dtype {
+        HistoryDtype::F32 => 1e-6,
+        HistoryDtype::F16 => 2f64.powi(-10) + 1e-6,
+    }
+}
+
+proptest! {
+    #[test]
+    fn stored_history_is_the_mean_of_each_bucket(
+        layout in layouts(), slots in 1usize..14, width in 1usize..6, seed: u64,
+    ) {
+        let energies = random_energies(&mut ChaCha8Rng::seed_from_u64(seed), slots * width);
+        let history = stored_history(&energies, slots, width, layout);
+        prop_assert_eq!(history.values.len(), layout.words(slots, width));
+        for (slot, c) in (0..slots).flat_map(|slot| (0..width).map(move |c| (slot, c))) {
+            let bucket: Vec<f64> = (0..slots)
+                .filter(|other| other / layout.bucket == slot / layout.bucket)
+                .map(|other| f64::from(energies[other * width + c]))
+                .collect();
+            let mean = bucket.iter().sum::<f64>() / bucket.len() as f64;
+            let got = stored_energy(&history, slot, c);
+            prop_assert!((got - mean).abs() <= rounding(layout) * mean, "{got} for {mean}");
+        }
+    }
+
+    /// The tokens begin and end anywhere in a bucket, or behind the last slot.
+    #[test]
+    fn a_bucket_moves_towards_the_mean_of_its_updated_slots(
+        layout in layouts(), slots in 1usize..14, (at, tokens) in (0usize..15, 1usize..15),
+        (blocks, block) in (1usize..5, 1usize..4), momentum in prop::sample::select(vec![0.0, 0.5, 0.99, 1.0]),
+        seed: u64,
+    ) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let width = blocks * block;
+        let before = stored_history(&random_energies(&mut rng, slots * width), slots, width, layout);
+        let indices: Vec<u32> = (0..blocks as u32).filter(|_| rng.random_range(0..3) > 0).collect();
+        let set = KeptSet { len: indices.len(), indices: indices.clone(), of: blocks };
+        let kept = KeptBlocks { set: &set, width: block };
+        let mut p = random_energies(&mut rng, tokens * kept.channels());
+        // What is not finite leaves its whole bucket as it is.
+        p.iter_mut().filter(|_| rng.random_range(0..9) == 0).for_each(|p| *p = f32::INFINITY);
+        let mut after = History { values: before.values.clone(), ..before };
+        if kept.channels() > 0 {
+            Cpu::new(1).unwrap().history_update(&p, tokens, at, kept, momentum, &mut after);
+        }
+        for (slot, c) in (0..slots).flat_map(|slot| (0..width).map(move |c| (slot, c))) {
+            let old = stored_energy(&before, slot, c);
+            let j = indices.iter().position(|&index| index as usize == c / block);
+            let now: Vec<f64> = (0..tokens)
+                .filter(|s| at + s < slots && (at + s) / layout.bucket == slot / layout.bucket)
+                .filter_map(|s| j.map(|j| f64::from(p[s * kept.channels() + j * block + c % block])))
+                .collect();
+            let mean = now.iter().sum::<f64>() / now.len() as f64;
+            let got = stored_energy(&after, slot, c);
+            if now.is_empty() || mean.is_infinite() {
+                prop_assert_eq!(got, old);
+            } else {
+                let want = momentum * old + (1.0 - momentum) * mean;
+                prop_assert!((got - want).abs() <= rounding(layout) * want, "{got} for {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn scores_read_history_by_buckets(
+        layout in layouts(), (tokens, width) in (1usize..6, 1usize..40), slots in 1usize..14,
+        fixed_weight in prop::option::of(0.0f32..=1.0), seed: u64,
+    ) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let history = stored_history(&random_energies(&mut rng, slots * width), slots, width, layout);
+        let p = random_energies(&mut rng, tokens * width);
+        let statistic = random_energies(&mut rng, width);
+        // Some of them behind history's last slot.
+        let of_probe: Vec<u32> = (0..tokens as u32).map(|s| 3 * s + 1).collect();
+        let mut out = vec![f32::NAN; width];
+        let fusion = Fusion::History { history: &history, slots: &of_probe, fixed_weight };
+        Cpu::new(1).unwrap().channel_score(&p, tokens, width, fusion, Metric::Ppsp, &statistic, None, &mut out);
+        for (c, &got) in out.iter().enumerate() {
+            let fused = (0..tokens).map(|s| {
+                let p = f64::from(p[s * width + c]);
+                let slot = of_probe[s] as usize;
+                let h = if slot < slots { stored_energy(&history, slot, c) } else { 0.0 };
+                let w = fixed_weight.map_or(p / (p + h + 1e-6), f64::from);
+                w * p + (1.0 - w) * h
+            });
+            let want = f64::from(statistic[c]) * fused.sum::<f64>();
+            prop_assert!((f64::from(got) - want).abs() <= 2e-6 * want, "{got} for {want}");
+        }
     }
 }

@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
 # Everything that is made from cuda/*.cu and cuda/args.h, with the pinned compiler (tools/cuda-requirements.txt):
 #   tools/cuda.sh ptx [NAME...]   cuda/ptx/NAME.ptx from cuda/NAME.cu (all of them without names)
-#   tools/cuda.sh args            src/gpu/args.rs from cuda/args.h (bindgen and libclang)
-#   tools/cuda.sh check           makes both anew elsewhere and compares with what is committed
-#   tools/cuda.sh ptx-to DIR [NAME...]   as ptx, into another folder
-# nvcc: NVCC, or CUDA_HOME/bin/nvcc, or .cuda/ (installed if absent). bindgen: BINDGEN, or the one on PATH.
+#   tools/cuda.sh args            src/gpu/args.rs from cuda/args.h
+#   tools/cuda.sh resources       cuda/resources.json: registers, spills, shared memory, instructions of every kernel
+#   tools/cuda.sh nvcc            where the compiler is
+#   tools/cuda.sh check           makes all of it anew elsewhere and compares with what is committed
+#   tools/cuda.sh ptx-to DIR [NAME...]   as ptx, into another folder; CUDA_SOURCES names another one than cuda/ to read
+# nvcc: NVCC, or CUDA_HOME/bin/nvcc, or .cuda/ (installed if absent). JOBS at a time (2). bindgen: BINDGEN, or the one in
+# .venv/bin or on PATH (cargo install bindgen-cli --version 0.72.1 --locked --root .venv); libclang: LIBCLANG_PATH, or
+# pip's libclang==18.1.1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
+export PATH=$root/.venv/bin:$PATH CUDA_SOURCES=${CUDA_SOURCES:-$root/cuda} JOBS=${JOBS:-2}
+trap 'rm -rf "${scratch:-}"' EXIT
 
 find_nvcc() {
   if [[ -z "${NVCC:-}" ]]; then
@@ -16,55 +22,71 @@ find_nvcc() {
       if [[ ! -x $CUDA_HOME/bin/nvcc ]]; then
         # One call into an empty folder: a second one would not merge the packages' common folder.
         rm -rf .cuda
-        python3 -m pip install -q --no-deps --root-user-action=ignore --target .cuda -r tools/cuda-requirements.txt
+        python3 -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore --target .cuda \
+          -r tools/cuda-requirements.txt
       fi
     fi
     NVCC=$CUDA_HOME/bin/nvcc
   fi
+  export NVCC
+  "$NVCC" --version >/dev/null || { echo "there is no nvcc at $NVCC" >&2; exit 1; }
 }
 
 # out folder, names
 ptx() {
   local out=$1 names=("${@:2}")
-  ((${#names[@]})) || names=($(cd cuda && ls *.cu | sed 's/\.cu$//'))
+  ((${#names[@]})) || names=($(cd "$CUDA_SOURCES" && ls *.cu | sed 's/\.cu$//'))
   mkdir -p "$out"
-  (
-    cd cuda
-    for name in "${names[@]}"; do
-      "$NVCC" -std=c++17 -lineinfo -gencode=arch=compute_80,code=compute_80 -ptx "$name.cu" -o "$out/$name.ptx" &
-      while (($(jobs -rp | wc -l) >= ${JOBS:-2})); do wait -n; done
-    done
-    wait
-  )
-  # Files keep only their names, whatever folder they lie in.
-  for name in "${names[@]}"; do
-    sed -i -E 's|^(\s*\.file\s+[0-9]+ ")[^"]*/|\1|; s/_INTERNAL_[0-9a-f]{8}_/_INTERNAL_/g' "$out/$name.ptx"
-  done
+  (cd "$CUDA_SOURCES" && printf '%s\n' "${names[@]}" | xargs -P "$JOBS" -I@ \
+    "$NVCC" -std=c++17 -lineinfo -gencode=arch=compute_80,code=compute_80 -ptx @.cu -o "$out/@.ptx")
+  (cd "$out" && python3 "$root/tools/pathless.py" "${names[@]/%/.ptx}")
+}
+
+resources() { # folder of the PTX, out file
+  python3 tools/resources.py "$NVCC" "$1" "$2"
 }
 
 args() {
-  local clang
-  clang=$(python3 -c 'import clang, os; print(os.path.join(os.path.dirname(clang.__file__), "native"))')
-  LIBCLANG_PATH=$clang BINDGEN_EXTRA_CLANG_ARGS="-I$(gcc -print-file-name=include) -x c++" \
+  local header=$root/cuda/args.h clang=${LIBCLANG_PATH:-}
+  [[ -n $clang ]] || clang=$(python3 -c 'import clang, os; print(os.path.join(os.path.dirname(clang.__file__), "native"))')
+  # args.h is a header, but here it is compiled by itself: its #pragma once is no mistake.
+  LIBCLANG_PATH=$clang \
+    BINDGEN_EXTRA_CLANG_ARGS="-I$(gcc -print-file-name=include) -x c++ -Wno-pragma-once-outside-header" \
     "${BINDGEN:-bindgen}" --no-layout-tests --default-visibility crate --allowlist-type '.*Args' --no-debug '.*' --no-recursive-allowlist \
     --disable-header-comment --with-derive-custom-struct '.*=bytemuck::Pod,bytemuck::Zeroable,Clone,Copy,Debug,Default' \
     --no-doc-comments --raw-line '//! Made from cuda/args.h by `tools/cuda.sh args`: the kernels'"'"' arguments.' \
-    --raw-line '#![allow(missing_docs, reason = "documented in cuda/args.h")]' \
+    --raw-line '#![allow(missing_docs, unreachable_pub, reason = "documented in cuda/args.h; bindgen makes them pub")]' \
     --raw-line 'type Elements = u64; type ElementsOut = u64; type Floats = u64; type FloatsOut = u64; type Indices = u64; type IndicesOut = u64;' \
-    cuda/args.h | rustfmt --edition 2024 --config-path "$root" >"$1"
+    "$header" | rustfmt --edition 2024 --config-path "$root" >"$1"
 }
 
 case "${1:-}" in
+nvcc) find_nvcc; echo "$NVCC" ;;
 ptx) find_nvcc; ptx "$root/cuda/ptx" "${@:2}" ;;
 ptx-to) find_nvcc; ptx "$(realpath -m "$2")" "${@:3}" ;;
-args) args src/gpu/args.rs ;;
+args) args src/gpu/args.rs.new; mv src/gpu/args.rs.new src/gpu/args.rs ;;
+resources)
+  find_nvcc
+  scratch=$(mktemp -d)
+  ptx "$scratch/ptx"
+  resources "$scratch/ptx" cuda/resources.json
+  ;;
 check)
   find_nvcc
-  out=$(mktemp -d)
-  trap 'rm -rf "$out"' EXIT
-  ptx "$out/ptx"
-  args "$out/args.rs"
-  diff -rq "$out/ptx" cuda/ptx && diff "$out/args.rs" src/gpu/args.rs && echo "cuda/ptx and src/gpu/args.rs are fresh"
+  scratch=$(mktemp -d)
+  python3 -m doctest tools/resources.py tools/pathless.py
+  ptx "$scratch/ptx"
+  args "$scratch/args.rs"
+  resources "$scratch/ptx" "$scratch/resources.json"
+  fresh=yes
+  diff -rq "$scratch/ptx" cuda/ptx || fresh=
+  diff "$scratch/args.rs" src/gpu/args.rs || fresh=
+  diff "$scratch/resources.json" cuda/resources.json || fresh=
+  if [[ -z $fresh ]]; then
+    echo 'stale: run tools/cuda.sh ptx, args and resources' >&2
+    exit 1
+  fi
+  echo 'cuda/ptx, src/gpu/args.rs and cuda/resources.json are fresh'
   ;;
-*) sed -n '2,8p' "$0"; exit 2 ;;
+*) sed -n '2,11p' "$0"; exit 2 ;;
 esac

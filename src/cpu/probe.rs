@@ -21,20 +21,25 @@ pub(super) fn select(
     let real = |b: usize, s: usize| mask.is_none_or(|mask| mask[b * tokens + s] != 0);
     let norm = |b: usize, s: usize| if real(b, s) { sum_squares[b * tokens + s].sqrt() } else { 0.0 };
     let all = |n: usize| (0..n as u32).collect::<Vec<_>>();
-    // ‖n[:, s]‖ over the samples; −∞ where all of them are pads. Likewise over the tokens.
-    let joint = |count: usize, others: &[u32], at: &dyn Fn(usize, usize) -> (usize, usize)| -> Vec<f32> {
+    // ‖n[:, s]‖ over the samples; −∞ where all of them are pads. Likewise over the tokens, summed as a GPU's warp does.
+    type Cells<'a> = &'a mut dyn Iterator<Item = f32>;
+    let joint = |count: usize,
+                 others: &[u32],
+                 at: &dyn Fn(usize, usize) -> (usize, usize),
+                 sum: fn(Cells<'_>) -> f32|
+     -> Vec<f32> {
         (0..count)
             .map(|i| {
                 let cells = || others.iter().map(|&j| at(i, j as usize));
                 if cells().all(|(b, s)| !real(b, s)) {
                     return f32::NEG_INFINITY;
                 }
-                cells().map(|(b, s)| norm(b, s).powi(2)).sum::<f32>().sqrt()
+                sum(&mut cells().map(|(b, s)| norm(b, s).powi(2))).sqrt()
             })
             .collect()
     };
     let top_tokens = |of: &[u32]| {
-        let mut kept = largest(&joint(tokens, of, &|s, b| (b, s)), probe.grid.tokens);
+        let mut kept = largest(&joint(tokens, of, &|s, b| (b, s), |cells| cells.sum()), probe.grid.tokens);
         if kept.len() <= leading_slot_limit {
             // With few tokens the first one, which attention leans on, is always in.
             let first = (0..tokens).find(|&s| of.iter().any(|&b| real(b as usize, s))).unwrap_or(0) as u32;
@@ -42,7 +47,8 @@ pub(super) fn select(
         }
         kept
     };
-    let top_samples = |of: &[u32]| largest(&joint(samples, of, &|b, s| (b, s)), probe.grid.samples);
+    let top_samples =
+        |of: &[u32]| largest(&joint(samples, of, &|b, s| (b, s), interleaved_sum), probe.grid.samples);
     let (kept_samples, kept_tokens) = match order {
         ProbeOrder::TokensSamples => {
             let kept = top_tokens(&all(samples));
@@ -65,6 +71,21 @@ pub(super) fn select(
     }
     probe.samples[..kept_samples.len()].copy_from_slice(&kept_samples);
     probe.slots[..kept_tokens.len()].copy_from_slice(&kept_tokens);
+}
+
+/// A sum as the lanes of a GPU's warp make it: 32 sums of every 32nd value, then halves onto halves. In f32 the order
+/// decides the last bit, and both backends are to choose the same samples.
+fn interleaved_sum(values: &mut dyn Iterator<Item = f32>) -> f32 {
+    let mut lanes = [0.0f32; 32];
+    for (i, value) in values.enumerate() {
+        lanes[i % 32] += value;
+    }
+    for half in [16, 8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
 }
 
 /// Indices of the `k` largest values, ascending; ties keep the lower index, NaN comes last.

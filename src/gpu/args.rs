@@ -1,5 +1,5 @@
 //! Made from cuda/args.h by `tools/cuda.sh args`: the kernels' arguments.
-#![allow(missing_docs, reason = "documented in cuda/args.h")]
+#![allow(missing_docs, unreachable_pub, reason = "documented in cuda/args.h; bindgen makes them pub")]
 type Elements = u64;
 type ElementsOut = u64;
 type Floats = u64;
@@ -22,9 +22,279 @@ pub struct NormArgs {
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct EmbedArgs {
+    pub(crate) table: Elements,
+    pub(crate) tokens: Indices,
+    pub(crate) position_table: Elements,
+    pub(crate) positions: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ProbeSelectArgs {
+    pub(crate) sum_squares: Floats,
+    pub(crate) positions: Indices,
+    pub(crate) mask: Indices,
+    pub(crate) samples: IndicesOut,
+    pub(crate) slots: IndicesOut,
+    pub(crate) probe_positions: IndicesOut,
+    pub(crate) probe_mask: IndicesOut,
+    pub(crate) batch: ::std::os::raw::c_int,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) kept_samples: ::std::os::raw::c_int,
+    pub(crate) kept_tokens: ::std::os::raw::c_int,
+    pub(crate) tokens_first: ::std::os::raw::c_int,
+    pub(crate) leading: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ProbeGatherArgs {
+    pub(crate) x: Elements,
+    pub(crate) samples: Indices,
+    pub(crate) slots: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) probe_tokens: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct LinearArgs {
+    pub(crate) x: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) up: Elements,
+    pub(crate) bias: Floats,
+    pub(crate) up_bias: Floats,
+    pub(crate) kept: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) mask: Indices,
+    pub(crate) energy: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) features: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) activation: ::std::os::raw::c_int,
+    pub(crate) samples: ::std::os::raw::c_int,
+    pub(crate) scale: f32,
+    pub(crate) m_tiles: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ProjectArgs {
+    pub(crate) a: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) kept: Indices,
+    pub(crate) bias: Floats,
+    pub(crate) residual: Elements,
+    pub(crate) out: ElementsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) m_tiles: ::std::os::raw::c_int,
+    pub(crate) padding: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct LinearGemvArgs {
+    pub(crate) x: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) up: Elements,
+    pub(crate) bias: Floats,
+    pub(crate) up_bias: Floats,
+    pub(crate) kept: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) logits: FloatsOut,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) features: ::std::os::raw::c_int,
+    pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) activation: ::std::os::raw::c_int,
+    pub(crate) scale: f32,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ProjectGemvArgs {
+    pub(crate) a: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) kept: Indices,
+    pub(crate) bias: Floats,
+    pub(crate) residual: Elements,
+    pub(crate) out: ElementsOut,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) block: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct RopeCacheArgs {
+    pub(crate) q: ElementsOut,
+    pub(crate) k: ElementsOut,
+    pub(crate) v: Elements,
+    pub(crate) table: Floats,
+    pub(crate) positions: Indices,
+    pub(crate) cache_keys: ElementsOut,
+    pub(crate) cache_values: ElementsOut,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) heads: ::std::os::raw::c_int,
+    pub(crate) kv_heads: ::std::os::raw::c_int,
+    pub(crate) head_dim: ::std::os::raw::c_int,
+    pub(crate) capacity: ::std::os::raw::c_int,
+    pub(crate) at: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AttentionArgs {
+    pub(crate) q: Elements,
+    pub(crate) k: Elements,
+    pub(crate) v: Elements,
+    pub(crate) out: ElementsOut,
+    pub(crate) kv_slots: Indices,
+    pub(crate) mask: Indices,
+    pub(crate) slots: Indices,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) keys: ::std::os::raw::c_int,
+    pub(crate) capacity: ::std::os::raw::c_int,
+    pub(crate) heads: ::std::os::raw::c_int,
+    pub(crate) kv_heads: ::std::os::raw::c_int,
+    pub(crate) head_dim: ::std::os::raw::c_int,
+    pub(crate) window: ::std::os::raw::c_int,
+    pub(crate) scale: f32,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct EnergyArgs {
+    pub(crate) a: Elements,
+    pub(crate) mask: Indices,
+    pub(crate) out: FloatsOut,
+    pub(crate) batch: ::std::os::raw::c_int,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ColumnStatisticArgs {
+    pub(crate) weight: Elements,
+    pub(crate) out: FloatsOut,
+    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) power: ::std::os::raw::c_int,
+    pub(crate) root: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct ChannelScoreArgs {
+    pub(crate) p: Floats,
+    pub(crate) history: Elements,
+    pub(crate) slots: Indices,
+    pub(crate) statistic: Floats,
+    pub(crate) out: FloatsOut,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) span: ::std::os::raw::c_int,
+    pub(crate) groups: ::std::os::raw::c_int,
+    pub(crate) heads: ::std::os::raw::c_int,
+    pub(crate) metric: ::std::os::raw::c_int,
+    pub(crate) history_kind: ::std::os::raw::c_int,
+    pub(crate) history_slots: ::std::os::raw::c_int,
+    pub(crate) bucket: ::std::os::raw::c_int,
+    pub(crate) fixed: ::std::os::raw::c_int,
+    pub(crate) fixed_weight: f32,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct TopKKeepArgs {
+    pub(crate) scores: Floats,
+    pub(crate) kept: IndicesOut,
+    pub(crate) fault: IndicesOut,
+    pub(crate) of: ::std::os::raw::c_int,
+    pub(crate) k: ::std::os::raw::c_int,
+    pub(crate) tag: ::std::os::raw::c_uint,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct KeepKvHeadsArgs {
+    pub(crate) heads: Indices,
+    pub(crate) kv_kept: IndicesOut,
+    pub(crate) kv_slots: IndicesOut,
+    pub(crate) count: ::std::os::raw::c_int,
+    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) kv_capacity: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct CheckFiniteArgs {
+    pub(crate) values: Floats,
+    pub(crate) fault: IndicesOut,
+    pub(crate) count: ::std::os::raw::c_longlong,
+    pub(crate) tag: ::std::os::raw::c_uint,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
 pub struct ArgmaxArgs {
     pub(crate) x: Floats,
     pub(crate) out: IndicesOut,
     pub(crate) rows: ::std::os::raw::c_int,
     pub(crate) width: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct HistoryUpdateArgs {
+    pub(crate) p: Floats,
+    pub(crate) kept: Indices,
+    pub(crate) history: ElementsOut,
+    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) block_width: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) at: ::std::os::raw::c_int,
+    pub(crate) end: ::std::os::raw::c_int,
+    pub(crate) bucket: ::std::os::raw::c_int,
+    pub(crate) half: ::std::os::raw::c_int,
+    pub(crate) old_share: f32,
+    pub(crate) new_share: f32,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct MomentsArgs {
+    pub(crate) a: Elements,
+    pub(crate) energy: FloatsOut,
+    pub(crate) baseline: FloatsOut,
+    pub(crate) fluctuation: FloatsOut,
+    pub(crate) batch: ::std::os::raw::c_int,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) seen: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct CrossEntropyArgs {
+    pub(crate) x: Elements,
+    pub(crate) weight: Elements,
+    pub(crate) targets: Indices,
+    pub(crate) partial: FloatsOut,
+    pub(crate) target_logits: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) vocab: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) m_tiles: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct CrossEntropyCombineArgs {
+    pub(crate) partial: Floats,
+    pub(crate) target_logits: Floats,
+    pub(crate) targets: Indices,
+    pub(crate) losses: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) tiles: ::std::os::raw::c_int,
 }

@@ -1,30 +1,137 @@
 //! Rotary positions with the cache write, and attention: prefill and decode.
 
-use super::{Activations, Driver, Gpu, Indices};
+use super::{
+    Activations, Driver, Geometry, Gpu, Indices, PerDtype,
+    args::{AttentionArgs, RopeCacheArgs},
+    per_dtype,
+};
 use crate::backend::{AttentionShape, Placement};
+
+const ROPE_CACHE: PerDtype = per_dtype!("rope_cache");
+
+/// Kernels by the head widths that they are made for; narrower heads are padded in shared memory or registers.
+const DECODE: [(usize, PerDtype); 3] = [
+    (64, per_dtype!("attention_decode", "attention_decode_d64")),
+    (128, per_dtype!("attention_decode", "attention_decode_d128")),
+    (256, per_dtype!("attention_decode", "attention_decode_d256")),
+];
+const QUERIES_64: [(usize, PerDtype); 4] = [
+    (32, per_dtype!("attention", "attention_q64_d32")),
+    (64, per_dtype!("attention", "attention_q64_d64")),
+    (128, per_dtype!("attention", "attention_q64_d128")),
+    (256, per_dtype!("attention", "attention_q64_d256")),
+];
+const QUERIES_128: [(usize, PerDtype); 3] = [
+    (32, per_dtype!("attention", "attention_q128_d32")),
+    (64, per_dtype!("attention", "attention_q128_d64")),
+    (128, per_dtype!("attention", "attention_q128_d128")),
+];
+
+/// Head widths up to this one have kernels.
+const WIDEST_HEAD: usize = 256;
+/// With up to so many new tokens a launch is bound by reading keys and values.
+const DECODE_TOKENS: usize = 8;
+
+/// The narrowest kernel that takes a head.
+fn for_width(kernels: &[(usize, PerDtype)], head_dim: usize) -> Option<(usize, PerDtype)> {
+    kernels.iter().copied().find(|&(width, _)| head_dim <= width)
+}
+
+/// Bytes of dynamic shared memory of a prefill kernel: the queries, a ring of three key and value tiles, a number per
+/// query, each with the gap that the kernels leave.
+fn prefill_shared(queries: usize, width: usize) -> u32 {
+    let keys = if width == 256 { 32 } else { 64 };
+    let tiles = (2 * queries * width + 16).next_multiple_of(128) + 3 * 2 * keys * width + 16;
+    (tiles + 4 * queries + 16) as u32
+}
+
+/// The kernel and its geometry for a shape.
+fn plan(shape: &AttentionShape, multiprocessors: usize) -> (PerDtype, Geometry) {
+    let AttentionShape { queries, heads, kv_heads, head_dim, .. } = *shape;
+    debug_assert!(head_dim <= WIDEST_HEAD, "heads of {head_dim} channels");
+    let vectors = head_dim.is_multiple_of(8);
+    let decode = for_width(&DECODE, head_dim).filter(|&(width, _)| vectors || width < WIDEST_HEAD);
+    if let Some((_, kernel)) = decode
+        && queries.tokens <= DECODE_TOKENS
+    {
+        let grid = [kv_heads as u32, queries.samples as u32, 1];
+        return (kernel, Geometry { grid, threads: 256, shared: 0 });
+    }
+    let tiles = |rows: usize| queries.tokens.div_ceil(rows);
+    // 128 queries read shared memory half as often, but need enough blocks for two on each multiprocessor.
+    let many = tiles(128) * heads * queries.samples >= 2 * multiprocessors;
+    let wide = (many && vectors).then(|| for_width(&QUERIES_128, head_dim)).flatten();
+    let (rows, (width, kernel)) = match wide {
+        Some(kernel) => (128, kernel),
+        None => (64, for_width(&QUERIES_64, head_dim).expect("heads are not wider than the widest kernel")),
+    };
+    let grid = [heads as u32, tiles(rows) as u32, queries.samples as u32];
+    (kernel, Geometry { grid, threads: 128, shared: prefill_shared(rows, width) })
+}
 
 impl<D: Driver> Gpu<D> {
     pub(super) fn place_qkv_kernel(
         &self,
-        _q: &Activations<D>,
-        _k: &Activations<D>,
-        _v: &Activations<D>,
-        _placement: Placement<'_, Self>,
+        q: &Activations<D>,
+        k: &Activations<D>,
+        v: &Activations<D>,
+        placement: Placement<'_, Self>,
     ) {
-        todo!()
+        let Placement { grid, heads, kv_heads, head_dim, rotary, cache } = placement;
+        // q and k are rotated, or k is only copied; v is only copied.
+        let parts = match (&rotary, &cache) {
+            (Some(_), Some(_)) => 3,
+            (None, None) => 0,
+            _ => 2,
+        };
+        let arguments = RopeCacheArgs {
+            q: self.elements(q),
+            k: self.elements(k),
+            v: self.elements(v),
+            table: self.optional_floats(rotary.map(|(table, _)| table)),
+            positions: self.optional_words(rotary.map(|(_, positions)| positions)),
+            cache_keys: cache.as_ref().map_or(0, |cache| self.elements(cache.keys)),
+            cache_values: cache.as_ref().map_or(0, |cache| self.elements(cache.values)),
+            tokens: grid.tokens as i32,
+            heads: heads as i32,
+            kv_heads: kv_heads as i32,
+            head_dim: head_dim as i32,
+            capacity: cache.as_ref().map_or(0, |cache| cache.capacity as i32),
+            at: cache.as_ref().map_or(0, |cache| cache.at as i32),
+        };
+        let geometry = Geometry { grid: [grid.rows() as u32, parts, 1], threads: 128, shared: 0 };
+        self.launch(self.of_dtype(ROPE_CACHE), geometry, &arguments);
     }
 
     pub(super) fn attention_kernel(
         &self,
-        _q: &Activations<D>,
-        _k: &Activations<D>,
-        _v: &Activations<D>,
-        _shape: AttentionShape,
-        _kv_slots: &Indices<D>,
-        _mask: Option<&Indices<D>>,
-        _slots: Option<&Indices<D>>,
-        _out: &Activations<D>,
+        q: &Activations<D>,
+        k: &Activations<D>,
+        v: &Activations<D>,
+        shape: AttentionShape,
+        kv_slots: &Indices<D>,
+        mask: Option<&Indices<D>>,
+        slots: Option<&Indices<D>>,
+        out: &Activations<D>,
     ) {
-        todo!()
+        let arguments = AttentionArgs {
+            q: self.elements(q),
+            k: self.elements(k),
+            v: self.elements(v),
+            out: self.elements(out),
+            kv_slots: self.words(kv_slots),
+            mask: self.optional_words(mask),
+            slots: self.optional_words(slots),
+            tokens: shape.queries.tokens as i32,
+            keys: shape.keys as i32,
+            capacity: shape.key_capacity as i32,
+            heads: shape.heads as i32,
+            kv_heads: shape.kv_heads as i32,
+            head_dim: shape.head_dim as i32,
+            window: shape.window.map_or(i32::MAX, |window| i32::try_from(window).unwrap_or(i32::MAX)),
+            scale: shape.scale,
+        };
+        let (kernel, geometry) = plan(&shape, self.driver.multiprocessors() as usize);
+        self.launch(self.of_dtype(kernel), geometry, &arguments);
     }
 }

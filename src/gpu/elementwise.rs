@@ -1,11 +1,25 @@
-//! Row-wise operations: embedding, norms, gathering rows, rotary positions and the key/value cache.
+//! Row-wise operations: embedding, norms, gathering rows, statistics of weights.
 
 use super::{
-    Activations, Driver, Geometry, Gpu, Indices, PerDtype, Statistics, Weight, args::NormArgs, per_dtype,
+    Activations, Driver, Geometry, Gpu, Indices, Kernel, PerDtype, Statistics, Weight,
+    args::{ColumnStatisticArgs, EmbedArgs, NormArgs, ProbeGatherArgs},
+    per_dtype,
 };
-use crate::backend::{Grid, Norm, NormKind, Probe};
+use crate::{
+    backend::{Grid, Linear, Norm, NormKind, Probe, WeightUse},
+    prune::settings::Metric,
+};
 
 const NORM: PerDtype = per_dtype!("norm");
+const EMBED: PerDtype = per_dtype!("embed");
+const PROBE_GATHER: Kernel = Kernel { module: "probe_gather", name: "probe_gather" };
+const COLUMN_STATISTIC: PerDtype = per_dtype!("column_statistic");
+
+/// A block for each row, with whole warps so that each thread has `elements` of the row, up to `most` threads.
+fn block_per_row(rows: usize, width: usize, elements: usize, most: usize) -> Geometry {
+    let threads = width.div_ceil(elements).next_multiple_of(32).min(most);
+    Geometry { grid: [rows as u32, 1, 1], threads: threads as u32, shared: 0 }
+}
 
 impl<D: Driver> Gpu<D> {
     pub(super) fn norm_kernel(
@@ -32,29 +46,76 @@ impl<D: Driver> Gpu<D> {
             },
             eps: norm.map_or(0.0, |norm| norm.eps),
         };
-        let geometry = Geometry { grid: [rows as u32, 1, 1], threads: 256, shared: 0 };
-        self.launch(self.of_dtype(NORM), geometry, &arguments);
+        self.launch(self.of_dtype(NORM), block_per_row(rows, width, 16, 1024), &arguments);
     }
 
     pub(super) fn embed_kernel(
         &self,
-        _table: &Weight<D>,
-        _tokens: &Indices<D>,
-        _position_table: Option<(&Weight<D>, &Indices<D>)>,
-        _rows: usize,
-        _out: &Activations<D>,
+        table: &Weight<D>,
+        tokens: &Indices<D>,
+        position_table: Option<(&Weight<D>, &Indices<D>)>,
+        rows: usize,
+        out: &Activations<D>,
     ) {
-        todo!()
+        let width = table.columns;
+        debug_assert_eq!(table.usage, WeightUse::Rows);
+        debug_assert!(position_table.is_none_or(|(table, _)| table.columns == width));
+        let arguments = EmbedArgs {
+            table: self.address(&table.buffer),
+            tokens: self.words(tokens),
+            position_table: position_table.map_or(0, |(table, _)| self.address(&table.buffer)),
+            positions: position_table.map_or(0, |(_, positions)| self.words(positions)),
+            out: self.elements(out),
+            rows: rows as i32,
+            width: width as i32,
+        };
+        self.launch(self.of_dtype(EMBED), block_per_row(rows, width, 8, 256), &arguments);
     }
 
     pub(super) fn probe_gather_kernel(
         &self,
-        _x: &Activations<D>,
-        _grid: Grid,
-        _width: usize,
-        _probe: &Probe<Self>,
-        _out: &Activations<D>,
+        x: &Activations<D>,
+        grid: Grid,
+        width: usize,
+        probe: &Probe<Self>,
+        out: &Activations<D>,
     ) {
-        todo!()
+        let rows = probe.grid.rows();
+        let arguments = ProbeGatherArgs {
+            x: self.elements(x),
+            samples: self.words(&probe.samples),
+            slots: self.words(&probe.slots),
+            out: self.elements(out),
+            rows: rows as i32,
+            width: width as i32,
+            tokens: grid.tokens as i32,
+            probe_tokens: probe.grid.tokens as i32,
+        };
+        self.launch(PROBE_GATHER, block_per_row(rows, width, 8, 256), &arguments);
+    }
+
+    pub(super) fn column_statistic_kernel(
+        &self,
+        projection: &Linear<Self>,
+        metric: Metric,
+        out: &Statistics<D>,
+    ) {
+        debug_assert_eq!(projection.weight.usage, WeightUse::Columns);
+        let channels = projection.in_features;
+        let (power, root) = match metric {
+            Metric::WandaSp => (1, 0),
+            Metric::Flap => (2, 0),
+            Metric::Ppsp => (4, 1),
+        };
+        let arguments = ColumnStatisticArgs {
+            weight: self.address(&projection.weight.buffer),
+            out: self.floats(out),
+            channels: channels as i32,
+            width: projection.out_features as i32,
+            power,
+            root,
+        };
+        let geometry = Geometry { grid: [channels.div_ceil(8) as u32, 1, 1], threads: 256, shared: 0 };
+        self.launch(self.of_dtype(COLUMN_STATISTIC), geometry, &arguments);
     }
 }

@@ -222,7 +222,7 @@ pub fn rounded(dtype: GpuDtype, x: f32) -> f32 {
 /// Rounding to the compute dtype moves a value by at most this share of it.
 pub fn unit_roundoff(dtype: GpuDtype) -> f64 {
     match dtype {
-        GpuDtype::Bf16 => 2f64.powi(-9),
+        GpuDtype::Bf16 => 2f64.powi(-8),
         GpuDtype::F16 => 2f64.powi(-11),
     }
 }

@@ -4,7 +4,23 @@
 #![allow(unreachable_pub)]
 
 mod argmax;
+mod attention;
 mod case;
+mod channel_score;
+mod column_statistic;
+mod cross_entropy;
+mod embed;
 #[path = "../common/emulator.rs"]
 mod emulator;
+mod energy;
+mod gemv;
+mod history;
+mod linear;
+mod moments;
 mod norm;
+mod probe_gather;
+mod probe_select;
+mod product;
+mod project;
+mod rope_cache;
+mod top_k;

@@ -7,7 +7,8 @@ use probeprune::{
 };
 
 use crate::case::{
-    Case, DTYPES, Expected, Output, Put, check, check_traffic, elements, floats, rng, unit_roundoff, wide,
+    Case, DTYPES, Expected, Output, Put, check, check_once, check_traffic, elements, floats, rng, rounded,
+    unit_roundoff, wide,
 };
 
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ struct NormCase {
     affine: bool,
     rows: usize,
     width: usize,
+    /// Added to x.
+    mean: f32,
 }
 
 const EPS: f32 = 1e-5;
@@ -26,6 +29,7 @@ impl NormCase {
     fn input(&self) -> [Vec<f32>; 3] {
         let mut rng = rng(1);
         let x = elements(&mut rng, self.dtype, self.rows * self.width);
+        let x = x.iter().map(|x| rounded(self.dtype, x + self.mean)).collect();
         [x, floats(&mut rng, 0.5..1.5, self.width), floats(&mut rng, -1.0..1.0, self.width)]
     }
 }
@@ -85,17 +89,35 @@ impl Case for NormCase {
 fn norm() {
     for dtype in DTYPES {
         for kind in [None, Some(NormKind::Rms), Some(NormKind::Layer)] {
-            for (rows, width, affine) in [(1, 8, true), (3, 33, true), (2, 256, false), (2, 1000, true)] {
-                check(&NormCase { dtype, kind, affine, rows, width });
+            for (rows, width, affine) in
+                [(1, 1, true), (4, 7, false), (1, 8, true), (3, 33, true), (2, 256, false), (2, 1000, true)]
+            {
+                check(&NormCase { dtype, kind, affine, rows, width, mean: 0.0 });
+            }
+            // Kept in registers; read again.
+            for width in [8192, 8200, 16384, 16392, 9001] {
+                check_once(&NormCase { dtype, kind, affine: true, rows: 1, width, mean: 0.0 });
             }
         }
     }
 }
 
 #[test]
+fn layer_norm_far_from_zero() {
+    // The variance is a 30,000th of the mean square: a sum of squares in f32 would leave three digits of it.
+    for width in [520, 1001] {
+        let (dtype, kind) = (GpuDtype::F16, Some(NormKind::Layer));
+        check(&NormCase { dtype, kind, affine: false, rows: 2, width, mean: 100.0 });
+    }
+}
+
+#[test]
 fn norm_moves_what_its_header_says() {
-    let case =
-        NormCase { dtype: GpuDtype::Bf16, kind: Some(NormKind::Rms), affine: true, rows: 4, width: 4096 };
-    let (t, h) = (case.rows, case.width);
-    check_traffic(&case, "norm", 4 * t * h + 4 * t * h, 2 * t * h + 4 * t);
+    for (kind, tables) in [(None, 0), (Some(NormKind::Rms), 1), (Some(NormKind::Layer), 2)] {
+        for width in [4096, 8192] {
+            let case = NormCase { dtype: GpuDtype::Bf16, kind, affine: true, rows: 4, width, mean: 0.0 };
+            let (t, h) = (case.rows, width);
+            check_traffic(&case, "norm", 2 * t * h + 8 * t * h * tables, 2 * t * h + 4 * t);
+        }
+    }
 }
