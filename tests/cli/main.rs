@@ -2,6 +2,10 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod device;
+#[cfg(target_os = "linux")]
+#[path = "../common/emulated_cuda.rs"]
+mod emulated_cuda;
 mod outputs;
 mod refusals;
 mod results;
@@ -9,6 +13,7 @@ mod results;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Output,
     sync::LazyLock,
 };
 
@@ -91,8 +96,13 @@ fn assert_close(a: f64, b: f64) {
 /// Exit code 2, nothing on standard output, and one line on standard error with these parts in this order.
 #[track_caller]
 fn refused(args: &[&str], parts: &[&str]) {
-    let output = program(args.iter().copied()).output().unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
+    assert_refused(&program(args.iter().copied()).output().unwrap(), parts);
+}
+
+/// As [`refused`], of a program that has run.
+#[track_caller]
+fn assert_refused(output: &Output, parts: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(output.stdout.is_empty(), "standard output");
     assert!(message.starts_with("error: ") && message.trim_end().lines().count() == 1, "{message}");

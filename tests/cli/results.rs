@@ -32,6 +32,10 @@ fn json_has_every_key_and_agrees_with_itself() {
     assert_eq!((&report["method"], &report["prune_ratio"]), (&json!("pp"), &json!(0.4)));
     assert_eq!((&report["seq_len"], &report["batch_size"]), (&json!(32), &json!(4)));
     assert_eq!((&report["tokens"], &report["threads"]), (&json!(384), &json!(2)));
+    assert_eq!(
+        (&report["device"], &report["gpu"], &report["dtype"]),
+        (&json!("cpu"), &json!(null), &json!("f32"))
+    );
     let losses: Vec<f64> = serde_json::from_value(report["batch_losses"].clone()).unwrap();
     assert_eq!(losses.len(), 3);
     let number = |key: &str| report[key].as_f64().expect(key);
@@ -60,7 +64,7 @@ fn other_formats_hold_the_same_numbers() {
     let markdown = stdout(perplexity(&["--format", "markdown"]));
     let lines: Vec<&str> = markdown.lines().collect();
     assert_eq!(lines.len(), 3, "{markdown}");
-    assert!(lines.iter().all(|line| line.starts_with('|') && line.matches('|').count() == 10), "{markdown}");
+    assert!(lines.iter().all(|line| line.starts_with('|') && line.matches('|').count() == 11), "{markdown}");
     assert!(lines[2].contains(&format!("{perplexity_in_csv:.4}")), "{markdown}");
     assert!(stdout(perplexity(&[])).contains(&format!("{perplexity_in_csv:.4}")));
 }

@@ -240,14 +240,13 @@ fn buffers_and_graphs_may_outlive_their_backend() {
     on_devices("buffers_and_graphs_may_outlive_their_backend", &[], || {
         let gpu = gpu();
         direct_and_replayed(&gpu);
-        let (buffer, weight) = (
-            gpu.statistics(10).unwrap(),
-            gpu.weight(&Tensor::from_f32(vec![1, 2], vec![1.0; 2]), WeightUse::Rows).unwrap(),
-        );
+        let buffer = || gpu.statistics(64).unwrap();
+        let [mut sums, mut other] = [buffer(), buffer()];
+        let (x, mut out) = (gpu.activations(64).unwrap(), gpu.activations(64).unwrap());
+        // Still running when the backend goes.
+        gpu.upload_statistics(&[1.0; 64], &mut other);
+        gpu.norm(&x, None, 8, 8, &mut out, &mut sums);
         drop(gpu);
-        let shared = weight.clone();
-        drop((weight, buffer));
-        drop(shared);
     });
 }
 

@@ -1,14 +1,17 @@
 //! One table serves correctness and traffic: a case knows its input, how to run it on a backend, what the result has to
 //! be in f64, and how many bytes its kernel's header says it moves.
 
-use std::fmt::Debug;
+use std::{
+    fmt::Debug,
+    sync::{Mutex, OnceLock, PoisonError},
+};
 
 use half::{bf16, f16};
 use probeprune::{
     Result,
     backend::{Backend, KeptSet, Linear, WeightUse},
     checkpoint::Tensor,
-    gpu::{Driver, Gpu, GpuDtype},
+    gpu::{Cuda, Driver, Gpu, GpuDtype, cuda},
 };
 use ptx_emu::{Completion, Policy, Settings};
 use rand::{RngExt, SeedableRng};
@@ -65,7 +68,7 @@ pub fn schedules() -> Vec<Settings> {
     policies.into_iter().flat_map(both).collect()
 }
 
-/// Runs a case under every schedule: the results must be right, and the same to the bit.
+/// Runs a case under every schedule, and on a GPU if there is one: the results must be right, and the same to the bit.
 pub fn check(case: &impl Case) {
     check_under(case, &schedules());
 }
@@ -87,6 +90,36 @@ fn check_under(case: &impl Case, schedules: &[Settings]) {
             Some(first) => assert!(same_bits(&outputs, first), "{case:?}: other bits under {settings:?}"),
         }
     }
+    check_on_gpu(case, &expected);
+}
+
+/// The backends of a real GPU, where there is one.
+fn real_gpu() -> Option<&'static Mutex<[Gpu<Cuda>; 2]>> {
+    static GPU: OnceLock<Option<Mutex<[Gpu<Cuda>; 2]>>> = OnceLock::new();
+    let open = || {
+        let usable = cuda::survey().and_then(|survey| survey.supports(survey.device(0)?));
+        if let Err(reason) = usable {
+            eprintln!("kernels run on the emulator only. {reason}");
+            return None;
+        }
+        // A GPU that could be used has to be: no error here may pass for an absent one.
+        Some(Mutex::new(DTYPES.map(|dtype| Gpu::new(Cuda::new(0).unwrap(), dtype))))
+    };
+    GPU.get_or_init(open).as_ref()
+}
+
+/// A GPU's tensor cores round in a way of their own, so its bits are compared with its own only.
+fn check_on_gpu(case: &impl Case, expected: &[Expected]) {
+    let Some(gpus) = real_gpu() else { return };
+    // One test at a time: an error of one must not surface in another.
+    let gpus = gpus.lock().unwrap_or_else(PoisonError::into_inner);
+    let gpu = &gpus[DTYPES.iter().position(|&dtype| dtype == case.dtype()).unwrap()];
+    let run = || {
+        case.run(gpu).unwrap_or_else(|error| panic!("{case:?} on {}: {error}", gpu.driver().description()))
+    };
+    let outputs = run();
+    compare(case, &outputs, expected);
+    assert!(same_bits(&run(), &outputs), "{case:?}: other bits the second time on a GPU");
 }
 
 fn same_bits(a: &[Output], b: &[Output]) -> bool {
