@@ -2,8 +2,6 @@
 #pragma once
 #include "primitives.cuh"
 
-constexpr float LOG2_E = 1.442695040888963f;
-
 // x / (1 + e^-a): SiLU for a = x.
 PRIMITIVE float times_sigmoid(float x, float a) { return __fdividef(x, 1.f + exp2_approx(-LOG2_E * a)); }
 

@@ -3,7 +3,6 @@
 #include "device.cuh"
 
 constexpr float MINUS_INFINITY = -__builtin_huge_valf();
-constexpr float LOG2_E = 1.44269504f;
 constexpr int NO_WINDOW = 0x7fffffff;
 
 // The first key within the window of the query that is key `query`; `query` + 1 if there is none. It sees those up to

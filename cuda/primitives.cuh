@@ -134,6 +134,7 @@ PRIMITIVE void mma(f16, float (&d)[4], const uint32_t (&a)[4], const uint32_t b0
 }
 
 // ---- arithmetic ------------------------------------------------------------------------------------------------------
+constexpr float LOG2_E = 1.44269504f;
 // 2^x, within 2 units in the last place.
 PRIMITIVE float exp2_approx(float x) {
   float y;

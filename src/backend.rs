@@ -14,7 +14,7 @@
 
 use crate::{
     checkpoint::Tensor,
-    config::Activation,
+    config::{Activation, ModelConfig},
     error::Result,
     prune::settings::{HistoryLayout, Metric, ProbeOrder},
 };
@@ -247,6 +247,14 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Runs a sequence of operations; a backend with a pool of threads enters it once here instead of in each of them.
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         operations()
+    }
+
+    /// Refuses a model that the backend has no operations for.
+    ///
+    /// # Errors
+    /// [`crate::Error::Argument`] naming the field of config.json.
+    fn check_model(&self, _config: &ModelConfig) -> Result<()> {
+        Ok(())
     }
 
     /// Puts a checkpoint tensor (rows, columns) on the device.

@@ -303,3 +303,14 @@ fn overflow_is_an_error_that_names_the_place_and_leaves_the_session_usable() {
         assert!(error.to_string().starts_with("layer "), "{error}");
     }
 }
+
+#[test]
+fn heads_without_a_kernel_are_refused() {
+    let folder = Folder::llama_with(json!({ "head_dim": 258 }));
+    let gpu = Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), GpuDtype::F16);
+    let error = Model::load(&folder.source(), true, Arc::new(gpu), |_| ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "head_dim: expected at most 256 on a GPU, got 258. Run it with --device cpu."
+    );
+}

@@ -308,8 +308,8 @@ mod tests {
         let choose = |rows, columns| Tile::choose(rows, columns, TILE_COLUMNS, 108);
         assert_eq!(choose(20480, 4096), Tile::Rows128);
         assert_eq!(choose(512, 11008), Tile::Rows128);
-        assert_eq!(choose(256, 4096), Tile::Rows64);
-        assert_eq!(choose(100, 4096), Tile::Rows32);
+        assert_eq!(choose(100, 4096), Tile::Rows64);
+        assert_eq!(choose(32, 4096), Tile::Rows32);
         assert_eq!(choose(1, 32000), Tile::Rows32);
     }
 

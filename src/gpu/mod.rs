@@ -34,7 +34,7 @@ use crate::{
         Placement, Probe, WeightUse,
     },
     checkpoint::{self, Tensor},
-    config::Activation,
+    config::{Activation, ModelConfig},
     error::{Error, Result},
     prune::settings::{Metric, ProbeOrder},
 };
@@ -121,6 +121,14 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         self.collect(operations)
+    }
+
+    fn check_model(&self, config: &ModelConfig) -> Result<()> {
+        if config.head_dim > attention::WIDEST_HEAD {
+            let expected = format!("at most {} on a GPU", attention::WIDEST_HEAD);
+            return Err(Error::argument("head_dim", expected, config.head_dim, "Run it with --device cpu."));
+        }
+        Ok(())
     }
 
     fn weight(&self, tensor: &Tensor, usage: WeightUse) -> Result<Weight<D>> {

@@ -81,6 +81,7 @@ impl<B: Backend> Model<B> {
         on_layer: impl FnMut(usize),
     ) -> Result<Self> {
         let config = ModelConfig::load(source)?;
+        backend.check_model(&config)?;
         let checkpoint = Checkpoint::open(source, mmap)?;
         check_shapes(&config, &checkpoint)?;
         let weights = Weights::load(&checkpoint, &config, &backend, on_layer)?;
