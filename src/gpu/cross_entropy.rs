@@ -13,7 +13,7 @@ const CROSS_ENTROPY: [PerDtype; 2] =
 const COMBINE: Kernel = Kernel { module: "cross_entropy", name: "cross_entropy_combine" };
 
 /// Floats of scratch for so many rows: a pair for each tile of 128 tokens, and the target's logit.
-pub(super) fn scratch(rows: usize, vocab_size: usize) -> usize {
+pub fn scratch(rows: usize, vocab_size: usize) -> usize {
     rows * (2 * vocab_size.div_ceil(128) + 1)
 }
 
