@@ -4,8 +4,7 @@ use std::process::Command;
 
 use probeprune::{
     Result,
-    backend::{Backend, Norm, NormKind, WeightUse},
-    checkpoint::Tensor,
+    backend::{Backend, Norm, NormKind},
     gpu::{Activations, Cuda, Driver, Gpu, GpuDtype, Statistics, cuda},
 };
 
