@@ -63,33 +63,49 @@ struct ProbeGatherArgs {
 };
 
 // ---- linear, gated_linear, logits, project -----------------------------------------------------------------------------
-// x (rows, width), weight and up (., width), bias and up_bias (.), kept (features / block) -> out (rows, features), f32
-// for logits; energy (rows / samples, features) or null. up and up_bias for gated_linear only.
+// In all of them: kept (ceil(columns / width)) indices of blocks of `width` rows of the weight, or null for all rows;
+// group: row tiles that a group of blocks goes down before it goes on to the next columns.
+// samples = 0: tiles hold rows in order. Otherwise they hold whole token slots of `samples` rows each, and energy
+// (tokens, columns) is written; mask (samples, tokens) or null.
+// x (rows, depth), weight (features, depth), bias (features) or null -> out (rows, columns) or null
 struct LinearArgs {
-  Elements x, weight, up;
-  Floats bias, up_bias;
-  Indices kept;
-  ElementsOut out;  // null: only the energies are wanted
-  Indices mask;
+  Elements x, weight;
+  Floats bias;
+  Indices kept, mask;
+  ElementsOut out;
   FloatsOut energy;
-  int rows, features, width;
-  int block;       // rows of the weight per kept index
-  int activation;  // see activation.cuh
-  int samples;     // with energy: B, and a tile has all samples of its slots; otherwise 0
+  int rows, columns, depth, width, group, samples, tokens;
+  int activation;  // 0 none, 1 SiLU, 2 ReLU, 3 GELU, 4 GELU by tanh
   float scale;
-  int m_tiles;
+  int unused;
 };
 
-// a (rows, channels), weight (., width), kept (channels / block), bias (width), residual (rows, width) -> out (rows, width)
+// As LinearArgs with two weights and no scale.
+struct GatedLinearArgs {
+  Elements x, gate, up;
+  Floats gate_bias, up_bias;
+  Indices kept, mask;
+  ElementsOut out;
+  FloatsOut energy;
+  int rows, columns, depth, width, group, samples, tokens, activation;
+};
+
+// x (rows, depth), head (columns, depth) -> out (rows, columns)
+struct LogitsArgs {
+  Elements x, head;
+  FloatsOut out;
+  int rows, columns, depth, group;
+};
+
+// a (rows, depth), weight (channels, columns), kept (ceil(depth / width)) blocks of channels or null, bias (columns) or
+// null, residual (rows, columns) or null -> out (rows, columns)
 struct ProjectArgs {
   Elements a, weight;
   Indices kept;
   Floats bias;
   Elements residual;
   ElementsOut out;
-  int rows, channels, width;
-  int block;
-  int m_tiles, padding;
+  int rows, columns, depth, width, group, unused;
 };
 
 // ---- linear_gemv, gated_linear_gemv, project_gemv ------------------------------------------------------------------------
@@ -241,18 +257,19 @@ struct MomentsArgs {
 };
 
 // ---- cross_entropy -----------------------------------------------------------------------------------------------------
-// x (rows, width), weight (vocab, width), targets (rows) -> partial (rows, tiles, 2), target_logits (rows); tiles =
-// ceil(vocab / 128)
+// x (rows, depth), head (vocab, depth), targets (rows) -> partial (tiles, rows, 2): the largest logit of a row's tile of
+// columns and the sum of exp(logit - largest); target_logits (rows), where there is a target
 struct CrossEntropyArgs {
-  Elements x, weight;
+  Elements x, head;
   Indices targets;
   FloatsOut partial, target_logits;
-  int rows, vocab, width, m_tiles;
+  int rows, vocab, depth, group;
 };
-// partial, target_logits, targets -> losses (rows)
+
+// partial, target_logits, targets -> out (rows)
 struct CrossEntropyCombineArgs {
   Floats partial, target_logits;
   Indices targets;
-  FloatsOut losses;
+  FloatsOut out;
   int rows, tiles;
 };

@@ -1,89 +1,88 @@
-// Cross-entropy without logits in memory: loss = log sum exp(x * head^T) - logit of the target. The first kernel leaves the
-// largest logit and the sum of exponentials of each row and tile of 128 tokens, the second combines them.
-// x (T, H) element, weight (V, H) element, targets (T) u32 -> partial (T, ceil(V / 128), 2) f32, target_logits (T) f32;
-//   then losses (T) f32, 0 where the target is 0xffffffff
-// Launch: ceil(V / 128) ceil(T / BM) blocks of 256 threads, BM = 128 or 64; then T blocks of 32 threads.
-// Registers: at most 128. Static shared memory: 0 bytes. Dynamic shared memory: 69648 bytes for BM = 128, 49168 for 64.
-// Bytes: reads ceil(V / 128) (2 T H + 32 T) + ceil(T / BM) 2 V H, writes 32 T ceil(V / 128) + 32 T, a sector for each pair
+// Cross-entropy without logits in memory: loss = log sum exp(x head^T) - logit of the target (spec section 8). The first
+//   kernel leaves the largest logit and the sum of exponentials of each row and tile of 128 tokens, the second combines them.
+// x (T, H) element, head (V, H) element, targets (T) u32 -> partial (ceil(V / 128), T, 2) f32, target_logits (T) f32; then
+//   out (T) f32, 0 where the target is 0xffffffff
+// Launch: ceil(T / M) ceil(V / 128) blocks of 128 threads for M = 128, 64 or 32; then ceil(T / 32) blocks of 256 threads.
+// Registers: at most 255. Static shared memory: 2048 bytes. Dynamic shared memory: 69648 bytes for M = 128, 73744 for 64,
+//   61456 for 32.
+// Bytes: reads ceil(V / 128) (2 T H + 4 T) + ceil(T / M) 2 V H, writes 8 T ceil(V / 128) + a sector per target
 // Bank conflicts: none.
-// Accumulation: f32; a tile's exponentials by lane and butterfly, tiles likewise.
+// Accumulation: f32; a tile's exponentials by lane and butterfly; tiles by warp ascending, warps ascending.
 // Test: gpu_ops::cross_entropy
+#include "activation.cuh"
 #include "gemm.cuh"
 
-constexpr float LOG2_E = 1.44269504f;
-
-template <class T, int BM> __device__ __forceinline__ void cross_entropy(const CrossEntropyArgs& p) {
+template <class T, class Tile> __device__ __forceinline__ void cross_entropy(const CrossEntropyArgs& p) {
   DYNAMIC_SHARED(shared);
-  unsigned char* const memory = shared.take<unsigned char>(SHARED_BYTES<BM>, 128);
-  const int n_tiles = (p.vocab + BN - 1) / BN;
-  const TileIndex tile(p.m_tiles, n_tiles);
-  const TileRows rows = TileRows::of<BM>(tile.m, p.rows, 0);
-  const int n0 = tile.n * BN, wn = threadIdx.x >> 6, lane = threadIdx.x & 31;
-  const auto first = [&](int j) { return wn * 32 + j * 16; };
-  Sums<BM> sums;
-  {
-    const KMajor<T, BM> a(p.x, p.width, [&](int m) {
-      const int row = rows.row(m);
-      return row < 0 ? nullptr : (const T*)p.x + (size_t)row * p.width;
-    });
-    const KMajor<T, BN> b(p.weight, p.width, [&](int n) {
-      return n0 + n < p.vocab ? (const T*)p.weight + (size_t)(n0 + n) * p.width : nullptr;
-    });
-    const bool aligned = p.width % 8 == 0;
-    const auto load = [&](T* to_a, T* to_b, int k) {
-      a.load(to_a, k, aligned);
-      b.load(to_b, k, aligned);
-    };
-    pipeline<T, BM, RowsOfB<T, BM>>(sums, (T*)memory, p.width, load, first);
-  }
-  float* const values = (float*)memory;
-  spread<BM>(sums, values, first);
-  const int count = p.vocab - n0 - 4 * lane;
+  unsigned char* workspace = shared.take<unsigned char>(Tile::SHARED);
+  __shared__ float2 partial[Tile::M];
+  const RowOrder order{p.rows, 0, 0};
+  const Place at = place(order.tiles(Tile::M), (p.vocab + Tile::N - 1) / Tile::N, p.group);
+  const int m = at.m * Tile::M, n = at.n * Tile::N, tid = threadIdx.x;
+  const T *x = (const T*)p.x, *head = (const T*)p.head;
+  RowLoader<T, Tile, Tile::M> a(x, p.depth, [&](int r) { return m + r < p.rows ? x + (size_t)(m + r) * p.depth : nullptr; });
+  RowLoader<T, Tile, Tile::N> b(head, p.depth,
+                                [&](int r) { return n + r < p.vocab ? head + (size_t)(n + r) * p.depth : nullptr; });
+  float sum[Tile::I][Tile::J][4] = {};
+  multiply<T, Tile>((T*)workspace, a, b, (p.depth + Tile::K - 1) / Tile::K, sum);
+  float* sums = (float*)workspace;
+  stage<1>(sum, sums, Tile{});
+
+  // Half a warp takes a row; all of them go through the shuffles.
+  const int c = tid % 16 * 8, real = min(8, p.vocab - n - c);
 #pragma unroll 1
-  for (int m = threadIdx.x / 32; m < BM; m += THREADS / 32) {
-    const int row = rows.row(m);
-    if (row < 0) continue;
-    const float4 at = *(const float4*)(values + m * PITCH + 4 * lane);
-    const float v[4] = {at.x, at.y, at.z, at.w};
-    float most = -INFINITY, sum = 0.f;
+  for (int r = tid / 16; r < Tile::M; r += Tile::THREADS / 16) {
+    const unsigned target = m + r < p.rows ? p.targets[m + r] : 0xffffffffu;
+    float v[8], largest = -INFINITY, total = 0.f;
+    read8(sums + r * Tile::PITCH, c, v);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      if (i < count) most = fmaxf(most, v[i]);
-    most = warp_max(most);
-    // A NaN among the logits is not the largest, but makes the sum a NaN; so do infinities.
+    for (int i = 0; i < 8; i++) {
+      if (i >= real) continue;
+      largest = fmaxf(largest, v[i]);
+      if (target == n + c + i) p.target_logits[m + r] = v[i];
+    }
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      if (i < count) sum += exp2_approx((v[i] - most) * LOG2_E);
-    sum = warp_sum(sum);
-    if (lane == 0) *(float2*)(p.partial + 2 * ((size_t)row * n_tiles + tile.n)) = make_float2(most, sum);
-    const int target = (int)(p.targets[row] - (unsigned)n0);
+    for (int d = 8; d > 0; d >>= 1) largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, d));
+    // v - v is 0, or a NaN where the logit is not finite: the loss then is none either.
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      if (target == 4 * lane + i && i < count) p.target_logits[row] = v[i];
+    for (int i = 0; i < 8; i++)
+      if (i < real) total += exp2_approx((v[i] - largest) * LOG2_E) + (v[i] - v[i]);
+#pragma unroll
+    for (int d = 8; d > 0; d >>= 1) total += __shfl_xor_sync(FULL_WARP, total, d);
+    if (tid % 16 == 0) partial[r] = make_float2(largest, total);
   }
+  __syncthreads();
+  if (tid < Tile::M && m + tid < p.rows) ((float2*)p.partial)[(size_t)at.n * p.rows + m + tid] = partial[tid];
 }
 
-#define KERNELS(rows)                                                                                        \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) cross_entropy_m##rows##_bf16(CrossEntropyArgs p) { \
-    cross_entropy<bf16, rows>(p);                                                                            \
-  }                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) cross_entropy_m##rows##_f16(CrossEntropyArgs p) { \
-    cross_entropy<f16, rows>(p);                                                                             \
-  }
-KERNELS(128)
-KERNELS(64)
+TILE_KERNELS(cross_entropy, CrossEntropyArgs, cross_entropy)
 
-extern "C" __global__ void __launch_bounds__(32) cross_entropy_combine(CrossEntropyCombineArgs p) {
-  const int row = blockIdx.x;
-  if (p.targets[row] == 0xffffffffu) {
-    if (threadIdx.x == 0) p.losses[row] = 0.f;
-    return;
-  }
-  const float2* partial = (const float2*)p.partial + (size_t)row * p.tiles;
+// A block has 32 rows, a warp every eighth tile of them.
+extern "C" __global__ void __launch_bounds__(256) cross_entropy_combine(CrossEntropyCombineArgs p) {
+  __shared__ float largest[8][32], sums[8][32];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row = blockIdx.x * 32 + lane;
+  const float2* partial = (const float2*)p.partial + row;
   float most = -INFINITY, sum = 0.f;
-  for (int i = threadIdx.x; i < p.tiles; i += 32) most = fmaxf(most, partial[i].x);
-  most = warp_max(most);
-  for (int i = threadIdx.x; i < p.tiles; i += 32) sum += partial[i].y * exp2_approx((partial[i].x - most) * LOG2_E);
-  sum = warp_sum(sum);
-  if (threadIdx.x == 0) p.losses[row] = most + logf(sum) - p.target_logits[row];
+  if (row < p.rows) {
+    for (int tile = warp; tile < p.tiles; tile += 8) most = fmaxf(most, partial[(size_t)tile * p.rows].x);
+  }
+  largest[warp][lane] = most;
+  __syncthreads();
+  most = largest[0][lane];
+#pragma unroll
+  for (int w = 1; w < 8; w++) most = fmaxf(most, largest[w][lane]);
+  if (row < p.rows) {
+    for (int tile = warp; tile < p.tiles; tile += 8) {
+      const float2 part = partial[(size_t)tile * p.rows];
+      sum += part.y * exp2_approx((part.x - most) * LOG2_E);
+    }
+  }
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0 || row >= p.rows) return;
+  sum = sums[0][lane];
+#pragma unroll
+  for (int w = 1; w < 8; w++) sum += sums[w][lane];
+  const bool has_target = p.targets[row] != 0xffffffffu;
+  p.out[row] = has_target ? logf(sum) + (most - p.target_logits[row]) : 0.f;
 }

@@ -1,83 +1,75 @@
-// First projections of a gated MLP: out = activation(x * G[kept]^T + g) * (x * U[kept]^T + u) in one kernel (paper section
-// 3.4), gathered rows, with the energies that history wants (paper section 3.2).
-// x (T, H) element, G and U (., H) element, g and u (.) f32 or null, kept (F) u32 or null -> out (T, F) element;
-//   energy (S, F) f32 = mean over samples of out^2, where asked for
-// Launch: ceil(F / 64) ceil(T / BM) blocks of 256 threads, BM = 128 or 64 (with energies floor(BM / B) slots instead of BM rows).
-// Registers: at most 128. Static shared memory: 0 bytes. Dynamic shared memory: 69648 bytes for BM = 128, 49168 for 64.
-// Bytes: reads ceil(F / 64) 2 T H + ceil(T / BM) (4 F H + 8 F), writes 2 T F + 4 S F with energies
+// First projections of a gated MLP in one kernel: out = activation(x G[kept]^T + g) (x U[kept]^T + u) (paper section 3.4).
+// x (T, H) element, G and U (., H) element, g and u (.) f32 or null, kept (C / width) u32 or null -> out (T, C) element,
+//   energy (S, C) f32 = mean over samples of out^2 (paper section 3.2) where asked for
+// Launch: ceil(T / M) ceil(C / 64) blocks of 128 threads for M = 128, 64 or 32; with fused energies ceil(S / floor(M / B))
+//   ceil(C / 64).
+// Registers: at most 255. Static shared memory: 2048 bytes. Dynamic shared memory: 69648 bytes for M = 128, 73744 for 64,
+//   61456 for 32.
+// Bytes: reads ceil(C / 64) 2 T H + ceil(T / M) (4 C H + 8 C / width), writes 2 T C + 4 S C with energies
 // Bank conflicts: none.
 // Accumulation: f32 in the mma, k ascending; energies over samples ascending, of the outputs as rounded.
 // Test: gpu_ops::linear
+#include "activation.cuh"
 #include "gemm.cuh"
 
-// A tile has 64 columns: rows 0 to 63 of its B tile are G's, the others U's. Each warp has 16 columns of both.
-constexpr int COLUMNS = BN / 2;
-
-__device__ __forceinline__ int kept_row(const LinearArgs& p, int j) {
-  if (j >= p.features) return -1;
-  return p.kept ? (int)p.kept[j] : j;
-}
-
-template <class T, int BM> __device__ __forceinline__ void gated_linear(const LinearArgs& p) {
+template <class T, class Tile> __device__ __forceinline__ void gated_linear(const GatedLinearArgs& p) {
+  constexpr int WIDTH = Tile::N / 2;  // output columns of a tile: B's rows are half gate's, half up's
   DYNAMIC_SHARED(shared);
-  unsigned char* const memory = shared.take<unsigned char>(SHARED_BYTES<BM>, 128);
-  const TileIndex tile(p.m_tiles, (p.features + COLUMNS - 1) / COLUMNS);
-  const TileRows rows = TileRows::of<BM>(tile.m, p.rows, p.samples);
-  const int n0 = tile.n * COLUMNS, wn = threadIdx.x >> 6;
-  const auto first = [&](int j) { return j * COLUMNS + wn * 16; };
-  Sums<BM> sums;
-  {
-    const KMajor<T, BM> a(p.x, p.width, [&](int m) {
-      const int row = rows.row(m);
-      return row < 0 ? nullptr : (const T*)p.x + (size_t)row * p.width;
-    });
-    const KMajor<T, BN> b(p.weight, p.width, [&](int n) {
-      const int row = kept_row(p, n0 + n % COLUMNS);
-      return row < 0 ? nullptr : (const T*)(n < COLUMNS ? p.weight : p.up) + (size_t)row * p.width;
-    });
-    const bool aligned = p.width % 8 == 0;
-    const auto load = [&](T* to_a, T* to_b, int k) {
-      a.load(to_a, k, aligned);
-      b.load(to_b, k, aligned);
-    };
-    pipeline<T, BM, RowsOfB<T, BM>>(sums, (T*)memory, p.width, load, first);
+  unsigned char* workspace = shared.take<unsigned char>(Tile::SHARED);
+  __shared__ int rows[Tile::M], counted[Tile::M], weight_rows[WIDTH];
+  __shared__ float bias[Tile::N];
+  const RowOrder order{p.rows, p.samples, p.tokens};
+  const Place at = place(order.tiles(Tile::M), (p.columns + WIDTH - 1) / WIDTH, p.group);
+  const int n = at.n * WIDTH, tid = threadIdx.x;
+  if (tid < Tile::M) {
+    const int row = order.row(at.m, tid, Tile::M);
+    rows[tid] = row;
+    counted[tid] = row >= 0 && (!p.mask || p.mask[row]);
   }
-  float* const values = (float*)memory;
-  spread<BM>(sums, values, first);
-  const int column = threadIdx.x % 16 * 4, count = p.features - n0 - column;
-  float gate_bias[4] = {}, up_bias[4] = {};
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const int row = kept_row(p, n0 + column + i);
-    if (p.bias && row >= 0) gate_bias[i] = p.bias[row];
-    if (p.up_bias && row >= 0) up_bias[i] = p.up_bias[row];
-  }
+  const int weight_row_of = weight_row(p.kept, p.width, n + tid % WIDTH, p.columns);
+  if (tid < WIDTH) weight_rows[tid] = weight_row_of;
+  const float* bias_of = tid < WIDTH ? p.gate_bias : p.up_bias;
+  bias[staged(tid)] = bias_of && weight_row_of >= 0 ? bias_of[weight_row_of] : 0.f;
+  __syncthreads();
+
+  const T* x = (const T*)p.x;
+  RowLoader<T, Tile, Tile::M> a(x, p.depth, [&](int r) { return rows[r] < 0 ? nullptr : x + (size_t)rows[r] * p.depth; });
+  RowLoader<T, Tile, Tile::N> b(p.gate, p.depth, [&](int r) {
+    const int c = staged_column<Tile, 2>(r), row = weight_rows[c % WIDTH];
+    return row < 0 ? nullptr : (const T*)(c < WIDTH ? p.gate : p.up) + (size_t)row * p.depth;
+  });
+  float sum[Tile::I][Tile::J][4] = {};
+  multiply<T, Tile>((T*)workspace, a, b, (p.depth + Tile::K - 1) / Tile::K, sum);
+  float* sums = (float*)workspace;
+  stage<2>(sum, sums, Tile{});
+
+  const int c = tid % 8 * 8;
+  float gate_bias[8], up_bias[8];
+  read8(bias, c, gate_bias);
+  read8(bias, WIDTH + c, up_bias);
 #pragma unroll 1
-  for (int m = threadIdx.x / 16; m < BM; m += THREADS / 16) {
-    const int row = rows.row(m);
-    if (row < 0 || count <= 0) continue;
-    float4& at = *(float4*)(values + m * PITCH + column);
-    const float4 up = *(const float4*)(values + m * PITCH + COLUMNS + column);
-    float v[4] = {at.x, at.y, at.z, at.w};
-    const float u[4] = {up.x, up.y, up.z, up.w};
+  for (int r = tid / 8; r < Tile::M; r += Tile::THREADS / 8) {
+    const int row = rows[r];
+    if (row < 0 || n + c >= p.columns) continue;
+    float v[8], up[8];
+    read8(sums + r * Tile::PITCH, c, v);
+    read8(sums + r * Tile::PITCH, WIDTH + c, up);
 #pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = activate(v[i] + gate_bias[i], p.activation) * (u[i] + up_bias[i]);
-    if (p.out) store4<T>((T*)p.out + (size_t)row * p.features + n0 + column, v, count, p.features % 4 == 0);
-    if (p.energy) {
+    for (int i = 0; i < 8; i++) v[i] += gate_bias[i];
+    activate(p.activation, v);
 #pragma unroll
-      for (int i = 0; i < 4; i++) v[i] = to_float(round_to(T{}, v[i]));
-      at = make_float4(v[0], v[1], v[2], v[3]);
+    for (int i = 0; i < 8; i++) v[i] *= up[i] + up_bias[i];
+    const Vector8<T> rounded = pack8<T>(v);
+    if (p.out) store8((T*)p.out + (size_t)row * p.columns, n + c, p.columns, rounded);
+    if (p.samples) {
+      unpack(rounded, v);
+      write8(sums + r * Tile::PITCH, c, v);
     }
   }
-  if (p.energy) energies(values, rows, n0, COLUMNS, {p.mask, p.energy, p.features});
+  if (p.samples) {
+    __syncthreads();
+    reduce_energy<Tile, WIDTH>(sums, counted, p.mask, order, at.m, n, p.columns, p.energy);
+  }
 }
 
-#define KERNELS(rows)                                                                                        \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) gated_linear_m##rows##_bf16(LinearArgs p) {       \
-    gated_linear<bf16, rows>(p);                                                                             \
-  }                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) gated_linear_m##rows##_f16(LinearArgs p) {        \
-    gated_linear<f16, rows>(p);                                                                              \
-  }
-KERNELS(128)
-KERNELS(64)
+TILE_KERNELS(gated_linear, GatedLinearArgs, gated_linear)

@@ -1,92 +1,102 @@
-// First projections and the head: out = activation(x * W[kept]^T + bias[kept]) * scale (paper section 3.4), gathered rows.
-// x (T, H) element, weight (., H) element, bias (.) f32 or null, kept (F / block) u32 or null -> out (T, F) element or f32;
-//   energy (S, F) f32 = mean over samples of out^2 (paper section 3.2), where asked for
-// Launch: ceil(F / 128) ceil(T / BM) blocks of 256 threads, BM = 128 or 64 (with energies floor(BM / B) slots instead of BM rows).
-// Registers: at most 128. Static shared memory: 0 bytes. Dynamic shared memory: 69648 bytes for BM = 128, 49168 for 64.
-// Bytes: reads ceil(F / 128) 2 T H + ceil(T / BM) (2 F H + 4 F / block), writes 2 T F (logits: 4 T F) + 4 S F with energies
+// First projections and the head: out = activation(x W[kept]^T + bias[kept]) scale (paper section 3.4), gathered rows.
+// x (T, H) element, W (., H) element, bias (.) f32 or null, kept (C / width) u32 or null -> out (T, C) element, energy (S, C)
+//   f32 = mean over samples of out^2 (paper section 3.2) where asked for; logits: out (T, V) f32
+// Launch: ceil(T / M) ceil(C / 128) blocks of 128 threads for M = 128, 64 or 32; with fused energies ceil(S / floor(M / B))
+//   ceil(C / 128).
+// Registers: at most 255. Static shared memory: 2048 bytes. Dynamic shared memory: 69648 bytes for M = 128, 73744 for 64,
+//   61456 for 32.
+// Bytes: reads ceil(C / 128) 2 T H + ceil(T / M) (2 C H + 4 C / width), writes 2 T C (logits: 4 T C) + 4 S C with energies
 // Bank conflicts: none.
 // Accumulation: f32 in the mma, k ascending; energies over samples ascending, of the outputs as rounded.
 // Test: gpu_ops::linear
+#include "activation.cuh"
 #include "gemm.cuh"
 
-// The j-th kept row of the weight, or -1 if it is skipped or there is none.
-__device__ __forceinline__ int kept_row(const LinearArgs& p, int j) {
-  if (j >= p.features) return -1;
-  if (!p.kept) return j;
-  const int at = j / p.block;
-  const unsigned index = p.kept[at];
-  return index == 0xffffffffu ? -1 : (int)index * p.block + j - at * p.block;
-}
-
-template <class T, int BM, bool LOGITS> __device__ __forceinline__ void linear(const LinearArgs& p) {
+template <class T, class Tile> __device__ __forceinline__ void linear(const LinearArgs& p) {
   DYNAMIC_SHARED(shared);
-  unsigned char* const memory = shared.take<unsigned char>(SHARED_BYTES<BM>, 128);
-  const TileIndex tile(p.m_tiles, (p.features + BN - 1) / BN);
-  const TileRows rows = TileRows::of<BM>(tile.m, p.rows, p.samples);
-  const int n0 = tile.n * BN, wn = threadIdx.x >> 6;
-  const auto first = [&](int j) { return wn * 32 + j * 16; };
-  Sums<BM> sums;
-  {
-    const KMajor<T, BM> a(p.x, p.width, [&](int m) {
-      const int row = rows.row(m);
-      return row < 0 ? nullptr : (const T*)p.x + (size_t)row * p.width;
-    });
-    const KMajor<T, BN> b(p.weight, p.width, [&](int n) {
-      const int row = kept_row(p, n0 + n);
-      return row < 0 ? nullptr : (const T*)p.weight + (size_t)row * p.width;
-    });
-    const bool aligned = p.width % 8 == 0;
-    const auto load = [&](T* to_a, T* to_b, int k) {
-      a.load(to_a, k, aligned);
-      b.load(to_b, k, aligned);
-    };
-    pipeline<T, BM, RowsOfB<T, BM>>(sums, (T*)memory, p.width, load, first);
+  unsigned char* workspace = shared.take<unsigned char>(Tile::SHARED);
+  __shared__ int rows[Tile::M], counted[Tile::M], weight_rows[Tile::N];
+  __shared__ float bias[Tile::N];
+  const RowOrder order{p.rows, p.samples, p.tokens};
+  const Place at = place(order.tiles(Tile::M), (p.columns + Tile::N - 1) / Tile::N, p.group);
+  const int n = at.n * Tile::N, tid = threadIdx.x;
+  if (tid < Tile::M) {
+    const int row = order.row(at.m, tid, Tile::M);
+    rows[tid] = row;
+    counted[tid] = row >= 0 && (!p.mask || p.mask[row]);
   }
-  float* const values = (float*)memory;
-  spread<BM>(sums, values, first);
-  const int column = threadIdx.x % 32 * 4, count = p.features - n0 - column;
-  float bias[4] = {};
-  if (p.bias) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int row = kept_row(p, n0 + column + i);
-      if (row >= 0) bias[i] = p.bias[row];
-    }
-  }
+  const int weight_row_of = weight_row(p.kept, p.width, n + tid, p.columns);
+  weight_rows[tid] = weight_row_of;
+  bias[staged(tid)] = p.bias && weight_row_of >= 0 ? p.bias[weight_row_of] : 0.f;
+  __syncthreads();
+
+  const T *x = (const T*)p.x, *weight = (const T*)p.weight;
+  RowLoader<T, Tile, Tile::M> a(x, p.depth, [&](int r) { return rows[r] < 0 ? nullptr : x + (size_t)rows[r] * p.depth; });
+  RowLoader<T, Tile, Tile::N> b(weight, p.depth, [&](int r) {
+    return weight_rows[r] < 0 ? nullptr : weight + (size_t)weight_rows[r] * p.depth;
+  });
+  float sum[Tile::I][Tile::J][4] = {};
+  multiply<T, Tile>((T*)workspace, a, b, (p.depth + Tile::K - 1) / Tile::K, sum);
+  float* sums = (float*)workspace;
+  stage<1>(sum, sums, Tile{});
+
+  const int c = tid % 16 * 8;
+  float bias8[8];
+  read8(bias, c, bias8);
 #pragma unroll 1
-  for (int m = threadIdx.x / 32; m < BM; m += THREADS / 32) {
-    const int row = rows.row(m);
-    if (row < 0 || count <= 0) continue;
-    float4& at = *(float4*)(values + m * PITCH + column);
-    float v[4] = {at.x, at.y, at.z, at.w};
+  for (int r = tid / 16; r < Tile::M; r += Tile::THREADS / 16) {
+    const int row = rows[r];
+    if (row < 0 || n + c >= p.columns) continue;
+    float v[8];
+    read8(sums + r * Tile::PITCH, c, v);
 #pragma unroll
-    for (int i = 0; i < 4; i++) v[i] = activate(v[i] + bias[i], p.activation) * p.scale;
-    const size_t to = (size_t)row * p.features + n0 + column;
-    if (LOGITS) {
-      float* out = (float*)p.out + to;
-      if (p.features % 4 == 0) {
-        *(float4*)out = make_float4(v[0], v[1], v[2], v[3]);
-      } else {
+    for (int i = 0; i < 8; i++) v[i] += bias8[i];
+    activate(p.activation, v);
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-          if (i < count) out[i] = v[i];
-      }
-      continue;
-    }
-    if (p.out) store4<T>((T*)p.out + to, v, count, p.features % 4 == 0);
-    if (p.energy) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) v[i] = to_float(round_to(T{}, v[i]));
-      at = make_float4(v[0], v[1], v[2], v[3]);
+    for (int i = 0; i < 8; i++) v[i] *= p.scale;
+    const Vector8<T> rounded = pack8<T>(v);
+    if (p.out) store8((T*)p.out + (size_t)row * p.columns, n + c, p.columns, rounded);
+    if (p.samples) {
+      unpack(rounded, v);
+      write8(sums + r * Tile::PITCH, c, v);
     }
   }
-  if (!LOGITS && p.energy) energies(values, rows, n0, BN, {p.mask, p.energy, p.features});
+  if (p.samples) {
+    __syncthreads();
+    reduce_energy<Tile, Tile::N>(sums, counted, p.mask, order, at.m, n, p.columns, p.energy);
+  }
 }
 
-#define KERNELS(name, rows, logits)                                                                                       \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) name##_m##rows##_bf16(LinearArgs p) { linear<bf16, rows, logits>(p); } \
-  extern "C" __global__ void __launch_bounds__(THREADS, 2) name##_m##rows##_f16(LinearArgs p) { linear<f16, rows, logits>(p); }
-KERNELS(linear, 128, false)
-KERNELS(linear, 64, false)
-KERNELS(logits, 128, true)
-KERNELS(logits, 64, true)
+template <class T, class Tile> __device__ __forceinline__ void logits(const LogitsArgs& p) {
+  DYNAMIC_SHARED(shared);
+  unsigned char* workspace = shared.take<unsigned char>(Tile::SHARED);
+  const RowOrder order{p.rows, 0, 0};
+  const Place at = place(order.tiles(Tile::M), (p.columns + Tile::N - 1) / Tile::N, p.group);
+  const int m = at.m * Tile::M, n = at.n * Tile::N;
+  const T *x = (const T*)p.x, *head = (const T*)p.head;
+  RowLoader<T, Tile, Tile::M> a(x, p.depth, [&](int r) { return m + r < p.rows ? x + (size_t)(m + r) * p.depth : nullptr; });
+  RowLoader<T, Tile, Tile::N> b(head, p.depth,
+                                [&](int r) { return n + r < p.columns ? head + (size_t)(n + r) * p.depth : nullptr; });
+  float sum[Tile::I][Tile::J][4] = {};
+  multiply<T, Tile>((T*)workspace, a, b, (p.depth + Tile::K - 1) / Tile::K, sum);
+  float* sums = (float*)workspace;
+  stage<1>(sum, sums, Tile{});
+
+  const int c = threadIdx.x % 32 * 4;
+#pragma unroll 4
+  for (int r = threadIdx.x / 32; r < min(Tile::M, p.rows - m); r += Tile::THREADS / 32) {
+    const float4 v = *(const float4*)(sums + r * Tile::PITCH + staged(c));
+    float* out = p.out + (size_t)(m + r) * p.columns + n + c;
+    if (p.columns % 4 == 0) {
+      if (n + c < p.columns) *(float4*)out = v;
+    } else {
+      if (n + c < p.columns) out[0] = v.x;
+      if (n + c + 1 < p.columns) out[1] = v.y;
+      if (n + c + 2 < p.columns) out[2] = v.z;
+      if (n + c + 3 < p.columns) out[3] = v.w;
+    }
+  }
+}
+
+TILE_KERNELS(linear, LinearArgs, linear)
+TILE_KERNELS(logits, LogitsArgs, logits)

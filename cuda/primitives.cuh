@@ -58,6 +58,11 @@ struct Carver {
   extern __shared__ __align__(1024) unsigned char dynamic_shared[]; \
   Carver name(dynamic_shared)
 
+// Two neighbouring floats in one access; as two stores, which the compiler likes to make of a float2, they can conflict.
+PRIMITIVE void store_shared2(float* p, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(p)), "f"(x), "f"(y) : "memory");
+}
+
 // ---- asynchronous copies ---------------------------------------------------------------------------------------------
 // 16 bytes from global to shared memory past L1; the first `bytes` (0 to 16) are read, the others become 0.
 PRIMITIVE void cp_async16(void* dst, const void* src, int bytes) {

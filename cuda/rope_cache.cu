@@ -52,7 +52,7 @@ template <int WIDTH> __device__ __forceinline__ void load_angles(const float* p,
 template <class T, int WIDTH>
 __device__ __forceinline__ void rotate(T* row, T* copy, const float* angles, int heads, int head_dim) {
   const int half = head_dim / 2, pieces = half / WIDTH;
-  // Threads that stand side by side in a head; heads that a block does at once. A head wider than the block is done in turns.
+  // Threads side by side in a head, and heads at once; a head that is wider than the block is done in turns.
   const int side = min(pieces, THREADS), at_once = THREADS / side, first = threadIdx.x / side;
   if (first >= at_once) return;
   for (int piece = threadIdx.x % side; piece < pieces; piece += side) {

@@ -65,21 +65,53 @@ pub struct ProbeGatherArgs {
 pub struct LinearArgs {
     pub(crate) x: Elements,
     pub(crate) weight: Elements,
-    pub(crate) up: Elements,
     pub(crate) bias: Floats,
-    pub(crate) up_bias: Floats,
     pub(crate) kept: Indices,
-    pub(crate) out: ElementsOut,
     pub(crate) mask: Indices,
+    pub(crate) out: ElementsOut,
     pub(crate) energy: FloatsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) features: ::std::os::raw::c_int,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) depth: ::std::os::raw::c_int,
     pub(crate) width: ::std::os::raw::c_int,
-    pub(crate) block: ::std::os::raw::c_int,
-    pub(crate) activation: ::std::os::raw::c_int,
+    pub(crate) group: ::std::os::raw::c_int,
     pub(crate) samples: ::std::os::raw::c_int,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) activation: ::std::os::raw::c_int,
     pub(crate) scale: f32,
-    pub(crate) m_tiles: ::std::os::raw::c_int,
+    pub(crate) unused: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct GatedLinearArgs {
+    pub(crate) x: Elements,
+    pub(crate) gate: Elements,
+    pub(crate) up: Elements,
+    pub(crate) gate_bias: Floats,
+    pub(crate) up_bias: Floats,
+    pub(crate) kept: Indices,
+    pub(crate) mask: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) energy: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) depth: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) samples: ::std::os::raw::c_int,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) activation: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct LogitsArgs {
+    pub(crate) x: Elements,
+    pub(crate) head: Elements,
+    pub(crate) out: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) depth: ::std::os::raw::c_int,
+    pub(crate) group: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -91,11 +123,11 @@ pub struct ProjectArgs {
     pub(crate) residual: Elements,
     pub(crate) out: ElementsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) depth: ::std::os::raw::c_int,
     pub(crate) width: ::std::os::raw::c_int,
-    pub(crate) block: ::std::os::raw::c_int,
-    pub(crate) m_tiles: ::std::os::raw::c_int,
-    pub(crate) padding: ::std::os::raw::c_int,
+    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) unused: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -279,14 +311,14 @@ pub struct MomentsArgs {
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
 pub struct CrossEntropyArgs {
     pub(crate) x: Elements,
-    pub(crate) weight: Elements,
+    pub(crate) head: Elements,
     pub(crate) targets: Indices,
     pub(crate) partial: FloatsOut,
     pub(crate) target_logits: FloatsOut,
     pub(crate) rows: ::std::os::raw::c_int,
     pub(crate) vocab: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
-    pub(crate) m_tiles: ::std::os::raw::c_int,
+    pub(crate) depth: ::std::os::raw::c_int,
+    pub(crate) group: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -294,7 +326,7 @@ pub struct CrossEntropyCombineArgs {
     pub(crate) partial: Floats,
     pub(crate) target_logits: Floats,
     pub(crate) targets: Indices,
-    pub(crate) losses: FloatsOut,
+    pub(crate) out: FloatsOut,
     pub(crate) rows: ::std::os::raw::c_int,
     pub(crate) tiles: ::std::os::raw::c_int,
 }

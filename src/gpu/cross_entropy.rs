@@ -1,20 +1,23 @@
 //! Cross-entropy of the head's logits, which are never stored.
 
 use super::{
-    Activations, Driver, Geometry, Gpu, Indices, Kernel, PerDtype, Statistics,
+    Activations, Driver, Geometry, Gpu, Indices, Kernel, Statistics,
     args::{CrossEntropyArgs, CrossEntropyCombineArgs},
-    linear::Tiling,
+    linear::{PerTile, TILE_COLUMNS, Tile},
     per_dtype,
 };
 use crate::backend::{Linear, WeightUse};
 
-const CROSS_ENTROPY: [PerDtype; 2] =
-    [per_dtype!("cross_entropy", "cross_entropy_m128"), per_dtype!("cross_entropy", "cross_entropy_m64")];
+const CROSS_ENTROPY: PerTile = [
+    per_dtype!("cross_entropy"),
+    per_dtype!("cross_entropy", "cross_entropy_64"),
+    per_dtype!("cross_entropy", "cross_entropy_32"),
+];
 const COMBINE: Kernel = Kernel { module: "cross_entropy", name: "cross_entropy_combine" };
 
-/// Floats of scratch for so many rows: a pair for each tile of 128 tokens, and the target's logit.
+/// Floats of scratch for so many rows: two per row and tile of columns, and the target's logit.
 pub fn scratch(rows: usize, vocab_size: usize) -> usize {
-    rows * (2 * vocab_size.div_ceil(128) + 1)
+    rows * (2 * vocab_size.div_ceil(TILE_COLUMNS) + 1)
 }
 
 impl<D: Driver> Gpu<D> {
@@ -27,33 +30,33 @@ impl<D: Driver> Gpu<D> {
         scratch: &Statistics<D>,
         out: &Statistics<D>,
     ) {
-        let tiles = head.out_features.div_ceil(128);
-        let tiling = Tiling::new(rows, tiles, None, self.driver.multiprocessors());
-        let tiling = tiling.expect("any rows can be cut into tiles");
-        let (targets, partial) = (self.words(targets), self.floats(scratch));
-        let target_logits = partial + (rows * 2 * tiles * 4) as u64;
+        debug_assert!(head.bias.is_none() && head.weight.usage == WeightUse::Rows);
+        let tiles = head.out_features.div_ceil(TILE_COLUMNS);
+        let tile = Tile::choose(rows, head.out_features, TILE_COLUMNS, self.driver.multiprocessors());
+        let (partial, targets) = (self.floats(scratch), self.words(targets));
+        let target_logits = partial + (rows * tiles * 2 * 4) as u64;
         let arguments = CrossEntropyArgs {
             x: self.elements(x),
-            weight: self.weight_of(head, WeightUse::Rows),
+            head: self.address(&head.weight.buffer),
             targets,
             partial,
             target_logits,
             rows: rows as i32,
             vocab: head.out_features as i32,
-            width: head.in_features as i32,
-            m_tiles: tiling.m_tiles as i32,
+            depth: head.in_features as i32,
+            group: tile.group(),
         };
-        self.launch(self.of_dtype(CROSS_ENTROPY[tiling.which]), tiling.geometry(), &arguments);
-        let (rows, tiles) = (rows as i32, tiles as i32);
+        let geometry = tile.geometry(rows.div_ceil(tile.rows()), tiles);
+        self.launch(self.of_dtype(CROSS_ENTROPY[tile as usize]), geometry, &arguments);
         let arguments = CrossEntropyCombineArgs {
             partial,
             target_logits,
             targets,
-            losses: self.floats(out),
-            rows,
-            tiles,
+            out: self.floats(out),
+            rows: rows as i32,
+            tiles: tiles as i32,
         };
-        let geometry = Geometry { grid: [rows as u32, 1, 1], threads: 32, shared: 0 };
+        let geometry = Geometry { grid: [rows.div_ceil(32) as u32, 1, 1], threads: 256, shared: 0 };
         self.launch(COMBINE, geometry, &arguments);
     }
 }

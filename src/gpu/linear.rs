@@ -3,7 +3,7 @@
 
 use super::{
     Activations, Driver, Geometry, Gpu, Indices, PerDtype, Statistics,
-    args::{LinearArgs, ProjectArgs},
+    args::{GatedLinearArgs, LinearArgs, LogitsArgs, ProjectArgs},
     gemv, per_dtype,
 };
 use crate::{
@@ -11,70 +11,89 @@ use crate::{
     config::Activation,
 };
 
-/// Kernels of a product by rows of their tiles.
-type ByTile = [(usize, PerDtype); 2];
+/// One kernel per [`Tile`].
+pub(super) type PerTile = [PerDtype; 3];
 
-const LINEAR: ByTile = [(128, per_dtype!("linear", "linear_m128")), (64, per_dtype!("linear", "linear_m64"))];
-const LOGITS: ByTile = [(128, per_dtype!("linear", "logits_m128")), (64, per_dtype!("linear", "logits_m64"))];
-const GATED_LINEAR: ByTile = [
-    (128, per_dtype!("gated_linear", "gated_linear_m128")),
-    (64, per_dtype!("gated_linear", "gated_linear_m64")),
+const LINEAR: PerTile =
+    [per_dtype!("linear"), per_dtype!("linear", "linear_64"), per_dtype!("linear", "linear_32")];
+const GATED_LINEAR: PerTile = [
+    per_dtype!("gated_linear"),
+    per_dtype!("gated_linear", "gated_linear_64"),
+    per_dtype!("gated_linear", "gated_linear_32"),
 ];
-const PROJECT: ByTile =
-    [(128, per_dtype!("project", "project_m128")), (64, per_dtype!("project", "project_m64"))];
+const LOGITS: PerTile =
+    [per_dtype!("linear", "logits"), per_dtype!("linear", "logits_64"), per_dtype!("linear", "logits_32")];
+const PROJECT: PerTile =
+    [per_dtype!("project"), per_dtype!("project", "project_64"), per_dtype!("project", "project_32")];
 
-/// How a product is cut into tiles.
+/// Output columns of a tile; gated products, whose tiles hold rows of two weights, have half.
+pub(super) const TILE_COLUMNS: usize = 128;
+
+/// Rows of a block's tile (`Tile` in cuda/gemm.cuh).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tiling {
-    /// Kernels with this many rows to a tile: index into a [`ByTile`].
-    pub which: usize,
-    /// Tiles along the rows.
-    pub m_tiles: usize,
-    /// Samples of each slot that share a tile, for energies; 0 without.
-    pub samples: usize,
-    geometry: Geometry,
+pub(super) enum Tile {
+    Rows128,
+    Rows64,
+    Rows32,
 }
 
-impl Tiling {
-    /// The tiling with the least time: rounds that a device of so many multiprocessors, two tiles on each, takes, times
-    /// what a tile of 128 or 64 rows costs. With `grid`, only tilings that have all samples of their slots.
-    pub(super) fn new(rows: usize, n_tiles: usize, grid: Option<Grid>, multiprocessors: u32) -> Option<Self> {
-        // Smaller tiles use what they load less often.
-        const COST: [usize; 2] = [100, 58];
-        let at_once = 2 * multiprocessors as usize;
-        let tiling = |(which, &(tile_rows, _)): (usize, &(usize, PerDtype))| {
-            let (m_tiles, samples) = match grid {
-                None => (rows.div_ceil(tile_rows), 0),
-                Some(Grid { samples, tokens }) => {
-                    let slots = tile_rows / samples;
-                    // A tile that is left empty in part costs as much as a full one: a pass of its own is cheaper.
-                    if slots * samples * 100 < tile_rows * 95 {
-                        return None;
-                    }
-                    (tokens.div_ceil(slots), samples)
-                }
-            };
-            let shared = shared_bytes(tile_rows);
-            let geometry = Geometry { grid: [(m_tiles * n_tiles) as u32, 1, 1], threads: 256, shared };
-            let cost = (m_tiles * n_tiles).div_ceil(at_once) * COST[which];
-            Some((cost, Self { which, m_tiles, samples, geometry }))
+impl Tile {
+    const ALL: [Self; 3] = [Self::Rows128, Self::Rows64, Self::Rows32];
+
+    pub(super) fn rows(self) -> usize {
+        [128, 64, 32][self as usize]
+    }
+
+    /// The tile with which the busiest multiprocessor is done first. A smaller one has more blocks but takes longer per
+    /// row, because each sum costs it more traffic between shared memory and the tensor cores.
+    pub(super) fn choose(rows: usize, columns: usize, tile_columns: usize, multiprocessors: u32) -> Self {
+        const TIME_PER_ROW: [usize; 3] = [20, 23, 33];
+        let time = |tile: &Self| {
+            let blocks = rows.div_ceil(tile.rows()) * columns.div_ceil(tile_columns);
+            blocks.div_ceil(multiprocessors.max(1) as usize) * tile.rows() * TIME_PER_ROW[*tile as usize]
         };
-        LINEAR.iter().enumerate().filter_map(tiling).min_by_key(|(cost, _)| *cost).map(|(_, tiling)| tiling)
+        Self::ALL.into_iter().min_by_key(time).expect("there are three")
     }
 
-    pub(super) fn geometry(&self) -> Geometry {
-        self.geometry
+    /// Geometry for so many tiles: 128 threads; the ring of stages and the staged sums share dynamic memory.
+    pub(super) fn geometry(self, row_tiles: usize, column_tiles: usize) -> Geometry {
+        let stages = [4, 6, 6][self as usize];
+        let ring = stages * (self.rows() + 128) * 32 * 2;
+        let sums = self.rows() * (128 + 8) * 4;
+        Geometry {
+            grid: [(row_tiles * column_tiles) as u32, 1, 1],
+            threads: 128,
+            shared: (ring.max(sums) + 16) as u32,
+        }
+    }
+
+    /// Row tiles that a group of blocks goes down: as many rows as a wave of blocks has columns, about.
+    pub(super) fn group(self) -> i32 {
+        (2048 / self.rows()) as i32
+    }
+
+    /// Row tiles where each holds whole slots of all samples, so that energies come from the product itself; `None`
+    /// where that would leave more than a twentieth of the work idle.
+    fn slot_tiles(self, grid: Grid) -> Option<usize> {
+        let slots = self.rows() / grid.samples;
+        let tiles = grid.tokens.checked_div(slots)? + usize::from(grid.tokens % slots != 0);
+        (tiles * 95 <= grid.rows().div_ceil(self.rows()) * 100).then_some(tiles)
     }
 }
 
-/// Dynamic shared memory of a tile: a ring of four stages, or the sums as floats. See `cuda/gemm.cuh`.
-fn shared_bytes(tile_rows: usize) -> u32 {
-    let (ring, sums) = (4 * (tile_rows + 128) * 32 * 2, tile_rows * 136 * 4);
-    (ring.max(sums) + 16) as u32
+/// What a product does about energies.
+struct Energies {
+    row_tiles: usize,
+    /// Arguments: 0 for rows in order.
+    samples: i32,
+    tokens: i32,
+    mask: u64,
+    energy: u64,
+    /// 0 where the product stays unwritten.
+    out: u64,
 }
 
-/// The numbers of `cuda/activation.cuh`.
-pub(super) fn activation_number(activation: Option<Activation>) -> i32 {
+fn code(activation: Option<Activation>) -> i32 {
     match activation {
         None => 0,
         Some(Activation::Silu) => 1,
@@ -82,11 +101,6 @@ pub(super) fn activation_number(activation: Option<Activation>) -> i32 {
         Some(Activation::Gelu) => 3,
         Some(Activation::GeluTanh) => 4,
     }
-}
-
-/// Kept rows (columns of a last projection), of `all`.
-pub(super) fn kept_len<I>(kept: Option<KeptBlocks<'_, I>>, all: usize) -> usize {
-    kept.map_or(all, |kept| kept.channels())
 }
 
 impl<D: Driver> Gpu<D> {
@@ -101,26 +115,37 @@ impl<D: Driver> Gpu<D> {
         energy: Option<EnergyOf<'_, Self>>,
         out: &Activations<D>,
     ) {
-        let features = kept_len(kept, projection.out_features);
+        debug_assert_eq!(projection.weight.usage, WeightUse::Rows);
+        let columns = kept.map_or(projection.out_features, |kept| kept.channels());
         if rows <= gemv::MAX_ROWS {
             self.linear_gemv(x, rows, projection, kept, activation, scale, out);
-            return self.energy_pass(features, energy, out);
+            return self.separate_energy(0, columns, energy, out);
         }
+        let tile = Tile::choose(rows, columns, TILE_COLUMNS, self.driver.multiprocessors());
+        let Energies { row_tiles, samples, tokens, mask, energy: to, out: product } =
+            self.energies(tile, rows, energy.as_ref(), out);
         let arguments = LinearArgs {
             x: self.elements(x),
-            weight: self.weight_of(projection, WeightUse::Rows),
+            weight: self.address(&projection.weight.buffer),
             bias: self.optional_floats(projection.bias.as_ref()),
-            kept: kept.map_or(0, |kept| self.words(&kept.set.indices)),
-            out: self.elements(out),
+            kept: self.optional_words(kept.map(|kept| &kept.set.indices)),
+            mask,
+            out: product,
+            energy: to,
             rows: rows as i32,
-            features: features as i32,
-            width: projection.in_features as i32,
-            block: kept.map_or(1, |kept| kept.width) as i32,
-            activation: activation_number(activation),
+            columns: columns as i32,
+            depth: projection.in_features as i32,
+            width: kept.map_or(1, |kept| kept.width as i32),
+            group: tile.group(),
+            samples,
+            tokens,
+            activation: code(activation),
             scale,
-            ..LinearArgs::default()
+            unused: 0,
         };
-        self.launch_first(LINEAR, arguments, features.div_ceil(128), energy, out);
+        let geometry = tile.geometry(row_tiles, columns.div_ceil(TILE_COLUMNS));
+        self.launch(self.of_dtype(LINEAR[tile as usize]), geometry, &arguments);
+        self.separate_energy(samples, columns, energy, out);
     }
 
     pub(super) fn gated_linear_kernel(
@@ -134,62 +159,82 @@ impl<D: Driver> Gpu<D> {
         energy: Option<EnergyOf<'_, Self>>,
         out: &Activations<D>,
     ) {
-        debug_assert!(kept.is_none_or(|kept| kept.width == 1), "a gated MLP is pruned by channels");
-        let features = kept_len(kept, gate.out_features);
+        debug_assert_eq!((gate.out_features, gate.in_features), (up.out_features, up.in_features));
+        debug_assert_eq!([gate.weight.usage, up.weight.usage], [WeightUse::Rows; 2]);
+        let columns = kept.map_or(gate.out_features, |kept| kept.channels());
         if rows <= gemv::MAX_ROWS {
             self.gated_linear_gemv(x, rows, gate, up, kept, activation, out);
-            return self.energy_pass(features, energy, out);
+            return self.separate_energy(0, columns, energy, out);
         }
-        let arguments = LinearArgs {
+        let tile = Tile::choose(rows, columns, TILE_COLUMNS / 2, self.driver.multiprocessors());
+        let Energies { row_tiles, samples, tokens, mask, energy: to, out: product } =
+            self.energies(tile, rows, energy.as_ref(), out);
+        let arguments = GatedLinearArgs {
             x: self.elements(x),
-            weight: self.weight_of(gate, WeightUse::Rows),
-            up: self.weight_of(up, WeightUse::Rows),
-            bias: self.optional_floats(gate.bias.as_ref()),
+            gate: self.address(&gate.weight.buffer),
+            up: self.address(&up.weight.buffer),
+            gate_bias: self.optional_floats(gate.bias.as_ref()),
             up_bias: self.optional_floats(up.bias.as_ref()),
-            kept: kept.map_or(0, |kept| self.words(&kept.set.indices)),
-            out: self.elements(out),
+            kept: self.optional_words(kept.map(|kept| &kept.set.indices)),
+            mask,
+            out: product,
+            energy: to,
             rows: rows as i32,
-            features: features as i32,
-            width: gate.in_features as i32,
-            block: 1,
-            activation: activation_number(Some(activation)),
-            scale: 1.0,
-            ..LinearArgs::default()
+            columns: columns as i32,
+            depth: gate.in_features as i32,
+            width: kept.map_or(1, |kept| kept.width as i32),
+            group: tile.group(),
+            samples,
+            tokens,
+            activation: code(Some(activation)),
         };
-        self.launch_first(GATED_LINEAR, arguments, features.div_ceil(64), energy, out);
+        let geometry = tile.geometry(row_tiles, columns.div_ceil(TILE_COLUMNS / 2));
+        self.launch(self.of_dtype(GATED_LINEAR[tile as usize]), geometry, &arguments);
+        self.separate_energy(samples, columns, energy, out);
     }
 
-    /// Launches a first projection, with its energies in the epilogue where tiles can have all samples of their slots.
-    fn launch_first(
+    /// How a product with this tile leaves its energies: in its epilogue, or to [`Self::separate_energy`].
+    fn energies(
         &self,
-        kernels: ByTile,
-        mut arguments: LinearArgs,
-        n_tiles: usize,
+        tile: Tile,
+        rows: usize,
+        energy: Option<&EnergyOf<'_, Self>>,
+        out: &Activations<D>,
+    ) -> Energies {
+        let out = self.elements(out);
+        let in_order = Energies {
+            row_tiles: rows.div_ceil(tile.rows()),
+            samples: 0,
+            tokens: 0,
+            mask: 0,
+            energy: 0,
+            out,
+        };
+        let Some(energy) = energy else { return in_order };
+        debug_assert_eq!(energy.grid.rows(), rows);
+        let Some(row_tiles) = tile.slot_tiles(energy.grid) else { return in_order };
+        Energies {
+            row_tiles,
+            samples: energy.grid.samples as i32,
+            tokens: energy.grid.tokens as i32,
+            mask: self.optional_words(energy.mask),
+            energy: self.floats(energy.out),
+            out: if energy.alone { 0 } else { out },
+        }
+    }
+
+    /// The energies of a product that did not leave them itself (`samples` of its arguments is 0).
+    fn separate_energy(
+        &self,
+        samples: i32,
+        columns: usize,
         energy: Option<EnergyOf<'_, Self>>,
         out: &Activations<D>,
     ) {
-        let (rows, features) = (arguments.rows as usize, arguments.features as usize);
-        let sms = self.driver.multiprocessors();
-        let fused = energy.as_ref().and_then(|energy| Tiling::new(rows, n_tiles, Some(energy.grid), sms));
-        let plain = || Tiling::new(rows, n_tiles, None, sms).expect("any rows can be cut into tiles");
-        let tiling = fused.unwrap_or_else(plain);
-        arguments.m_tiles = tiling.m_tiles as i32;
-        arguments.samples = tiling.samples as i32;
-        if let (Some(energy), Some(_)) = (&energy, fused) {
-            arguments.energy = self.floats(energy.out);
-            arguments.mask = self.optional_words(energy.mask);
-            if energy.alone {
-                arguments.out = 0;
-            }
-        }
-        self.launch(self.of_dtype(kernels[tiling.which].1), tiling.geometry, &arguments);
-        self.energy_pass(features, energy.filter(|_| fused.is_none()), out);
-    }
-
-    /// Energies by a kernel of their own.
-    fn energy_pass(&self, features: usize, energy: Option<EnergyOf<'_, Self>>, product: &Activations<D>) {
-        if let Some(EnergyOf { grid, mask, out, alone: _ }) = energy {
-            self.energy_kernel(product, grid, features, mask, out);
+        if let Some(EnergyOf { grid, mask, out: to, .. }) = energy
+            && samples == 0
+        {
+            self.energy_kernel(out, grid, columns, mask, to);
         }
     }
 
@@ -200,26 +245,23 @@ impl<D: Driver> Gpu<D> {
         head: &Linear<Self>,
         out: &Statistics<D>,
     ) {
+        debug_assert!(head.bias.is_none() && head.weight.usage == WeightUse::Rows);
         if rows <= gemv::MAX_ROWS {
             return self.logits_gemv(x, rows, head, out);
         }
-        let n_tiles = head.out_features.div_ceil(128);
-        let tiling = Tiling::new(rows, n_tiles, None, self.driver.multiprocessors());
-        let tiling = tiling.expect("any rows can be cut into tiles");
-        let arguments = LinearArgs {
+        let columns = head.out_features;
+        let tile = Tile::choose(rows, columns, TILE_COLUMNS, self.driver.multiprocessors());
+        let arguments = LogitsArgs {
             x: self.elements(x),
-            weight: self.weight_of(head, WeightUse::Rows),
-            bias: self.optional_floats(head.bias.as_ref()),
+            head: self.address(&head.weight.buffer),
             out: self.floats(out),
             rows: rows as i32,
-            features: head.out_features as i32,
-            width: head.in_features as i32,
-            block: 1,
-            scale: 1.0,
-            m_tiles: tiling.m_tiles as i32,
-            ..LinearArgs::default()
+            columns: columns as i32,
+            depth: head.in_features as i32,
+            group: tile.group(),
         };
-        self.launch(self.of_dtype(LOGITS[tiling.which].1), tiling.geometry, &arguments);
+        let geometry = tile.geometry(rows.div_ceil(tile.rows()), columns.div_ceil(TILE_COLUMNS));
+        self.launch(self.of_dtype(LOGITS[tile as usize]), geometry, &arguments);
     }
 
     pub(super) fn project_kernel(
@@ -232,33 +274,28 @@ impl<D: Driver> Gpu<D> {
         residual: Option<&Activations<D>>,
         out: &Activations<D>,
     ) {
+        debug_assert_eq!(projection.weight.usage, WeightUse::Columns);
         if rows <= gemv::MAX_ROWS {
             return self.project_gemv(a, rows, projection, kept, bias, residual, out);
         }
-        let width = projection.out_features;
-        let tiling = Tiling::new(rows, width.div_ceil(128), None, self.driver.multiprocessors());
-        let tiling = tiling.expect("any rows can be cut into tiles");
+        let columns = projection.out_features;
+        let tile = Tile::choose(rows, columns, TILE_COLUMNS, self.driver.multiprocessors());
         let arguments = ProjectArgs {
             a: self.elements(a),
-            weight: self.weight_of(projection, WeightUse::Columns),
-            kept: kept.map_or(0, |kept| self.words(&kept.set.indices)),
+            weight: self.address(&projection.weight.buffer),
+            kept: self.optional_words(kept.map(|kept| &kept.set.indices)),
             bias: self.optional_floats(bias),
             residual: residual.map_or(0, |residual| self.elements(residual)),
             out: self.elements(out),
             rows: rows as i32,
-            channels: kept_len(kept, projection.in_features) as i32,
-            width: width as i32,
-            block: kept.map_or(1, |kept| kept.width) as i32,
-            m_tiles: tiling.m_tiles as i32,
-            padding: 0,
+            columns: columns as i32,
+            depth: kept.map_or(projection.in_features, |kept| kept.channels()) as i32,
+            width: kept.map_or(1, |kept| kept.width as i32),
+            group: tile.group(),
+            unused: 0,
         };
-        self.launch(self.of_dtype(PROJECT[tiling.which].1), tiling.geometry, &arguments);
-    }
-
-    /// The address of a projection's weight, which has to be stored for this use.
-    pub(super) fn weight_of(&self, projection: &Linear<Self>, usage: WeightUse) -> u64 {
-        debug_assert_eq!(projection.weight.usage, usage, "weights are stored as they are used");
-        self.address(&projection.weight.buffer)
+        let geometry = tile.geometry(rows.div_ceil(tile.rows()), columns.div_ceil(TILE_COLUMNS));
+        self.launch(self.of_dtype(PROJECT[tile as usize]), geometry, &arguments);
     }
 }
 
@@ -267,22 +304,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_fill_the_device() {
-        let rows_of = |rows, n_tiles| LINEAR[Tiling::new(rows, n_tiles, None, 132).unwrap().which].0;
-        assert_eq!(rows_of(20_480, 49), 128);
-        // A probe of 512 rows: 4 × 32 tiles leave half of the places empty, 8 × 32 fill them.
-        assert_eq!(rows_of(512, 32), 64);
-        assert_eq!(rows_of(1, 86), 64);
+    fn tiles_shrink_until_the_machine_is_full() {
+        let choose = |rows, columns| Tile::choose(rows, columns, TILE_COLUMNS, 108);
+        assert_eq!(choose(20480, 4096), Tile::Rows128);
+        assert_eq!(choose(512, 11008), Tile::Rows128);
+        assert_eq!(choose(256, 4096), Tile::Rows64);
+        assert_eq!(choose(100, 4096), Tile::Rows32);
+        assert_eq!(choose(1, 32000), Tile::Rows32);
     }
 
     #[test]
-    fn tiles_have_all_samples_of_a_slot_or_leave_energies_to_another_kernel() {
-        let tiling = |samples, tokens| Tiling::new(samples * tokens, 4, Some(Grid { samples, tokens }), 132);
-        let samples_of = |tiling: Tiling| (tiling.samples, tiling.m_tiles, LINEAR[tiling.which].0);
-        assert_eq!(tiling(1, 512).map(samples_of), Some((1, 8, 64)));
-        assert_eq!(tiling(3, 42).map(samples_of), Some((3, 2, 64)));
-        // 6 × 20 of 128 rows.
-        assert_eq!(tiling(20, 1024), None);
-        assert_eq!(tiling(200, 8), None);
+    fn energies_are_fused_where_samples_fill_the_tiles() {
+        let tiles = |samples, tokens| Tile::Rows128.slot_tiles(Grid { samples, tokens });
+        assert_eq!(tiles(1, 300), Some(3));
+        assert_eq!(tiles(4, 125), Some(4));
+        assert_eq!(tiles(3, 1024), Some(25));
+        assert_eq!(tiles(20, 1024), None);
+        assert_eq!(tiles(127, 5), Some(5));
+        assert_eq!(tiles(129, 5), None);
     }
 }

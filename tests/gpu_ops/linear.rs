@@ -145,9 +145,9 @@ impl Case for LinearCase {
             let sum: f64 = (0..samples).filter(real).map(|b| out[(b * tokens + s) * width + c].powi(2)).sum();
             sum / ((0..samples).filter(real).count() as f64 + if self.mask { 1e-3 } else { 0.0 })
         });
-        // Squares of outputs up to 5 rms, each rounded once; the rms of energies is near that of the outputs squared.
+        // Each output is rounded once, which its square feels twice; the largest energy is up to 40 rms.
         let energies =
-            Expected::Floats { values: energy.collect(), tolerance: 40.0 * unit_roundoff(self.dtype) + 1e-5 };
+            Expected::Floats { values: energy.collect(), tolerance: 80.0 * unit_roundoff(self.dtype) + 1e-5 };
         let outputs = Expected::Floats {
             values: out,
             tolerance: if self.kind == Kind::Logits { 1e-5 } else { 2.0 * tolerance(self.dtype) },
@@ -240,11 +240,11 @@ fn products_move_what_their_headers_say() {
     let keep = Keep::Blocks { len: f, width: 1 };
     // The emulated device has 4 multiprocessors: 128 rows to a tile.
     let linear = LinearCase::new(Kind::Linear, GpuDtype::Bf16, t, [1024, h], keep.clone());
-    check_traffic(&linear, "linear_m128", f / 128 * 2 * t * h + t / 128 * (2 * f * h + 4 * f), 2 * t * f);
+    check_traffic(&linear, "linear", f / 128 * 2 * t * h + t / 128 * (2 * f * h + 4 * f), 2 * t * f);
     let logits = LinearCase::new(Kind::Logits, GpuDtype::Bf16, t, [f, h], Keep::Dense);
-    check_traffic(&logits, "logits_m128", f / 128 * 2 * t * h + t / 128 * 2 * f * h, 4 * t * f);
+    check_traffic(&logits, "logits", f / 128 * 2 * t * h + t / 128 * 2 * f * h, 4 * t * f);
     let gated = LinearCase::new(Kind::Gated, GpuDtype::Bf16, t, [1024, h], keep);
     let gated = LinearCase { energy: Some(false), ..gated };
     let read = f / 64 * 2 * t * h + t / 128 * (4 * f * h + 8 * f);
-    check_traffic(&gated, "gated_linear_m128", read, 2 * t * f + 4 * t * f);
+    check_traffic(&gated, "gated_linear", read, 2 * t * f + 4 * t * f);
 }

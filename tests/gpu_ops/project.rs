@@ -118,7 +118,7 @@ fn project_moves_what_its_header_says() {
     let kept = tiles * c / 2 * 32;
     check_traffic(
         &case,
-        "project_m128",
+        "project",
         h / 128 * 2 * t * c + t / 128 * (2 * c * h + 4 * h) + kept + 2 * t * h,
         2 * t * h,
     );

@@ -109,12 +109,13 @@ impl Case for RopeCase {
             cache,
         };
         gpu.place_qkv(&mut q, &mut k, &v, placement);
-        let outputs =
-            [(&q, &input.q), (&k, &input.k), (&v, &input.v), (&keys, &input.keys), (&values, &input.values)];
-        outputs
-            .into_iter()
-            .map(|(x, from)| Ok(Output::Floats(gpu.download_activations(x, from.len())?)))
-            .collect()
+        let mut outputs = Vec::new();
+        for (x, from) in
+            [(&q, &input.q), (&k, &input.k), (&v, &input.v), (&keys, &input.keys), (&values, &input.values)]
+        {
+            outputs.push(Output::Floats(gpu.download_activations(x, from.len())?));
+        }
+        Ok(outputs)
     }
 
     fn expected(&self) -> Vec<Expected> {

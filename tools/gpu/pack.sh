@@ -29,35 +29,38 @@ flock 9
 ln -sfn "$root" "$source"
 
 # A build folder of its own: cargo would take what it built in the real folder for this.
-export CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=debuginfo
+export CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols
 
-# name in bin/, cargo's arguments
+# name in bin/, cargo's name for it, cargo's arguments
 build() {
   local program
-  program=$(cargo "${@:2}" --locked --message-format=json-render-diagnostics \
+  program=$(cargo "${@:3}" --locked --message-format=json-render-diagnostics \
     --manifest-path "$source/Cargo.toml" --target-dir "$root/target/gpu-build" | python3 -c '
 import json, sys
 for line in sys.stdin:
     message = json.loads(line)
-    if message["reason"] == "compiler-artifact" and message["executable"]:
-        program = message["executable"]
-print(program)')
+    if message["reason"] == "compiler-artifact" and message["target"]["name"] == sys.argv[1] and message["executable"]:
+        print(message["executable"])' "$2")
   cp "$program" "$out/bin/$1"
 }
 
-build probeprune build --release --bin probeprune
-build conformance_gpu build --release -p ptx-emu --features gpu --example conformance_gpu
+build probeprune probeprune build --release --bin probeprune
+build conformance_gpu conformance_gpu build --release -p ptx-emu --features gpu --example conformance_gpu
 for test in gpu_ops gpu gpu_model; do
   if [[ -e tests/$test.rs || -e tests/$test/main.rs ]]; then
-    build $test test --release --test $test --no-run
+    build $test $test test --release --test $test --no-run
   fi
 done
 for bench in benches/*.rs; do
   bench=$(basename "$bench" .rs)
-  build "bench-$bench" bench --bench "$bench" --no-run
+  [[ $bench != cpu ]] || continue
+  build "bench-$bench" "$bench" bench --bench "$bench" --no-run
 done
 
-for data in cuda/ptx emu/kernels/ptx models tests/golden; do
+# The bundled models are in the programs.
+data=(cuda/ptx emu/kernels/ptx)
+! LC_ALL=C grep -q tests/golden "$out"/bin/* || data+=(tests/golden)
+for data in "${data[@]}"; do
   mkdir -p "$out/tree/$(dirname $data)"
   cp -r $data "$out/tree/$data"
 done
