@@ -16,7 +16,7 @@ const CROSS_ENTROPY: PerTile = [
 const COMBINE: Kernel = Kernel { module: "cross_entropy", name: "cross_entropy_combine" };
 
 /// Floats of scratch for so many rows: two per row and tile of columns, and the target's logit.
-pub(super) fn scratch(rows: usize, vocab_size: usize) -> usize {
+pub fn scratch(rows: usize, vocab_size: usize) -> usize {
     rows * (2 * vocab_size.div_ceil(TILE_COLUMNS) + 1)
 }
 

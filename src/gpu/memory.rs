@@ -37,8 +37,6 @@ pub struct Indices<D: Driver>(pub(super) Buffer<D>);
 pub struct Weight<D: Driver> {
     pub(super) buffer: Arc<Buffer<D>>,
     /// As the checkpoint has it.
-    pub(super) rows: usize,
-    /// As the checkpoint has it.
     pub(super) columns: usize,
     pub(super) usage: WeightUse,
 }
@@ -131,7 +129,7 @@ impl<D: Driver> Gpu<D> {
                 self.upload_as(address, bytes, columns, usage, |x: bf16| f16::from_f32(x.into()).to_bits())?;
             }
         }
-        Ok(Weight { buffer: Arc::new(buffer), rows, columns, usage })
+        Ok(Weight { buffer: Arc::new(buffer), columns, usage })
     }
 
     /// Uploads a matrix of `S` with so many columns in the compute dtype, whose bits `convert` makes.

@@ -24,6 +24,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+pub use cross_entropy::scratch as cross_entropy_scratch;
 pub use cuda::Cuda;
 pub use driver::{Driver, Geometry, Kernel, Launch};
 pub use memory::{Activations, Buffer, Indices, Statistics, Weight};

@@ -1,5 +1,8 @@
 //! Child processes that find the emulated driver (`emu/driver`) where NVIDIA's would be.
 
+// Nothing outside a test program can reach this module.
+#![allow(unreachable_pub)]
+
 use std::{path::PathBuf, process::Command, sync::LazyLock};
 
 use tempfile::TempDir;

@@ -1,5 +1,8 @@
 //! A driver that runs the kernels' PTX on the CPU, with ptx-emu's race checker.
 
+// Every test program compiles this module but uses only a part of it, and nothing outside it can reach it.
+#![allow(dead_code, unreachable_pub)]
+
 use std::{
     collections::HashMap,
     path::PathBuf,

@@ -222,10 +222,11 @@ api! {
     }
     fn cuMemFree_v2(address: u64) {
         let mut state = State::enter()?;
-        if !state.is_idle() {
-            misuse("freeing memory while work is waiting");
+        let allocation = state.allocations.remove(&address);
+        let bytes = allocation.unwrap_or_else(|| misuse("freeing what was not allocated")).bytes as u64;
+        if state.is_waiting(|operation| operation.touches(&(address..address + bytes))) {
+            misuse("freeing memory that something waiting will use");
         }
-        state.allocations.remove(&address).unwrap_or_else(|| misuse("freeing what was not allocated"));
         state.memory.free(address).map_err(|_| INVALID_VALUE)?;
     }
     fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) {
@@ -314,11 +315,11 @@ api! {
     }
     fn cuModuleUnload(module: usize) {
         let mut state = State::enter()?;
-        if !state.is_idle() {
-            misuse("unloading a module while work is waiting");
+        if state.is_waiting(|operation| matches!(operation, Operation::Launch(call) if call.function.owner == module)) {
+            misuse("unloading a module that something waiting will use");
         }
         state.modules.remove(&module).unwrap_or_else(|| misuse("unloading no module"));
-        state.functions.retain(|_, (of, _)| *of != module);
+        state.functions.retain(|_, function| function.owner != module);
     }
     fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) {
         let mut state = State::enter()?;
@@ -326,11 +327,11 @@ api! {
         let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| INVALID_VALUE)?;
         let ptx = state.modules.get(&module).unwrap_or_else(|| misuse("a module that is not loaded"));
         let found = match ptx.as_str() {
-            "" => committed_ptx().find_map(|ptx| find_function(&ptx, name)),
-            ptx => find_function(ptx, name),
+            "" => committed_ptx().find_map(|ptx| find_function(&ptx, module, name)),
+            ptx => find_function(ptx, module, name),
         };
         let handle = state.handle();
-        state.functions.insert(handle, (module, found.ok_or(NOT_FOUND)?));
+        state.functions.insert(handle, found.ok_or(NOT_FOUND)?);
         // SAFETY: the API's contract.
         unsafe { put(function, handle) }
     }
@@ -345,7 +346,7 @@ api! {
         if attribute != 8 || value as u32 > MOST_SHARED {
             return Err(INVALID_VALUE);
         }
-        function.1.shared = value as u32;
+        function.shared = value as u32;
     }
     fn cuLaunchKernel(
         function: usize,
@@ -361,7 +362,7 @@ api! {
         _extra: *const c_void,
     ) {
         let mut state = State::enter()?;
-        let (_, function) = state.functions.get(&function).unwrap_or_else(|| misuse("a function that is not loaded"));
+        let function = state.functions.get(&function).unwrap_or_else(|| misuse("a function that is not loaded"));
         let function = function.clone();
         if shared > function.shared {
             return Err(INVALID_VALUE);

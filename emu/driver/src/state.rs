@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
+    ops::Range,
     path::Path,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
 };
@@ -40,6 +41,8 @@ pub(crate) fn misuse(what: &str) -> ! {
 /// A kernel of a loaded module.
 #[derive(Clone)]
 pub(crate) struct Function {
+    /// The handle of its module.
+    pub(crate) owner: usize,
     pub(crate) module: Arc<Module>,
     pub(crate) name: String,
     pub(crate) argument_bytes: usize,
@@ -103,7 +106,7 @@ pub(crate) struct State {
     pub(crate) events: HashMap<usize, usize>,
     pub(crate) pinned: HashMap<usize, Box<[u64]>>,
     pub(crate) modules: HashMap<usize, String>,
-    pub(crate) functions: HashMap<usize, (usize, Function)>,
+    pub(crate) functions: HashMap<usize, Function>,
     pub(crate) graphs: HashMap<usize, Vec<Call>>,
     pub(crate) executables: HashMap<usize, Vec<Call>>,
     pub(crate) contexts: HashMap<usize, usize>,
@@ -217,18 +220,36 @@ impl State {
         self.allocations.iter().find(holds).map(|(_, allocation)| allocation)
     }
 
-    pub(crate) fn is_idle(&self) -> bool {
-        self.streams.values().all(|stream| stream.waiting.is_empty())
+    /// Whether something waits in any stream that `concerns` says so of.
+    pub(crate) fn is_waiting(&self, concerns: impl Fn(&Operation) -> bool) -> bool {
+        self.streams.values().flat_map(|stream| &stream.waiting).any(concerns)
+    }
+}
+
+impl Operation {
+    /// Whether it touches memory in this range, or is a launch with an address in it among its arguments.
+    pub(crate) fn touches(&self, range: &Range<u64>) -> bool {
+        match self {
+            Self::Launch(call) => {
+                let words = call.arguments.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes));
+                words.into_iter().any(|word| range.contains(&word))
+            }
+            Self::Set { at: address, .. }
+            | Self::Write { to: address, .. }
+            | Self::WritePinned { to: address, .. }
+            | Self::Read { from: address, .. } => range.contains(address),
+            Self::Event(_) => false,
+        }
     }
 }
 
 /// A kernel in some PTX; `None` if it is not there.
-pub(crate) fn find_function(ptx: &str, name: &str) -> Option<Function> {
+pub(crate) fn find_function(ptx: &str, owner: usize, name: &str) -> Option<Function> {
     let entry = ptx.split(&format!(".entry {name}(")).nth(1)?;
     let parameters = entry.split(')').next()?;
     let argument_bytes = parameters.rsplit('[').next()?.split(']').next()?.parse().ok()?;
     let module = Arc::new(Module::parse(ptx).unwrap_or_else(|error| misuse(&format!("PTX: {error}"))));
-    Some(Function { module, name: name.to_string(), argument_bytes, shared: DEFAULT_SHARED })
+    Some(Function { owner, module, name: name.to_string(), argument_bytes, shared: DEFAULT_SHARED })
 }
 
 /// All committed PTX in one list, for fatbins, whose PTX is compressed.

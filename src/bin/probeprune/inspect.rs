@@ -7,6 +7,7 @@ use probeprune::{
     backend::Grid,
     checkpoint::{Checkpoint, check_shapes},
     config::{Family, ModelConfig, RopeScaling},
+    gpu::cross_entropy_scratch,
     prune::{
         counts,
         flops::{LayerCounts, shares},
@@ -59,11 +60,12 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     check_shapes(&config, &checkpoint)?;
     let layers = layer_counts(&config, &settings)?;
     let place = match chosen_gpu(args.device.device)? {
-        None => Place { name: "the CPU".to_string(), weights: checkpoint.file_bytes(), element: 4 },
+        None => Place { name: "the CPU".to_string(), weights: checkpoint.file_bytes(), element: 4, loss: 0 },
         Some(ordinal) => {
             let dtype = args.device.dtype.on_gpu(&source)?;
             let name = format!("cuda:{ordinal} in {}", dtype.name());
-            Place { name, weights: weights_on_gpu(&config, &checkpoint), element: 2 }
+            let loss = 4 * cross_entropy_scratch(grid.rows(), config.vocab_size);
+            Place { name, weights: weights_on_gpu(&config, &checkpoint), element: 2, loss }
         }
     };
     print(&describe_memory(&config, &settings, &layers, grid, &place))?;
@@ -163,6 +165,8 @@ struct Place {
     weights: u64,
     /// Bytes of an activation.
     element: usize,
+    /// Bytes that cross-entropy needs beside its result.
+    loss: usize,
 }
 
 /// Matrices have two bytes per entry there, vectors four. A tied head is not there twice.
@@ -187,6 +191,7 @@ fn describe_memory(
     let cache = Footprint::new(config, settings, layers, limits(grid.tokens)).cache.bytes(place.element);
     let [scratch, history, probed] =
         [footprint.scratch, footprint.history, footprint.probed].map(|part| part.bytes(place.element));
+    let scratch = scratch + place.loss as u64;
     let layout = settings.history_layout;
     let layout = match layout.bucket {
         1 => format!("{}, every slot", layout.dtype),
