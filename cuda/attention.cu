@@ -6,7 +6,7 @@
 // Bytes: reads 2 B S N D + sum over blocks of (4 D E + 128, and with a mask 16 min(keys, E up to whole tiles + R)), E the
 //        keys up to the block's last query (a window leaves out tiles in front), writes 2 B S N D.
 // Bank conflicts: none (16-byte chunks of a row are permuted by its number).
-// Accumulation f32: mma over d, then over keys ascending; the sum of a row over its four lanes last. Probabilities are
+// Accumulation: f32; mma over d, then over keys ascending; the sum of a row over its four lanes last. Probabilities are
 //   rounded to the element for their product with v; the sum takes them unrounded.
 // Test: gpu_ops::attention
 #include "attention.cuh"

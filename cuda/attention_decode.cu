@@ -6,7 +6,7 @@
 // Bytes: reads 2 B S N D + B K (4 keys D + 4 N, and with a mask 4 keys) per 16 rows (tokens x heads of a slot),
 //        writes 2 B S N D.
 // Bank conflicts: none (rows of q are 64 bytes further apart than they are wide; 16-byte chunks of sums are permuted).
-// Accumulation f32: a warp takes every eighth step of 16 keys, mma over d, then over its keys ascending; warps ascending.
+// Accumulation: f32; a warp takes every eighth step of 16 keys, mma over d, then over its keys ascending; warps ascending.
 //   Probabilities are rounded to the element for their product with v; the sum takes them unrounded.
 // Test: gpu_ops::attention
 #include "attention.cuh"
