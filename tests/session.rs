@@ -351,17 +351,18 @@ fn a_pinned_session_repeats_another_ones_choice() {
         pinned.forward(&tokens, 4, None, false).unwrap();
         assert!(bits(&pinned.logits(4).unwrap()) == bits(&chosen.logits(4).unwrap()));
 
-        let refused = |edit: &dyn Fn(&mut Vec<[Option<Vec<u32>>; 2]>), message: &str| {
+        type Kept = Vec<[Option<Vec<u32>>; 2]>;
+        let refused = |edit: &dyn Fn(&mut Kept), message: &str| {
             let mut kept = kept.clone();
             edit(&mut kept);
             let error = session(&model, pruning(Method::ProbePruning)).pin(&kept).unwrap_err();
             assert!(error.to_string().contains(message), "{error}");
         };
-        refused(&|kept| drop(kept.pop()), "expected 3 layers, got 2 layers");
+        refused(&|kept| kept.truncate(2), "expected 3 layers, got 2 layers");
         refused(&|kept| kept[0][1] = Some(vec![0]), "expected nothing: the block is dense, got a kept set");
         refused(&|kept| kept[1][0] = None, "expected a kept set, got nothing");
         refused(&|kept| kept[1][0].as_mut().unwrap().reverse(), "expected 2 ascending indices below 4");
         refused(&|kept| *kept[2][1].as_mut().unwrap().last_mut().unwrap() = 24, "ascending indices below 24");
-        refused(&|kept| drop(kept[2][1].as_mut().unwrap().pop()), "got 11 indices");
+        refused(&|kept| kept[2][1].as_mut().unwrap().truncate(11), "got 11 indices");
     }
 }

@@ -76,7 +76,7 @@ impl Tile {
     /// where that would leave more than a twentieth of the work idle.
     fn slot_tiles(self, grid: Grid) -> Option<usize> {
         let slots = self.rows() / grid.samples;
-        let tiles = grid.tokens.checked_div(slots)? + usize::from(grid.tokens % slots != 0);
+        let tiles = (slots > 0).then(|| grid.tokens.div_ceil(slots))?;
         (tiles * 95 <= grid.rows().div_ceil(self.rows()) * 100).then_some(tiles)
     }
 }
