@@ -12,25 +12,6 @@ __device__ __forceinline__ float warp_sum(float x) {
   return x;
 }
 
-__device__ __forceinline__ float warp_max(float x) {
-#pragma unroll
-  for (int d = 16; d > 0; d >>= 1) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, d));
-  return x;
-}
-
-// Sum over a block of whole warps; every thread has it. `partial` is shared, one float per warp, and may be used again
-// at once: there is a barrier before the first write and one before the reads.
-__device__ __forceinline__ float block_sum(float x, float* partial) {
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  x = warp_sum(x);
-  __syncthreads();
-  if (lane == 0) partial[warp] = x;
-  __syncthreads();
-  float sum = 0.f;
-  for (int w = 0; w < (int)(blockDim.x >> 5); w++) sum += partial[w];
-  return sum;
-}
-
 // Eight elements as 16 bytes.
 template <class T> struct alignas(16) Vector8 { uint32_t word[4]; };
 

@@ -257,7 +257,7 @@ __device__ __forceinline__ void write8(float* row, int c, const float (&x)[8]) {
 
 // Eight elements of a row of `columns`, from column c < columns on; as one vector where rows are aligned.
 template <class T> __device__ __forceinline__ Vector8<T> load8(const T* row, int c, int columns) {
-  if (columns % 8 == 0) return *(const Vector8<T>*)(row + c);
+  if (columns % 8 == 0) return load8(row + c);
   Vector8<T> v;
 #pragma unroll
   for (int i = 0; i < 4; i++) {
