@@ -38,7 +38,7 @@ fn random_tokens(seed: u64, n: usize) -> Vec<u32> {
 }
 
 fn calibrated(model: &Arc<Model<Cpu>>) -> Calibration {
-    let options = CalibrationOptions { seq_len: 20, batch_size: 2, flap: true };
+    let options = CalibrationOptions { seq_len: 20, batch_size: 2, flap: true, linear_rank: 0 };
     calibrate(model, &random_tokens(9, 5 * 20), options, |_| ()).unwrap()
 }
 

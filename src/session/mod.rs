@@ -115,7 +115,10 @@ impl<B: Backend> Session<B> {
         }
         let grid = Grid { samples: limits.samples, tokens: limits.tokens };
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
-        let mut scratch = Scratch::new(backend, config, grid, rotary_positions)?;
+        let mut scratch = Scratch::new(backend, config, &settings, grid, rotary_positions)?;
+        // A calibration is in the checkpoint's order of channels.
+        let reordered = calibration.zip(model.channel_order.as_ref()).map(|(of, order)| of.reordered(order));
+        let calibration = reordered.as_ref().or(calibration);
         let (selections, counts) = selections::build(&model, &settings, limits, calibration, &mut scratch)?;
         let rows = grid.rows();
         let indices = |len: usize| backend.indices(len);
@@ -197,9 +200,21 @@ impl<B: Backend> Session<B> {
         self.kept(layer, Block::Mlp)
     }
 
+    /// Heads, or channels as the checkpoint numbers them, ascending.
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
-        let kept = self.selections[layer][usize::from(block == Block::Mlp)].kept();
-        kept.map(|kept| self.model.backend.download_indices(&kept.set.indices, kept.set.len)).transpose()
+        let Some(kept) = self.selections[layer][usize::from(block == Block::Mlp)].kept() else {
+            return Ok(None);
+        };
+        let mut units = self.model.backend.download_indices(&kept.set.indices, kept.set.len)?;
+        if block == Block::Mlp {
+            let width = kept.width as u32;
+            units = units.into_iter().flat_map(|unit| unit * width..(unit + 1) * width).collect();
+            if let Some(order) = &self.model.channel_order {
+                units.iter_mut().for_each(|channel| *channel = order[layer][*channel as usize]);
+                units.sort_unstable();
+            }
+        }
+        Ok(Some(units))
     }
 
     /// Keeps the given heads and channels from now on instead of choosing them: `kept[l]` holds layer l's heads and its

@@ -11,7 +11,7 @@ use probeprune::{
     config::ModelConfig,
     prune::{
         counts,
-        settings::{HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
+        settings::{Compensation, HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
     },
 };
 
@@ -152,6 +152,16 @@ pub(crate) struct MethodArgs {
     /// Slots that share a row of history, which holds their mean; 1 is exact
     #[arg(long, value_name = "SLOTS", default_value_t = 1)]
     history_bucket: usize,
+    /// What stands in for what is pruned: none, probe-mean (its mean over the probe), linear or linear:RANK (a low-rank map
+    /// of the block's input, which calibration fits); for pp, and probe-mean for wanda-sp
+    #[arg(long, value_name = "HOW", default_value_t, value_parser = str::parse::<Compensation>)]
+    compensate: Compensation,
+    /// What the probe's mean weighs against calibration's under --compensate; 1 takes the probe's alone
+    #[arg(long, value_name = "W", default_value_t = 0.75, allow_negative_numbers = true)]
+    probe_mean_weight: f64,
+    /// Keep MLP channels in groups of so many, sorted by calibration: 1, 8 or 16
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    channel_group: usize,
     /// What a head weighs in FLAP's global ranking: 4 counts q, k, v and o, 2 (apt for GQA) q and o
     #[arg(long, value_name = "N", default_value_t = 4)]
     flap_attention_factor: u32,
@@ -190,6 +200,9 @@ impl MethodArgs {
             round_channels: self.round_channels,
             momentum: self.momentum,
             history_layout: HistoryLayout { dtype: self.history_dtype, bucket: self.history_bucket },
+            compensate: self.compensate,
+            probe_mean_weight: self.probe_mean_weight,
+            channel_group: self.channel_group,
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,
         };
@@ -201,6 +214,7 @@ impl MethodArgs {
             && method != Method::Flap
         {
             counts::kept_heads(&settings, config, ratio)?;
+            counts::kept_channels(&settings, config, ratio)?;
         }
         if settings.prune_ratio > 0.0 && (0..layers).all(|layer| settings.skip_layers.contains(&layer)) {
             note(&format!("nothing is pruned: --skip-layers leaves out all {layers} layers"));

@@ -152,7 +152,8 @@ fn layer_counts(config: &ModelConfig, settings: &Settings) -> Result<Vec<LayerCo
             layer.kv_heads = layer.heads.min(config.num_key_value_heads);
             layer.probes_attention = dynamic;
         }
-        layer.channels = counts::kept_channels(settings, config.intermediate_size, ratio);
+        layer.channels = counts::kept_channels(settings, config, ratio)?;
+        layer.compensate = settings.compensate;
         layer.probes_mlp = dynamic;
     }
     Ok(layers)

@@ -113,6 +113,9 @@ struct SettingsReport {
     skip_layers: Vec<usize>,
     round_channels: usize,
     momentum: f64,
+    compensate: String,
+    probe_mean_weight: f64,
+    channel_group: usize,
     flap_attention_factor: u32,
     seed: u64,
 }
@@ -129,6 +132,9 @@ impl SettingsReport {
             skip_layers: settings.skip_layers.clone(),
             round_channels: settings.round_channels,
             momentum: settings.momentum,
+            compensate: settings.compensate.to_string(),
+            probe_mean_weight: settings.probe_mean_weight,
+            channel_group: settings.channel_group,
             flap_attention_factor: settings.flap_attention_factor,
             seed: settings.seed,
         }
@@ -164,6 +170,7 @@ impl Task for &PerplexityArgs {
             warmup_batches: self.warmup_batches,
         };
         let calibration = loaded.calibration(&self.calibration, &settings, seq_len, self.batch_size)?;
+        let loaded = loaded.arranged(&settings, calibration.as_ref())?;
         let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
         let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
         let calibration_samples = calibration.map_or(0, |calibration| calibration.samples);
