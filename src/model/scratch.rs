@@ -95,29 +95,29 @@ pub struct CompensationScratch<B: Backend> {
 }
 
 impl<B: Backend> CompensationScratch<B> {
-    /// Entries of `sums`, then of `gathered`, `z` and `remainder`.
-    pub fn lens(config: &ModelConfig, settings: &Settings, grid: Grid) -> (usize, [usize; 3]) {
-        let widest = widest(config);
-        let (samples, tokens) = counts::probe_counts(settings, grid.samples, grid.tokens);
-        match settings.compensate {
-            // `wanda-sp` has its compensation ready before the first batch.
-            _ if settings.method != Method::ProbePruning => (0, [0; 3]),
-            Compensation::None => (0, [0; 3]),
-            Compensation::ProbeMean => (tokens * widest, [widest, 0, 0]),
-            Compensation::Linear { rank } => {
-                (tokens * widest, [(rank + 1) * widest, grid.rows() * rank, samples * tokens * widest])
-            }
-        }
-    }
-
     fn new(backend: &B, config: &ModelConfig, settings: &Settings, grid: Grid) -> Result<Self> {
-        let (sums, [gathered, z, remainder]) = Self::lens(config, settings, grid);
+        let (sums, [gathered, z, remainder]) = compensation_lens(config, settings, grid);
         Ok(Self {
             sums: backend.statistics(sums)?,
             gathered: backend.activations(gathered)?,
             z: backend.activations(z)?,
             remainder: backend.activations(remainder)?,
         })
+    }
+}
+
+/// Entries of a [`CompensationScratch`]: of `sums`, then of `gathered`, `z` and `remainder`.
+pub fn compensation_lens(config: &ModelConfig, settings: &Settings, grid: Grid) -> (usize, [usize; 3]) {
+    let widest = widest(config);
+    let (samples, tokens) = counts::probe_counts(settings, grid.samples, grid.tokens);
+    match settings.compensate {
+        // `wanda-sp` has its compensation ready before the first batch.
+        _ if settings.method != Method::ProbePruning => (0, [0; 3]),
+        Compensation::None => (0, [0; 3]),
+        Compensation::ProbeMean => (tokens * widest, [widest, 0, 0]),
+        Compensation::Linear { rank } => {
+            (tokens * widest, [(rank + 1) * widest, grid.rows() * rank, samples * tokens * widest])
+        }
     }
 }
 
