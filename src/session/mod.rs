@@ -48,6 +48,8 @@ pub struct Session<B: Backend> {
     limits: Limits,
     counts: Vec<LayerCounts>,
     selections: Selections<B>,
+    /// Whether [`Session::pin`] made the choice.
+    pinned: bool,
     scratch: Scratch<B>,
     batch: Batch<B>,
     cache: Option<KvCache<B>>,
@@ -131,6 +133,7 @@ impl<B: Backend> Session<B> {
             limits,
             counts,
             selections,
+            pinned: false,
             scratch,
             cache,
             batch: Batch {
@@ -198,8 +201,19 @@ impl<B: Backend> Session<B> {
     }
 
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
-        let kept = self.selections[layer][usize::from(block == Block::Mlp)].kept();
+        let kept = self.selections[layer][block as usize].kept();
         kept.map(|kept| self.model.backend.download_indices(&kept.set.indices, kept.set.len)).transpose()
+    }
+
+    /// The scores that `block` of layer `layer` was chosen by last: of its heads (N) or channels (I), under `random`
+    /// their ranks. `None` if the block is dense or pinned.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>> {
+        let scored = self.selections[layer][block as usize].kept().filter(|_| !self.pinned);
+        let scores = &self.scratch.scores[layer][block as usize];
+        scored.map(|kept| self.model.backend.download_statistics(scores, kept.set.of)).transpose()
     }
 
     /// Keeps the given heads and channels from now on instead of choosing them: `kept[l]` holds layer l's heads and its
@@ -209,7 +223,9 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// Another number of layers, heads or channels, or indices that are not ascending or not there.
     pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
-        selections::pin(&self.model, kept, &mut self.selections)
+        selections::pin(&self.model, kept, &mut self.selections)?;
+        self.pinned = true;
+        Ok(())
     }
 
     /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.

@@ -13,7 +13,7 @@ use probeprune::{
 use serde::Serialize;
 
 use crate::{
-    args::{CalibrationArgs, MethodArgs, ModelArgs, TensorKey, at_least_one},
+    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs},
     device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
@@ -26,28 +26,8 @@ use crate::{
 pub(crate) struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Text files, tokenised as one text
-    #[arg(
-        long,
-        value_name = "FILE",
-        num_args = 1..,
-        required_unless_present = "tokens",
-        conflicts_with = "tokens",
-        help_heading = "Data"
-    )]
-    text: Vec<PathBuf>,
-    /// Token ids instead of text: an integer tensor of one or two dimensions, rows one after another
-    #[arg(long, value_name = "FILE.safetensors:KEY", help_heading = "Data")]
-    tokens: Option<TensorKey>,
-    /// Tokens of a window; windows do not overlap [default: the model's longest, at most 1024]
-    #[arg(long, value_name = "N", value_parser = at_least_one(), help_heading = "Data")]
-    seq_len: Option<usize>,
-    /// Windows of a batch
-    #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one(), help_heading = "Data")]
-    batch_size: usize,
-    /// Stop after so many tokens, rounded down to whole windows
-    #[arg(long, value_name = "T", help_heading = "Data")]
-    max_tokens: Option<usize>,
+    #[command(flatten)]
+    data: DataArgs,
     #[command(flatten)]
     method: MethodArgs,
     #[command(flatten)]
@@ -154,16 +134,17 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
 impl Task for &PerplexityArgs {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let settings = self.method.settings(&loaded.model.config)?;
-        let seq_len = loaded.seq_len(self.seq_len);
-        let tokens = loaded.tokens(&self.text, self.tokens.as_ref())?;
-        let tokens = windows(&tokens, seq_len, self.max_tokens)?;
+        let DataArgs { ref text, ref tokens, seq_len, batch_size, max_tokens } = self.data;
+        let seq_len = loaded.seq_len(seq_len);
+        let tokens = loaded.tokens(text, tokens.as_ref())?;
+        let tokens = windows(&tokens, seq_len, max_tokens)?;
         let count = tokens.len() / seq_len;
         let options = PerplexityOptions {
             seq_len,
-            batch_size: self.batch_size.min(count),
+            batch_size: batch_size.min(count),
             warmup_batches: self.warmup_batches,
         };
-        let calibration = loaded.calibration(&self.calibration, &settings, seq_len, self.batch_size)?;
+        let calibration = loaded.calibration(&self.calibration, &settings, seq_len, batch_size)?;
         let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
         let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
         let calibration_samples = calibration.map_or(0, |calibration| calibration.samples);
@@ -184,7 +165,7 @@ impl Task for &PerplexityArgs {
                 method: settings.method.name(),
                 prune_ratio: settings.prune_ratio,
                 seq_len,
-                batch_size: self.batch_size,
+                batch_size,
                 tokens: measured.tokens,
                 perplexity: measured.perplexity(),
                 seconds: measured.seconds,
