@@ -6,7 +6,7 @@ use clap::Args;
 use probeprune::{
     backend::Backend,
     output::{OutTensor, check_writable, write_safetensors},
-    perplexity::{PerplexityOptions, measure, shares, windows},
+    perplexity::{PerplexityOptions, measure, shares},
     prune::settings::Settings,
     session::{Limits, Session},
 };
@@ -134,10 +134,8 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
 impl Task for &PerplexityArgs {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let settings = self.method.settings(&loaded.model.config)?;
-        let DataArgs { ref text, ref tokens, seq_len, batch_size, max_tokens } = self.data;
-        let seq_len = loaded.seq_len(seq_len);
-        let tokens = loaded.tokens(text, tokens.as_ref())?;
-        let tokens = windows(&tokens, seq_len, max_tokens)?;
+        let (tokens, seq_len) = loaded.windows(&self.data)?;
+        let batch_size = self.data.batch_size;
         let count = tokens.len() / seq_len;
         let options = PerplexityOptions {
             seq_len,
@@ -150,7 +148,7 @@ impl Task for &PerplexityArgs {
         let calibration_samples = calibration.map_or(0, |calibration| calibration.samples);
         let mut dump = Vec::new();
         let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
-        let measured = measure(&mut session, tokens, options, |batch, session| {
+        let measured = measure(&mut session, &tokens, options, |batch, session| {
             if self.dump.is_some() {
                 add_batch(&mut dump, batch, session, seq_len)?;
             }
