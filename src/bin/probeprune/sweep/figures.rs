@@ -9,7 +9,7 @@ use super::{
 };
 
 const UNITS: [&str; 2] = ["heads", "channels"];
-const WIDE: (u32, u32) = (680, 440);
+const WIDE: (u32, u32) = (570, 430);
 const SMALL: (u32, u32) = (540, 300);
 const GREY: RGBColor = RGBColor(120, 120, 120);
 const KEPT: RGBColor = RGBColor(120, 170, 205);
@@ -21,6 +21,7 @@ const PARTS: [RGBColor; 4] =
 pub(super) fn quality(records: &[Record], rows: &[Row], names: &[&str]) -> String {
     let Some((dense, pruned)) = rows.split_first() else { return String::new() };
     let start = (100.0, dense.perplexity);
+    let ratios = ratios(records);
     let drawn: Vec<Line> = names
         .iter()
         .enumerate()
@@ -31,7 +32,7 @@ pub(super) fn quality(records: &[Record], rows: &[Row], names: &[&str]) -> Strin
                 .map(|row| Mark {
                     at: (100.0 * row.time_share, row.perplexity),
                     spread: (100.0 * row.time_share_low, 100.0 * row.time_share_high),
-                    label: format!("{:.0} %", 100.0 * row.prune_ratio),
+                    shape: ratios.iter().position(|ratio| *ratio == row.prune_ratio).unwrap_or(0),
                 })
                 .collect();
             let points = std::iter::once(start).chain(marks.iter().map(|mark| mark.at)).collect();
@@ -62,7 +63,7 @@ pub(super) fn quality(records: &[Record], rows: &[Row], names: &[&str]) -> Strin
     let across = vec![(x.range.start, dense.perplexity), (x.range.end, dense.perplexity)];
     let reference = Line { colour: GREY, points: across, dashed: true, marks: Vec::new() };
     let drawn: Vec<Line> = std::iter::once(reference).chain(drawn).collect();
-    let title = format!("Perplexity over {} tokens a batch", records[0].batch_tokens);
+    let title = format!("Perplexity and time, batches of {} tokens", records[0].batch_tokens);
     lines(&title, WIDE, &x, &Axis { label, range, digits, logarithmic }, &drawn)
 }
 
@@ -161,17 +162,22 @@ pub(super) fn scores(records: &[Record], names: &[&str]) -> String {
     })
 }
 
+/// The prune ratios, ascending.
+pub(super) fn ratios(records: &[Record]) -> Vec<f64> {
+    let mut ratios: Vec<f64> = records.iter().map(|record| record.prune_ratio).collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios.dedup();
+    ratios
+}
+
 fn variant_colour(record: &Record, names: &[&str]) -> RGBColor {
     colour(names.iter().position(|name| *name == record.variant).unwrap_or(0))
 }
 
 /// A chart of the runs at each ratio, for heads and for channels; `draw` gets the ratio in percent.
 fn by_ratio(records: &[Record], draw: impl Fn(f64, &[&Record], usize) -> Option<String>) -> String {
-    let mut ratios: Vec<f64> = records.iter().map(|record| record.prune_ratio).collect();
-    ratios.sort_by(f64::total_cmp);
-    ratios.dedup();
     let mut page = String::from("<div class=\"row\">");
-    for ratio in ratios {
+    for ratio in ratios(records) {
         let of: Vec<&Record> = records.iter().filter(|record| record.prune_ratio == ratio).collect();
         for unit in 0..UNITS.len() {
             page += &draw(100.0 * ratio, &of, unit).unwrap_or_default();

@@ -58,8 +58,11 @@ pub(super) struct Mark {
     pub(super) at: (f64, f64),
     /// Along the x axis.
     pub(super) spread: (f64, f64),
-    pub(super) label: String,
+    pub(super) shape: usize,
 }
+
+/// The shapes of marks as text, for a legend; taken in turn.
+pub(super) const SHAPES: [&str; 4] = ["●", "▲", "■", "✕"];
 
 /// One bar, its parts from left to right.
 #[derive(Clone, Debug)]
@@ -92,7 +95,7 @@ fn draw_lines<Y>(
     Y::CoordDescType: ValueFormatter<f64>,
 {
     let mut chart = ChartBuilder::on(area)
-        .caption(title, (FONT, 17, &INK))
+        .caption(title, (FONT, 20, &INK))
         .margin(10)
         .margin_right(24)
         .x_label_area_size(48)
@@ -103,8 +106,8 @@ fn draw_lines<Y>(
         .configure_mesh()
         .x_desc(x.label)
         .y_desc(y.label)
-        .axis_desc_style((FONT, 15, &INK))
-        .label_style((FONT, 14, &INK))
+        .axis_desc_style((FONT, 18, &INK))
+        .label_style((FONT, 16, &INK))
         .axis_style(INK)
         .bold_line_style(GRID)
         .light_line_style(WHITE)
@@ -124,14 +127,18 @@ fn draw_lines<Y>(
         drawn.expect("drawing to memory does not fail");
         let whiskers = line.marks.iter().map(|mark| {
             let (low, high) = mark.spread;
-            PathElement::new(vec![(low, mark.at.1), (high, mark.at.1)], line.colour.mix(0.5).stroke_width(5))
+            PathElement::new(vec![(low, mark.at.1), (high, mark.at.1)], line.colour.mix(0.6).stroke_width(2))
         });
         chart.draw_series(whiskers).expect("drawing to memory does not fail");
-        let style = (FONT, 13).into_font().color(&line.colour).pos(Pos::new(HPos::Left, VPos::Bottom));
         let marks = line.marks.iter().map(|mark| {
-            EmptyElement::at(mark.at)
-                + Circle::new((0, 0), 4, line.colour.filled())
-                + Text::new(mark.label.clone(), (6, -4), style.clone())
+            let style = line.colour.filled();
+            let shape = match mark.shape % SHAPES.len() {
+                0 => Circle::new((0, 0), 5, style).into_dyn(),
+                1 => TriangleMarker::new((0, 0), 7, style).into_dyn(),
+                2 => Rectangle::new([(-5, -5), (5, 5)], style).into_dyn(),
+                _ => Cross::new((0, 0), 5, line.colour.stroke_width(3)).into_dyn(),
+            };
+            EmptyElement::at(mark.at) + shape
         });
         chart.draw_series(marks).expect("drawing to memory does not fail");
     }
@@ -143,7 +150,7 @@ pub(super) fn bars(title: &str, width: u32, x: &Axis, bars: &[Bar]) -> String {
     svg((width, 110 + 30 * bars.len() as u32), |area| {
         let label = |at: f64| bars[(at.max(0.0) as usize).min(bars.len() - 1)].label.clone();
         let mut chart = ChartBuilder::on(area)
-            .caption(title, (FONT, 17, &INK))
+            .caption(title, (FONT, 20, &INK))
             .margin(10)
             .margin_right(24)
             .x_label_area_size(48)
@@ -153,8 +160,8 @@ pub(super) fn bars(title: &str, width: u32, x: &Axis, bars: &[Bar]) -> String {
         chart
             .configure_mesh()
             .x_desc(x.label)
-            .axis_desc_style((FONT, 15, &INK))
-            .label_style((FONT, 14, &INK))
+            .axis_desc_style((FONT, 18, &INK))
+            .label_style((FONT, 16, &INK))
             .axis_style(INK)
             .bold_line_style(GRID)
             .light_line_style(WHITE)
@@ -172,7 +179,7 @@ pub(super) fn bars(title: &str, width: u32, x: &Axis, bars: &[Bar]) -> String {
                 Rectangle::new([(start, top), (left, top + 0.7)], colour.filled())
             });
             chart.draw_series(rectangles).expect("drawing to memory does not fail");
-            let style = (FONT, 13).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+            let style = (FONT, 16).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
             let text = Text::new(label(index as f64), (left + 1.0, top + 0.35), style);
             chart.draw_series([text]).expect("drawing to memory does not fail");
         }

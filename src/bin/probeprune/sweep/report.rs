@@ -6,13 +6,15 @@ use serde::Serialize;
 
 use super::{
     figures,
+    plots::{SHAPES, colour},
     record::{Context, Ledger, Record},
     summary::{Row, variants},
 };
 
 const STYLE: &str = "\
-body{font:15px/1.5 sans-serif;color:#222;background:#fff;max-width:1180px;margin:2em auto;padding:0 1em}\
-h1{font-size:1.6em}h2{font-size:1.2em;margin:2.2em 0 .4em;border-top:1px solid #ddd;padding-top:1em}\
+body{font:15px/1.5 sans-serif;color:#222;background:#fff;max-width:1220px;margin:2em auto;padding:0 1em}\
+h1{font-size:1.6em}h3{font-size:1em;margin:1.4em 0 .4em}\
+h2{font-size:1.2em;margin:2.2em 0 .4em;border-top:1px solid #ddd;padding-top:1em}\
 p{max-width:52em}.row{display:flex;flex-wrap:wrap;gap:24px;align-items:flex-start}\
 table{border-collapse:collapse;font-size:14px}td,th{padding:3px 9px;border-bottom:1px solid #e3e3e3;text-align:right}\
 td:first-child,th:first-child{text-align:left}th{background:#f4f4f4}\
@@ -43,8 +45,9 @@ pub(super) fn html(ledger: &Ledger, rows: &[Row]) -> String {
     let (context, records) = (ledger.context(), ledger.records());
     let names = variants(records);
     let key: Vec<(String, plotters::style::RGBColor)> =
-        names.iter().enumerate().map(|(i, name)| (name.to_string(), super::plots::colour(i))).collect();
+        names.iter().enumerate().map(|(i, name)| (name.to_string(), colour(i))).collect();
     let key = legend(&key);
+    let ratios = figures::ratios(records);
     let model = escape(&context.model);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{model}: pruning sweep</title>\
@@ -55,16 +58,18 @@ pub(super) fn html(ledger: &Ledger, rows: &[Row]) -> String {
         &mut page,
         "Perplexity over time",
         "Perplexity over the time of a batch in % of the dense model's, which ran on the same batch right before or \
-         after; medians, and quartiles as bars. The dense model is where the lines meet; labels are prune ratios. Time \
-         includes probe, scores, selection and history. PRR is perplexity lost per % of time saved: lower is better.",
-        &format!("{key}{}", figures::quality(records, rows, &names)),
-        &quality_table(rows),
+         after; medians, and quartiles as thin bars. The lines begin at the dense model. \
+         Time includes probe, scores, selection and history. PRR is perplexity lost per % of time saved: lower is \
+         better.",
+        &format!("{key}{}{}", shapes(&ratios), figures::quality(records, rows, &names)),
+        &format!("<div>{}<h3>PRR</h3>\n{}</div>", quality_table(rows), prr_table(rows, &names, &ratios)),
     );
     section(
         &mut page,
         "Where the time goes",
-        "In % of the dense model's time. The choice (probe, scores, selection, history) is what a batch takes longer \
-         than one that is given the same kept heads and channels; methods that choose once have none.",
+        "In % of the dense model's time; FLOPs are those of the projections, in % of the dense model's. The \
+         choice (probe, scores, selection, history) is what a batch takes longer than one that is given the same kept \
+         heads and channels; methods that choose once have none.",
         &format!("{}{}", legend(&figures::parts_key(records)), figures::breakdown(records, rows)),
         &time_table(rows),
     );
@@ -124,6 +129,14 @@ fn legend(entries: &[(String, plotters::style::RGBColor)]) -> String {
     format!("<ul class=\"key\">{items}</ul>\n")
 }
 
+/// What the marks of the first chart mean.
+fn shapes(ratios: &[f64]) -> String {
+    let mark = |(index, ratio): (usize, &f64)| {
+        format!("<li>{} {:.0} % pruned</li>", SHAPES[index % SHAPES.len()], 100.0 * ratio)
+    };
+    format!("<ul class=\"key\">{}</ul>\n", ratios.iter().enumerate().map(mark).collect::<String>())
+}
+
 fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let head: String = header.iter().map(|cell| format!("<th>{cell}</th>")).collect();
     let body: String = rows
@@ -143,10 +156,23 @@ fn quality_table(rows: &[Row]) -> String {
             format!("{:.3}", row.perplexity),
             format!("{:.1}", 100.0 * row.time_share),
             format!("{:.0}", row.tokens_per_second),
-            row.shown_prr(),
         ]
     };
-    table(&["", "perplexity", "time, %", "tokens/s", "PRR"], rows.iter().map(cells))
+    table(&["", "perplexity", "time, %", "tokens/s"], rows.iter().map(cells))
+}
+
+/// PRR of every variant at every ratio.
+fn prr_table(rows: &[Row], names: &[&str], ratios: &[f64]) -> String {
+    let shown: Vec<String> = ratios.iter().map(|ratio| format!("{:.0} %", 100.0 * ratio)).collect();
+    let header: Vec<&str> = std::iter::once("").chain(shown.iter().map(String::as_str)).collect();
+    let cell = |name: &str, ratio: f64| {
+        let row = rows.iter().find(|row| row.variant == name && row.prune_ratio == ratio);
+        row.map_or(String::new(), Row::shown_prr)
+    };
+    let line = |name: &&str| {
+        std::iter::once(name.to_string()).chain(ratios.iter().map(|&ratio| cell(name, ratio))).collect()
+    };
+    table(&header, names.iter().map(line))
 }
 
 fn time_table(rows: &[Row]) -> String {
@@ -161,10 +187,7 @@ fn time_table(rows: &[Row]) -> String {
             percent(row.probe_flops_share),
         ]
     };
-    table(
-        &["", "time, %", "quartiles", "choice, %", "projection FLOPs, %", "of them probe"],
-        rows.iter().map(cells),
-    )
+    table(&["", "time, %", "quartiles", "choice", "FLOPs, %", "of them probe"], rows.iter().map(cells))
 }
 
 fn overlap_table(rows: &[Row]) -> String {

@@ -53,7 +53,7 @@ impl Row {
             prr: (saved > 0.0).then(|| (record.perplexity - record.dense_perplexity) / saved),
             flops_share: record.flops_share,
             probe_flops_share: record.probe_flops_share,
-            choice_time_share: record.parts.iter().skip(1).map(|part| part.share).sum(),
+            choice_time_share: record.parts.iter().skip(1).fold(0.0, |sum, part| sum + part.share),
             head_overlap,
             channel_overlap,
         }
