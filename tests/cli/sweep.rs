@@ -125,7 +125,7 @@ fn a_stopped_sweep_goes_on_where_it_was() {
     let args = ["--variants", "pp,wanda-sp,flap,random,magnitude", "--ratios", "0.2,0.3,0.4,0.5,0.6"];
     let arguments = sweep(folder.path(), &args);
     let start = |wait_for: usize| {
-        let mut child = Command::new(PROGRAM)
+        let child = Command::new(PROGRAM)
             .args(&arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())

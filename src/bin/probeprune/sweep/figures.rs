@@ -46,7 +46,9 @@ pub(super) fn quality(records: &[Record], rows: &[Row], names: &[&str]) -> Strin
     let logarithmic = worst > 4.0 * best;
     let margin = 0.08 * (worst - best).max(0.01 * best);
     let range = if logarithmic { best / 1.15..worst * 1.25 } else { best - margin..worst + 2.0 * margin };
-    let digits = if worst - best < 1.0 {
+    let digits = if logarithmic {
+        0
+    } else if worst - best < 1.0 {
         2
     } else if worst < 100.0 {
         1

@@ -76,11 +76,19 @@ pub(super) fn lines(title: &str, size: (u32, u32), x: &Axis, y: &Axis, lines: &[
     svg(size, |area| {
         let range = y.range.clone();
         if y.logarithmic {
-            draw_lines(area, title, x, y, range.log_scale(), lines);
+            let steps = logarithmic_steps(&range);
+            draw_lines(area, title, x, y, range.log_scale().with_key_points(steps), lines);
         } else {
             draw_lines(area, title, x, y, range, lines);
         }
     })
+}
+
+/// 1, 2 and 5 times the powers of ten in a range: plotters marks the powers alone.
+fn logarithmic_steps(range: &Range<f64>) -> Vec<f64> {
+    let decades = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
+    let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)));
+    steps.filter(|step| range.contains(step)).collect()
 }
 
 fn draw_lines<Y>(
