@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use plotters::{
+    chart::MeshStyle,
     coord::{
         Shift,
         ranged1d::{AsRangedCoord, ValueFormatter},
@@ -24,6 +25,8 @@ const COLOURS: [RGBColor; 7] = [
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(226, 226, 226);
 const FONT: &str = "sans-serif";
+/// Why drawing is expected to succeed.
+const TO_MEMORY: &str = "drawing to memory does not fail";
 
 /// The colour of the variant with this number.
 pub(super) fn colour(variant: usize) -> RGBColor {
@@ -84,6 +87,24 @@ pub(super) fn lines(title: &str, size: (u32, u32), x: &Axis, y: &Axis, lines: &[
     })
 }
 
+/// What the axes of all charts have in common.
+fn style<'m, 'a, 'b, 'd, X, Y>(
+    mesh: &'m mut MeshStyle<'a, 'b, X, Y, SVGBackend<'d>>,
+    x: &Axis,
+) -> &'m mut MeshStyle<'a, 'b, X, Y, SVGBackend<'d>>
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    mesh.x_desc(x.label)
+        .axis_desc_style((FONT, 18, &INK))
+        .label_style((FONT, 16, &INK))
+        .axis_style(INK)
+        .bold_line_style(GRID)
+        .light_line_style(WHITE)
+        .x_labels(8)
+}
+
 /// 1, 2 and 5 times the powers of ten in a range: plotters marks the powers alone.
 fn logarithmic_steps(range: &Range<f64>) -> Vec<f64> {
     let decades = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
@@ -109,22 +130,15 @@ fn draw_lines<Y>(
         .x_label_area_size(48)
         .y_label_area_size(64)
         .build_cartesian_2d(x.range.clone(), y_range)
-        .expect("drawing to memory does not fail");
-    chart
-        .configure_mesh()
-        .x_desc(x.label)
+        .expect(TO_MEMORY);
+    let mut mesh = chart.configure_mesh();
+    style(&mut mesh, x)
         .y_desc(y.label)
-        .axis_desc_style((FONT, 18, &INK))
-        .label_style((FONT, 16, &INK))
-        .axis_style(INK)
-        .bold_line_style(GRID)
-        .light_line_style(WHITE)
-        .x_labels(8)
         .y_labels(7)
         .x_label_formatter(&|value| format!("{value:.*}", x.digits))
         .y_label_formatter(&|value| format!("{value:.*}", y.digits))
         .draw()
-        .expect("drawing to memory does not fail");
+        .expect(TO_MEMORY);
     for line in lines {
         let points = line.points.iter().copied();
         let drawn = if line.dashed {
@@ -132,12 +146,12 @@ fn draw_lines<Y>(
         } else {
             chart.draw_series(LineSeries::new(points, line.colour.stroke_width(2))).map(|_| ())
         };
-        drawn.expect("drawing to memory does not fail");
+        drawn.expect(TO_MEMORY);
         let whiskers = line.marks.iter().map(|mark| {
             let (low, high) = mark.spread;
             PathElement::new(vec![(low, mark.at.1), (high, mark.at.1)], line.colour.mix(0.6).stroke_width(2))
         });
-        chart.draw_series(whiskers).expect("drawing to memory does not fail");
+        chart.draw_series(whiskers).expect(TO_MEMORY);
         let marks = line.marks.iter().map(|mark| {
             let style = line.colour.filled();
             let shape = match mark.shape % SHAPES.len() {
@@ -148,7 +162,7 @@ fn draw_lines<Y>(
             };
             EmptyElement::at(mark.at) + shape
         });
-        chart.draw_series(marks).expect("drawing to memory does not fail");
+        chart.draw_series(marks).expect(TO_MEMORY);
     }
 }
 
@@ -156,7 +170,6 @@ fn draw_lines<Y>(
 pub(super) fn bars(title: &str, width: u32, x: &Axis, bars: &[Bar]) -> String {
     let count = bars.len() as f64;
     svg((width, 110 + 30 * bars.len() as u32), |area| {
-        let label = |at: f64| bars[(at.max(0.0) as usize).min(bars.len() - 1)].label.clone();
         let mut chart = ChartBuilder::on(area)
             .caption(title, (FONT, 20, &INK))
             .margin(10)
@@ -164,21 +177,14 @@ pub(super) fn bars(title: &str, width: u32, x: &Axis, bars: &[Bar]) -> String {
             .x_label_area_size(48)
             .y_label_area_size(10)
             .build_cartesian_2d(x.range.clone(), count..0.0)
-            .expect("drawing to memory does not fail");
-        chart
-            .configure_mesh()
-            .x_desc(x.label)
-            .axis_desc_style((FONT, 18, &INK))
-            .label_style((FONT, 16, &INK))
-            .axis_style(INK)
-            .bold_line_style(GRID)
-            .light_line_style(WHITE)
-            .x_labels(8)
+            .expect(TO_MEMORY);
+        let mut mesh = chart.configure_mesh();
+        style(&mut mesh, x)
             .y_labels(0)
             .disable_y_mesh()
             .x_label_formatter(&|value| format!("{value:.*}", x.digits))
             .draw()
-            .expect("drawing to memory does not fail");
+            .expect(TO_MEMORY);
         for (index, bar) in bars.iter().enumerate() {
             let (top, mut left) = (index as f64 + 0.15, 0.0);
             let rectangles = bar.parts.iter().map(|&(length, colour)| {
@@ -186,10 +192,10 @@ pub(super) fn bars(title: &str, width: u32, x: &Axis, bars: &[Bar]) -> String {
                 left += length;
                 Rectangle::new([(start, top), (left, top + 0.7)], colour.filled())
             });
-            chart.draw_series(rectangles).expect("drawing to memory does not fail");
+            chart.draw_series(rectangles).expect(TO_MEMORY);
             let style = (FONT, 16).into_font().color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
-            let text = Text::new(label(index as f64), (left + 1.0, top + 0.35), style);
-            chart.draw_series([text]).expect("drawing to memory does not fail");
+            let text = Text::new(bar.label.clone(), (left + 1.0, top + 0.35), style);
+            chart.draw_series([text]).expect(TO_MEMORY);
         }
     })
 }
@@ -199,9 +205,9 @@ fn svg(size: (u32, u32), draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>))
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        area.fill(&WHITE).expect("drawing to memory does not fail");
+        area.fill(&WHITE).expect(TO_MEMORY);
         draw(&area);
-        area.present().expect("drawing to memory does not fail");
+        area.present().expect(TO_MEMORY);
     }
     text.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
 }
