@@ -1,8 +1,8 @@
 """llama.cpp's speed on a LLaMA folder, float32 weights: dense prefill and decode.
 
 Usage:
-  python tools/peers/llama_cpp.py --convert FOLDER OUT.gguf
-  python tools/peers/llama_cpp.py FILE.gguf [--threads 2] [--batch 4] [--seq 256] [--prompt 16] [--decode 64]
+  python tools/peers/llamacpp.py --convert FOLDER OUT.gguf
+  python tools/peers/llamacpp.py FILE.gguf [--threads 2] [--batch 4] [--seq 256] [--prompt 16] [--decode 64]
 
 The first form writes the model's weights as float32, without a tokenizer. The second prints "ready" and then answers
 every line of stdin, "prefill" or "decode", with the seconds of one run, as pytorch.py --interactive does.
@@ -13,10 +13,7 @@ import os
 import sys
 import time
 
-# The folder of this file would come first on the path, where this file hides the package of the same name.
-sys.path[:] = [path for path in sys.path if os.path.abspath(path) != os.path.dirname(os.path.abspath(__file__))]
-
-import numpy as np  # noqa: E402
+import numpy as np
 
 BLOCK_NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
