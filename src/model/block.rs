@@ -239,7 +239,7 @@ fn choose_from<B: Backend>(
     block: Block,
     probed: &mut Probed<B>,
     (p, tokens, slots): (&B::Statistics, usize, &B::Indices),
-    scores: &mut B::Statistics,
+    scores: &mut [[B::Statistics; 2]],
     fault: &mut B::Indices,
 ) {
     if probed.pinned {
@@ -255,6 +255,7 @@ fn choose_from<B: Backend>(
     let metric = if settings.method == Method::FullBatch { Metric::Ppsp } else { settings.metric };
     let unit = block.unit(config, settings.channel_group);
     let width = block.channels(config);
+    let scores = &mut scores[index][block as usize];
     backend.channel_score(p, tokens, width, fusion, metric, &probed.statistic, unit, scores);
     backend.top_k_keep(scores, &mut probed.kept.set, fault_tag(index, block, true), fault);
     probed.kept.follow_kv_heads(backend, config);

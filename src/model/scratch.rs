@@ -65,8 +65,8 @@ pub struct Scratch<B: Backend> {
     pub a: B::Activations,
     /// Energies p (S, C), compact where pruned.
     pub p: B::Statistics,
-    /// Scores (C or N).
-    pub scores: B::Statistics,
+    /// Scores that every layer's blocks were chosen by last: of heads (N), of channels (I).
+    pub scores: Vec<[B::Statistics; 2]>,
     /// The probe of the running block.
     pub probe: Probe<B>,
     /// Identity of heads: the key/value head of every query head.
@@ -158,7 +158,14 @@ impl<B: Backend> Scratch<B> {
             v: backend.activations(t * config.num_key_value_heads * d)?,
             a: backend.activations(t * widest)?,
             p: backend.statistics(grid.tokens * widest)?,
-            scores: backend.statistics(widest)?,
+            scores: (0..config.num_hidden_layers)
+                .map(|_| {
+                    Ok([
+                        backend.statistics(config.num_attention_heads)?,
+                        backend.statistics(config.intermediate_size)?,
+                    ])
+                })
+                .collect::<Result<_>>()?,
             probe: Probe {
                 grid,
                 samples: backend.indices(grid.samples)?,

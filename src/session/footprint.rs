@@ -57,11 +57,11 @@ impl Footprint {
         let scratch = Part {
             // Three residuals, two normed inputs, q, k, v, intermediate states, embeddings.
             elements: rows * (5 * h + (heads + 2 * kv_heads) * d + widest + config.word_embed_proj_dim),
-            // Sums of squares, the probe's and the batch's rows, losses and targets; energies and scores; the probe, the
-            // last tokens; head slots, fault.
+            // Sums of squares, the probe's and the batch's rows, losses and targets; energies; scores; the probe, the last
+            // tokens; head slots, fault.
             words: rows * (3 + 2 + 3 + 2)
                 + slots * (widest + 1)
-                + widest
+                + config.num_hidden_layers * (heads + config.intermediate_size)
                 + rotary * d
                 + samples * 5
                 + 1

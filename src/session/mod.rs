@@ -48,6 +48,8 @@ pub struct Session<B: Backend> {
     limits: Limits,
     counts: Vec<LayerCounts>,
     selections: Selections<B>,
+    /// Whether [`Session::pin`] made the choice.
+    pinned: bool,
     scratch: Scratch<B>,
     batch: Batch<B>,
     cache: Option<KvCache<B>>,
@@ -134,6 +136,7 @@ impl<B: Backend> Session<B> {
             limits,
             counts,
             selections,
+            pinned: false,
             scratch,
             cache,
             batch: Batch {
@@ -202,7 +205,7 @@ impl<B: Backend> Session<B> {
 
     /// Heads, or channels as the checkpoint numbers them, ascending.
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
-        let Some(kept) = self.selections[layer][usize::from(block == Block::Mlp)].kept() else {
+        let Some(kept) = self.selections[layer][block as usize].kept() else {
             return Ok(None);
         };
         let mut units = self.model.backend.download_indices(&kept.set.indices, kept.set.len)?;
@@ -217,6 +220,17 @@ impl<B: Backend> Session<B> {
         Ok(Some(units))
     }
 
+    /// The scores that `block` of layer `layer` was chosen by last: of its heads (N) or channels (I), under `random`
+    /// their ranks. `None` if the block is dense or pinned.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>> {
+        let scored = self.selections[layer][block as usize].kept().filter(|_| !self.pinned);
+        let scores = &self.scratch.scores[layer][block as usize];
+        scored.map(|kept| self.model.backend.download_statistics(scores, kept.set.of)).transpose()
+    }
+
     /// Keeps the given heads and channels from now on instead of choosing them: `kept[l]` holds layer l's heads and its
     /// channels, ascending, as many as [`Session::layer_counts`] says; `None` for a dense block. Another session's
     /// choice can be repeated so, on another device for instance. Without a choice there is no history to update.
@@ -224,7 +238,9 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// Another number of layers, heads or channels, or indices that are not ascending or not there.
     pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
-        selections::pin(&self.model, kept, &mut self.selections)
+        selections::pin(&self.model, kept, &mut self.selections)?;
+        self.pinned = true;
+        Ok(())
     }
 
     /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.

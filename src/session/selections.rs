@@ -393,7 +393,7 @@ impl<'a, B: Backend> Builder<'a, B> {
         let mut p = backend.statistics(energy.len())?;
         backend.upload_statistics(energy, &mut p);
         let (unit, slots) = (self.unit(block), energy.len() / width);
-        let scores = &mut self.scratch.scores;
+        let scores = &mut self.scratch.scores[layer][block as usize];
         backend.channel_score(&p, slots, width, Fusion::ProbeOnly, metric, statistic, unit, scores);
         self.keep_best(layer, block, len)
     }
@@ -406,7 +406,7 @@ impl<'a, B: Backend> Builder<'a, B> {
         let mut scores: Vec<f32> =
             (0..block.channels(config) / self.unit(block).width()).map(|rank| rank as f32).collect();
         scores.shuffle(&mut rng);
-        self.model.backend.upload_statistics(&scores, &mut self.scratch.scores);
+        self.model.backend.upload_statistics(&scores, &mut self.scratch.scores[layer][block as usize]);
         Ok(Selection::Fixed { kept: self.keep_best(layer, block, len)?, bias: None })
     }
 
@@ -414,6 +414,7 @@ impl<'a, B: Backend> Builder<'a, B> {
         let (backend, config) = (&*self.model.backend, &self.model.config);
         let mut kept = Kept::new(backend, config, block, self.unit(block).width(), len)?;
         let Scratch { scores, fault, .. } = &mut *self.scratch;
+        let scores = &scores[layer][block as usize];
         backend.top_k_keep(scores, &mut kept.set, fault_tag(layer, block, true), fault);
         kept.follow_kv_heads(backend, config);
         Ok(kept)

@@ -12,6 +12,7 @@ use probeprune::{
     checkpoint::read_tensor_file,
     config::ModelConfig,
     model::Model,
+    perplexity::windows,
     prune::{
         calibration::Calibration,
         settings::{Method, Settings},
@@ -22,7 +23,7 @@ use probeprune::{
 };
 
 use crate::{
-    args::{CalibrationArgs, TensorKey},
+    args::{CalibrationArgs, DataArgs, TensorKey},
     device::Place,
     failure::{Result, note},
     progress,
@@ -101,6 +102,15 @@ impl<B: Backend> Loaded<B> {
             whole += &read_text(path)?;
         }
         Ok(self.tokenizer()?.encode(&whole, true)?)
+    }
+
+    /// The windows that `data` names, one after another, and the tokens of each.
+    pub(crate) fn windows(&self, data: &DataArgs) -> Result<(Vec<u32>, usize)> {
+        let seq_len = self.seq_len(data.seq_len);
+        let mut tokens = self.tokens(&data.text, data.tokens.as_ref())?;
+        let whole = windows(&tokens, seq_len, data.max_tokens)?.len();
+        tokens.truncate(whole);
+        Ok((tokens, seq_len))
     }
 
     /// A calibration over the first windows of `tokens`.
