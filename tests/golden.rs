@@ -47,8 +47,7 @@ fn settings(reference: &Value) -> Settings {
         round_channels: reference["round_channels"].as_u64().expect("round_channels") as usize,
         momentum: number("momentum").unwrap_or(default.momentum),
         flap_attention_factor: reference["flap_attention_factor"].as_u64().unwrap_or(4) as u32,
-        seed: 0,
-        history_layout: default.history_layout,
+        ..default
     }
 }
 
