@@ -366,11 +366,10 @@ impl Backend for Cpu {
         grid: Grid,
         width: usize,
         mask: Option<&Vec<u32>>,
-        weight: f32,
-        offset: Option<&Vec<f32>>,
+        prior: Option<(&Vec<f32>, f32)>,
         mean: &mut Vec<f32>,
     ) {
-        probe::centre_energy(self, p, sums, grid, width, mask, weight, offset, mean);
+        probe::centre_energy(self, p, sums, grid, width, mask, prior, mean);
     }
 
     fn gather_pruned(
