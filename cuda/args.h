@@ -177,6 +177,8 @@ struct CentreEnergyArgs {
   FloatsOut mean;
   int batch, tokens, width;
   float weight;  // of the tokens' mean against the prior
+  float share;   // of the mean that energies are taken around
+  int unused;
 };
 
 // ---- gather_pruned -----------------------------------------------------------------------------------------------------

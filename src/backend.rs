@@ -470,9 +470,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
         sums: Option<&mut Self::Statistics>,
     );
 
-    /// Moves energies and sums (S, C) of [`Backend::energy`] to a mean: p\[s,c\] = mean over samples of (a − mean\[c\])²,
-    /// with the divisors of `energy`, where mean\[c\] = m, the mean of a over all tokens that are not pads, or with a prior
-    /// (C) and a weight w in \[0, 1\], prior\[c\] + w·(m − prior\[c\]).
+    /// Moves energies and sums (S, C) of [`Backend::energy`] to a share of the mean: p\[s,c\] = mean over samples of
+    /// (a − share·mean\[c\])², with the divisors of `energy`, where mean\[c\] = m, the mean of a over all tokens that are not
+    /// pads, or with a prior (C) and a weight w in \[0, 1\], prior\[c\] + w·(m − prior\[c\]).
     fn centre_energy(
         &self,
         p: &mut Self::Statistics,
@@ -481,6 +481,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         width: usize,
         mask: Option<&Self::Indices>,
         prior: Option<(&Self::Statistics, f32)>,
+        share: f32,
         mean: &mut Self::Statistics,
     );
 

@@ -17,7 +17,10 @@ use probeprune::{
         scratch::{Batch, Scratch},
         selection::{Kept, Probed, Selection},
     },
-    prune::settings::{Compensation, HistoryLayout, Method, Metric, Settings},
+    prune::{
+        calibration::BlockMoments,
+        settings::{Compensation, HistoryLayout, Method, Metric, Settings},
+    },
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,7 +30,6 @@ const H: usize = 16;
 const C: usize = 40;
 const KEPT: usize = 24;
 const RANK: usize = 3;
-const WEIGHT: f32 = 0.6;
 const GRID: Grid = Grid { samples: 5, tokens: 7 };
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
@@ -111,21 +113,21 @@ impl Map {
     }
 
     fn on(&self, cpu: &Cpu) -> LinearMap<Cpu> {
-        let linear = |weight: Vec<f32>, bias: Vec<f32>, usage| {
-            let (out_features, in_features) = (bias.len(), weight.len() / bias.len());
+        let linear = |weight: Vec<f32>, bias: Option<Vec<f32>>, out_features: usize, usage| {
+            let in_features = weight.len() / out_features;
             let weight =
                 cpu.weight(&Tensor::from_f32(vec![out_features, in_features], weight), usage).unwrap();
-            probeprune::backend::Linear { weight, bias: Some(bias), out_features, in_features }
+            probeprune::backend::Linear { weight, bias, out_features, in_features }
         };
         let negated = (0..C).flat_map(|c| (0..RANK).map(move |l| -self.coefficients[l * C + c])).collect();
         LinearMap {
-            directions: linear(self.directions.clone(), self.offsets.clone(), WeightUse::Rows),
-            negated: linear(negated, self.bias.iter().map(|b| -b).collect(), WeightUse::Columns),
+            directions: linear(self.directions.clone(), Some(self.offsets.clone()), RANK, WeightUse::Rows),
+            negated: linear(negated, None, C, WeightUse::Columns),
             coefficients: self.coefficients.clone(),
         }
     }
 
-    /// B·z + b of normed rows (., H), z = P·x + p0: (., C).
+    /// B·z of normed rows (., H), z = P·x + p0: (., C).
     fn explained(&self, x: &[f64]) -> Vec<f64> {
         x.chunks_exact(H)
             .flat_map(|x| {
@@ -137,8 +139,7 @@ impl Map {
                     })
                     .collect();
                 (0..C).map(move |c| {
-                    let sum: f64 = (0..RANK).map(|l| f64::from(self.coefficients[l * C + c]) * z[l]).sum();
-                    sum + f64::from(self.bias[c])
+                    (0..RANK).map(|l| f64::from(self.coefficients[l * C + c]) * z[l]).sum::<f64>()
                 })
             })
             .collect()
@@ -168,16 +169,15 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     let mut statistic = vec![0.0; C];
     backend.column_statistic(&layer.model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
     let layout = HistoryLayout::default();
-    // Calibration's share of the mean, or a linear map's b.
-    let offset = map.as_ref().map_or_else(|| values(15, C), |map| map.bias.clone());
+    // Calibration's mean, or a linear map's b.
+    let prior = map.as_ref().map_or_else(|| values(15, C), |map| map.bias.clone());
     let mut selection = Selection::Probed(Probed {
         compensation: Some(
             Compensating::new(
                 backend,
                 config,
                 &kept,
-                WEIGHT,
-                Some(offset.clone()),
+                Some(prior.clone()),
                 map.as_ref().map(|map| map.on(backend)),
             )
             .unwrap(),
@@ -217,16 +217,21 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         .map(|(i, j)| place(i, j))
         .filter(|&(b, s)| real(b, s))
         .collect();
-    let mean: Vec<f64> = (0..C)
-        .map(|c| tokens.iter().map(|&(b, s)| seen(b, s, c)).sum::<f64>() / tokens.len() as f64)
+    let weight = grid.rows() as f64 / (grid.rows() + settings.prior_tokens) as f64;
+    let stand_in: Vec<f64> = (0..C)
+        .map(|c| {
+            let mean = tokens.iter().map(|&(b, s)| seen(b, s, c)).sum::<f64>() / tokens.len() as f64;
+            f64::from(prior[c]) + weight * (mean - f64::from(prior[c]))
+        })
         .collect();
+    let share = f64::from(Compensation::CENTRED_SHARE);
     let p: Vec<f64> = (0..grid.tokens)
         .flat_map(|j| (0..C).map(move |c| (j, c)))
         .map(|(j, c)| {
             let at_slot: Vec<_> =
                 (0..grid.samples).map(|i| place(i, j)).filter(|&(b, s)| real(b, s)).collect();
             let divisor = at_slot.len() as f64 + if mask.is_some() { 1e-3 } else { 0.0 };
-            at_slot.iter().map(|&(b, s)| (seen(b, s, c) - mean[c]).powi(2)).sum::<f64>() / divisor
+            at_slot.iter().map(|&(b, s)| (seen(b, s, c) - share * stand_in[c]).powi(2)).sum::<f64>() / divisor
         })
         .collect();
     assert_close("p", &scratch.p[..grid.tokens * C], &p, 1e-5);
@@ -253,8 +258,6 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     let channels = |want: bool| (0..C as u32).filter(|&c| is_kept[c as usize] == want).collect::<Vec<_>>();
     assert_eq!(kept.set.indices[..KEPT], channels(true));
     assert_eq!(compensation.pruned.indices[..C - KEPT], channels(false));
-    let stand_in: Vec<f64> =
-        mean.iter().zip(&offset).map(|(m, &offset)| f64::from(WEIGHT) * m + f64::from(offset)).collect();
     assert_close("mean", &compensation.mean, &stand_in, 1e-5);
 
     // The output: every channel of every row, pruned ones by what stands in for them.
@@ -265,8 +268,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
                 .map(|c| match (is_kept[c], &explained) {
                     (true, _) => states[row * C + c],
                     (false, None) => stand_in[c],
-                    // B·z + b + the weighted mean of what they leave.
-                    (false, Some(explained)) => explained[row * C + c] + f64::from(WEIGHT) * mean[c],
+                    (false, Some(explained)) => explained[row * C + c] + stand_in[c],
                 })
                 .collect();
             product(&a, &down, C)
@@ -355,4 +357,33 @@ fn second_moments_are_sums_of_products() {
         })
         .collect();
     assert_close("second moments", &out, &want, 1e-5);
+}
+
+#[test]
+fn calibrations_energies_are_centred_too() {
+    let (samples, slots, width) = (9, 4, 3);
+    let a = values(16, samples * slots * width);
+    let at = |b: usize, s: usize, c: usize| f64::from(a[(b * slots + s) * width + c]);
+    let mean_at = |s: usize, c: usize, f: fn(f64) -> f64| {
+        ((0..samples).map(|b| f(at(b, s, c))).sum::<f64>() / samples as f64) as f32
+    };
+    let each = |f: fn(f64) -> f64| (0..slots * width).map(|i| mean_at(i / width, i % width, f)).collect();
+    let moments = BlockMoments { energy: each(|x| x * x), mean: each(|x| x), flap: None, linear: None };
+    let means: Vec<f64> = (0..width)
+        .map(|c| {
+            (0..samples * slots).map(|row| f64::from(a[row * width + c])).sum::<f64>()
+                / (samples * slots) as f64
+        })
+        .collect();
+    assert_close("means", &moments.channel_means(width), &means, 1e-6);
+    for share in [1.0, 0.7] {
+        let want: Vec<f64> = (0..slots * width)
+            .map(|i| {
+                let (s, c) = (i / width, i % width);
+                let around = f64::from(share) * means[c];
+                (0..samples).map(|b| (at(b, s, c) - around).powi(2)).sum::<f64>() / samples as f64
+            })
+            .collect();
+        assert_close("centred energy", &moments.centred_energy(width, share), &want, 1e-5);
+    }
 }

@@ -367,9 +367,10 @@ impl Backend for Cpu {
         width: usize,
         mask: Option<&Vec<u32>>,
         prior: Option<(&Vec<f32>, f32)>,
+        share: f32,
         mean: &mut Vec<f32>,
     ) {
-        probe::centre_energy(self, p, sums, grid, width, mask, prior, mean);
+        probe::centre_energy(self, p, sums, grid, width, mask, prior, share, mean);
     }
 
     fn gather_pruned(

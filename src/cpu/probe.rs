@@ -191,6 +191,7 @@ pub(super) fn centre_energy(
     width: usize,
     mask: Option<&Vec<u32>>,
     prior: Option<(&Vec<f32>, f32)>,
+    share: f32,
     mean: &mut [f32],
 ) {
     let real: f32 = (0..grid.tokens).map(|s| count_and_divisor(grid, mask, s).0).sum();
@@ -210,13 +211,14 @@ pub(super) fn centre_energy(
     });
     cpu.rows(&mut p[..grid.tokens * width], width, |s, p| {
         let (count, divisor) = count_and_divisor(grid, mask, s);
-        let share = count / divisor;
+        let counted = count / divisor;
         cpu.vectorized(
             #[inline(always)]
             || {
                 for ((p, sum), m) in p.iter_mut().zip(&sums[s * width..]).zip(&*mean) {
                     // Rounding may leave a hair below 0 where all values are equal. NaN has to stay.
-                    let centred = *p + m * (share * m - 2.0 * sum / divisor);
+                    let m = share * m;
+                    let centred = *p + m * (counted * m - 2.0 * sum / divisor);
                     *p = if centred < 0.0 { 0.0 } else { centred };
                 }
             },

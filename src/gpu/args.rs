@@ -227,6 +227,8 @@ pub struct CentreEnergyArgs {
     pub(crate) tokens: ::std::os::raw::c_int,
     pub(crate) width: ::std::os::raw::c_int,
     pub(crate) weight: f32,
+    pub(crate) share: f32,
+    pub(crate) unused: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]

@@ -22,6 +22,7 @@ impl<D: Driver> Gpu<D> {
         width: usize,
         mask: Option<&Indices<D>>,
         prior: Option<(&Statistics<D>, f32)>,
+        share: f32,
         mean: &Statistics<D>,
     ) {
         let arguments = CentreEnergyArgs {
@@ -34,6 +35,8 @@ impl<D: Driver> Gpu<D> {
             tokens: grid.tokens as i32,
             width: width as i32,
             weight: prior.map_or(1.0, |(_, weight)| weight),
+            share,
+            unused: 0,
         };
         let geometry = Geometry { grid: [width.div_ceil(32) as u32, 1, 1], threads: THREADS, shared: 0 };
         self.launch(CENTRE_ENERGY, geometry, &arguments);

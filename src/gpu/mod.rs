@@ -318,9 +318,10 @@ impl<D: Driver> Backend for Gpu<D> {
         width: usize,
         mask: Option<&Indices<D>>,
         prior: Option<(&Statistics<D>, f32)>,
+        share: f32,
         mean: &mut Statistics<D>,
     ) {
-        self.centre_energy_kernel(p, sums, grid, width, mask, prior, mean);
+        self.centre_energy_kernel(p, sums, grid, width, mask, prior, share, mean);
     }
 
     fn gather_pruned(

@@ -16,6 +16,7 @@ use crate::{
     backend::{Addition, Backend, KeptBlocks, KeptSet, Linear},
     config::ModelConfig,
     error::Result,
+    prune::settings::Compensation as Kind,
 };
 
 /// A probed block's compensation.
@@ -130,5 +131,5 @@ pub fn centred_energies<B: Backend>(
     let tokens = grid.rows() as f32;
     let weight = tokens / (tokens + context.settings.prior_tokens as f32);
     let prior = prior.as_ref().map(|prior| (prior, weight));
-    backend.centre_energy(p, sums, grid, width, mask, prior, mean);
+    backend.centre_energy(p, sums, grid, width, mask, prior, Kind::CENTRED_SHARE, mean);
 }

@@ -48,9 +48,10 @@ impl BlockMoments {
         means.into_iter().map(|sum| (sum / slots) as f32).collect()
     }
 
-    /// h (S, C) around the channels' means: E\[(a − μ̄)²\] = h − 2·μ̄·μ + μ̄² (spec compensation).
-    pub fn centred_energy(&self, width: usize) -> Vec<f32> {
-        let means = self.channel_means(width);
+    /// h (S, C) around a share of the channels' means: E\[(a − γ·μ̄)²\] = h − 2·γ·μ̄·μ + γ²·μ̄² (spec compensation, where
+    /// γ is 1).
+    pub fn centred_energy(&self, width: usize, share: f32) -> Vec<f32> {
+        let means = self.channel_means(width).into_iter().map(|mean| share * mean).collect::<Vec<_>>();
         let slots = self.energy.chunks_exact(width).zip(self.mean.chunks_exact(width));
         let centred = |((&h, &mu), &mean): ((&f32, &f32), &f32)| (h + mean * (mean - 2.0 * mu)).max(0.0);
         slots.flat_map(|(h, mu)| h.iter().zip(mu).zip(&means).map(centred)).collect()

@@ -108,6 +108,10 @@ pub enum Compensation {
 }
 
 impl Compensation {
+    /// The share of what stands in for a channel that its energy is taken around: between 0 (as if nothing stood in for
+    /// it) and 1 (as if it were known for sure). Part of a large mean's energy has to count, because a probe knows that
+    /// mean only roughly.
+    pub const CENTRED_SHARE: f32 = 0.7;
     /// r of `linear` where none is given.
     pub const DEFAULT_RANK: usize = 32;
 

@@ -268,7 +268,7 @@ impl<'a, B: Backend> Builder<'a, B> {
             Method::Flap => self.flap_moments(layer, block)?.fluctuation.clone(),
             _ => self.moments(layer, block).map_or_else(Vec::new, |moments| match self.settings.compensate {
                 Compensation::None => moments.energy.clone(),
-                _ => moments.centred_energy(block.channels(&self.model.config)),
+                _ => moments.centred_energy(block.channels(&self.model.config), Compensation::CENTRED_SHARE),
             }),
         };
         let kept = self.by_energy(layer, block, len, metric, &statistic, &energy)?;
@@ -313,7 +313,9 @@ impl<'a, B: Backend> Builder<'a, B> {
                 let energies = match (&fit, compensate) {
                     (Some(fit), _) => layout.encode(&fit.variance, width),
                     (None, Compensation::None) => layout.encode(&moments.energy, width),
-                    (None, _) => layout.encode(&moments.centred_energy(width), width),
+                    (None, _) => {
+                        layout.encode(&moments.centred_energy(width, Compensation::CENTRED_SHARE), width)
+                    }
                 };
                 backend.upload_statistics(&energies, &mut history.values);
             }
