@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     backend::{Backend, Linear, Norm, NormKind, WeightUse},
-    checkpoint::{Checkpoint, Tensor},
+    checkpoint::{Tensor, Tensors},
     config::{Family, ModelConfig},
     error::Result,
 };
@@ -79,7 +79,7 @@ pub struct Weights<B: Backend> {
 
 /// Looks tensors up and puts them on the backend.
 struct Loader<'a, B: Backend> {
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a dyn Tensors,
     config: &'a ModelConfig,
     backend: &'a Arc<B>,
     prefix: &'static str,
@@ -167,7 +167,7 @@ impl<B: Backend> Weights<B> {
     /// # Errors
     /// A missing tensor, or no room on the device.
     pub fn load(
-        checkpoint: &Checkpoint,
+        checkpoint: &dyn Tensors,
         config: &ModelConfig,
         backend: &Arc<B>,
         mut on_layer: impl FnMut(usize),

@@ -13,8 +13,12 @@ pub mod selection;
 use std::sync::Arc;
 
 use crate::{
-    backend::Backend, checkpoint::Checkpoint, checkpoint::check_shapes, config::ModelConfig, error::Result,
-    source::ModelSource, weights::Weights,
+    backend::Backend,
+    checkpoint::{Checkpoint, RandomTensors, check_shapes},
+    config::ModelConfig,
+    error::Result,
+    source::ModelSource,
+    weights::Weights,
 };
 
 /// The two kinds of block in a decoder layer.
@@ -86,5 +90,20 @@ impl<B: Backend> Model<B> {
         check_shapes(&config, &checkpoint)?;
         let weights = Weights::load(&checkpoint, &config, &backend, on_layer)?;
         Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights })
+    }
+    /// A model of `config` with random weights: what it says means nothing, but it takes the time of a real one.
+    /// `on_layer` is called with the number of layers made so far.
+    ///
+    /// # Errors
+    /// A device without room for it, or without operations for it.
+    pub fn random(
+        config: ModelConfig,
+        tensors: &RandomTensors,
+        backend: Arc<B>,
+        on_layer: impl FnMut(usize),
+    ) -> Result<Self> {
+        backend.check_model(&config)?;
+        let weights = Weights::load(tensors, &config, &backend, on_layer)?;
+        Ok(Self { fingerprint: tensors.fingerprint(), config, backend, weights })
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let place = match chosen_gpu(args.device.device)? {
         None => Place { name: "the CPU".to_string(), weights: checkpoint.file_bytes(), element: 4, loss: 0 },
         Some(ordinal) => {
-            let dtype = args.device.dtype.on_gpu(&source)?;
+            let dtype = args.device.dtype.on_gpu(Some(&source))?;
             let name = format!("cuda:{ordinal} in {}", dtype.name());
             let loss = 4 * cross_entropy_scratch(grid.rows(), config.vocab_size);
             Place { name, weights: weights_on_gpu(&config, &checkpoint), element: 2, loss }

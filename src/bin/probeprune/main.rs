@@ -1,25 +1,22 @@
 //! The command-line program: see `probeprune --help`.
 
-mod args;
 mod calibrate;
+mod cli;
 mod completions;
 mod corpus;
 mod demo;
-mod device;
 mod doctor;
-mod failure;
 mod generate;
-mod input;
 mod inspect;
-mod interrupt;
 mod perplexity;
-mod progress;
-mod table;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command};
 use clap::Parser;
+use cli::{Cli, Command};
+use shared::{args, device, failure, input, interrupt, progress, table};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
