@@ -11,7 +11,7 @@ mod matrix;
 mod probe;
 mod score;
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Instant};
 
 use crate::{
     backend::{
@@ -113,6 +113,7 @@ impl Backend for Cpu {
     type Activations = Vec<f32>;
     type Statistics = Vec<f32>;
     type Indices = Vec<u32>;
+    type Stamp = Instant;
 
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         self.pool.install(operations)
@@ -164,6 +165,18 @@ impl Backend for Cpu {
 
     fn download_indices(&self, values: &Vec<u32>, len: usize) -> Result<Vec<u32>> {
         Ok(values[..len].to_vec())
+    }
+
+    fn stamp(&self) -> Result<Instant> {
+        Ok(Instant::now())
+    }
+
+    fn take_stamp(&self, stamp: &mut Instant) {
+        *stamp = Instant::now();
+    }
+
+    fn seconds_between(&self, from: &Instant, to: &Instant) -> Result<f64> {
+        Ok(to.duration_since(*from).as_secs_f64())
     }
 
     fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Vec<f32>) {

@@ -126,6 +126,12 @@ impl<D: Driver> Gpu<D> {
         launches.iter().try_for_each(|launch| self.driver.launch(launch))
     }
 
+    /// Records an event behind what was issued so far, which then is issued one by one: a graph has no place for it.
+    pub(super) fn record(&self, event: &D::Event) {
+        self.flush();
+        self.note(self.driver.record(event));
+    }
+
     /// Keeps the first error for the next download.
     fn note(&self, outcome: Result<()>) {
         if let Err(error) = outcome {

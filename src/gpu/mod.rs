@@ -119,6 +119,7 @@ impl<D: Driver> Backend for Gpu<D> {
     type Activations = Activations<D>;
     type Statistics = Statistics<D>;
     type Indices = Indices<D>;
+    type Stamp = D::Event;
 
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         self.collect(operations)
@@ -174,6 +175,18 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn download_indices(&self, values: &Indices<D>, len: usize) -> Result<Vec<u32>> {
         Ok(bytemuck::pod_collect_to_vec(&self.download(&values.0, len, 4)?))
+    }
+
+    fn stamp(&self) -> Result<D::Event> {
+        self.driver.event()
+    }
+
+    fn take_stamp(&self, stamp: &mut D::Event) {
+        self.record(stamp);
+    }
+
+    fn seconds_between(&self, from: &D::Event, to: &D::Event) -> Result<f64> {
+        self.driver.elapsed(from, to)
     }
 
     fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Statistics<D>) {

@@ -5,6 +5,7 @@ use super::{
     block::{self, Context},
     scratch::{Batch, Residual, Scratch},
     selection::Selection,
+    timeline::Step,
 };
 use crate::{
     backend::{Backend, Moments},
@@ -26,7 +27,10 @@ pub fn run<B: Backend>(
     mut cache: Option<&mut KvCache<B>>,
     mut collecting: Collecting<'_, B>,
 ) {
+    let backend = &*context.model.backend;
+    scratch.timeline.start(backend);
     embed(context, scratch);
+    scratch.timeline.mark(backend, Step::Embedding);
     for (index, selections) in selections.iter_mut().enumerate() {
         for (which, (kind, selection)) in Block::ALL.into_iter().zip(selections).enumerate() {
             let moments = collecting.as_mut().map(|(moments, seen)| (&mut moments[index][which], *seen));

@@ -1,7 +1,7 @@
 //! The arithmetic of LLaMA and OPT decoders, written against [`crate::backend::Backend`] alone.
 //!
 //! [`block`] is where the method happens: probe, energies, scores, and the whole batch on what was kept.
-//! [`attention`] and [`mlp`] lead from a block's input to its intermediate states.
+//! [`timeline`] says where the time goes. [`attention`] and [`mlp`] lead from a block's input to its intermediate states.
 
 pub mod attention;
 pub mod block;
@@ -9,6 +9,7 @@ pub mod forward;
 pub mod mlp;
 pub mod scratch;
 pub mod selection;
+pub mod timeline;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ use crate::{
         forward,
         scratch::Scratch,
         selection::{Probed, Selection},
+        timeline::Step,
     },
 };
 
@@ -165,19 +166,48 @@ impl<B: Backend> Session<B> {
         unreachable!("the loop ends after max_new_tokens steps")
     }
 
+    /// The most likely next token of every sample of the batch that [`Session::forward`] ran last. The first call makes
+    /// room for their logits in a session without a cache.
+    ///
+    /// # Errors
+    /// A device that has no room for them or failed; logits that are not finite.
+    pub fn next_tokens(&mut self) -> Result<Vec<u32>> {
+        let samples = self.batch.grid.samples;
+        if !self.has_next_logits {
+            let entries = self.limits.samples * self.model.config.vocab_size;
+            self.next_logits = self.model.backend.statistics(entries)?;
+            self.has_next_logits = true;
+        }
+        self.last_logits(self.batch.grid.tokens);
+        self.most_likely(samples)
+    }
+
+    /// The logits (samples, V) that the latest tokens were chosen from.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn next_logits(&self) -> Result<Vec<f32>> {
+        let entries = self.batch.grid.samples * self.model.config.vocab_size;
+        self.model.backend.download_statistics(&self.next_logits, entries)
+    }
+
+    /// The most likely token of each of `samples` rows of `next_logits`, chosen on the device.
+    fn most_likely(&mut self, samples: usize) -> Result<Vec<u32>> {
+        let backend = &*self.model.backend;
+        backend.argmax(&self.next_logits, samples, self.model.config.vocab_size, &mut self.next_tokens);
+        self.scratch.timeline.mark(backend, Step::Head);
+        let best = backend.download_indices(&self.next_tokens, samples)?;
+        if best.contains(&u32::MAX) { Err(self.output_fault()) } else { Ok(best) }
+    }
+
     /// A token for every active sample from the logits of its last slot. Greedy choices are made on the device.
     fn draw(&mut self, sampling: &Sampling, rngs: &mut [ChaCha8Rng], active: &[u32]) -> Result<Vec<u32>> {
-        let backend = &*self.model.backend;
         let (samples, vocabulary) = (active.len(), self.model.config.vocab_size);
-        backend.argmax(&self.next_logits, samples, vocabulary, &mut self.next_tokens);
-        let best = backend.download_indices(&self.next_tokens, samples)?;
-        if best.contains(&u32::MAX) {
-            return Err(self.output_fault());
-        }
+        let best = self.most_likely(samples)?;
         if sampling.temperature == 0.0 {
             return Ok(best);
         }
-        let logits = backend.download_statistics(&self.next_logits, samples * vocabulary)?;
+        let logits = self.model.backend.download_statistics(&self.next_logits, samples * vocabulary)?;
         let draw = |((logits, rng), &active): ((&[f32], &mut ChaCha8Rng), &u32)| {
             if active == 0 { 0 } else { sampling.draw(logits, rng) }
         };
@@ -264,6 +294,7 @@ impl<B: Backend> Session<B> {
             }
             block::reprobe(&context, layer, mlp, tokens, &mut self.scratch);
         }
+        self.scratch.timeline.mark(backend, Step::Selection);
         self.check_fault()
     }
 
@@ -281,6 +312,7 @@ impl<B: Backend> Session<B> {
         let input = forward::head_input(&self.model, next, grid.samples, x, embedded);
         let head = &self.model.weights.lm_head;
         backend.logits(input, grid.samples, head, &mut self.next_logits);
+        self.scratch.timeline.mark(backend, Step::Head);
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{
         block::{self, Context, Mode},
         forward::{self, Selections},
         scratch::{Batch, Scratch},
+        selection::Selection,
+        timeline::{Step, Timeline},
     },
     prune::{
         calibration::Calibration,
@@ -61,10 +63,18 @@ pub struct Session<B: Backend> {
     next_positions: Vec<u32>,
     /// Logits of a generation step (B, V).
     next_logits: B::Statistics,
+    /// Whether there is room for them; without a cache only once somebody asked for them.
+    has_next_logits: bool,
     /// The most likely token of each (B).
     next_tokens: B::Indices,
     /// Sequence length that the rotary table was made for; only dynamic scaling ever changes it.
     rope_length: usize,
+    /// Stands in for `selections` where a batch falls back to dense; none where none does.
+    dense: Option<Selections<B>>,
+    /// Whether the latest batch fell back.
+    fell_back: bool,
+    /// How many did.
+    dense_batches: usize,
 }
 
 impl<B: Backend> Session<B> {
@@ -103,6 +113,14 @@ impl<B: Backend> Session<B> {
                 "Pass some input.",
             ));
         }
+        if settings.dense_below > 0 && limits.capacity > 0 {
+            return Err(Error::argument(
+                "--dense-below",
+                "0 where text is generated: the key/value cache has room for kept heads only",
+                settings.dense_below,
+                "Leave it out.",
+            ));
+        }
         if let Some(calibration) =
             calibration.filter(|calibration| calibration.fingerprint != model.fingerprint)
         {
@@ -117,6 +135,9 @@ impl<B: Backend> Session<B> {
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
         let mut scratch = Scratch::new(backend, config, grid, rotary_positions)?;
         let (selections, counts) = selections::build(&model, &settings, limits, calibration, &mut scratch)?;
+        let prunes = selections.iter().flatten().any(|selection| selection.kept().is_some());
+        let dense = || selections.iter().map(|_| [Selection::Dense, Selection::Dense]).collect();
+        let dense = (prunes && settings.dense_below > 0).then(dense);
         let rows = grid.rows();
         let indices = |len: usize| backend.indices(len);
         let cache = match limits.capacity {
@@ -151,6 +172,7 @@ impl<B: Backend> Session<B> {
                 mask: indices(limits.samples)?,
             },
             next_positions: Vec::new(),
+            has_next_logits: limits.capacity > 0,
             next_logits: backend.statistics(if limits.capacity > 0 {
                 limits.samples * config.vocab_size
             } else {
@@ -158,6 +180,9 @@ impl<B: Backend> Session<B> {
             })?,
             next_tokens: indices(limits.samples)?,
             rope_length: 0,
+            dense,
+            fell_back: false,
+            dense_batches: 0,
             model: Arc::clone(&model),
         };
         let samples: Vec<u32> = (0..limits.samples as u32).collect();
@@ -178,7 +203,44 @@ impl<B: Backend> Session<B> {
 
     /// Shares of the dense model's projection FLOPs for a batch of this shape.
     pub fn shares(&self, grid: Grid) -> Shares {
+        if self.falls_back(grid) {
+            return Shares { total: 1.0, probe: 0.0 };
+        }
         flops::shares(&self.model.config, &self.settings, &self.counts, grid)
+    }
+
+    /// Batches so far that ran dense because they were smaller than [`Settings::dense_below`].
+    pub fn dense_batches(&self) -> usize {
+        self.dense_batches
+    }
+
+    fn falls_back(&self, grid: Grid) -> bool {
+        self.dense.is_some() && grid.rows() < self.settings.dense_below
+    }
+
+    /// Whether every forward from now on records where its time goes. On a GPU launches are then issued one by one
+    /// instead of as a graph.
+    ///
+    /// # Errors
+    /// A device that has no more events.
+    pub fn record_steps(&mut self, on: bool) -> Result<()> {
+        let (backend, layers) = (&*self.model.backend, self.model.config.num_hidden_layers);
+        self.scratch.timeline = if on { Timeline::on(backend, layers)? } else { Timeline::off() };
+        Ok(())
+    }
+
+    /// Seconds that each of [`Step::ALL`] took in the forward that ran last, with what came after it: the head, history.
+    /// To be asked after a download ([`Session::evaluate`], [`Session::next_tokens`]).
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn step_seconds(&self) -> Result<[f64; Step::ALL.len()]> {
+        self.scratch.timeline.seconds(&self.model.backend)
+    }
+
+    /// Puts history back to what it was when the session was made with this calibration, if with one.
+    pub fn reset_history(&mut self, calibration: Option<&Calibration>) {
+        selections::reset_history(&self.model, calibration, &mut self.selections);
     }
 
     /// Heads that layer `layer` keeps now; `None` if it is dense.
@@ -198,7 +260,8 @@ impl<B: Backend> Session<B> {
     }
 
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
-        let kept = self.selections[layer][usize::from(block == Block::Mlp)].kept();
+        let selections = self.dense.as_ref().filter(|_| self.fell_back).unwrap_or(&self.selections);
+        let kept = selections[layer][usize::from(block == Block::Mlp)].kept();
         kept.map(|kept| self.model.backend.download_indices(&kept.set.indices, kept.set.len)).transpose()
     }
 
@@ -245,11 +308,12 @@ impl<B: Backend> Session<B> {
         }
         let backend = &*self.model.backend;
         backend.upload_indices(&targets, &mut self.targets);
-        let Scratch { current, x, embedded, .. } = &mut self.scratch;
+        let Scratch { current, x, embedded, timeline, .. } = &mut self.scratch;
         let input = forward::head_input(&self.model, current, tokens.len(), x, embedded);
         let head = &self.model.weights.lm_head;
         let (rows, scratch) = (tokens.len(), &mut self.loss_scratch);
         backend.cross_entropy(input, rows, head, &self.targets, scratch, &mut self.losses);
+        timeline.mark(backend, Step::Head);
         let losses = backend.download_statistics(&self.losses, rows)?;
         let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
         if !mean.is_finite() {
@@ -279,7 +343,7 @@ impl<B: Backend> Session<B> {
 
     /// Folds the batch that ran into history, unless it was a warm-up.
     fn update_history(&mut self, update_history: bool) {
-        if !update_history {
+        if !update_history || self.fell_back {
             return;
         }
         let mode = Mode::Batch { update_history };
@@ -287,6 +351,7 @@ impl<B: Backend> Session<B> {
         let selections = self.selections.iter_mut().flatten();
         let fold = || selections.for_each(|selection| block::update_history(&context, selection));
         self.model.backend.scope(fold);
+        self.scratch.timeline.mark(&self.model.backend, Step::History);
     }
 
     /// Logits (samples·S, V) of the first `samples` samples of the batch that ran last.
@@ -360,9 +425,12 @@ impl<B: Backend> Session<B> {
     fn run(&mut self, mode: Mode, cached: bool) -> Result<()> {
         let past = if cached { self.cache.as_ref().map_or(0, |cache| cache.len) } else { 0 };
         self.prepare_rope(past + self.batch.grid.tokens);
+        self.fell_back = self.falls_back(self.batch.grid);
+        self.dense_batches += usize::from(self.fell_back);
         let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
         let cache = self.cache.as_mut().filter(|_| cached);
-        let (selections, scratch) = (&mut self.selections, &mut self.scratch);
+        let dense = self.dense.as_mut().filter(|_| self.fell_back);
+        let (selections, scratch) = (dense.unwrap_or(&mut self.selections), &mut self.scratch);
         self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None));
         self.check_fault()
     }

@@ -126,6 +126,35 @@ pub(super) fn pin<B: Backend>(
     Ok(())
 }
 
+/// See [`super::Session::reset_history`].
+pub(super) fn reset_history<B: Backend>(
+    model: &Model<B>,
+    calibration: Option<&Calibration>,
+    selections: &mut Selections<B>,
+) {
+    for (layer, selections) in selections.iter_mut().enumerate() {
+        for (block, selection) in Block::ALL.into_iter().zip(selections) {
+            if let Selection::Probed(Probed { history: Some(history), .. }) = selection {
+                let words = history.layout.words(history.slots, history.width);
+                model.backend.clear_statistics(&mut history.values, words);
+                fill(&*model.backend, history, moments(calibration, layer, block));
+            }
+        }
+    }
+}
+
+fn moments(calibration: Option<&Calibration>, layer: usize, block: Block) -> Option<&BlockMoments> {
+    calibration.map(|calibration| &calibration.layers[layer][usize::from(block == Block::Mlp)])
+}
+
+/// Puts calibration's energies into a history of zeros.
+fn fill<B: Backend>(backend: &B, history: &mut History<B>, moments: Option<&BlockMoments>) {
+    if let Some(moments) = moments {
+        let energy = history.layout.encode(&moments.energy, history.width);
+        backend.upload_statistics(&energy, &mut history.values);
+    }
+}
+
 struct Builder<'a, B: Backend> {
     model: &'a Model<B>,
     settings: &'a Settings,
@@ -136,7 +165,7 @@ struct Builder<'a, B: Backend> {
 
 impl<'a, B: Backend> Builder<'a, B> {
     fn moments(&self, layer: usize, block: Block) -> Option<&'a BlockMoments> {
-        self.calibration.map(|calibration| &calibration.layers[layer][usize::from(block == Block::Mlp)])
+        moments(self.calibration, layer, block)
     }
 
     fn flap_moments(&self, layer: usize, block: Block) -> Result<&'a FlapMoments> {
@@ -223,9 +252,7 @@ impl<'a, B: Backend> Builder<'a, B> {
             let layout = self.settings.history_layout;
             // Slots that calibration has not seen start at 0 and are filled by the updates.
             let mut history = history(seen.max(self.limits.tokens), layout)?;
-            if let Some(moments) = self.moments(layer, block) {
-                backend.upload_statistics(&layout.encode(&moments.energy, width), &mut history.values);
-            }
+            fill(backend, &mut history, self.moments(layer, block));
             kept_history = Some(history);
         }
         if with_history && block == Block::Mlp && self.limits.capacity > 0 {

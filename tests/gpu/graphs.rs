@@ -26,6 +26,7 @@ enum Event {
     /// A graph of so many launches was made.
     Graph(usize),
     Replay,
+    Record,
 }
 use Event::{Replay, Write};
 
@@ -59,6 +60,7 @@ impl Recorder {
 impl Driver for Recorder {
     type Memory = Memory;
     type Graph = Counted;
+    type Event = <Emulator as Driver>::Event;
 
     fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.emulator.alloc(bytes)
@@ -100,6 +102,19 @@ impl Driver for Recorder {
     fn replay(&self, graph: &Counted) -> Result<()> {
         self.note(Replay);
         graph.launches.iter().try_for_each(|launch| self.emulator.launch(launch))
+    }
+
+    fn event(&self) -> Result<Self::Event> {
+        self.emulator.event()
+    }
+
+    fn record(&self, event: &Self::Event) -> Result<()> {
+        self.note(Event::Record);
+        self.emulator.record(event)
+    }
+
+    fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> Result<f64> {
+        self.emulator.elapsed(from, to)
     }
 
     fn multiprocessors(&self) -> u32 {

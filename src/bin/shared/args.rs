@@ -126,6 +126,9 @@ pub(crate) struct TuningArgs {
     /// Seed of --method random, and of sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Run batches of fewer tokens (samples × tokens) dense, where pruning would be slower; 0 prunes every batch
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    pub(crate) dense_below: usize,
 }
 
 impl MethodArgs {
@@ -179,6 +182,7 @@ impl TuningArgs {
             history_layout: HistoryLayout { dtype: self.history_dtype, bucket: self.history_bucket },
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,
+            dense_below: self.dense_below,
         };
         settings.check()?;
         if method == Method::None {
