@@ -56,19 +56,19 @@ impl Step {
     }
 }
 
-/// Stamps of the latest forward. What happens between two of them, waiting included, belongs to the step of the later.
+/// Stamps of the latest forward. What happens between two of them belongs to the step of the later one, if it has one.
 #[derive(Debug)]
 pub struct Timeline<B: Backend> {
     /// The first one is the beginning.
     stamps: Vec<B::Stamp>,
     /// Of each stamp after the first.
-    steps: Vec<Step>,
+    steps: Vec<Option<Step>>,
 }
 
 /// Stamps of a block, at most.
 const PER_BLOCK: usize = 7;
 /// Stamps outside of blocks, at most.
-const OTHERS: usize = 8;
+const OTHERS: usize = 12;
 
 impl<B: Backend> Timeline<B> {
     /// One that takes no stamps.
@@ -94,11 +94,11 @@ impl<B: Backend> Timeline<B> {
         }
     }
 
-    /// What came since the last stamp was part of `step`.
-    pub fn mark(&mut self, backend: &B, step: Step) {
+    /// What came since the last stamp was part of `step`; of none where the device waited for the host.
+    pub fn mark(&mut self, backend: &B, step: impl Into<Option<Step>>) {
         if let Some(stamp) = self.stamps.get_mut(self.steps.len() + 1) {
             backend.take_stamp(stamp);
-            self.steps.push(step);
+            self.steps.push(step.into());
         }
     }
 
@@ -108,8 +108,10 @@ impl<B: Backend> Timeline<B> {
     /// A device that failed.
     pub fn seconds(&self, backend: &B) -> Result<[f64; Step::ALL.len()]> {
         let mut seconds = [0.0; Step::ALL.len()];
-        for (pair, &step) in self.stamps.windows(2).zip(&self.steps) {
-            seconds[step as usize] += backend.seconds_between(&pair[0], &pair[1])?;
+        for (pair, step) in self.stamps.windows(2).zip(&self.steps) {
+            if let Some(step) = *step {
+                seconds[step as usize] += backend.seconds_between(&pair[0], &pair[1])?;
+            }
         }
         Ok(seconds)
     }

@@ -307,12 +307,13 @@ impl<B: Backend> Session<B> {
         }
         self.last.grid.samples = grid.samples;
         backend.upload_indices(&[tokens as u32 - 1], &mut self.last.slots);
-        let Scratch { current, next, x, embedded, .. } = &mut self.scratch;
+        let Scratch { current, next, x, embedded, timeline, .. } = &mut self.scratch;
+        timeline.mark(backend, None);
         backend.probe_gather(&current.rows, grid, width, &self.last, &mut next.rows);
         let input = forward::head_input(&self.model, next, grid.samples, x, embedded);
         let head = &self.model.weights.lm_head;
         backend.logits(input, grid.samples, head, &mut self.next_logits);
-        self.scratch.timeline.mark(backend, Step::Head);
+        timeline.mark(backend, Step::Head);
     }
 }
 

@@ -309,6 +309,7 @@ impl<B: Backend> Session<B> {
         let backend = &*self.model.backend;
         backend.upload_indices(&targets, &mut self.targets);
         let Scratch { current, x, embedded, timeline, .. } = &mut self.scratch;
+        timeline.mark(backend, None);
         let input = forward::head_input(&self.model, current, tokens.len(), x, embedded);
         let head = &self.model.weights.lm_head;
         let (rows, scratch) = (tokens.len(), &mut self.loss_scratch);
@@ -346,6 +347,7 @@ impl<B: Backend> Session<B> {
         if !update_history || self.fell_back {
             return;
         }
+        self.scratch.timeline.mark(&self.model.backend, None);
         let mode = Mode::Batch { update_history };
         let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
         let selections = self.selections.iter_mut().flatten();

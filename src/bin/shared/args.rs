@@ -264,7 +264,7 @@ impl FromStr for LayerList {
 }
 
 /// Takes one of the names of `all`, and shows them in the help.
-fn names<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+pub(crate) fn names<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
 where
     T: Copy + Send + Sync + FromStr<Err = Error> + 'static,
 {

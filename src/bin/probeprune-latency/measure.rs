@@ -1,0 +1,267 @@
+//! The runs: every configuration's repetitions alternate with the others'.
+
+use std::{sync::Arc, time::Instant};
+
+use indicatif::ProgressBar;
+use probeprune::{
+    backend::{Backend, Grid},
+    model::{Model, timeline::Step},
+    prune::{
+        calibration::Calibration,
+        settings::{Method, Settings},
+    },
+    session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    cli::{Cli, Test},
+    failure::{Result, note},
+    progress,
+    statistics::median,
+};
+
+/// Windows that static methods are calibrated with: how long they take does not depend on what they keep.
+const CALIBRATION_WINDOWS: usize = 2;
+
+/// One configuration's measurement of one test.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) test: Test,
+    /// Which of the variants.
+    pub(crate) variant: usize,
+    /// B × S of the prompt.
+    pub(crate) grid: Grid,
+    /// Tokens decoded behind it, per sample.
+    pub(crate) decoded: usize,
+    /// Of every repetition.
+    pub(crate) seconds: Vec<f64>,
+    /// Shares of the dense model's projection FLOPs; none for decoding.
+    pub(crate) flops_share: Option<f64>,
+    /// Repetitions that fell back to dense.
+    pub(crate) dense_batches: usize,
+    /// blake3 of the logits (B, V) behind the last token.
+    pub(crate) logits: String,
+    /// Whether every repetition had the same.
+    pub(crate) same_logits: bool,
+    pub(crate) breakdown: Option<Breakdown>,
+}
+
+/// Where the time of a forward goes: of the prompt, or of the last decoding step.
+#[derive(Debug)]
+pub(crate) struct Breakdown {
+    /// Medians over the repetitions, in the order of [`Step::ALL`].
+    pub(crate) seconds: [f64; Step::ALL.len()],
+    /// Median of the whole with time stamps: of the prompt's run, or of a decoding step on average.
+    pub(crate) whole: f64,
+}
+
+/// A session of one variant.
+struct Case<B: Backend> {
+    session: Session<B>,
+    calibration: Option<Arc<Calibration>>,
+}
+
+/// One run.
+struct Round {
+    /// Until the first token of every sample.
+    first: f64,
+    /// From there to the last one.
+    rest: f64,
+    logits: blake3::Hash,
+    steps: [f64; Step::ALL.len()],
+}
+
+/// Measures every test of every variant at every size. `variants[0]` is dense.
+pub(crate) fn measure<B: Backend>(
+    model: &Arc<Model<B>>,
+    variants: &[Settings],
+    args: &Cli,
+    warmup: usize,
+) -> Result<Vec<Measured>> {
+    let [prompts, batches, decoded] = args.tests.sizes()?;
+    let generating = args.tests.wants(Test::Tg) || args.tests.wants(Test::Pg);
+    let mut plan = Vec::new();
+    for &samples in &batches {
+        for &tokens in &prompts {
+            let grid = Grid { samples, tokens };
+            plan.extend(args.tests.wants(Test::Pp).then_some((grid, 0)));
+            plan.extend(decoded.iter().filter(|&&n| n > 0 && generating).map(|&n| (grid, n)));
+        }
+    }
+    let rounds = warmup + args.tests.repetitions as usize * (1 + usize::from(args.tests.breakdown));
+    let bar = progress::bar("measuring", plan.len() * rounds * variants.len());
+    let mut runner = Runner { model, variants, args, warmup, calibrations: Vec::new(), bar };
+    let mut measured = Vec::new();
+    for (grid, decoded) in plan {
+        measured.extend(runner.group(grid, decoded)?);
+    }
+    runner.bar.finish_and_clear();
+    Ok(measured)
+}
+
+struct Runner<'a, B: Backend> {
+    model: &'a Arc<Model<B>>,
+    variants: &'a [Settings],
+    args: &'a Cli,
+    warmup: usize,
+    /// Of static methods, by the length of their windows.
+    calibrations: Vec<(usize, Arc<Calibration>)>,
+    bar: ProgressBar,
+}
+
+impl<B: Backend> Runner<'_, B> {
+    /// All variants at one size; `decoded` of 0 for prompts alone.
+    fn group(&mut self, grid: Grid, decoded: usize) -> Result<Vec<Measured>> {
+        let tokens = self.tokens(grid.rows());
+        let mut cases = Vec::new();
+        for settings in self.variants {
+            cases.push(self.case(settings, grid, decoded)?);
+        }
+        let repetitions = self.args.tests.repetitions as usize;
+        self.rounds(&mut cases, self.warmup, &tokens, grid, decoded)?;
+        let before: Vec<usize> = cases.iter().map(|case| case.session.dense_batches()).collect();
+        let rounds = self.rounds(&mut cases, repetitions, &tokens, grid, decoded)?;
+        let fallen: Vec<usize> =
+            cases.iter().zip(before).map(|(case, before)| case.session.dense_batches() - before).collect();
+        let mut recorded = Vec::new();
+        if self.args.tests.breakdown {
+            for case in &mut cases {
+                case.session.record_steps(true)?;
+            }
+            recorded = self.rounds(&mut cases, repetitions, &tokens, grid, decoded)?;
+        }
+        let tests: &[Test] = if decoded == 0 { &[Test::Pp] } else { &[Test::Tg, Test::Pg] };
+        let mut measured = Vec::new();
+        for &test in tests.iter().filter(|&&test| self.args.tests.wants(test)) {
+            for (variant, (rounds, case)) in rounds.iter().zip(&cases).enumerate() {
+                measured.push(Measured {
+                    test,
+                    variant,
+                    grid,
+                    decoded,
+                    seconds: rounds.iter().map(|round| round.seconds(test)).collect(),
+                    flops_share: (test == Test::Pp).then(|| case.session.shares(grid).total),
+                    dense_batches: fallen[variant],
+                    logits: rounds[0].logits.to_string(),
+                    same_logits: rounds.iter().all(|round| round.logits == rounds[0].logits),
+                    breakdown: recorded.get(variant).and_then(|rounds| breakdown(rounds, test, decoded)),
+                });
+            }
+        }
+        Ok(measured)
+    }
+
+    /// Runs every case `count` times, one after another in each round.
+    fn rounds(
+        &self,
+        cases: &mut [Case<B>],
+        count: usize,
+        tokens: &[u32],
+        grid: Grid,
+        decoded: usize,
+    ) -> Result<Vec<Vec<Round>>> {
+        let mut rounds: Vec<Vec<Round>> = cases.iter().map(|_| Vec::with_capacity(count)).collect();
+        for _ in 0..count {
+            for (case, rounds) in cases.iter_mut().zip(&mut rounds) {
+                rounds.push(case.round(tokens, grid, decoded)?);
+                self.bar.inc(1);
+            }
+        }
+        Ok(rounds)
+    }
+
+    fn case(&mut self, settings: &Settings, grid: Grid, decoded: usize) -> Result<Case<B>> {
+        let mut settings = settings.clone();
+        // Every sample's first token comes out of the prompt.
+        let capacity = if decoded == 0 { 0 } else { grid.tokens + decoded + 1 };
+        if capacity > 0 {
+            settings.dense_below = 0;
+        }
+        let calibration = match settings.method.needs_calibration() {
+            true => Some(self.calibration(grid.tokens)?),
+            false => None,
+        };
+        let limits = Limits { samples: grid.samples, tokens: grid.tokens, capacity };
+        let session = Session::new(Arc::clone(self.model), settings, limits, calibration.as_deref())?;
+        Ok(Case { session, calibration })
+    }
+
+    fn calibration(&mut self, seq_len: usize) -> Result<Arc<Calibration>> {
+        if let Some((_, known)) = self.calibrations.iter().find(|(length, _)| *length == seq_len) {
+            return Ok(Arc::clone(known));
+        }
+        if self.calibrations.is_empty() {
+            note(
+                "static methods are calibrated with random tokens: their time is real, what they keep is not",
+            );
+        }
+        let tokens = self.tokens(CALIBRATION_WINDOWS * seq_len);
+        let flap = self.variants.iter().any(|settings| settings.method == Method::Flap);
+        let options = CalibrationOptions { seq_len, batch_size: CALIBRATION_WINDOWS, flap };
+        let calibration = Arc::new(calibrate(self.model, &tokens, options, |_| ())?);
+        self.calibrations.push((seq_len, Arc::clone(&calibration)));
+        Ok(calibration)
+    }
+
+    /// The same random tokens every time.
+    fn tokens(&self, count: usize) -> Vec<u32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.args.tuning.seed);
+        let vocabulary = self.model.config.vocab_size as u32;
+        (0..count).map(|_| rng.random_range(0..vocabulary)).collect()
+    }
+}
+
+impl<B: Backend> Case<B> {
+    /// One run, from the same history every time, so that all give the same bits.
+    fn round(&mut self, tokens: &[u32], grid: Grid, decoded: usize) -> Result<Round> {
+        let (session, start) = (&mut self.session, Instant::now());
+        let (first, last) = if decoded == 0 {
+            session.forward(tokens, grid.samples, None, true)?;
+            // On a GPU this waits, for tokens that fit a packet; the logits are fetched later.
+            session.next_tokens()?;
+            let end = Instant::now();
+            (end, end)
+        } else {
+            let prompts: Vec<Vec<u32>> = tokens.chunks_exact(grid.tokens).map(<[u32]>::to_vec).collect();
+            let options = GenerateOptions { max_new_tokens: decoded + 1, ..GenerateOptions::default() };
+            let (mut first, mut last) = (None, start);
+            session.generate(&prompts, &options, |_, _| {
+                last = Instant::now();
+                first.get_or_insert(last);
+            })?;
+            (first.unwrap_or(last), last)
+        };
+        let steps = session.step_seconds()?;
+        session.reset_history(self.calibration.as_deref());
+        // The download also waits for the history to be back.
+        let logits = blake3::hash(bytemuck::cast_slice(&session.next_logits()?));
+        let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();
+        Ok(Round { first: seconds(start, first), rest: seconds(first, last), logits, steps })
+    }
+}
+
+impl Round {
+    fn seconds(&self, test: Test) -> f64 {
+        match test {
+            Test::Pp => self.first,
+            Test::Tg => self.rest,
+            Test::Pg => self.first + self.rest,
+        }
+    }
+}
+
+/// Of recorded rounds; a generation has stamps of its last step only, which says nothing of a prompt with decoding.
+fn breakdown(rounds: &[Round], test: Test, decoded: usize) -> Option<Breakdown> {
+    let forwards = match test {
+        Test::Pp => 1,
+        Test::Tg => decoded,
+        Test::Pg => return None,
+    };
+    let of = |value: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
+    Some(Breakdown {
+        seconds: std::array::from_fn(|step| of(&|round| round.steps[step])),
+        whole: of(&|round| round.seconds(test) / forwards as f64),
+    })
+}
