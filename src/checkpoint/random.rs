@@ -48,32 +48,50 @@ impl RandomTensors {
     }
 
     fn make(&self, place: usize, name: &str, shape: &[usize]) -> Tensor {
-        // Elements of a word, words of a piece that one thread makes.
-        const PER_WORD: usize = 4;
-        const PIECE: usize = 1 << 16;
         let (center, scale) = match shape {
-            [_, columns] => (0.0, (3.0 / *columns as f32).sqrt()),
+            [_, columns] => (0.0, keeping_variance(*columns)),
             _ if name.ends_with("norm.weight") => (1.0, 0.1),
             _ => (0.0, 0.1),
         };
-        // bfloat16 has 8 significant bits: a byte says which value.
-        let values: [u64; 256] = std::array::from_fn(|byte| {
-            let x = (byte as f32 - 127.5) / 127.5;
-            u64::from(bf16::from_f32(center + scale * x).to_bits())
-        });
-        let elements: usize = shape.iter().product();
-        let mut words = vec![0u64; elements.div_ceil(PER_WORD)];
-        words.par_chunks_mut(PIECE).enumerate().for_each(|(piece, words)| {
-            let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-            rng.set_stream(((place as u64) << 32) + piece as u64);
-            for word in words {
-                let bytes = rng.next_u32().to_le_bytes();
-                *word = (0..PER_WORD).fold(0, |word, i| word | values[usize::from(bytes[i])] << (16 * i));
-            }
-        });
-        let bytes = elements * Dtype::BF16.size();
-        Tensor::new(&Arc::new(Storage::Owned(words, bytes)), 0..bytes, Dtype::BF16, shape.to_vec())
+        random(shape.to_vec(), center, scale, self.seed, place)
     }
+}
+
+impl Tensor {
+    /// A matrix (rows, columns) of bfloat16 around 0 whose products keep their input's variance.
+    pub fn random(shape: Vec<usize>, seed: u64) -> Self {
+        let scale = keeping_variance(shape.last().copied().unwrap_or(1));
+        random(shape, 0.0, scale, seed, 0)
+    }
+}
+
+/// Half the width of a uniform distribution of variance 1 / columns.
+fn keeping_variance(columns: usize) -> f32 {
+    (3.0 / columns as f32).sqrt()
+}
+
+/// Uniform in `center` ± `scale`; `place` tells tensors of a seed apart.
+fn random(shape: Vec<usize>, center: f32, scale: f32, seed: u64, place: usize) -> Tensor {
+    // Elements of a word, words of a piece that one thread makes.
+    const PER_WORD: usize = 4;
+    const PIECE: usize = 1 << 16;
+    // bfloat16 has 8 significant bits: a byte says which value.
+    let values: [u64; 256] = std::array::from_fn(|byte| {
+        let x = (byte as f32 - 127.5) / 127.5;
+        u64::from(bf16::from_f32(center + scale * x).to_bits())
+    });
+    let elements: usize = shape.iter().product();
+    let mut words = vec![0u64; elements.div_ceil(PER_WORD)];
+    words.par_chunks_mut(PIECE).enumerate().for_each(|(piece, words)| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(((place as u64) << 32) + piece as u64);
+        for word in words {
+            let bytes = rng.next_u32().to_le_bytes();
+            *word = (0..PER_WORD).fold(0, |word, i| word | values[usize::from(bytes[i])] << (16 * i));
+        }
+    });
+    let bytes = elements * Dtype::BF16.size();
+    Tensor::new(&Arc::new(Storage::Owned(words, bytes)), 0..bytes, Dtype::BF16, shape)
 }
 
 impl Tensors for RandomTensors {

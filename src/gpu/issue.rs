@@ -33,8 +33,8 @@ impl<D: Driver> Default for Graphs<D> {
 
 /// Sequences remembered. A forward has three, because its residual buffers rotate.
 const SEEN: usize = 64;
-/// Graphs kept: several batch shapes.
-const MADE: usize = 12;
+/// Graphs kept, so that as many sequences as are remembered can go round without making graphs anew.
+const MADE: usize = 64;
 
 impl<D: Driver> Gpu<D> {
     /// The kernel for the compute dtype.

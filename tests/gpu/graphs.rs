@@ -127,7 +127,7 @@ impl Driver for Recorder {
 }
 
 const WIDTH: usize = 16;
-const ROWS: usize = 40;
+const ROWS: usize = 66;
 
 /// A backend with a matrix x and room for copies of it.
 struct Bench {
@@ -212,14 +212,14 @@ fn launches_that_come_again_are_replayed_from_a_graph() {
 fn the_least_recently_used_graphs_go() {
     let mut bench = Bench::new();
     bench.fill(1.0);
-    for rows in 1..=20 {
+    for rows in 1..=ROWS {
         bench.copies(rows);
         assert_eq!(bench.copies(rows), [Event::Graph(2), Replay]);
         assert_eq!(bench.copies(1), [Replay], "used all the time");
     }
     let alive = Arc::strong_count(&bench.gpu.driver().graphs) - 1;
-    assert_eq!(alive, 12);
-    assert_eq!(bench.copies(2), [Event::Graph(2), Replay], "made again");
+    assert_eq!(alive, 64);
+    assert_eq!(bench.copies(3), [Event::Graph(2), Replay], "made again");
 }
 
 #[test]
@@ -240,6 +240,26 @@ fn uploads_and_clears_inside_a_scope_keep_their_place() {
             "round {round}"
         );
         assert_eq!((bench.first(0), bench.first(1)), (1.0, 2.0));
+    }
+}
+
+#[test]
+fn events_inside_a_scope_keep_their_place_and_make_no_graph() {
+    let mut bench = Bench::new();
+    bench.fill(1.0);
+    let mut stamps = [bench.gpu.stamp().unwrap(), bench.gpu.stamp().unwrap()];
+    for round in 0..3 {
+        let events = bench.scope(|bench| {
+            let [from, to] = &mut stamps;
+            bench.copy(1, 0);
+            bench.gpu.take_stamp(from);
+            bench.copy(1, 0);
+            bench.copy(1, 1);
+            bench.gpu.take_stamp(to);
+        });
+        let launch = Event::Launch;
+        assert_eq!(events, [launch, Event::Record, launch, launch, Event::Record], "round {round}");
+        assert!(bench.gpu.seconds_between(&stamps[0], &stamps[1]).unwrap() > 0.0);
     }
 }
 

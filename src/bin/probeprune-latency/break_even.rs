@@ -31,7 +31,7 @@ fn of_variant<'a>(rows: impl Iterator<Item = &'a Row>) -> Option<BreakEven> {
     let mut rows: Vec<&Row> = rows.collect();
     // Of batches with as many tokens the slowest counts: it comes first, so that it ends a run of wins.
     rows.sort_by(|a, b| a.rows.cmp(&b.rows).then(b.time_ratio.total_cmp(&a.time_ratio)));
-    let losses = rows.iter().rposition(|row| row.time_ratio >= 1.0).map_or(0, |last| last + 1);
+    let losses = rows.iter().rposition(|row| !row.wins()).map_or(0, |last| last + 1);
     let wins = rows[losses..].iter().find(|row| losses == 0 || row.rows > rows[losses - 1].rows);
     let largest = rows.last()?;
     Some(BreakEven {
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn found(points: &[(usize, f64)]) -> Option<(usize, f64)> {
-        let row = |&(rows, time_ratio): &(usize, f64)| Row { rows, time_ratio, ..Row::example() };
+        let row = |&(rows, time_ratio): &(usize, f64)| Row::example(rows, time_ratio);
         let rows: Vec<Row> = points.iter().map(row).collect();
         let [found] = &find(&rows)[..] else { panic!("one variant") };
         assert_eq!(found.largest.0, 64);

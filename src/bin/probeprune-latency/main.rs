@@ -9,7 +9,6 @@ mod report;
 mod shape;
 #[path = "../shared/mod.rs"]
 mod shared;
-mod statistics;
 
 use std::process::ExitCode;
 
@@ -22,7 +21,7 @@ use device::{Task, with_weights};
 use failure::{Result, note, print};
 use input::{Loaded, Origin};
 use report::{Field, Report};
-use shared::{args, device, failure, input, interrupt, progress, table};
+use shared::{args, device, failure, input, interrupt, progress, statistics, table};
 
 /// Warm-up rounds: on a GPU a forward becomes a graph when it comes the second time, and residual buffers rotate in three.
 const WARMUP: usize = 1;

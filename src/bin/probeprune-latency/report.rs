@@ -94,6 +94,11 @@ impl Row {
         }
     }
 
+    /// Whether pruning was faster; what fell back to dense was not pruned.
+    pub(crate) fn wins(&self) -> bool {
+        self.time_ratio < 1.0 && self.dense_batches == 0
+    }
+
     fn milliseconds(&self) -> Summary {
         Summary::of(&self.seconds.iter().map(|seconds| 1e3 * seconds).collect::<Vec<_>>())
     }
@@ -297,7 +302,7 @@ fn cell(value: &Value) -> String {
 #[cfg(test)]
 impl Row {
     /// A pruned row, for tests.
-    pub(crate) fn example() -> Self {
+    pub(crate) fn example(rows: usize, time_ratio: f64) -> Self {
         Self {
             test: "pp16".to_string(),
             variant: 1,
@@ -306,10 +311,10 @@ impl Row {
             batch_size: 1,
             prompt_len: 16,
             gen_len: 0,
-            rows: 16,
+            rows,
             tokens: 16,
             seconds: vec![1.0],
-            time_ratio: 1.0,
+            time_ratio,
             flops_share: None,
             dense_batches: 0,
             logits: String::new(),

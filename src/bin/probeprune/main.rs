@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use shared::{args, device, failure, input, interrupt, progress, table};
+use shared::{args, device, failure, input, interrupt, progress, statistics, table};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -8,4 +8,5 @@ pub(crate) mod failure;
 pub(crate) mod input;
 pub(crate) mod interrupt;
 pub(crate) mod progress;
+pub(crate) mod statistics;
 pub(crate) mod table;
