@@ -14,36 +14,38 @@ use crate::{
     timer::{Timer, median},
 };
 
-/// Rates of this machine, where they were measured.
+/// Rates of this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceiling {
     /// Bytes per second, read and written.
-    pub copy: Option<f64>,
+    pub copy: f64,
     /// Floating-point operations per second.
-    pub flops: Option<f64>,
+    pub flops: f64,
     /// What multiplied.
     product: &'static str,
 }
 
 impl Ceiling {
-    /// Nothing was measured.
+    /// Nothing was measured, nor will be.
     pub fn unknown() -> Self {
-        Self { copy: None, flops: None, product: "" }
+        Self { copy: 0.0, flops: 0.0, product: "" }
+    }
+
+    /// Whether it was.
+    pub fn is_known(&self) -> bool {
+        self.copy > 0.0
     }
 }
 
 impl fmt::Display for Ceiling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.copy, self.flops) {
-            (Some(copy), Some(flops)) => write!(
-                f,
-                "100 % is {:.1} GB/s of copying and {:.0} GFLOP/s of {}",
-                copy / 1e9,
-                flops / 1e9,
-                self.product
-            ),
-            _ => f.write_str("one run of each, which measures nothing"),
-        }
+        write!(
+            f,
+            "100 % is {:.1} GB/s of copying and {:.0} GFLOP/s of {}",
+            self.copy / 1e9,
+            self.flops / 1e9,
+            self.product
+        )
     }
 }
 
@@ -87,8 +89,8 @@ pub fn of_cpu(threads: usize) -> Ceiling {
     });
     let products = 2.0 * (SIZE as f64).powi(3);
     Ceiling {
-        copy: Some(threads as f64 * 2.0 * BYTES as f64 / copied),
-        flops: Some(threads as f64 * products / multiplied),
+        copy: threads as f64 * 2.0 * BYTES as f64 / copied,
+        flops: threads as f64 * products / multiplied,
         product: "float32 products of 512³ on every thread",
     }
 }
@@ -122,7 +124,7 @@ fn together<F: FnMut()>(threads: usize, make: impl Fn() -> F + Sync) -> f64 {
 pub fn of_gpu(gpu: &Gpu<Cuda>) -> Result<Ceiling> {
     const SIZE: usize = 8192;
     let mut timer = Timer::new(gpu, 0)?;
-    let copy = Some(copy_bandwidth(gpu, &mut timer)?);
+    let copy = copy_bandwidth(gpu, &mut timer)?;
     let (seconds, product) = match cublas(gpu, [SIZE; 3])? {
         Some(mut product) => (timer.time(gpu, 15, |_| product())?, "cuBLAS, bf16, 8192³"),
         None => {
@@ -132,6 +134,6 @@ pub fn of_gpu(gpu: &Gpu<Cuda>) -> Result<Ceiling> {
             (timer.time(gpu, 15, |_| drop(ready(gpu, false)))?, "this project's own products, bf16, 8192³")
         }
     };
-    let flops = Some(2.0 * (SIZE as f64).powi(3) / median(&seconds[5..]));
+    let flops = 2.0 * (SIZE as f64).powi(3) / median(&seconds[5..]);
     Ok(Ceiling { copy, flops, product })
 }

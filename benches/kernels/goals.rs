@@ -81,9 +81,9 @@ fn on_gpu(gpu: &Arc<Gpu<Cuda>>) -> Result<Vec<(usize, Finding)>> {
     let mut timer = Timer::new(&**gpu, FLUSH)?;
     let peer = |sizes: [usize; 3]| cublas(gpu, sizes);
     let mut found = layers(gpu, &mut timer, LARGE, 15)?;
-    found.extend(products(gpu, &mut timer, &peer, LARGE[1], &[4096, 8192], 15)?);
+    found.extend(products(&**gpu, &mut timer, &peer, LARGE[1], &[4096, 8192], 15)?);
     let copy = copy_bandwidth(gpu, &mut timer)?;
-    let share = decoding_bandwidth(gpu, &mut timer, LARGE[3], 2)? / copy;
+    let share = decoding_bandwidth(&**gpu, &mut timer, LARGE[3], 2)? / copy;
     found.push((12, Ok(format!("{share:.3} of {:.0} GB/s", copy / 1e9))));
     found.push((14, Ok(format!("{:.4}", memory(gpu)?))));
     for row in [8, 13, 15] {
