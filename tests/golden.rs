@@ -49,6 +49,7 @@ fn settings(reference: &Value) -> Settings {
         flap_attention_factor: reference["flap_attention_factor"].as_u64().unwrap_or(4) as u32,
         seed: 0,
         history_layout: default.history_layout,
+        dense_below: 0,
     }
 }
 

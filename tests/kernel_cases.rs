@@ -1,8 +1,10 @@
 //! The benchmarks' case table at a small shape: the GPU backend, on the emulator, does what the CPU does.
 
+#![allow(unreachable_pub)]
+
+#[allow(dead_code)]
 #[path = "../benches/kernels/case.rs"]
 mod case;
-mod common;
 #[path = "common/emulator.rs"]
 mod emulator;
 

@@ -49,7 +49,7 @@ fn run(cli: &Cli) -> Result<()> {
                 environment::check_room(&tensors)?;
             }
             let name = format!("{}, {layers} of {of} layers, random weights", shape.name());
-            Origin::Random { name, config, tensors }
+            Origin::Random { name, config: Box::new(config), tensors }
         }
     };
     with_weights(origin, &cli.place, cli)

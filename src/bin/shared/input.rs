@@ -48,7 +48,7 @@ pub(crate) enum Origin {
         /// What the shape is called.
         name: String,
         /// The shape.
-        config: ModelConfig,
+        config: Box<ModelConfig>,
         /// The numbers.
         tensors: RandomTensors,
     },
@@ -79,7 +79,7 @@ impl Origin {
     fn config(&self) -> Result<ModelConfig> {
         match self {
             Self::Files { source, .. } => Ok(ModelConfig::load(source)?),
-            Self::Random { config, .. } => Ok(config.clone()),
+            Self::Random { config, .. } => Ok(ModelConfig::clone(config)),
         }
     }
 }
