@@ -22,7 +22,7 @@ mod timer;
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use case::{Case, LARGE, MEDIUM, Ready, SMALL, Shape, cases};
+use case::{Case, LARGE, MEDIUM, SMALL, Shape, cases, prepare::Ready};
 use ceiling::Ceiling;
 use criterion::{Criterion, Throughput};
 use cuda::Peer;

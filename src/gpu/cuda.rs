@@ -2,6 +2,7 @@
 //! started without CUDA.
 
 mod devices;
+mod event;
 mod kernels;
 mod link;
 mod staging;
@@ -13,13 +14,11 @@ use std::{
 
 use cudarc::driver::{
     CudaContext, CudaStream, DriverError,
-    result::{self, event, graph, stream},
-    sys::{
-        self, CUdevice_attribute, CUevent, CUevent_flags, CUfunction, CUgraphExec, CUgraphInstantiate_flags,
-        CUresult, CUstream,
-    },
+    result::{self, graph, stream},
+    sys::{self, CUdevice_attribute, CUfunction, CUgraphExec, CUgraphInstantiate_flags, CUresult, CUstream},
 };
 pub use devices::{Device, Survey, driver_is_installed, survey, version};
+pub use event::Event;
 use kernels::Kernels;
 use link::Link;
 use staging::Ring;
@@ -105,26 +104,6 @@ impl Drop for Graph {
             let _ = stream::synchronize(self.link.raw_stream());
             let _ = graph::exec_destroy(self.handle);
         }
-    }
-}
-
-/// A moment in a [`Cuda`]'s stream.
-#[derive(Debug)]
-pub struct Event {
-    handle: CUevent,
-    link: Arc<Link>,
-}
-
-// SAFETY: events may be used from any thread that has their context current; the driver synchronises calls on them.
-unsafe impl Send for Event {}
-// SAFETY: as above.
-unsafe impl Sync for Event {}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        self.link.enter_to_free();
-        // SAFETY: created by `event`, destroyed once; the driver keeps what the stream still needs of it.
-        let _ = unsafe { event::destroy(self.handle) };
     }
 }
 
@@ -353,23 +332,15 @@ impl Driver for Cuda {
     }
 
     fn event(&self) -> Result<Event> {
-        self.link.enter()?;
-        let handle = self.link.check("creating an event", event::create(CUevent_flags::CU_EVENT_DEFAULT))?;
-        Ok(Event { handle, link: Arc::clone(&self.link) })
+        Event::new(&self.link)
     }
 
     fn record(&self, event: &Event) -> Result<()> {
-        self.link.enter()?;
-        // SAFETY: the event is alive, and of the stream's context.
-        let recorded = unsafe { event::record(event.handle, self.link.raw_stream()) };
-        self.link.check("recording an event", recorded)
+        event.record()
     }
 
     fn elapsed(&self, from: &Event, to: &Event) -> Result<f64> {
-        self.link.enter()?;
-        // SAFETY: both are alive, and of one stream.
-        let milliseconds = unsafe { event::elapsed(from.handle, to.handle) };
-        self.link.check("reading events", milliseconds).map(|milliseconds| f64::from(milliseconds) / 1e3)
+        Event::elapsed(from, to)
     }
 
     fn multiprocessors(&self) -> u32 {

@@ -240,6 +240,7 @@ impl<B: Backend> Session<B> {
             .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(1, capacity - length)));
         self.model.backend.upload_indices(&slots.collect::<Vec<_>>(), &mut cache.mask);
         self.run(Mode::Batch { update_history: true }, true)?;
+        self.keep_cached();
         let last = forward::positions(&self.model.config, samples, length, Some(mask));
         self.next_positions = last.chunks_exact(length).map(|row| row[length - 1] + 1).collect();
         if options.reprobe_every.is_some() {
@@ -263,6 +264,7 @@ impl<B: Backend> Session<B> {
         backend.upload_indices(active, &mut self.batch.mask);
         let recent = reprobe.map(|every| step % every);
         self.run(Mode::Decode { recent }, true)?;
+        self.keep_cached();
         if let (Some(every), Some(recent)) = (reprobe, recent)
             && recent + 1 == every
         {
@@ -298,13 +300,17 @@ impl<B: Backend> Session<B> {
         self.check_fault()
     }
 
-    /// Leaves the logits (B, V) at every sample's last of `tokens` slots, which then count as cached, in `next_logits`.
+    /// The latest batch's slots count as cached.
+    fn keep_cached(&mut self) {
+        if let Some(cache) = &mut self.cache {
+            cache.len += self.batch.grid.tokens;
+        }
+    }
+
+    /// Leaves the logits (B, V) at every sample's last of `tokens` slots in `next_logits`.
     fn last_logits(&mut self, tokens: usize) {
         let backend = &*self.model.backend;
         let (grid, width) = (self.batch.grid, self.model.config.hidden_size);
-        if let Some(cache) = &mut self.cache {
-            cache.len += tokens;
-        }
         self.last.grid.samples = grid.samples;
         backend.upload_indices(&[tokens as u32 - 1], &mut self.last.slots);
         let Scratch { current, next, x, embedded, timeline, .. } = &mut self.scratch;

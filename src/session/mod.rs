@@ -3,6 +3,7 @@
 mod calibrate;
 mod footprint;
 mod generate;
+mod measure;
 mod selections;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::{
         forward::{self, Selections},
         scratch::{Batch, Scratch},
         selection::Selection,
-        timeline::{Step, Timeline},
+        timeline::Step,
     },
     prune::{
         calibration::Calibration,
@@ -209,38 +210,8 @@ impl<B: Backend> Session<B> {
         flops::shares(&self.model.config, &self.settings, &self.counts, grid)
     }
 
-    /// Batches so far that ran dense because they were smaller than [`Settings::dense_below`].
-    pub fn dense_batches(&self) -> usize {
-        self.dense_batches
-    }
-
     fn falls_back(&self, grid: Grid) -> bool {
         self.dense.is_some() && grid.rows() < self.settings.dense_below
-    }
-
-    /// Whether every forward from now on records where its time goes. On a GPU launches are then issued one by one
-    /// instead of as a graph.
-    ///
-    /// # Errors
-    /// A device that has no more events.
-    pub fn record_steps(&mut self, on: bool) -> Result<()> {
-        let (backend, layers) = (&*self.model.backend, self.model.config.num_hidden_layers);
-        self.scratch.timeline = if on { Timeline::on(backend, layers)? } else { Timeline::off() };
-        Ok(())
-    }
-
-    /// Seconds that each of [`Step::ALL`] took in the forward that ran last, with what came after it: the head, history.
-    /// To be asked after a download ([`Session::evaluate`], [`Session::next_tokens`]).
-    ///
-    /// # Errors
-    /// A device that failed.
-    pub fn step_seconds(&self) -> Result<[f64; Step::ALL.len()]> {
-        self.scratch.timeline.seconds(&self.model.backend)
-    }
-
-    /// Puts history back to what it was when the session was made with this calibration, if with one.
-    pub fn reset_history(&mut self, calibration: Option<&Calibration>) {
-        selections::reset_history(&self.model, calibration, &mut self.selections);
     }
 
     /// Heads that layer `layer` keeps now; `None` if it is dense.

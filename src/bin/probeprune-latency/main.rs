@@ -13,11 +13,13 @@ mod shared;
 use std::process::ExitCode;
 
 use clap::Parser;
-use probeprune::{backend::Backend, checkpoint::RandomTensors, prune::settings::Settings};
+use probeprune::{
+    backend::Backend, checkpoint::RandomTensors, gpu::cuda::driver_is_installed, prune::settings::Settings,
+};
 use serde_json::json;
 
 use cli::Cli;
-use device::{Task, with_weights};
+use device::{DeviceChoice, Task, with_weights};
 use failure::{Result, note, print};
 use input::{Loaded, Origin};
 use report::{Field, Report};
@@ -45,7 +47,8 @@ fn run(cli: &Cli) -> Result<()> {
             config.num_hidden_layers = layers;
             cli.variants(&config)?;
             let tensors = RandomTensors::new(&config, cli.tuning.seed);
-            if device::chosen_gpu(cli.place.device.device)?.is_none() {
+            // A GPU takes one tensor after another.
+            if cli.place.device.device == DeviceChoice::Cpu || !driver_is_installed() {
                 environment::check_room(&tensors)?;
             }
             let name = format!("{}, {layers} of {of} layers, random weights", shape.name());
