@@ -66,6 +66,7 @@ fn wrong_arguments_are_refused_before_anything_runs() {
     refused(&with(&["--method", "pp,best"]), &["--method", "best", "full-batch"]);
     refused(&with(&["--skip-layers", "3"]), &["--skip-layers", "got 3"]);
     refused(&with(&["--repetitions", "0"]), &["--repetitions"]);
+    refused(&with(&["--test", "tg", "--gen-len", "0"]), &["--test", "decoding of 0 tokens"]);
     refused(&with(&["--test", "pp,all"]), &["--test", "all", "tg"]);
 }
 

@@ -147,6 +147,12 @@ impl TestArgs {
                 return Err(Error::argument(flag, "numbers of at least 1", 0, "Leave out the 0.").into());
             }
         }
+        if !self.wants(Test::Pp) && self.gen_len.0 == [0] {
+            let help = "Pass --gen-len with tokens to decode, or add pp.";
+            return Err(
+                Error::argument("--test", "something to measure", "decoding of 0 tokens", help).into()
+            );
+        }
         Ok([prompts, self.batch_size.0.clone(), self.gen_len.0.clone()])
     }
 

