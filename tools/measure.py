@@ -1,9 +1,13 @@
-"""Measures what the README reports and writes it to benches/results/cpu.json; then run tools/readme_tables.py.
+"""Measures what the README reports, writes it to benches/results and prints it; then run tools/readme_tables.py.
 
-Usage: python tools/measure.py --smollm2 FOLDER [--pytorch-python PYTHON] [--threads 2]
+Usage:
+  python tools/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
+  python tools/measure.py quality --smollm2 FOLDER --text FILE --calibrate-text FILE
 
-FOLDER is what tools/fetch_smollm2.py made; PYTHON is an interpreter with torch and safetensors, whose PyTorch is the
-peer. Every ratio comes from one interleaved run; close other programs all the same.
+speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
+tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
+(smollm2.json) sweeps dense, pp, wanda-sp and flap at 20, 40 and 60 %; after a stop it goes on where it was. FOLDER is
+what tools/fetch_smollm2.py made. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
 """
 import argparse
 import json
@@ -13,6 +17,8 @@ import resource
 import subprocess
 import sys
 import tempfile
+
+import readme_tables
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.join(ROOT, "target", "release", "probeprune")
@@ -38,15 +44,8 @@ def peak_memory(folder, text, threads):
     return {"file_bytes": size, "peak_bytes": peak, "above_file_bytes": peak - size}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smollm2", required=True)
-    parser.add_argument("--pytorch-python")
-    parser.add_argument("--threads", default="2")
-    parser.add_argument("--repeat", default="9")
-    args = parser.parse_args()
-    if not os.path.exists(PROGRAM):
-        sys.exit("build first: cargo build --release")
+def speed(args):
+    """Everything of cpu.json."""
     folder = os.path.abspath(args.smollm2)
     with tempfile.TemporaryDirectory() as scratch:
         text, out = os.path.join(scratch, "text.txt"), os.path.join(scratch, "bench.json")
@@ -56,14 +55,15 @@ def main():
         bench = ["cargo", "bench", "--bench", "cpu", "--", "--threads", args.threads, "--repeat", args.repeat,
                  "--out", out, "--model", folder]
         if args.pytorch_python:
-            peer = f"{args.pytorch_python} tools/bench_pytorch.py {folder} --interactive --prompt 16"
+            peer = f"{args.pytorch_python} tools/peers/pytorch.py {folder} --interactive --prompt 16"
             bench += ["--pytorch", f"{peer} --threads {args.threads}"]
+        for peer in args.peer:
+            bench += ["--peer", peer]
         run(*bench)
         with open(out, encoding="utf-8") as f:
             result = json.load(f)
-    if result["model"]:
-        result["model"]["name"] = "SmolLM2-135M"
-        result["model"].pop("model")
+    result["model"]["name"] = "SmolLM2-135M"
+    result["model"].pop("model")
     if args.pytorch_python:
         result["pytorch"] = run(args.pytorch_python, "-c", "import torch; print(torch.__version__)").strip()
     result["memory"] = memory
@@ -71,11 +71,45 @@ def main():
     demos = ("tiny-llama", "tiny-opt")
     result["demo"] = {name: json.loads(run(PROGRAM, "demo", "--model", f"bundled:{name}", "--threads", args.threads,
                                            "--format", "json")) for name in demos}
-    path = os.path.join(ROOT, "benches", "results", "cpu.json")
+    return result
+
+
+def quality(args):
+    """Everything of smollm2.json: a sweep without its single runs."""
+    if not args.text or not args.calibrate_text:
+        sys.exit("quality needs --text and --calibrate-text")
+    out = os.path.join(ROOT, "target", "sweep-smollm2")
+    result = json.loads(run(
+        PROGRAM, "sweep", "--model", os.path.abspath(args.smollm2), "--text", os.path.abspath(args.text),
+        "--calibrate-text", os.path.abspath(args.calibrate_text), "--seq-len", "256", "--batch-size", "20",
+        "--max-tokens", args.max_tokens, "--threads", args.threads, "--variants", "pp,wanda-sp,flap",
+        "--ratios", "0.2,0.4,0.6", "--out", out, "--format", "json"))
+    result.pop("runs")
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("speed", "quality"))
+    parser.add_argument("--smollm2", required=True)
+    parser.add_argument("--pytorch-python")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--text")
+    parser.add_argument("--calibrate-text")
+    parser.add_argument("--max-tokens", default="51200")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--repeat", default="9")
+    args = parser.parse_args()
+    if not os.path.exists(PROGRAM):
+        sys.exit("build first: cargo build --release")
+    result, name, show = ((speed(args), "cpu.json", readme_tables.speed) if args.what == "speed" else
+                          (quality(args), "smollm2.json", readme_tables.sweep))
+    path = os.path.join(ROOT, "benches", "results", name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as f:
         json.dump(result, f, indent=1)
         f.write("\n")
+    print(show(result))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ pub fn model<B: Backend>(
     );
     let config = ModelConfig::from_json("bench".as_ref(), &config, None)?;
     let tensors = RandomTensors::new(&config, 1);
-    Ok(Arc::new(Model::random(config, &tensors, Arc::clone(backend), |_| ())?))
+    Ok(Arc::new(Model::random(config, &tensors, Arc::clone(backend), None, |_| ())?))
 }
 
 impl<B: Backend> LayerRun<B> {
@@ -89,12 +89,12 @@ impl<B: Backend> LayerRun<B> {
         let select = |block: Block| {
             let len = match block {
                 Block::Attention => counts::kept_heads(&settings, config, ratio)?,
-                Block::Mlp => counts::kept_channels(&settings, config.intermediate_size, ratio),
+                Block::Mlp => counts::kept_channels(&settings, config, ratio)?,
             };
             selection(model, &settings, block, len, grid, pruning)
         };
         let selections = [select(Block::Attention)?, select(Block::Mlp)?];
-        let mut scratch = Scratch::new(backend, config, grid, grid.tokens)?;
+        let mut scratch = Scratch::new(backend, config, &settings, grid, grid.tokens)?;
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let mut random = |len: usize| (0..len).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
         backend.upload_activations(&random(grid.rows() * config.hidden_size), &mut scratch.current.rows);
@@ -158,7 +158,8 @@ fn selection<B: Backend>(
     if pruning == Pruning::Dense {
         return Ok(Selection::Dense);
     }
-    let mut kept = Kept::new(backend, config, block, len)?;
+    let mut kept =
+        Kept::new(backend, config, block, block.unit(config, settings.channel_group).width(), len)?;
     let spread: Vec<u32> = (0..len).map(|i| (i * kept.set.of / len) as u32).collect();
     backend.upload_indices(&spread, &mut kept.set.indices);
     kept.follow_kv_heads(backend, config);
@@ -172,6 +173,7 @@ fn selection<B: Backend>(
     let layout = settings.history_layout;
     let values = backend.statistics(layout.words(grid.tokens, width))?;
     let history = Some(History { values, slots: grid.tokens, width, layout });
-    let pending = backend.statistics(grid.tokens * kept.blocks().channels())?;
-    Ok(Selection::Probed(Probed { kept, statistic, history, pending, recent: None }))
+    let pending = Some(backend.statistics(grid.tokens * kept.blocks().channels())?);
+    let (recent, compensation, pinned) = (None, None, false);
+    Ok(Selection::Probed(Probed { kept, statistic, history, pending, recent, compensation, pinned }))
 }

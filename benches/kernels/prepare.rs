@@ -3,7 +3,7 @@
 use probeprune::{
     backend::{
         AttentionShape, Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Linear, Norm, NormKind,
-        Placement, Probe, WeightUse,
+        Placement, Probe, Unit, WeightUse,
     },
     checkpoint::Tensor,
     config::Activation,
@@ -92,7 +92,16 @@ impl Case {
                 let weight = make.linear(h, whole, WeightUse::Columns)?;
                 let mut out = backend.activations(t * h)?;
                 Box::new(move |backend, read| {
-                    backend.project(&a, t, &weight, blocks(&set, width), None, Some(&residual), &mut out);
+                    backend.project(
+                        &a,
+                        t,
+                        &weight,
+                        blocks(&set, width),
+                        None,
+                        None,
+                        Some(&residual),
+                        &mut out,
+                    );
                     activations(backend, read, &out, t * h)
                 })
             }
@@ -133,7 +142,7 @@ impl Case {
             Op::Energy => {
                 let (a, mut out) = (make.activations(t * n)?, backend.statistics(grid.tokens * n)?);
                 Box::new(move |backend, read| {
-                    backend.energy(&a, grid, n, None, &mut out);
+                    backend.energy(&a, grid, n, None, &mut out, None);
                     statistics(backend, read, &out, grid.tokens * n)
                 })
             }
@@ -153,7 +162,7 @@ impl Case {
                         fusion,
                         Metric::Ppsp,
                         &statistic,
-                        None,
+                        Unit::Channel,
                         &mut scores,
                     );
                     statistics(backend, read, &scores, width)

@@ -15,8 +15,8 @@ use std::{sync::Mutex, time::Instant};
 
 use crate::{
     backend::{
-        AttentionShape, Backend, CacheSlots, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet, Linear,
-        Moments, Norm, Placement, Probe, WeightUse,
+        Addition, AttentionShape, Backend, CacheSlots, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet,
+        Linear, Moments, Norm, Placement, Probe, Unit, WeightUse,
     },
     checkpoint::Tensor,
     config::Activation,
@@ -94,7 +94,7 @@ impl Cpu {
     /// The energies of a product (T, width).
     fn energy_of(&self, product: &[f32], width: usize, energy: Option<EnergyOf<'_, Self>>) {
         if let Some(EnergyOf { grid, mask, out, alone: _ }) = energy {
-            probe::energy(self, product, grid, width, mask, out);
+            probe::energy(self, product, grid, width, mask, out, None);
         }
     }
 
@@ -244,6 +244,7 @@ impl Backend for Cpu {
             &projection.weight,
             pick,
             columns,
+            None,
             out,
             #[inline(always)]
             |values, _, first| {
@@ -296,11 +297,14 @@ impl Backend for Cpu {
         projection: &Linear<Self>,
         kept: Option<KeptBlocks<'_, Vec<u32>>>,
         bias: Option<&Vec<f32>>,
+        addition: Option<Addition<'_, Self>>,
         residual: Option<&Vec<f32>>,
         out: &mut Vec<f32>,
     ) {
         let columns = picked(kept, projection.in_features);
         let width = projection.out_features;
+        let added = addition.map(|Addition { z, rank, weight }| gemm::Added { z, rank, weight });
+        let constant = addition.map(|Addition { rank, weight, .. }| &weight[rank * width..]);
         gemm::multiply(
             self,
             a,
@@ -308,11 +312,15 @@ impl Backend for Cpu {
             &projection.weight,
             Pick::All(width),
             columns,
+            added,
             out,
             #[inline(always)]
             |values, row, first| {
                 if let Some(bias) = bias {
                     elementwise::add(values, &bias[first..]);
+                }
+                if let Some(constant) = constant {
+                    elementwise::add(values, &constant[first..]);
                 }
                 if let Some(residual) = residual {
                     elementwise::add(values, &residual[row * width + first..]);
@@ -352,8 +360,41 @@ impl Backend for Cpu {
         attention::attention(self, q, k, v, shape, kv_slots, mask, slots, out);
     }
 
-    fn energy(&self, a: &Vec<f32>, grid: Grid, width: usize, mask: Option<&Vec<u32>>, out: &mut Vec<f32>) {
-        probe::energy(self, a, grid, width, mask, out);
+    fn energy(
+        &self,
+        a: &Vec<f32>,
+        grid: Grid,
+        width: usize,
+        mask: Option<&Vec<u32>>,
+        out: &mut Vec<f32>,
+        sums: Option<&mut Vec<f32>>,
+    ) {
+        probe::energy(self, a, grid, width, mask, out, sums);
+    }
+
+    fn centre_energy(
+        &self,
+        p: &mut Vec<f32>,
+        sums: &Vec<f32>,
+        grid: Grid,
+        width: usize,
+        mask: Option<&Vec<u32>>,
+        weight: f32,
+        offset: Option<&Vec<f32>>,
+        mean: &mut Vec<f32>,
+    ) {
+        probe::centre_energy(self, p, sums, grid, width, mask, weight, offset, mean);
+    }
+
+    fn gather_pruned(
+        &self,
+        kept: KeptBlocks<'_, Vec<u32>>,
+        rows: Option<(&Vec<f32>, usize)>,
+        last: &Vec<f32>,
+        pruned: &mut KeptSet<Vec<u32>>,
+        out: &mut Vec<f32>,
+    ) {
+        probe::gather_pruned(kept, rows, last, pruned, out);
     }
 
     fn channel_score(
@@ -364,10 +405,10 @@ impl Backend for Cpu {
         fusion: Fusion<'_, Self>,
         metric: Metric,
         statistic: &Vec<f32>,
-        head_dim: Option<usize>,
+        unit: Unit,
         out: &mut Vec<f32>,
     ) {
-        score::channel_score(self, p, tokens, width, fusion, metric, statistic, head_dim, out);
+        score::channel_score(self, p, tokens, width, fusion, metric, statistic, unit, out);
     }
 
     fn top_k_keep(&self, scores: &Vec<f32>, kept: &mut KeptSet<Vec<u32>>, tag: u32, fault: &mut Vec<u32>) {
@@ -409,6 +450,17 @@ impl Backend for Cpu {
         moments: &mut Moments<Self>,
     ) {
         score::accumulate_moments(self, a, grid, width, seen, moments);
+    }
+
+    fn accumulate_product(
+        &self,
+        a: &Vec<f32>,
+        b: &Vec<f32>,
+        rows: usize,
+        widths: [usize; 2],
+        out: &mut Vec<f32>,
+    ) {
+        gemm::accumulate_product(self, a, b, rows, widths, out);
     }
 
     fn argmax(&self, x: &Vec<f32>, rows: usize, width: usize, out: &mut Vec<u32>) {

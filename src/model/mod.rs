@@ -5,6 +5,8 @@
 
 pub mod attention;
 pub mod block;
+pub mod collect;
+pub mod compensation;
 pub mod forward;
 pub mod mlp;
 pub mod scratch;
@@ -14,10 +16,10 @@ pub mod timeline;
 use std::sync::Arc;
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, Unit},
     checkpoint::{Checkpoint, RandomTensors, check_shapes},
     config::ModelConfig,
-    error::Result,
+    error::{Error, Result},
     source::ModelSource,
     weights::Weights,
 };
@@ -51,11 +53,12 @@ impl Block {
         }
     }
 
-    /// Channels per unit of pruning: D or 1.
-    pub fn unit(self, config: &ModelConfig) -> usize {
+    /// The units of pruning: heads, or channels in groups of `channel_group`.
+    pub fn unit(self, config: &ModelConfig, channel_group: usize) -> Unit {
         match self {
-            Self::Attention => config.head_dim,
-            Self::Mlp => 1,
+            Self::Attention => Unit::Head(config.head_dim),
+            Self::Mlp if channel_group > 1 => Unit::Group(channel_group),
+            Self::Mlp => Unit::Channel,
         }
     }
 }
@@ -71,6 +74,8 @@ pub struct Model<B: Backend> {
     pub weights: Weights<B>,
     /// Identifies the weights, so that a history of another model is refused.
     pub fingerprint: String,
+    /// Per layer, which MLP channel of the checkpoint stands at each place; `None` for the checkpoint's own order.
+    pub channel_order: Option<Vec<Vec<u32>>>,
 }
 
 impl<B: Backend> Model<B> {
@@ -85,26 +90,70 @@ impl<B: Backend> Model<B> {
         backend: Arc<B>,
         on_layer: impl FnMut(usize),
     ) -> Result<Self> {
-        let config = ModelConfig::load(source)?;
-        backend.check_model(&config)?;
-        let checkpoint = Checkpoint::open(source, mmap)?;
-        check_shapes(&config, &checkpoint)?;
-        let weights = Weights::load(&checkpoint, &config, &backend, on_layer)?;
-        Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights })
+        Self::load_ordered(source, mmap, backend, None, on_layer)
     }
-    /// A model of `config` with random weights: what it says means nothing, but it takes the time of a real one.
-    /// `on_layer` is called with the number of layers made so far.
+
+    /// As [`Model::load`], with the MLP channels of each layer in another order, as groups of channels need them
+    /// ([`crate::prune::calibration::Calibration::channel_order`]). The model computes the same; its MLP weights are
+    /// copied instead of mapped.
     ///
     /// # Errors
-    /// A device without room for it, or without operations for it.
+    /// As [`Model::load`]; an order that is not one of this model's channels.
+    pub fn load_ordered(
+        source: &ModelSource,
+        mmap: bool,
+        backend: Arc<B>,
+        channel_order: Option<Vec<Vec<u32>>>,
+        on_layer: impl FnMut(usize),
+    ) -> Result<Self> {
+        let config = ModelConfig::load(source)?;
+        backend.check_model(&config)?;
+        if let Some(order) = &channel_order {
+            check_order(order, &config)?;
+        }
+        let checkpoint = Checkpoint::open(source, mmap)?;
+        check_shapes(&config, &checkpoint)?;
+        let weights = Weights::load(&checkpoint, &config, &backend, channel_order.as_deref(), on_layer)?;
+        Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights, channel_order })
+    }
+
+    /// A model of `config` with random weights: what it says means nothing, but it takes the time of a real one.
+    /// `channel_order` is as for [`Model::load_ordered`]; `on_layer` is called with the number of layers made so far.
+    ///
+    /// # Errors
+    /// A device without room for it, or without operations for it; an order that is not one of its channels.
     pub fn random(
         config: ModelConfig,
         tensors: &RandomTensors,
         backend: Arc<B>,
+        channel_order: Option<Vec<Vec<u32>>>,
         on_layer: impl FnMut(usize),
     ) -> Result<Self> {
         backend.check_model(&config)?;
-        let weights = Weights::load(tensors, &config, &backend, on_layer)?;
-        Ok(Self { fingerprint: tensors.fingerprint(), config, backend, weights })
+        if let Some(order) = &channel_order {
+            check_order(order, &config)?;
+        }
+        let weights = Weights::load(tensors, &config, &backend, channel_order.as_deref(), on_layer)?;
+        Ok(Self { fingerprint: tensors.fingerprint(), config, backend, weights, channel_order })
     }
+}
+
+/// Every layer's order has to hold each channel once.
+fn check_order(order: &[Vec<u32>], config: &ModelConfig) -> Result<()> {
+    let is_permutation = |order: &Vec<u32>| {
+        let mut seen = vec![false; config.intermediate_size];
+        order
+            .iter()
+            .for_each(|&channel| seen.get_mut(channel as usize).into_iter().for_each(|seen| *seen = true));
+        order.len() == seen.len() && seen.into_iter().all(|seen| seen)
+    };
+    if order.len() == config.num_hidden_layers && order.iter().all(is_permutation) {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "channel order",
+        format!("each of {} channels once in {} layers", config.intermediate_size, config.num_hidden_layers),
+        format!("{} layers, or a channel twice", order.len()),
+        "Take it from a calibration of this model.",
+    ))
 }

@@ -14,6 +14,7 @@ use crate::{
         selection::{Probed, Selection},
         timeline::Step,
     },
+    prune::settings::Compensation,
 };
 
 /// How the next token is drawn from the logits.
@@ -129,6 +130,15 @@ impl<B: Backend> Session<B> {
                 "at least 1",
                 0,
                 "Leave it out to keep the prompt's choice.",
+            ));
+        }
+        if options.reprobe_every.is_some() && self.settings.compensate != Compensation::None {
+            let help = "What stands in for pruned channels is known from the prompt's probe alone.";
+            return Err(Error::argument(
+                "--reprobe-every",
+                "--compensate none",
+                self.settings.compensate,
+                help,
             ));
         }
         if prompts.is_empty() {

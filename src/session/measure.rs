@@ -1,6 +1,6 @@
 //! What a measurement asks of a session besides its results.
 
-use super::{Session, selections};
+use super::{Session, in_order, selections};
 use crate::{
     backend::Backend,
     error::Result,
@@ -36,6 +36,7 @@ impl<B: Backend> Session<B> {
 
     /// Puts history back to what it was when the session was made with this calibration, if with one.
     pub fn reset_history(&mut self, calibration: Option<&Calibration>) {
-        selections::reset_history(&self.model, calibration, &mut self.selections);
+        let calibration = in_order(&self.model, calibration);
+        selections::reset_history(&self.model, calibration.as_deref(), &mut self.selections);
     }
 }

@@ -6,7 +6,7 @@ mod generate;
 mod measure;
 mod selections;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 pub use calibrate::{CalibrationOptions, calibrate};
 pub use footprint::{Footprint, Part};
@@ -51,6 +51,8 @@ pub struct Session<B: Backend> {
     limits: Limits,
     counts: Vec<LayerCounts>,
     selections: Selections<B>,
+    /// Whether [`Session::pin`] made the choice.
+    pinned: bool,
     scratch: Scratch<B>,
     batch: Batch<B>,
     cache: Option<KvCache<B>>,
@@ -134,8 +136,10 @@ impl<B: Backend> Session<B> {
         }
         let grid = Grid { samples: limits.samples, tokens: limits.tokens };
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
-        let mut scratch = Scratch::new(backend, config, grid, rotary_positions)?;
-        let (selections, counts) = selections::build(&model, &settings, limits, calibration, &mut scratch)?;
+        let mut scratch = Scratch::new(backend, config, &settings, grid, rotary_positions)?;
+        let calibration = in_order(&model, calibration);
+        let (selections, counts) =
+            selections::build(&model, &settings, limits, calibration.as_deref(), &mut scratch)?;
         let prunes = selections.iter().flatten().any(|selection| selection.kept().is_some());
         let dense = || selections.iter().map(|_| [Selection::Dense, Selection::Dense]).collect();
         let dense = (prunes && settings.dense_below > 0).then(dense);
@@ -153,6 +157,7 @@ impl<B: Backend> Session<B> {
             limits,
             counts,
             selections,
+            pinned: false,
             scratch,
             cache,
             batch: Batch {
@@ -230,10 +235,37 @@ impl<B: Backend> Session<B> {
         self.kept(layer, Block::Mlp)
     }
 
+    /// What the latest batch ran on.
+    fn selections(&self) -> &Selections<B> {
+        self.dense.as_ref().filter(|_| self.fell_back).unwrap_or(&self.selections)
+    }
+
+    /// Heads, or channels as the checkpoint numbers them, ascending.
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
-        let selections = self.dense.as_ref().filter(|_| self.fell_back).unwrap_or(&self.selections);
-        let kept = selections[layer][usize::from(block == Block::Mlp)].kept();
-        kept.map(|kept| self.model.backend.download_indices(&kept.set.indices, kept.set.len)).transpose()
+        let Some(kept) = self.selections()[layer][block as usize].kept() else {
+            return Ok(None);
+        };
+        let mut units = self.model.backend.download_indices(&kept.set.indices, kept.set.len)?;
+        if block == Block::Mlp {
+            let width = kept.width as u32;
+            units = units.into_iter().flat_map(|unit| unit * width..(unit + 1) * width).collect();
+            if let Some(order) = &self.model.channel_order {
+                units.iter_mut().for_each(|channel| *channel = order[layer][*channel as usize]);
+                units.sort_unstable();
+            }
+        }
+        Ok(Some(units))
+    }
+
+    /// The scores that `block` of layer `layer` was chosen by last: of its heads (N) or channels (I), under `random`
+    /// their ranks. `None` if the block is dense, in the latest batch at least, or pinned.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>> {
+        let scored = self.selections()[layer][block as usize].kept().filter(|_| !self.pinned);
+        let scores = &self.scratch.scores[layer][block as usize];
+        scored.map(|kept| self.model.backend.download_statistics(scores, kept.set.of)).transpose()
     }
 
     /// Keeps the given heads and channels from now on instead of choosing them: `kept[l]` holds layer l's heads and its
@@ -243,7 +275,9 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// Another number of layers, heads or channels, or indices that are not ascending or not there.
     pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
-        selections::pin(&self.model, kept, &mut self.selections)
+        selections::pin(&self.model, kept, &mut self.selections)?;
+        self.pinned = true;
+        Ok(())
     }
 
     /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.
@@ -438,6 +472,16 @@ impl<B: Backend> Session<B> {
         }
         self.model.backend.upload_statistics(&table, &mut self.scratch.rope_table);
     }
+}
+
+/// A calibration is in the checkpoint's order of channels, the model's may be another.
+fn in_order<'a, B: Backend>(
+    model: &Model<B>,
+    calibration: Option<&'a Calibration>,
+) -> Option<Cow<'a, Calibration>> {
+    calibration.map(|of| {
+        model.channel_order.as_ref().map_or(Cow::Borrowed(of), |order| Cow::Owned(of.reordered(order)))
+    })
 }
 
 /// Reports and clears the fault that operations left behind, if they did.

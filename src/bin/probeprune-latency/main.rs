@@ -63,7 +63,11 @@ impl Task for &Cli {
         let variants = self.variants(&loaded.model.config)?;
         let default = if loaded.place.gpu.is_some() { WARMUP_ON_GPU } else { WARMUP };
         let warmup = self.tests.warmup.map_or(default, |warmup| warmup as usize);
-        let measured = measure::measure(&loaded.model, &variants, self, warmup)?;
+        let calibrations = measure::calibrations(&loaded.model, &variants, self)?;
+        // Groups of channels want these sorted; a dense model takes the same time in any order.
+        let pruned = variants.last().expect("there is a dense one");
+        let loaded = loaded.arranged(pruned, calibrations.first().map(|(_, calibration)| calibration))?;
+        let measured = measure::measure(&loaded.model, &variants, &calibrations, self, warmup)?;
         if measured.iter().any(|measured| !measured.same_logits) {
             note(
                 "repetitions gave different logits: the device does not keep its promise, or memory is damaged",
@@ -91,6 +95,9 @@ fn settings(model: &str, variants: &[Settings], warmup: usize, cli: &Cli) -> Vec
         ("parallel_probe", json!(tuning.parallel_probe)),
         ("skip_layers", json!(tuning.skip_layers)),
         ("round_channels", json!(tuning.round_channels)),
+        ("compensate", json!(tuning.compensate.to_string())),
+        ("probe_mean_weight", json!(tuning.probe_mean_weight)),
+        ("channel_group", json!(tuning.channel_group)),
         ("history_dtype", json!(tuning.history_layout.dtype.name())),
         ("history_bucket", json!(tuning.history_layout.bucket)),
         ("dense_below", json!(tuning.dense_below)),

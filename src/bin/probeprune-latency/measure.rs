@@ -58,9 +58,9 @@ pub(crate) struct Breakdown {
 }
 
 /// A session of one variant.
-struct Case<B: Backend> {
+struct Case<'a, B: Backend> {
     session: Session<B>,
-    calibration: Option<Arc<Calibration>>,
+    calibration: Option<&'a Calibration>,
 }
 
 /// One run.
@@ -73,10 +73,52 @@ struct Round {
     steps: [f64; Step::ALL.len()],
 }
 
+/// Calibrations by the length of their windows.
+pub(crate) type Calibrations = Vec<(usize, Calibration)>;
+
+/// Calibrations at every length of prompts, if any of the variants needs one.
+pub(crate) fn calibrations<B: Backend>(
+    model: &Arc<Model<B>>,
+    variants: &[Settings],
+    args: &Cli,
+) -> Result<Calibrations> {
+    let sorts = |settings: &Settings| settings.method != Method::None && settings.channel_group > 1;
+    if !variants.iter().any(|settings| is_calibrated(settings) || sorts(settings)) {
+        return Ok(Vec::new());
+    }
+    note("calibrated with random tokens: the times are real, what is kept is not");
+    let flap = variants.iter().any(|settings| settings.method == Method::Flap);
+    let ranks = variants.iter().filter(|settings| is_calibrated(settings));
+    let linear_rank = ranks.map(|settings| settings.compensate.rank()).max().unwrap_or(0);
+    let [mut lengths, ..] = args.tests.sizes()?;
+    lengths.sort_unstable();
+    lengths.dedup();
+    let one = |seq_len: usize| {
+        let tokens = tokens(model, args, CALIBRATION_WINDOWS * seq_len);
+        let options = CalibrationOptions { seq_len, batch_size: CALIBRATION_WINDOWS, flap, linear_rank };
+        Ok((seq_len, calibrate(model, &tokens, options, |_| ())?))
+    };
+    lengths.into_iter().map(one).collect()
+}
+
+/// Whether a session cannot do without a calibration.
+fn is_calibrated(settings: &Settings) -> bool {
+    let fitted = settings.method == Method::ProbePruning && settings.compensate.rank() > 0;
+    settings.method.needs_calibration() || fitted
+}
+
+/// The same random tokens every time.
+fn tokens<B: Backend>(model: &Model<B>, args: &Cli, count: usize) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(args.tuning.seed);
+    let vocabulary = model.config.vocab_size as u32;
+    (0..count).map(|_| rng.random_range(0..vocabulary)).collect()
+}
+
 /// Measures every test of every variant at every size. `variants[0]` is dense.
 pub(crate) fn measure<B: Backend>(
     model: &Arc<Model<B>>,
     variants: &[Settings],
+    calibrations: &Calibrations,
     args: &Cli,
     warmup: usize,
 ) -> Result<Vec<Measured>> {
@@ -92,7 +134,7 @@ pub(crate) fn measure<B: Backend>(
     }
     let rounds = warmup + args.tests.repetitions as usize * (1 + usize::from(args.tests.breakdown));
     let bar = progress::bar("measuring", plan.len() * rounds * variants.len());
-    let mut runner = Runner { model, variants, args, warmup, calibrations: Vec::new(), bar };
+    let runner = Runner { model, variants, calibrations, args, warmup, bar };
     let mut measured = Vec::new();
     for (grid, decoded) in plan {
         measured.extend(runner.group(grid, decoded)?);
@@ -104,17 +146,16 @@ pub(crate) fn measure<B: Backend>(
 struct Runner<'a, B: Backend> {
     model: &'a Arc<Model<B>>,
     variants: &'a [Settings],
+    calibrations: &'a Calibrations,
     args: &'a Cli,
     warmup: usize,
-    /// Of static methods, by the length of their windows.
-    calibrations: Vec<(usize, Arc<Calibration>)>,
     bar: ProgressBar,
 }
 
-impl<B: Backend> Runner<'_, B> {
+impl<'a, B: Backend> Runner<'a, B> {
     /// All variants at one size; `decoded` of 0 for prompts alone.
-    fn group(&mut self, grid: Grid, decoded: usize) -> Result<Vec<Measured>> {
-        let tokens = self.tokens(grid.rows());
+    fn group(&self, grid: Grid, decoded: usize) -> Result<Vec<Measured>> {
+        let tokens = tokens(self.model, self.args, grid.rows());
         let mut cases = Vec::new();
         for settings in self.variants {
             cases.push(self.case(settings, grid, decoded)?);
@@ -156,7 +197,7 @@ impl<B: Backend> Runner<'_, B> {
     /// Runs every case `count` times, one after another in each round.
     fn rounds(
         &self,
-        cases: &mut [Case<B>],
+        cases: &mut [Case<'_, B>],
         count: usize,
         tokens: &[u32],
         grid: Grid,
@@ -172,48 +213,22 @@ impl<B: Backend> Runner<'_, B> {
         Ok(rounds)
     }
 
-    fn case(&mut self, settings: &Settings, grid: Grid, decoded: usize) -> Result<Case<B>> {
+    fn case(&self, settings: &Settings, grid: Grid, decoded: usize) -> Result<Case<'a, B>> {
         let mut settings = settings.clone();
         // Every sample's first token comes out of the prompt.
         let capacity = if decoded == 0 { 0 } else { grid.tokens + decoded + 1 };
         if capacity > 0 {
             settings.dense_below = 0;
         }
-        let calibration = match settings.method.needs_calibration() {
-            true => Some(self.calibration(grid.tokens)?),
-            false => None,
-        };
+        let mut calibrations = self.calibrations.iter().filter(|_| is_calibrated(&settings));
+        let calibration = calibrations.find_map(|(length, of)| (*length == grid.tokens).then_some(of));
         let limits = Limits { samples: grid.samples, tokens: grid.tokens, capacity };
-        let session = Session::new(Arc::clone(self.model), settings, limits, calibration.as_deref())?;
+        let session = Session::new(Arc::clone(self.model), settings, limits, calibration)?;
         Ok(Case { session, calibration })
-    }
-
-    fn calibration(&mut self, seq_len: usize) -> Result<Arc<Calibration>> {
-        if let Some((_, known)) = self.calibrations.iter().find(|(length, _)| *length == seq_len) {
-            return Ok(Arc::clone(known));
-        }
-        if self.calibrations.is_empty() {
-            note(
-                "static methods are calibrated with random tokens: their time is real, what they keep is not",
-            );
-        }
-        let tokens = self.tokens(CALIBRATION_WINDOWS * seq_len);
-        let flap = self.variants.iter().any(|settings| settings.method == Method::Flap);
-        let options = CalibrationOptions { seq_len, batch_size: CALIBRATION_WINDOWS, flap };
-        let calibration = Arc::new(calibrate(self.model, &tokens, options, |_| ())?);
-        self.calibrations.push((seq_len, Arc::clone(&calibration)));
-        Ok(calibration)
-    }
-
-    /// The same random tokens every time.
-    fn tokens(&self, count: usize) -> Vec<u32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.args.tuning.seed);
-        let vocabulary = self.model.config.vocab_size as u32;
-        (0..count).map(|_| rng.random_range(0..vocabulary)).collect()
     }
 }
 
-impl<B: Backend> Case<B> {
+impl<B: Backend> Case<'_, B> {
     /// One run, from the same history every time, so that all give the same bits.
     fn round(&mut self, tokens: &[u32], grid: Grid, decoded: usize) -> Result<Round> {
         let session = &mut self.session;
@@ -235,7 +250,7 @@ impl<B: Backend> Case<B> {
             (first.unwrap_or(last), last)
         };
         let steps = session.step_seconds()?;
-        session.reset_history(self.calibration.as_deref());
+        session.reset_history(self.calibration);
         // The download also waits for the history to be back.
         let logits = blake3::hash(bytemuck::cast_slice(&session.next_logits()?));
         let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{calibrate, completions, corpus, demo, generate, inspect, perplexity};
+use crate::{calibrate, completions, corpus, demo, generate, inspect, perplexity, sweep};
 
 /// Runs LLaMA and OPT checkpoints densely and pruned by a probe (Probe Pruning, ICLR 2025).
 ///
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     /// Measure perplexity, time and FLOPs, dense or pruned
     Perplexity(perplexity::PerplexityArgs),
+    /// Compare methods and ratios on one text: perplexity, time, kept sets, and a report to look at
+    Sweep(sweep::SweepArgs),
     /// Run text densely once and save what history and the static methods need
     Calibrate(calibrate::CalibrateArgs),
     /// Continue prompts, dense or pruned

@@ -101,7 +101,8 @@ impl Task for &DemoArgs {
         let tokenizer = loaded.tokenizer()?;
         let tokens =
             sample_tokens(&tokenizer, &Topic::ALL, CALIBRATION_SEED, CALIBRATION_SAMPLES * GRID.tokens)?;
-        let options = CalibrationOptions { seq_len: GRID.tokens, batch_size: GRID.samples, flap: true };
+        let options =
+            CalibrationOptions { seq_len: GRID.tokens, batch_size: GRID.samples, flap: true, linear_rank: 0 };
         let calibration = loaded.calibrate(&tokens, Some(CALIBRATION_SAMPLES), options)?;
         let batches = Topic::ALL
             .iter()

@@ -152,7 +152,8 @@ fn layer_counts(config: &ModelConfig, settings: &Settings) -> Result<Vec<LayerCo
             layer.kv_heads = layer.heads.min(config.num_key_value_heads);
             layer.probes_attention = dynamic;
         }
-        layer.channels = counts::kept_channels(settings, config.intermediate_size, ratio);
+        layer.channels = counts::kept_channels(settings, config, ratio)?;
+        layer.compensate = settings.compensate;
         layer.probes_mlp = dynamic;
     }
     Ok(layers)
@@ -189,8 +190,9 @@ fn describe_memory(
     let limits = |capacity| Limits { samples: grid.samples, tokens: grid.tokens, capacity };
     let footprint = Footprint::new(config, settings, layers, limits(0));
     let cache = Footprint::new(config, settings, layers, limits(grid.tokens)).cache.bytes(place.element);
-    let [scratch, history, probed] =
-        [footprint.scratch, footprint.history, footprint.probed].map(|part| part.bytes(place.element));
+    let [scratch, history, probed, compensation] =
+        [footprint.scratch, footprint.history, footprint.probed, footprint.compensation]
+            .map(|part| part.bytes(place.element));
     let scratch = scratch + place.loss as u64;
     let layout = settings.history_layout;
     let layout = match layout.bucket {
@@ -198,9 +200,9 @@ fn describe_memory(
         bucket => format!("{}, {bucket} slots in a row", layout.dtype),
     };
     format!(
-        "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}\n\
+        "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}, compensation {}\n\
          \x20            generating needs {} more for keys and values of as many tokens\n",
-        size(place.weights + scratch + history + probed),
+        size(place.weights + scratch + history + probed + compensation),
         place.name,
         grid.samples,
         grid.tokens,
@@ -208,6 +210,7 @@ fn describe_memory(
         size(scratch),
         size(history),
         size(probed),
+        size(compensation),
         size(cache),
     )
 }

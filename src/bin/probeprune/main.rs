@@ -11,6 +11,7 @@ mod inspect;
 mod perplexity;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     failure::exit_code(match cli.command.unwrap_or_default() {
         Command::Demo(args) => demo::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -11,7 +11,8 @@ use probeprune::{
     backend::Backend,
     checkpoint::{RandomTensors, read_tensor_file},
     config::ModelConfig,
-    model::{Block, Model},
+    model::Model,
+    perplexity::windows,
     prune::{
         calibration::Calibration,
         settings::{Method, Settings},
@@ -22,7 +23,7 @@ use probeprune::{
 };
 
 use crate::{
-    args::{CalibrationArgs, TensorKey},
+    args::{CalibrationArgs, DataArgs, TensorKey},
     device::Place,
     failure::{Result, note},
     progress,
@@ -30,6 +31,9 @@ use crate::{
 
 /// Calibration windows taken when nothing else is said.
 const DEFAULT_SAMPLES: usize = 128;
+
+/// Tokens per input below which a calibration is called short.
+const SHORT: usize = 10;
 
 /// Longest window taken when nothing else is said.
 const DEFAULT_SEQ_LEN: usize = 1024;
@@ -99,18 +103,31 @@ pub(crate) struct Loaded<B: Backend> {
 impl<B: Backend> Loaded<B> {
     /// Loads a model to a device.
     pub(crate) fn open(origin: Origin, backend: Arc<B>, place: Place) -> Result<Self> {
-        let config = origin.config()?;
-        let bar = progress::bar(
-            if place.gpu.is_some() { "uploading" } else { "loading" },
-            config.num_hidden_layers,
-        );
-        let done = |layers: usize| bar.set_position(layers as u64);
-        let model = match &origin {
-            Origin::Files { source, mmap } => Model::load(source, *mmap, backend, done)?,
-            Origin::Random { tensors, .. } => Model::random(config, tensors, backend, done)?,
+        let model = Arc::new(load(&origin, backend, &place, None)?);
+        Ok(Self { name: origin.name(), origin, model, place })
+    }
+
+    /// The model as the settings need it: groups of channels want these sorted, as the calibration found them.
+    pub(crate) fn arranged(self, settings: &Settings, calibration: Option<&Calibration>) -> Result<Self> {
+        if settings.channel_group == 1 || settings.method == Method::None {
+            return Ok(self);
+        }
+        let Some(calibration) = calibration else {
+            return Err(Error::argument(
+                format!("--channel-group {}", settings.channel_group),
+                "a calibration, which sorts the channels",
+                "none",
+                "Pass --history FILE, --calibrate-text or --calibrate-tokens.",
+            )
+            .into());
         };
-        bar.finish_and_clear();
-        Ok(Self { name: origin.name(), origin, model: Arc::new(model), place })
+        let Self { name, origin, model, place } = self;
+        let backend = Arc::clone(&model.backend);
+        // Before the other one is loaded, or a device would have to hold both.
+        drop(model);
+        let order = Some(calibration.channel_order.clone());
+        let model = Arc::new(load(&origin, backend, &place, order)?);
+        Ok(Self { name, origin, model, place })
     }
 
     /// The model's tokenizer.
@@ -139,6 +156,15 @@ impl<B: Backend> Loaded<B> {
         Ok(self.tokenizer()?.encode(&whole, true)?)
     }
 
+    /// The windows that `data` names, one after another, and the tokens of each.
+    pub(crate) fn windows(&self, data: &DataArgs) -> Result<(Vec<u32>, usize)> {
+        let seq_len = self.seq_len(data.seq_len);
+        let mut tokens = self.tokens(&data.text, data.tokens.as_ref())?;
+        let whole = windows(&tokens, seq_len, data.max_tokens)?.len();
+        tokens.truncate(whole);
+        Ok((tokens, seq_len))
+    }
+
     /// A calibration over the first windows of `tokens`.
     pub(crate) fn calibrate(
         &self,
@@ -158,7 +184,17 @@ impl<B: Backend> Loaded<B> {
             )
             .into());
         }
-        let bar = progress::bar("calibrating", wanted);
+        if options.linear_rank > 0 && wanted * seq_len < SHORT * self.model.config.hidden_size {
+            note(&format!(
+                "linear maps of {} inputs are fitted to {} tokens only: calibrate with {} or more, of every kind of text \
+                 that will be run",
+                self.model.config.hidden_size,
+                wanted * seq_len,
+                SHORT * self.model.config.hidden_size
+            ));
+        }
+        // Linear maps take a second pass.
+        let bar = progress::bar("calibrating", wanted * if options.linear_rank > 0 { 2 } else { 1 });
         let done = |samples: usize| bar.set_position(samples as u64);
         let calibration = calibrate(&self.model, &tokens[..wanted * seq_len], options, done)?;
         bar.finish_and_clear();
@@ -167,9 +203,7 @@ impl<B: Backend> Loaded<B> {
 
     /// Reads a history file of this model.
     pub(crate) fn history(&self, path: &Path) -> Result<Calibration> {
-        let config = &self.model.config;
-        let channels = Block::ALL.map(|block| block.channels(config));
-        Ok(Calibration::load(path, &self.model.fingerprint, config.num_hidden_layers, channels)?)
+        Ok(Calibration::load(path, &self.model.fingerprint, &self.model.config)?)
     }
 
     /// What `args` ask for and the method can use, for batches of (`batch_size`, `seq_len`).
@@ -212,9 +246,28 @@ impl<B: Backend> Loaded<B> {
             return Ok(None);
         }
         let tokens = self.tokens(&args.calibrate_text, args.calibrate_tokens.as_ref())?;
-        let options = CalibrationOptions { seq_len, batch_size, flap: method == Method::Flap };
+        let linear_rank = settings.compensate.rank();
+        let options = CalibrationOptions { seq_len, batch_size, flap: method == Method::Flap, linear_rank };
         self.calibrate(&tokens, args.calibrate_samples, options).map(Some)
     }
+}
+
+fn load<B: Backend>(
+    origin: &Origin,
+    backend: Arc<B>,
+    place: &Place,
+    order: Option<Vec<Vec<u32>>>,
+) -> Result<Model<B>> {
+    let config = origin.config()?;
+    let bar =
+        progress::bar(if place.gpu.is_some() { "uploading" } else { "loading" }, config.num_hidden_layers);
+    let done = |layers: usize| bar.set_position(layers as u64);
+    let model = match origin {
+        Origin::Files { source, mmap } => Model::load_ordered(source, *mmap, backend, order, done)?,
+        Origin::Random { tensors, .. } => Model::random(config, tensors, backend, order, done)?,
+    };
+    bar.finish_and_clear();
+    Ok(model)
 }
 
 /// Says that `pp` runs on its probe alone at first.
