@@ -2,12 +2,13 @@
 
 Usage:
   python tools/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
-  python tools/measure.py quality --smollm2 FOLDER --text FILE --calibrate-text FILE
+  python tools/measure.py quality --smollm2 FOLDER
 
 speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
-(smollm2.json) sweeps dense, pp, wanda-sp and flap at 20, 40 and 60 %; after a stop it goes on where it was. FOLDER is
-what tools/fetch_smollm2.py made. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
+(smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
+on the prose of tools/fetch_text.py, and pp on its technical text; after a stop it goes on where it was. FOLDER is what
+tools/fetch_smollm2.py made. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
 """
 import argparse
 import json
@@ -74,17 +75,44 @@ def speed(args):
     return result
 
 
-def quality(args):
-    """Everything of smollm2.json: a sweep without its single runs."""
-    if not args.text or not args.calibrate_text:
-        sys.exit("quality needs --text and --calibrate-text")
-    out = os.path.join(ROOT, "target", "sweep-smollm2")
+VARIANTS = ("pp", "pp+compensate=probe-mean", "pp+compensate=linear:32", "pp+channel-group=8",
+            "pp+compensate=linear:32+channel-group=8", "full-batch", "wanda-sp", "wanda-sp+compensate=probe-mean", "flap")
+
+
+def split(path, folder, share):
+    """The first `share` of a text and the rest, as two files."""
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    at = text.index("\n", int(share * len(text)))
+    parts = []
+    for name, part in (("calibration", text[:at]), ("evaluation", text[at:])):
+        parts.append(os.path.join(folder, f"{name}-{os.path.basename(path)}"))
+        with open(parts[-1], "w", encoding="utf-8") as f:
+            f.write(part)
+    return parts
+
+
+def sweep(args, name, text, calibration, variants, ratios):
+    """A sweep without its single runs."""
+    out = os.path.join(ROOT, "target", f"sweep-{name}")
     result = json.loads(run(
-        PROGRAM, "sweep", "--model", os.path.abspath(args.smollm2), "--text", os.path.abspath(args.text),
-        "--calibrate-text", os.path.abspath(args.calibrate_text), "--seq-len", "256", "--batch-size", "20",
-        "--max-tokens", args.max_tokens, "--threads", args.threads, "--variants", "pp,wanda-sp,flap",
-        "--ratios", "0.2,0.4,0.6", "--out", out, "--format", "json"))
+        PROGRAM, "sweep", "--model", os.path.abspath(args.smollm2), "--text", text, "--calibrate-text", *calibration,
+        "--seq-len", "256", "--batch-size", "10", "--max-tokens", args.max_tokens, "--threads", args.threads,
+        "--variants", ",".join(variants), "--ratios", ratios, "--out", out, "--format", "json"))
     result.pop("runs")
+    return result
+
+
+def quality(args):
+    """Everything of smollm2.json. Calibration and evaluation take different parts of a text; for technical text
+    calibration is half prose."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run(sys.executable, "tools/fetch_text.py", scratch)
+        prose, technical = (os.path.join(scratch, name) for name in ("prose.txt", "technical.txt"))
+        own = split(prose, scratch, 0.25)
+        result = sweep(args, "prose", own[1], own[:1], VARIANTS, "0.2,0.4,0.6")
+        other = split(technical, scratch, 0.12)
+        result["technical"] = sweep(args, "technical", other[1], [own[0], other[0]], VARIANTS[:3], "0.4")
     return result
 
 
@@ -94,9 +122,7 @@ def main():
     parser.add_argument("--smollm2", required=True)
     parser.add_argument("--pytorch-python")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
-    parser.add_argument("--text")
-    parser.add_argument("--calibrate-text")
-    parser.add_argument("--max-tokens", default="51200")
+    parser.add_argument("--max-tokens", default="10240")
     parser.add_argument("--threads", default="2")
     parser.add_argument("--repeat", default="9")
     args = parser.parse_args()
