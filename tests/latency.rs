@@ -64,6 +64,8 @@ fn wrong_arguments_are_refused_before_anything_runs() {
     refused(&with(&["--prune-ratio", "0.2,1"]), &["--prune-ratio", "not including 1", "got 1"]);
     refused(&with(&["--prune-ratio", "0.2;0.4"]), &["--prune-ratio", "0.2;0.4"]);
     refused(&with(&["--method", "pp,best"]), &["--method", "best", "full-batch"]);
+    refused(&with(&["--channel-group", "4"]), &["--channel-group", "1, 8 or 16", "got 4"]);
+    refused(&with(&["--method", "flap", "--compensate", "linear"]), &["--compensate linear", "--method pp"]);
     refused(&with(&["--skip-layers", "3"]), &["--skip-layers", "got 3"]);
     refused(&with(&["--repetitions", "0"]), &["--repetitions"]);
     refused(&with(&["--test", "tg", "--gen-len", "0"]), &["--test", "decoding of 0 tokens"]);
@@ -220,6 +222,27 @@ fn batches_that_fall_back_to_dense_are_counted_and_dense() {
     }
     let table = stdout(&[&MODEL, &SMALL, &["--test", "pp", "--dense-below", "100"]]);
     assert!(table.contains("--dense-below ran 2 of the batches dense."), "{table}");
+}
+
+#[test]
+fn compensation_and_groups_are_measured_too() {
+    let run = |args: &[&str]| {
+        let report = json(&[&MODEL, &SMALL, &["--gen-len", "2"], args]);
+        let [dense, pruned] = rows(&report) else { panic!("dense and pruned: {report}") };
+        assert!(pruned["method"] == "pp" && pruned["same_logits"] == true, "{pruned}");
+        let logits = [dense, pruned].map(|row| row["logits_blake3"].to_string());
+        (report["settings"].clone(), logits)
+    };
+    let (settings, [dense, plain]) = run(&["--test", "pp"]);
+    assert_eq!((&settings["compensate"], &settings["channel_group"]), (&"none".into(), &1.into()));
+    let (settings, [same, compensated]) = run(&["--test", "pp", "--compensate", "linear:4"]);
+    assert_eq!((&settings["compensate"], same), (&"linear:4".into(), dense));
+    let (settings, [_, grouped]) =
+        run(&["--test", "pp", "--channel-group", "8", "--compensate", "probe-mean"]);
+    assert_eq!(settings["channel_group"], 8);
+    assert!(compensated != plain && grouped != plain && grouped != compensated);
+    let of_a_shape = json(&[&SHAPE, &SMALL, &["--gen-len", "2", "--channel-group", "16"]]);
+    assert!(rows(&of_a_shape).iter().all(|row| row["same_logits"] == true));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use probeprune::{
     model::{Block, Model, timeline::Step},
     prune::{
         calibration::Calibration,
-        settings::{Method, Settings},
+        settings::{Compensation, Method, Settings},
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
 };
@@ -409,12 +409,23 @@ fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
 
 #[test]
 fn history_goes_back_to_where_it_began() {
-    let model = load(&folders()[0], 2);
-    let calibration = calibrated(&model);
+    let plain = load(&folders()[0], 2);
+    let of_plain = calibrated(&plain);
+    let order = Some(of_plain.channel_order.clone());
+    let sorted =
+        Model::load_ordered(&folders()[0].source(), true, Arc::new(Cpu::new(2).unwrap()), order, |_| ());
+    let sorted = Arc::new(sorted.unwrap());
     let tokens = random_tokens(3, 4 * 24);
-    for calibration in [None, Some(&calibration)] {
-        let settings = pruning(Method::ProbePruning);
-        let mut session = Session::new(Arc::clone(&model), settings, LIMITS, calibration).unwrap();
+    let none = Compensation::None;
+    for (model, calibration, channel_group, compensate) in [
+        (&plain, None, 1, none),
+        (&plain, Some(&of_plain), 1, none),
+        (&plain, Some(&of_plain), 1, Compensation::ProbeMean),
+        // Channels that are sorted want calibration's energies sorted.
+        (&sorted, Some(&of_plain), 8, none),
+    ] {
+        let settings = Settings { channel_group, compensate, ..pruning(Method::ProbePruning) };
+        let mut session = Session::new(Arc::clone(model), settings, LIMITS, calibration).unwrap();
         let run = |session: &mut Session<Cpu>| {
             session.forward(&tokens, 4, None, true).unwrap();
             let best = session.next_tokens().unwrap();
@@ -434,6 +445,11 @@ fn history_goes_back_to_where_it_began() {
         session.reset_history(calibration);
         assert!(run(&mut session) == first);
         assert!(run(&mut session) == second);
+        assert_eq!(
+            first == second,
+            compensate != none,
+            "history moves the choice, except under compensation"
+        );
     }
 }
 

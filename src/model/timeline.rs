@@ -14,7 +14,7 @@ pub enum Step {
     Mlp,
     /// Choosing and gathering the probe, and running it up to its energies.
     Probe,
-    /// Fusion with history, scores, the kept sets.
+    /// Fusion with history, scores, the kept sets, and what stands in for the rest.
     Selection,
     /// Energies of the batch where no product leaves them, and folding them into history.
     History,
