@@ -138,7 +138,11 @@ pub(super) fn pin<B: Backend>(
             };
             let Some(units) = units.filter(|units| ascending(units) && fits(units)) else {
                 let expected = format!("{len} ascending indices below {of}");
-                let expected = if block == Block::Mlp && width > 1 { format!("whole groups, {expected}") } else { expected };
+                let expected = if block == Block::Mlp && width > 1 {
+                    format!("whole groups, {expected}")
+                } else {
+                    expected
+                };
                 return Err(Error::argument(name(), expected, format!("{} indices", indices.len()), help));
             };
             let mut kept = Kept::new(backend, config, block, width, len)?;
