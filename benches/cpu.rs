@@ -103,7 +103,7 @@ fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
         let weight = backend.weight(&tensor, WeightUse::Rows).expect("weight");
         Linear { weight, bias: None, out_features: rows, in_features: columns }
     };
-    let norm = || Norm { kind: NormKind::Rms, weight: Some(vec![1.0; HIDDEN]), bias: None, eps: 1e-5 };
+    let norm = || Norm { kind: NormKind::Rms, weight: Some(vec![1.0; HIDDEN].into()), bias: None, eps: 1e-5 };
     let layer = Layer {
         attention: Attention {
             norm: norm(),
@@ -142,23 +142,23 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     let mut scratch = Scratch::new(&*backend, &model.config, grid, 0).expect("memory");
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     scratch.current.rows.iter_mut().for_each(|x| *x = rng.random_range(-1.0..1.0));
-    let mut statistic = vec![0.0; INTERMEDIATE];
+    let mut statistic = vec![0.0; INTERMEDIATE].into();
     backend.column_statistic(&model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
     let mut pruned = Selection::Probed(Probed {
         kept: Kept::new(&*backend, &model.config, Block::Mlp, kept).expect("memory"),
         statistic,
         history: Some(History {
-            values: vec![0.01; grid.tokens * INTERMEDIATE],
+            values: vec![0.01; grid.tokens * INTERMEDIATE].into(),
             slots: grid.tokens,
             width: INTERMEDIATE,
             layout: settings.history_layout,
         }),
-        pending: vec![0.0; grid.tokens * kept],
+        pending: vec![0.0; grid.tokens * kept].into(),
         recent: None,
     });
     let rows = grid.rows();
-    let batch =
-        Batch { grid, tokens: vec![0; rows], positions: vec![0; rows], mask: Vec::new(), padded: false };
+    let zeros = |len: usize| vec![0; len].into();
+    let batch = Batch { grid, tokens: zeros(rows), positions: zeros(rows), mask: zeros(0), padded: false };
     let mode = Mode::Batch { update_history: true };
     let context = Context { model: &model, settings: &settings, batch: &batch, mode };
     let mut time = |selection: &mut Selection<Cpu>| {

@@ -58,4 +58,4 @@ pub mod source;
 pub mod tokenizer;
 pub mod weights;
 
-pub use error::{Error, Result};
+pub use error::{Error, Proceed, Result};

@@ -1,6 +1,6 @@
 //! The probe: which rows have the largest residual, and the energy of their intermediate states.
 
-use super::Cpu;
+use super::{Buffer, Cpu};
 use crate::{
     backend::{Grid, Probe},
     prune::settings::ProbeOrder,
@@ -13,7 +13,7 @@ pub(super) fn select(
     grid: Grid,
     order: ProbeOrder,
     positions: &[u32],
-    mask: Option<&Vec<u32>>,
+    mask: Option<&Buffer<u32>>,
     leading_slot_limit: usize,
     probe: &mut Probe<Cpu>,
 ) {
@@ -119,7 +119,7 @@ pub(super) fn energy(
     a: &[f32],
     grid: Grid,
     width: usize,
-    mask: Option<&Vec<u32>>,
+    mask: Option<&Buffer<u32>>,
     out: &mut [f32],
 ) {
     let Grid { samples, tokens } = grid;

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use super::{Driver, Gpu, GpuDtype};
 use crate::{
     backend::WeightUse,
-    checkpoint::{self, Tensor},
+    checkpoint::{self, Checkpoint, Tensor},
+    config::ModelConfig,
     error::Result,
 };
 
@@ -171,6 +172,16 @@ impl<D: Driver> Gpu<D> {
         }
         Ok(())
     }
+}
+
+/// Bytes of a checkpoint's weights on a GPU: matrices have two per entry there, vectors four. A tied head is not there twice.
+pub fn weights_on_gpu(config: &ModelConfig, checkpoint: &Checkpoint) -> u64 {
+    let bytes = |name| {
+        let shape = checkpoint.describe(name).map_or(&[][..], |(_, shape)| shape);
+        shape.iter().product::<usize>() as u64 * if shape.len() < 2 { 4 } else { 2 }
+    };
+    let tied = |name: &str| config.tie_word_embeddings && name == "lm_head.weight";
+    checkpoint.names().filter(|name| !tied(name)).map(bytes).sum()
 }
 
 /// Entries of a weight that are made ready at a time.

@@ -1,5 +1,7 @@
 //! Embedding, every block of every layer, the head's input.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::{
     Block, Model,
     block::{self, Context},
@@ -18,16 +20,20 @@ pub type Selections<B> = Vec<[Selection<B>; 2]>;
 /// Moments of every layer's blocks and the number of samples they have seen.
 pub type Collecting<'a, B> = Option<(&'a mut Vec<[Moments<B>; 2]>, usize)>;
 
-/// Runs the decoder; the residual stream ends in `scratch.current`.
+/// Runs the decoder; the residual stream ends in `scratch.current`. Ends early, between two layers, once `cancelled`.
 pub fn run<B: Backend>(
     context: &Context<'_, B>,
     selections: &mut Selections<B>,
     scratch: &mut Scratch<B>,
     mut cache: Option<&mut KvCache<B>>,
     mut collecting: Collecting<'_, B>,
+    cancelled: &AtomicBool,
 ) {
     embed(context, scratch);
     for (index, selections) in selections.iter_mut().enumerate() {
+        if cancelled.load(Ordering::Relaxed) {
+            return;
+        }
         for (which, (kind, selection)) in Block::ALL.into_iter().zip(selections).enumerate() {
             let moments = collecting.as_mut().map(|(moments, seen)| (&mut moments[index][which], *seen));
             block::run(context, index, kind, selection, scratch, cache.as_deref_mut(), moments);

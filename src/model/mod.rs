@@ -13,8 +13,12 @@ pub mod selection;
 use std::sync::Arc;
 
 use crate::{
-    backend::Backend, checkpoint::Checkpoint, checkpoint::check_shapes, config::ModelConfig, error::Result,
-    source::ModelSource, weights::Weights,
+    backend::Backend,
+    checkpoint::{Checkpoint, check_shapes},
+    config::ModelConfig,
+    error::{Proceed, Result},
+    source::ModelSource,
+    weights::Weights,
 };
 
 /// The two kinds of block in a decoder layer.
@@ -73,12 +77,12 @@ impl<B: Backend> Model<B> {
     /// number of layers loaded so far.
     ///
     /// # Errors
-    /// Whatever is wrong with the files, see [`crate::checkpoint`] and [`crate::config`].
-    pub fn load(
+    /// Whatever is wrong with the files, see [`crate::checkpoint`] and [`crate::config`], or what `on_layer` ends with.
+    pub fn load<P: Proceed>(
         source: &ModelSource,
         mmap: bool,
         backend: Arc<B>,
-        on_layer: impl FnMut(usize),
+        on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         let config = ModelConfig::load(source)?;
         backend.check_model(&config)?;

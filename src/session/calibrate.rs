@@ -1,11 +1,11 @@
 //! Calibration: a dense pass over samples that gives history its start and the static methods their scores.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{Limits, Session};
 use crate::{
     backend::{Backend, Moments},
-    error::{Error, Result},
+    error::{Error, Proceed, Result},
     model::{
         Block, Model,
         block::{Context, Mode},
@@ -32,12 +32,12 @@ pub struct CalibrationOptions {
 /// the number of samples done.
 ///
 /// # Errors
-/// As [`Session::evaluate`]; no samples at all.
-pub fn calibrate<B: Backend>(
+/// As [`Session::evaluate`]; no samples at all; what `on_batch` ends with.
+pub fn calibrate<B: Backend, P: Proceed>(
     model: &Arc<Model<B>>,
     tokens: &[u32],
     options: CalibrationOptions,
-    mut on_batch: impl FnMut(usize),
+    mut on_batch: impl FnMut(usize) -> P,
 ) -> Result<Calibration> {
     let CalibrationOptions { seq_len, batch_size, flap } = options;
     let samples = tokens.len() / seq_len.max(1);
@@ -72,10 +72,11 @@ pub fn calibrate<B: Backend>(
         let context = Context { model, settings: &session.settings, batch: &session.batch, mode };
         let collecting = Some((&mut moments, seen));
         let (selections, scratch) = (&mut session.selections, &mut session.scratch);
-        backend.scope(|| forward::run(&context, selections, scratch, None, collecting));
+        let going_on = AtomicBool::new(false);
+        backend.scope(|| forward::run(&context, selections, scratch, None, collecting, &going_on));
         session.check_fault()?;
         seen += batch.len() / seq_len;
-        on_batch(seen);
+        on_batch(seen).proceed()?;
     }
     let finish = |block: Block, moments: Moments<B>| {
         let width = block.channels(config);

@@ -3,13 +3,18 @@
 mod calibrate;
 mod footprint;
 mod generate;
+mod sampling;
 mod selections;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 pub use calibrate::{CalibrationOptions, calibrate};
 pub use footprint::{Footprint, Part};
-pub use generate::{GenerateOptions, Generated, Sampling};
+pub use generate::{GenerateOptions, Generated};
+pub use sampling::Sampling;
 
 use crate::{
     backend::{Backend, Grid, Probe},
@@ -63,8 +68,12 @@ pub struct Session<B: Backend> {
     next_logits: B::Statistics,
     /// The most likely token of each (B).
     next_tokens: B::Indices,
+    /// Where a generation stands; `None` before [`Session::prefill`] and after any other batch.
+    steps: Option<generate::Steps>,
     /// Sequence length that the rotary table was made for; only dynamic scaling ever changes it.
     rope_length: usize,
+    /// Set from outside to end what runs.
+    cancel: Arc<AtomicBool>,
 }
 
 impl<B: Backend> Session<B> {
@@ -157,7 +166,9 @@ impl<B: Backend> Session<B> {
                 0
             })?,
             next_tokens: indices(limits.samples)?,
+            steps: None,
             rope_length: 0,
+            cancel: Arc::default(),
             model: Arc::clone(&model),
         };
         let samples: Vec<u32> = (0..limits.samples as u32).collect();
@@ -169,6 +180,12 @@ impl<B: Backend> Session<B> {
     /// The model.
     pub fn model(&self) -> &Arc<Model<B>> {
         &self.model
+    }
+
+    /// Set to true, from any thread, this ends the batch or step that runs now, between two layers, or else the next one,
+    /// with [`Error::Cancelled`]; it is false again then. The session stays usable.
+    pub fn canceller(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancel)
     }
 
     /// Kept counts of every layer.
@@ -227,15 +244,27 @@ impl<B: Backend> Session<B> {
         mask: Option<&[u32]>,
         update_history: bool,
     ) -> Result<f64> {
+        let losses = self.losses(tokens, samples, mask, update_history)?;
+        let count = targets(tokens, samples, mask).filter(|&target| target != u32::MAX).count();
+        Ok(losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64)
+    }
+
+    /// Cross-entropy (nats) of predicting every token's successor, (samples, S): minus its log-likelihood. 0 where there is
+    /// no successor, at pads and before them. See [`Session::evaluate`] for the arguments.
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`].
+    pub fn losses(
+        &mut self,
+        tokens: &[u32],
+        samples: usize,
+        mask: Option<&[u32]>,
+        update_history: bool,
+    ) -> Result<Vec<f32>> {
         self.load(tokens, samples, mask)?;
         self.run(Mode::Batch { update_history }, false)?;
-        let length = tokens.len() / samples;
-        let real = |i: usize| mask.is_none_or(|mask| mask[i] != 0);
-        let targets: Vec<u32> = (0..tokens.len())
-            .map(|i| if (i + 1) % length != 0 && real(i) && real(i + 1) { tokens[i + 1] } else { u32::MAX })
-            .collect();
-        let count = targets.iter().filter(|&&target| target != u32::MAX).count();
-        if count == 0 {
+        let targets: Vec<u32> = targets(tokens, samples, mask).collect();
+        if targets.iter().all(|&target| target == u32::MAX) {
             return Err(Error::argument(
                 "batch",
                 "at least two tokens in some sample",
@@ -251,12 +280,11 @@ impl<B: Backend> Session<B> {
         let (rows, scratch) = (tokens.len(), &mut self.loss_scratch);
         backend.cross_entropy(input, rows, head, &self.targets, scratch, &mut self.losses);
         let losses = backend.download_statistics(&self.losses, rows)?;
-        let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
-        if !mean.is_finite() {
+        if !losses.iter().all(|loss| loss.is_finite()) {
             return Err(self.output_fault());
         }
         self.update_history(update_history);
-        Ok(mean)
+        Ok(losses)
     }
 
     /// Runs the decoder on a batch; see [`Session::evaluate`] for the arguments. Look at the outcome with
@@ -306,6 +334,7 @@ impl<B: Backend> Session<B> {
 
     /// Checks a batch and puts it on the device.
     fn load(&mut self, tokens: &[u32], samples: usize, mask: Option<&[u32]>) -> Result<()> {
+        self.steps = None;
         let (config, limits) = (&self.model.config, self.limits);
         if samples == 0 || tokens.is_empty() || !tokens.len().is_multiple_of(samples) {
             return Err(Error::argument(
@@ -363,8 +392,10 @@ impl<B: Backend> Session<B> {
         let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
         let cache = self.cache.as_mut().filter(|_| cached);
         let (selections, scratch) = (&mut self.selections, &mut self.scratch);
-        self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None));
-        self.check_fault()
+        let cancel = &*self.cancel;
+        self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None, cancel));
+        let outcome = self.check_fault();
+        if self.cancel.swap(false, Ordering::Relaxed) { Err(Error::Cancelled) } else { outcome }
     }
 
     fn check_fault(&mut self) -> Result<()> {
@@ -397,6 +428,14 @@ impl<B: Backend> Session<B> {
         }
         self.model.backend.upload_statistics(&table, &mut self.scratch.rope_table);
     }
+}
+
+/// The successor of every token of (samples, S); `u32::MAX` where there is none.
+fn targets<'a>(tokens: &'a [u32], samples: usize, mask: Option<&'a [u32]>) -> impl Iterator<Item = u32> + 'a {
+    let length = tokens.len() / samples;
+    let real = move |i: usize| mask.is_none_or(|mask| mask[i] != 0);
+    (0..tokens.len())
+        .map(move |i| if (i + 1) % length != 0 && real(i) && real(i + 1) { tokens[i + 1] } else { u32::MAX })
 }
 
 /// Reports and clears the fault that operations left behind, if they did.
