@@ -12,7 +12,7 @@ mod matrix;
 mod probe;
 mod score;
 
-use std::sync::Mutex;
+use std::{sync::Mutex, thread::JoinHandle};
 
 use crate::{
     backend::{
@@ -38,9 +38,25 @@ struct Scratch {
     tile: Vec<f32>,
 }
 
+/// Waits for threads to end, so that a program may unload this code as soon as it has freed what it made.
+struct Threads(Vec<JoinHandle<()>>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for thread in self.0.drain(..) {
+            // One of them would wait for itself; none of them panics.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
 /// The CPU backend with its own pool of threads.
 pub struct Cpu {
     pool: rayon::ThreadPool,
+    /// After the pool: its threads end once that is gone.
+    _threads: Threads,
     scratch: Vec<Mutex<Scratch>>,
     arch: pulp::Arch,
 }
@@ -51,9 +67,14 @@ impl Cpu {
     /// # Errors
     /// If the threads cannot be started.
     pub fn new(threads: usize) -> Result<Self> {
+        let mut started = Threads(Vec::new());
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
-            .thread_name(|i| format!("probeprune-{i}"))
+            .spawn_handler(|thread| {
+                let builder = std::thread::Builder::new().name(format!("probeprune-{}", thread.index()));
+                started.0.push(builder.spawn(|| thread.run())?);
+                Ok(())
+            })
             .build()
             .map_err(|error| {
                 Error::argument(
@@ -69,7 +90,7 @@ impl Cpu {
             tile: vec![0.0; gemm::PANEL_LEN],
         };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
-        Ok(Self { pool, scratch, arch: pulp::Arch::new() })
+        Ok(Self { pool, _threads: started, scratch, arch: pulp::Arch::new() })
     }
 
     /// Threads at work.

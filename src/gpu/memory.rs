@@ -32,6 +32,20 @@ pub struct Statistics<D: Driver>(pub(super) Buffer<D>);
 #[derive(Debug)]
 pub struct Indices<D: Driver>(pub(super) Buffer<D>);
 
+impl<D: Driver> Statistics<D> {
+    /// Where they are on `gpu`'s device.
+    pub fn address(&self, gpu: &Gpu<D>) -> u64 {
+        gpu.floats(self)
+    }
+}
+
+impl<D: Driver> Indices<D> {
+    /// Where they are on `gpu`'s device.
+    pub fn address(&self, gpu: &Gpu<D>) -> u64 {
+        gpu.words(self)
+    }
+}
+
 /// A weight (rows, columns) in the compute dtype; stored as (columns, rows) for [`WeightUse::Columns`].
 /// Clones share the memory.
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 
 mod argmax;
 mod args;
-mod attention;
+pub(crate) mod attention;
 mod cross_entropy;
 pub mod cuda;
 pub mod driver;

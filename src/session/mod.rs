@@ -322,14 +322,24 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// A device that has no room for them or failed.
     pub fn logits(&mut self, samples: usize) -> Result<Vec<f32>> {
-        let rows = samples.min(self.batch.grid.samples) * self.batch.grid.tokens;
+        let (logits, shape) = self.device_logits(samples)?;
+        self.model.backend.download_statistics(&logits, shape.iter().product())
+    }
+
+    /// As [`Session::logits`], in new memory on the device, with their shape \[samples, S, V\].
+    ///
+    /// # Errors
+    /// As [`Session::logits`].
+    pub fn device_logits(&mut self, samples: usize) -> Result<(B::Statistics, [usize; 3])> {
+        let Grid { samples: all, tokens } = self.batch.grid;
+        let shape = [samples.min(all), tokens, self.model.weights.lm_head.out_features];
+        let rows = shape[0] * tokens;
         let backend = &*self.model.backend;
         let Scratch { current, x, embedded, .. } = &mut self.scratch;
         let input = forward::head_input(&self.model, current, rows, x, embedded);
-        let head = &self.model.weights.lm_head;
-        let mut logits = backend.statistics(rows * head.out_features)?;
-        backend.logits(input, rows, head, &mut logits);
-        backend.download_statistics(&logits, rows * head.out_features)
+        let mut logits = backend.statistics(rows * shape[2])?;
+        backend.logits(input, rows, &self.model.weights.lm_head, &mut logits);
+        Ok((logits, shape))
     }
 
     /// Checks a batch and puts it on the device.
