@@ -12,7 +12,7 @@ mod matrix;
 mod probe;
 mod score;
 
-use std::{sync::Mutex, thread::JoinHandle};
+use std::{cell::Cell, sync::Mutex, thread::JoinHandle};
 
 use crate::{
     backend::{
@@ -38,16 +38,19 @@ struct Scratch {
     tile: Vec<f32>,
 }
 
+thread_local! {
+    /// Whether this thread belongs to a pool.
+    static IN_POOL: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Waits for threads to end, so that a program may unload this code as soon as it has freed what it made.
 struct Threads(Vec<JoinHandle<()>>);
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        for thread in self.0.drain(..) {
-            // One of them would wait for itself; none of them panics.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
+        // One of the threads themselves would wait for itself.
+        if !IN_POOL.get() {
+            self.0.drain(..).for_each(|thread| drop(thread.join()));
         }
     }
 }
@@ -72,7 +75,10 @@ impl Cpu {
             .num_threads(threads)
             .spawn_handler(|thread| {
                 let builder = std::thread::Builder::new().name(format!("probeprune-{}", thread.index()));
-                started.0.push(builder.spawn(|| thread.run())?);
+                started.0.push(builder.spawn(|| {
+                    IN_POOL.set(true);
+                    thread.run();
+                })?);
                 Ok(())
             })
             .build()

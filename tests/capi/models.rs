@@ -227,7 +227,11 @@ unsafe extern "C-unwind" fn no_more(_user: *mut c_void, _done: u64, _of: u64) ->
 fn a_panic_in_a_callback_stays_inside() {
     let model = tiny_llama();
     let session = session(&model, &pruning(0.4), limits(2, 9, 15));
-    refused(continued(&session, Some(panicking), null_mut()).0, PROBEPRUNE_PANIC, &["injected", "Free the handle"]);
+    refused(
+        continued(&session, Some(panicking), null_mut()).0,
+        PROBEPRUNE_PANIC,
+        &["injected", "Free the handle"],
+    );
     let mut loss = 0.0;
     // SAFETY: living handles and buffers.
     let again = unsafe {
@@ -330,7 +334,15 @@ fn text_becomes_tokens_and_text_again() {
         let text = "The river runs past the old mill.";
         let (mut ids, mut count) = ([0u32; 64], 0);
         let encode = |bytes: &[u8], out: *mut u32, capacity, count: &mut usize| {
-            probeprune_tokenizer_encode(tokenizer.0, bytes.as_ptr().cast(), bytes.len(), 0, out, capacity, count)
+            probeprune_tokenizer_encode(
+                tokenizer.0,
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                0,
+                out,
+                capacity,
+                count,
+            )
         };
         ok(encode(text.as_bytes(), null_mut(), 0, &mut count));
         let needed = count;
@@ -355,15 +367,14 @@ fn text_becomes_tokens_and_text_again() {
 #[test]
 fn pinned_sessions_keep_what_they_are_told() {
     let model = tiny_llama();
-    let (first, second) = (
-        session(&model, &pruning(0.4), limits(2, 16, 0)),
-        session(&model, &pruning(0.4), limits(2, 16, 0)),
-    );
+    let (first, second) =
+        (session(&model, &pruning(0.4), limits(2, 16, 0)), session(&model, &pruning(0.4), limits(2, 16, 0)));
     let batch = tokens(32, 8);
     let loss = evaluate(&first, &batch, 2);
     let sets: Vec<_> = (0..20)
         .map(|i| {
-            let kept: Vec<i32> = kept(&first, i / 2, i as u32 % 2).iter().map(|&index| index as i32).collect();
+            let kept: Vec<i32> =
+                kept(&first, i / 2, i as u32 % 2).iter().map(|&index| index as i32).collect();
             let len = kept.len();
             ints(kept, &[len])
         })

@@ -41,15 +41,25 @@ fn null_is_refused_where_it_is_not_documented() {
         refused(probeprune_session_create(model.0, null(), &limits, null(), null_mut()), invalid, &["out"]);
         refused(probeprune_session_cancel(null()), invalid, &["session"]);
         refused(probeprune_session_synchronize(null_mut()), invalid, &["session"]);
-        let evaluate = |tokens, loss| {
-            probeprune_session_evaluate(session.0, tokens, null(), 1, 8, 0, loss)
-        };
+        let evaluate = |tokens, loss| probeprune_session_evaluate(session.0, tokens, null(), 1, 8, 0, loss);
         refused(evaluate(null(), &mut loss), invalid, &["tokens", "NULL"]);
         refused(evaluate(tokens.as_ptr(), null_mut()), invalid, &["loss", "NULL"]);
         refused(probeprune_session_kept(session.0, 3, 0, null_mut(), 0, null_mut()), invalid, &["count"]);
-        refused(probeprune_session_kept(session.0, 99, 0, null_mut(), 0, &mut count), invalid, &["layer", "99"]);
-        refused(probeprune_session_kept(session.0, 3, 2, null_mut(), 0, &mut count), invalid, &["block", "2"]);
-        refused(probeprune_session_logits(session.0, 1, null_mut(), 0, &mut count), invalid, &["batch that has run"]);
+        refused(
+            probeprune_session_kept(session.0, 99, 0, null_mut(), 0, &mut count),
+            invalid,
+            &["layer", "99"],
+        );
+        refused(
+            probeprune_session_kept(session.0, 3, 2, null_mut(), 0, &mut count),
+            invalid,
+            &["block", "2"],
+        );
+        refused(
+            probeprune_session_logits(session.0, 1, null_mut(), 0, &mut count),
+            invalid,
+            &["batch that has run"],
+        );
         refused(probeprune_tokenizer_load(null(), null_mut()), invalid, &["model"]);
         refused(probeprune_tensor_import(null(), 0, null_mut()), invalid, &["managed"]);
         refused(probeprune_synchronize(null(), null_mut()), invalid, &["device"]);
@@ -95,12 +105,11 @@ fn structs_of_other_versions() {
     let size = size_of::<probeprune_settings>() as u32;
     let mut grown = Grown { value: pruning(0.4), tail: [0; 2] };
     let limits = limits(1, 8, 0);
-    let mut create = |settings: &Grown<probeprune_settings>| {
+    let create = |settings: &Grown<probeprune_settings>| {
         let mut made = null_mut();
         // SAFETY: a struct of as many bytes as it says.
-        let status = unsafe {
-            probeprune_session_create(model.0, &settings.value, &limits, null(), &mut made)
-        };
+        let status =
+            unsafe { probeprune_session_create(model.0, &settings.value, &limits, null(), &mut made) };
         // SAFETY: null, or just made.
         unsafe { probeprune_session_free(made) };
         assert_eq!(status != 0, made.is_null());

@@ -5,21 +5,21 @@ use std::ffi::{CStr, CString};
 use crate::bindings::*;
 
 /// What the last call on this thread said.
-pub fn said() -> String {
+pub(crate) fn said() -> String {
     // SAFETY: the library's own string, copied at once.
     unsafe { CStr::from_ptr(probeprune_last_error()) }.to_str().unwrap().to_string()
 }
 
 /// A call succeeded.
 #[track_caller]
-pub fn ok(status: i32) {
+pub(crate) fn ok(status: i32) {
     assert_eq!(status, PROBEPRUNE_OK as i32, "{}", said());
     assert_eq!(said(), "");
 }
 
 /// A call was refused with this status and all of these parts in its message.
 #[track_caller]
-pub fn refused(status: i32, expected: u32, parts: &[&str]) {
+pub(crate) fn refused(status: i32, expected: u32, parts: &[&str]) {
     let message = said();
     assert_eq!(status, expected as i32, "{message}");
     for part in parts {
@@ -28,7 +28,7 @@ pub fn refused(status: i32, expected: u32, parts: &[&str]) {
 }
 
 /// A struct with its defaults.
-pub fn defaults<T>(init: unsafe extern "C" fn(*mut T, u32) -> i32) -> T {
+pub(crate) fn defaults<T>(init: unsafe extern "C" fn(*mut T, u32) -> i32) -> T {
     let mut value = std::mem::MaybeUninit::uninit();
     // SAFETY: there is room for a struct.
     unsafe {
@@ -38,7 +38,7 @@ pub fn defaults<T>(init: unsafe extern "C" fn(*mut T, u32) -> i32) -> T {
 }
 
 /// A handle that is freed at the end.
-pub struct Owned<T>(pub *mut T, unsafe extern "C" fn(*mut T));
+pub(crate) struct Owned<T>(pub(crate) *mut T, unsafe extern "C" fn(*mut T));
 
 // SAFETY: handles may be used from any thread; sessions by one at a time, as the tests do.
 unsafe impl<T> Send for Owned<T> {}
@@ -55,22 +55,22 @@ impl<T> Drop for Owned<T> {
 impl<T> Owned<T> {
     /// What `make` leaves.
     #[track_caller]
-    pub fn new(free: unsafe extern "C" fn(*mut T), make: impl FnOnce(*mut *mut T) -> i32) -> Self {
+    pub(crate) fn new(free: unsafe extern "C" fn(*mut T), make: impl FnOnce(*mut *mut T) -> i32) -> Self {
         let mut handle = std::ptr::null_mut();
         ok(make(&mut handle));
         Self(handle, free)
     }
 }
 
-pub type Model = Owned<probeprune_model>;
-pub type Session = Owned<probeprune_session>;
-pub type Device = Owned<probeprune_device>;
+pub(crate) type Model = Owned<probeprune_model>;
+pub(crate) type Session = Owned<probeprune_session>;
+pub(crate) type Device = Owned<probeprune_device>;
 
-pub fn c(text: &str) -> CString {
+pub(crate) fn c(text: &str) -> CString {
     CString::new(text).unwrap()
 }
 
-pub fn tiny_llama() -> Model {
+pub(crate) fn tiny_llama() -> Model {
     let options = probeprune_model_options { threads: 2, ..defaults(probeprune_model_options_init) };
     // SAFETY: all pointers are to living values.
     Owned::new(probeprune_model_free, |out| unsafe {
@@ -78,7 +78,7 @@ pub fn tiny_llama() -> Model {
     })
 }
 
-pub fn pruning(ratio: f64) -> probeprune_settings {
+pub(crate) fn pruning(ratio: f64) -> probeprune_settings {
     probeprune_settings {
         method: PROBEPRUNE_METHOD_PP as i32,
         prune_ratio: ratio,
@@ -86,11 +86,11 @@ pub fn pruning(ratio: f64) -> probeprune_settings {
     }
 }
 
-pub fn limits(samples: u64, tokens: u64, capacity: u64) -> probeprune_limits {
+pub(crate) fn limits(samples: u64, tokens: u64, capacity: u64) -> probeprune_limits {
     probeprune_limits { samples, tokens, capacity, ..defaults(probeprune_limits_init) }
 }
 
-pub fn session(model: &Model, settings: &probeprune_settings, limits: probeprune_limits) -> Session {
+pub(crate) fn session(model: &Model, settings: &probeprune_settings, limits: probeprune_limits) -> Session {
     // SAFETY: all pointers are to living values.
     Owned::new(probeprune_session_free, |out| unsafe {
         probeprune_session_create(model.0, settings, &limits, std::ptr::null(), out)
@@ -98,25 +98,25 @@ pub fn session(model: &Model, settings: &probeprune_settings, limits: probeprune
 }
 
 /// Token ids that look like text to nobody.
-pub fn tokens(count: usize, seed: u32) -> Vec<u32> {
+pub(crate) fn tokens(count: usize, seed: u32) -> Vec<u32> {
     (0..count as u32).map(|i| (i * 37 + seed * 101) % 250).collect()
 }
 
-pub fn device() -> Device {
+pub(crate) fn device() -> Device {
     let options = probeprune_device_options { threads: 2, ..defaults(probeprune_device_options_init) };
     // SAFETY: all pointers are to living values.
     Owned::new(probeprune_device_free, |out| unsafe { probeprune_device_open(&options, out) })
 }
 
 /// A tensor of 32-bit entries in host memory.
-pub struct HostTensor<T> {
-    pub data: Vec<T>,
+pub(crate) struct HostTensor<T> {
+    pub(crate) data: Vec<T>,
     shape: Vec<i64>,
-    pub tensor: DLTensor,
+    pub(crate) tensor: DLTensor,
 }
 
-pub const FLOAT32: DLDataType = DLDataType { code: 2, bits: 32, lanes: 1 };
-pub const INT32: DLDataType = DLDataType { code: 0, bits: 32, lanes: 1 };
+pub(crate) const FLOAT32: DLDataType = DLDataType { code: 2, bits: 32, lanes: 1 };
+pub(crate) const INT32: DLDataType = DLDataType { code: 0, bits: 32, lanes: 1 };
 
 impl<T: Copy> HostTensor<T> {
     fn new(data: Vec<T>, shape: &[usize], dtype: DLDataType) -> Self {
@@ -140,10 +140,10 @@ impl<T: Copy> HostTensor<T> {
     }
 }
 
-pub fn floats(data: Vec<f32>, shape: &[usize]) -> HostTensor<f32> {
+pub(crate) fn floats(data: Vec<f32>, shape: &[usize]) -> HostTensor<f32> {
     HostTensor::new(data, shape, FLOAT32)
 }
 
-pub fn ints(data: Vec<i32>, shape: &[usize]) -> HostTensor<i32> {
+pub(crate) fn ints(data: Vec<i32>, shape: &[usize]) -> HostTensor<i32> {
     HostTensor::new(data, shape, INT32)
 }
