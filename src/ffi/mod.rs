@@ -13,6 +13,8 @@ pub mod dlpack;
 mod generate;
 mod handle;
 pub mod kernels;
+#[cfg(test)]
+mod layout;
 mod model;
 mod place;
 mod session;

@@ -125,11 +125,12 @@ fn remember(message: &str) {
 
 /// Runs a call's body: remembers what went wrong, and lets no panic out.
 pub(super) fn call(body: impl FnOnce() -> Outcome) -> i32 {
-    let status = match catch_unwind(AssertUnwindSafe(|| {
-        remember("");
-        body()
-    })) {
-        Ok(Ok(())) => Status::Ok,
+    let status = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => {
+            // Also after calls that failed inside a callback.
+            remember("");
+            Status::Ok
+        }
         Ok(Err(failure)) => {
             remember(&failure.message);
             failure.status

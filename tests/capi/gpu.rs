@@ -217,6 +217,8 @@ fn tensors_have_to_be_on_the_gpu() {
         let data = with_exposed_provenance_mut(0x1230);
         let lying = keep(&DLTensor { data, ..scores.tensor });
         refused(lying, PROBEPRUNE_INVALID_ARGUMENT, &["borrowed memory", "CUDA does not know"]);
+        // SAFETY: a living handle. The first call may still be waiting, and its tensors are about to go.
+        ok(unsafe { probeprune_synchronize(device.0, null_mut()) });
     });
 }
 

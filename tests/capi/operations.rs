@@ -94,7 +94,8 @@ fn columns_stored_either_way_give_the_same() {
                 let odd = probeprune_gemm_sparse_columns(device.0, &args, odd, 512, null_mut());
                 refused(odd, PROBEPRUNE_INVALID_ARGUMENT, &["workspace", "a multiple of 256"]);
                 let inside = aligned(&mut memory);
-                args.out = &DLTensor { data: inside, ..out.tensor };
+                let overlapping = DLTensor { data: inside, ..out.tensor };
+                args.out = &overlapping;
                 let inside = probeprune_gemm_sparse_columns(device.0, &args, inside, 512, null_mut());
                 refused(inside, PROBEPRUNE_INVALID_TENSOR, &["workspace: memory", "out has too"]);
             }

@@ -26,11 +26,11 @@ const WIDEST_HEAD_ON_CPU: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct HeadsArguments {
-    struct_size: u32,
-    group: u32,
-    heads: *const DLTensor,
-    kv_kept: *const DLTensor,
-    kv_slots: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) group: u32,
+    pub(in crate::ffi) heads: *const DLTensor,
+    pub(in crate::ffi) kv_kept: *const DLTensor,
+    pub(in crate::ffi) kv_slots: *const DLTensor,
 }
 
 versioned!(HeadsArguments, "probeprune_keep_kv_heads_args", probeprune_keep_kv_heads_args_init, reserved: [], Self {
@@ -93,17 +93,17 @@ operation!(Heads, HeadsArguments, probeprune_keep_kv_heads, probeprune_keep_kv_h
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct AttentionArguments {
-    struct_size: u32,
-    keys: u32,
-    window: u32,
-    scale: f32,
-    q: *const DLTensor,
-    k: *const DLTensor,
-    v: *const DLTensor,
-    kv_slots: *const DLTensor,
-    mask: *const DLTensor,
-    slots: *const DLTensor,
-    out: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) keys: u32,
+    pub(in crate::ffi) window: u32,
+    pub(in crate::ffi) scale: f32,
+    pub(in crate::ffi) q: *const DLTensor,
+    pub(in crate::ffi) k: *const DLTensor,
+    pub(in crate::ffi) v: *const DLTensor,
+    pub(in crate::ffi) kv_slots: *const DLTensor,
+    pub(in crate::ffi) mask: *const DLTensor,
+    pub(in crate::ffi) slots: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
 }
 
 versioned!(AttentionArguments, "probeprune_attention_args", probeprune_attention_args_init, reserved: [], Self {

@@ -36,15 +36,15 @@ pub(super) fn grid(tensor: &Tensor<'_>) -> Outcome<Grid> {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct NormArguments {
-    struct_size: u32,
-    kind: i32,
-    eps: f32,
-    reserved: u32,
-    x: *const DLTensor,
-    weight: *const DLTensor,
-    bias: *const DLTensor,
-    out: *const DLTensor,
-    sum_squares: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) kind: i32,
+    pub(in crate::ffi) eps: f32,
+    pub(in crate::ffi) reserved: u32,
+    pub(in crate::ffi) x: *const DLTensor,
+    pub(in crate::ffi) weight: *const DLTensor,
+    pub(in crate::ffi) bias: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
+    pub(in crate::ffi) sum_squares: *const DLTensor,
 }
 
 versioned!(NormArguments, "probeprune_norm_args", probeprune_norm_args_init, reserved: [reserved], Self {
@@ -120,17 +120,17 @@ operation!(NormOperation, NormArguments, probeprune_norm, probeprune_norm_worksp
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct SelectArguments {
-    struct_size: u32,
-    order: i32,
-    leading_slot_limit: u32,
-    reserved: u32,
-    sum_squares: *const DLTensor,
-    positions: *const DLTensor,
-    mask: *const DLTensor,
-    samples: *const DLTensor,
-    slots: *const DLTensor,
-    probe_positions: *const DLTensor,
-    probe_mask: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) order: i32,
+    pub(in crate::ffi) leading_slot_limit: u32,
+    pub(in crate::ffi) reserved: u32,
+    pub(in crate::ffi) sum_squares: *const DLTensor,
+    pub(in crate::ffi) positions: *const DLTensor,
+    pub(in crate::ffi) mask: *const DLTensor,
+    pub(in crate::ffi) samples: *const DLTensor,
+    pub(in crate::ffi) slots: *const DLTensor,
+    pub(in crate::ffi) probe_positions: *const DLTensor,
+    pub(in crate::ffi) probe_mask: *const DLTensor,
 }
 
 versioned!(SelectArguments, "probeprune_probe_select_args", probeprune_probe_select_args_init, reserved: [reserved], Self {
@@ -259,12 +259,12 @@ operation!(Select, SelectArguments, probeprune_probe_select, probeprune_probe_se
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct GatherArguments {
-    struct_size: u32,
-    reserved: u32,
-    x: *const DLTensor,
-    samples: *const DLTensor,
-    slots: *const DLTensor,
-    out: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) reserved: u32,
+    pub(in crate::ffi) x: *const DLTensor,
+    pub(in crate::ffi) samples: *const DLTensor,
+    pub(in crate::ffi) slots: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
 }
 
 versioned!(GatherArguments, "probeprune_probe_gather_args", probeprune_probe_gather_args_init, reserved: [reserved], Self {
@@ -330,11 +330,11 @@ operation!(Gather, GatherArguments, probeprune_probe_gather, probeprune_probe_ga
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct EnergyArguments {
-    struct_size: u32,
-    reserved: u32,
-    a: *const DLTensor,
-    mask: *const DLTensor,
-    out: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) reserved: u32,
+    pub(in crate::ffi) a: *const DLTensor,
+    pub(in crate::ffi) mask: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
 }
 
 versioned!(EnergyArguments, "probeprune_energy_args", probeprune_energy_args_init, reserved: [reserved], Self {

@@ -110,17 +110,17 @@ impl<'a> Energies<'a> {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RowsArguments {
-    struct_size: u32,
-    block_width: u32,
-    activation: i32,
-    scale: f32,
-    x: *const DLTensor,
-    weight: *const DLTensor,
-    bias: *const DLTensor,
-    kept: *const DLTensor,
-    energy: *const DLTensor,
-    energy_mask: *const DLTensor,
-    out: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) block_width: u32,
+    pub(in crate::ffi) activation: i32,
+    pub(in crate::ffi) scale: f32,
+    pub(in crate::ffi) x: *const DLTensor,
+    pub(in crate::ffi) weight: *const DLTensor,
+    pub(in crate::ffi) bias: *const DLTensor,
+    pub(in crate::ffi) kept: *const DLTensor,
+    pub(in crate::ffi) energy: *const DLTensor,
+    pub(in crate::ffi) energy_mask: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
 }
 
 versioned!(RowsArguments, "probeprune_gemm_sparse_rows_args", probeprune_gemm_sparse_rows_args_init, reserved: [], Self {
@@ -235,19 +235,19 @@ operation!(Rows, RowsArguments, probeprune_gemm_sparse_rows, probeprune_gemm_spa
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct GatedArguments {
-    struct_size: u32,
-    block_width: u32,
-    activation: i32,
-    reserved: u32,
-    x: *const DLTensor,
-    gate: *const DLTensor,
-    up: *const DLTensor,
-    gate_bias: *const DLTensor,
-    up_bias: *const DLTensor,
-    kept: *const DLTensor,
-    energy: *const DLTensor,
-    energy_mask: *const DLTensor,
-    out: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) block_width: u32,
+    pub(in crate::ffi) activation: i32,
+    pub(in crate::ffi) reserved: u32,
+    pub(in crate::ffi) x: *const DLTensor,
+    pub(in crate::ffi) gate: *const DLTensor,
+    pub(in crate::ffi) up: *const DLTensor,
+    pub(in crate::ffi) gate_bias: *const DLTensor,
+    pub(in crate::ffi) up_bias: *const DLTensor,
+    pub(in crate::ffi) kept: *const DLTensor,
+    pub(in crate::ffi) energy: *const DLTensor,
+    pub(in crate::ffi) energy_mask: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
 }
 
 versioned!(GatedArguments, "probeprune_gemm_sparse_swiglu_args", probeprune_gemm_sparse_swiglu_args_init, reserved: [reserved], Self {
@@ -396,14 +396,14 @@ impl<'a> Columns<'a> {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct ColumnsArguments {
-    struct_size: u32,
-    block_width: u32,
-    a: *const DLTensor,
-    weight: *const DLTensor,
-    kept: *const DLTensor,
-    bias: *const DLTensor,
-    residual: *const DLTensor,
-    out: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) block_width: u32,
+    pub(in crate::ffi) a: *const DLTensor,
+    pub(in crate::ffi) weight: *const DLTensor,
+    pub(in crate::ffi) kept: *const DLTensor,
+    pub(in crate::ffi) bias: *const DLTensor,
+    pub(in crate::ffi) residual: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
 }
 
 versioned!(ColumnsArguments, "probeprune_gemm_sparse_columns_args", probeprune_gemm_sparse_columns_args_init, reserved: [], Self {
@@ -488,10 +488,10 @@ operation!(
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct StatisticArguments {
-    struct_size: u32,
-    metric: i32,
-    weight: *const DLTensor,
-    out: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) metric: i32,
+    pub(in crate::ffi) weight: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
 }
 
 versioned!(StatisticArguments, "probeprune_column_statistic_args", probeprune_column_statistic_args_init, reserved: [], Self {

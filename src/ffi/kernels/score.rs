@@ -63,17 +63,17 @@ impl<'a> HistoryOperand<'a> {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct ScoreArguments {
-    struct_size: u32,
-    metric: i32,
-    head_dim: u32,
-    bucket: u32,
-    history_slots: u64,
-    fixed_probe_weight: f64,
-    p: *const DLTensor,
-    statistic: *const DLTensor,
-    history: *const DLTensor,
-    slots: *const DLTensor,
-    out: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) metric: i32,
+    pub(in crate::ffi) head_dim: u32,
+    pub(in crate::ffi) bucket: u32,
+    pub(in crate::ffi) history_slots: u64,
+    pub(in crate::ffi) fixed_probe_weight: f64,
+    pub(in crate::ffi) p: *const DLTensor,
+    pub(in crate::ffi) statistic: *const DLTensor,
+    pub(in crate::ffi) history: *const DLTensor,
+    pub(in crate::ffi) slots: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
 }
 
 versioned!(ScoreArguments, "probeprune_channel_score_args", probeprune_channel_score_args_init, reserved: [], Self {
@@ -190,11 +190,11 @@ operation!(Score, ScoreArguments, probeprune_channel_score, probeprune_channel_s
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct KeepArguments {
-    struct_size: u32,
-    fault_tag: u32,
-    scores: *const DLTensor,
-    kept: *const DLTensor,
-    fault: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) fault_tag: u32,
+    pub(in crate::ffi) scores: *const DLTensor,
+    pub(in crate::ffi) kept: *const DLTensor,
+    pub(in crate::ffi) fault: *const DLTensor,
 }
 
 versioned!(KeepArguments, "probeprune_topk_keep_args", probeprune_topk_keep_args_init, reserved: [], Self {
@@ -258,16 +258,16 @@ operation!(Keep, KeepArguments, probeprune_topk_keep, probeprune_topk_keep_works
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct UpdateArguments {
-    struct_size: u32,
-    block_width: u32,
-    bucket: u32,
-    reserved: u32,
-    history_slots: u64,
-    at: u64,
-    momentum: f64,
-    p: *const DLTensor,
-    kept: *const DLTensor,
-    history: *const DLTensor,
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) block_width: u32,
+    pub(in crate::ffi) bucket: u32,
+    pub(in crate::ffi) reserved: u32,
+    pub(in crate::ffi) history_slots: u64,
+    pub(in crate::ffi) at: u64,
+    pub(in crate::ffi) momentum: f64,
+    pub(in crate::ffi) p: *const DLTensor,
+    pub(in crate::ffi) kept: *const DLTensor,
+    pub(in crate::ffi) history: *const DLTensor,
 }
 
 versioned!(UpdateArguments, "probeprune_history_update_args", probeprune_history_update_args_init, reserved: [reserved], Self {
