@@ -11,8 +11,9 @@ mod math;
 mod matrix;
 mod probe;
 mod score;
+mod threads;
 
-use std::{cell::Cell, sync::Mutex, thread::JoinHandle};
+use std::sync::Mutex;
 
 use crate::{
     backend::{
@@ -38,28 +39,11 @@ struct Scratch {
     tile: Vec<f32>,
 }
 
-thread_local! {
-    /// Whether this thread belongs to a pool.
-    static IN_POOL: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Waits for threads to end, so that a program may unload this code as soon as it has freed what it made.
-struct Threads(Vec<JoinHandle<()>>);
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        // One of the threads themselves would wait for itself.
-        if !IN_POOL.get() {
-            self.0.drain(..).for_each(|thread| drop(thread.join()));
-        }
-    }
-}
-
 /// The CPU backend with its own pool of threads.
 pub struct Cpu {
     pool: rayon::ThreadPool,
     /// After the pool: its threads end once that is gone.
-    _threads: Threads,
+    _threads: threads::Threads,
     scratch: Vec<Mutex<Scratch>>,
     arch: pulp::Arch,
 }
@@ -70,26 +54,14 @@ impl Cpu {
     /// # Errors
     /// If the threads cannot be started.
     pub fn new(threads: usize) -> Result<Self> {
-        let mut started = Threads(Vec::new());
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .spawn_handler(|thread| {
-                let builder = std::thread::Builder::new().name(format!("probeprune-{}", thread.index()));
-                started.0.push(builder.spawn(|| {
-                    IN_POOL.set(true);
-                    thread.run();
-                })?);
-                Ok(())
-            })
-            .build()
-            .map_err(|error| {
-                Error::argument(
-                    "--threads",
-                    "a number of threads that can be started",
-                    format!("{threads} ({error})"),
-                    "Ask for fewer.",
-                )
-            })?;
+        let (pool, started) = threads::pool(threads).map_err(|error| {
+            Error::argument(
+                "--threads",
+                "a number of threads that can be started",
+                format!("{threads} ({error})"),
+                "Ask for fewer.",
+            )
+        })?;
         let new = || Scratch {
             panel: vec![0.0; gemm::PANEL_LEN],
             values: vec![0.0; gemm::PANEL_LEN],

@@ -1,7 +1,7 @@
 //! The C ABI of include/probeprune.h, which documents every function and struct here. Built with the feature `capi`.
 //!
-//! [`status`] is the boundary that no panic crosses; [`check`] turns what comes from the other side into checked values.
-//! Models and sessions of either device hide behind the trait objects of [`place`]; [`kernels`] has single operations on
+//! `status` is the boundary that no panic crosses; `check` turns what comes from the other side into checked values.
+//! Models and sessions of either device hide behind the trait objects of `place`; [`kernels`] has single operations on
 //! callers' memory and streams.
 
 // Every exported function has its contract in the header.

@@ -4,6 +4,7 @@
 //! backend over borrowed memory. On a GPU nothing is allocated there and nothing waits.
 
 mod attend;
+mod columns;
 mod lend;
 mod operands;
 mod probe;
@@ -13,6 +14,7 @@ mod score;
 use std::{ffi::c_void, sync::Arc};
 
 pub use attend::*;
+pub use columns::*;
 use lend::Lend;
 use operands::{Operands, Workspace};
 pub use probe::*;
