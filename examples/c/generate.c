@@ -4,20 +4,9 @@
  */
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "probeprune.h"
-
-#define CHECK(call)                                                                                                    \
-    do {                                                                                                               \
-        probeprune_status status_ = (call);                                                                            \
-        if (status_ != PROBEPRUNE_OK) {                                                                                \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, probeprune_status_name(status_),                    \
-                    probeprune_last_error());                                                                          \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
+#include "check.h"
 
 enum { PROMPT = 64, NEW_TOKENS = 8, WINDOW = 12 };
 

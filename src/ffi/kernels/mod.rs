@@ -1,6 +1,6 @@
 //! The method's operations one by one, in callers' memory and on callers' streams.
 //!
-//! Every operation reads its arguments into checked [`Tensor`]s, says how much workspace it wants, and runs on either
+//! Every operation reads its arguments into checked tensors, says how much workspace it wants, and runs on either
 //! backend over borrowed memory. On a GPU nothing is allocated there and nothing waits.
 
 mod attend;
