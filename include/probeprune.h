@@ -385,7 +385,8 @@ probeprune_status probeprune_session_pin(probeprune_session *session, const DLTe
 probeprune_status probeprune_session_prefill(probeprune_session *session, const uint32_t *tokens,
                                              const uint32_t *mask, size_t samples, size_t length,
                                              uint64_t reprobe_every);
-/* One token per sample more. active (samples): 0 for finished ones, whose token is a pad; NULL: all are active. */
+/* One token per sample more. active (samples): 0 for finished ones, whose token is a pad; NULL: all are active. Other
+ * batches in between, and a step that failed or was cancelled while it ran, end the generation: begin with prefill. */
 probeprune_status probeprune_session_decode(probeprune_session *session, const uint32_t *tokens,
                                             const uint32_t *active, size_t samples);
 /* Logits (samples, V) of the next tokens, after prefill or decode. */

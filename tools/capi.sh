@@ -54,7 +54,10 @@ import json, sys
 messages = (json.loads(line) for line in sys.stdin)
 files = [file for message in messages if message.get("target", {}).get("name") == "probeprune" for file in message.get("filenames", [])]
 print(next(file for file in files if file.endswith(".rlib")))')
-  ! nm "$rlib" 2>/dev/null | grep ' T probeprune_'
+  if nm "$rlib" 2>/dev/null | grep ' T probeprune_'; then
+    echo "without the feature capi there are symbols of the C ABI" >&2
+    return 1
+  fi
 }
 
 examples() { # prefix

@@ -49,6 +49,8 @@ def listing():
         program.append(f'printf("constant {name} = %d\\n", (int){name});')
     for name, fields in structs(text):
         for field, declared in fields:
+            if field == "reserved":  # promises nothing
+                continue
             place = f"(unsigned)offsetof({name}, {field}), (unsigned)sizeof((({name} *)0)->{field})"
             program.append(f'printf("field {name} offset %u, %u bytes: {declared}\\n", {place});')
     program += ['printf("version %d\\n", PROBEPRUNE_ABI_VERSION);', "return 0; }"]

@@ -147,6 +147,7 @@ pub(super) trait AnySession: Send {
     fn losses(&mut self, batch: Batch<'_>, update_history: bool) -> Result<Vec<f32>>;
     fn evaluate(&mut self, batch: Batch<'_>, update_history: bool) -> Result<f64>;
     fn forward(&mut self, batch: Batch<'_>, update_history: bool) -> Result<()>;
+    fn logits_shape(&self, samples: usize) -> [usize; 3];
     fn logits(&mut self, samples: usize) -> Result<Vec<f32>>;
     fn export_logits(&mut self, samples: usize) -> Result<Exported>;
     fn kept(&self, layer: usize, mlp: bool) -> Result<Option<Vec<u32>>>;
@@ -207,6 +208,10 @@ impl<B: Place> AnySession for Session<B> {
 
     fn forward(&mut self, batch: Batch<'_>, update_history: bool) -> Result<()> {
         self.forward(batch.tokens, batch.samples, batch.mask, update_history)
+    }
+
+    fn logits_shape(&self, samples: usize) -> [usize; 3] {
+        self.logits_shape(samples)
     }
 
     fn logits(&mut self, samples: usize) -> Result<Vec<f32>> {

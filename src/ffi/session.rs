@@ -306,7 +306,14 @@ pub unsafe extern "C" fn probeprune_session_logits(
     call(|| unsafe {
         with_session(session, |state| {
             check_ran(state)?;
-            Buffer::new(out, capacity, count, "out")?.write(&state.session.logits(samples)?)
+            let out = Buffer::new(out, capacity, count, "out")?;
+            let needed = state.session.logits_shape(samples).iter().product();
+            if out.is_query() {
+                out.answer(needed);
+                return Ok(());
+            }
+            out.check(needed)?;
+            out.write(&state.session.logits(samples)?)
         })
     })
 }

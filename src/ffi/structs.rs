@@ -147,7 +147,8 @@ impl SessionLimits {
 /// `skip_layer_count` for the paper's layers.
 const DEFAULT_LAYERS: u64 = u64::MAX;
 
-/// `probeprune_settings`.
+/// `probeprune_settings`. A new setting takes a reserved word if its default is 0, which is what older programs have there;
+/// otherwise it goes to the end, and older programs' is the default.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct MethodSettings {

@@ -178,8 +178,8 @@ impl<B: Backend> Session<B> {
     /// are finished, and their tokens count as pads.
     ///
     /// # Errors
-    /// No prompts before, another number of samples than theirs, a token that is not in the vocabulary, a full cache, or
-    /// values that are not finite.
+    /// No prompts before, another number of samples than theirs, a token that is not in the vocabulary, a full cache; and,
+    /// ending the generation, values that are not finite or a device that failed.
     pub fn decode(&mut self, tokens: &[u32], active: Option<&[u32]>) -> Result<()> {
         let Some(Steps { samples, done, reprobe_every }) = self.steps else {
             let help = "Run the prompts first; other batches in between end a generation.";
@@ -207,6 +207,8 @@ impl<B: Backend> Session<B> {
             let expected = format!("at most {slot} tokens in all, the session's cache");
             return Err(Error::argument("prompt and new tokens", expected, slot + 1, help));
         }
+        // A step that fails half-way cannot be repeated.
+        self.steps = None;
         let backend = &*self.model.backend;
         self.batch.grid = Grid { samples, tokens: 1 };
         backend.upload_indices(tokens, &mut self.batch.tokens);

@@ -227,6 +227,8 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// Another number of layers, heads or channels, or indices that are not ascending or not there.
     pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
+        // What a generation has cached are the heads that were kept before.
+        self.steps = None;
         selections::pin(&self.model, kept, &mut self.selections)
     }
 
@@ -269,14 +271,19 @@ impl<B: Backend> Session<B> {
         self.model.backend.download_statistics(&logits, shape.iter().product())
     }
 
+    /// Shape \[samples, S, V\] of [`Session::logits`].
+    pub fn logits_shape(&self, samples: usize) -> [usize; 3] {
+        let Grid { samples: all, tokens } = self.batch.grid;
+        [samples.min(all), tokens, self.model.weights.lm_head.out_features]
+    }
+
     /// As [`Session::logits`], in new memory on the device, with their shape \[samples, S, V\].
     ///
     /// # Errors
     /// As [`Session::logits`].
     pub fn device_logits(&mut self, samples: usize) -> Result<(B::Statistics, [usize; 3])> {
-        let Grid { samples: all, tokens } = self.batch.grid;
-        let shape = [samples.min(all), tokens, self.model.weights.lm_head.out_features];
-        let rows = shape[0] * tokens;
+        let shape = self.logits_shape(samples);
+        let rows = shape[0] * shape[1];
         let backend = &*self.model.backend;
         let Scratch { current, x, embedded, .. } = &mut self.scratch;
         let input = forward::head_input(&self.model, current, rows, x, embedded);

@@ -268,6 +268,12 @@ fn callbacks_cancel_and_may_not_enter() {
         refused(status, PROBEPRUNE_CANCELLED, &["cancelled"]);
         assert_eq!(loss, 0.0);
         ok(probeprune_session_evaluate(session.0, batch.as_ptr(), null(), 1, 8, 0, &mut loss));
+        // A step that was cancelled ends its generation.
+        ok(probeprune_session_prefill(session.0, batch.as_ptr(), null(), 1, 8, 0));
+        ok(probeprune_session_cancel(session.0));
+        let step = || probeprune_session_decode(session.0, batch.as_ptr(), null(), 1);
+        refused(step(), PROBEPRUNE_CANCELLED, &["cancelled"]);
+        refused(step(), PROBEPRUNE_INVALID_ARGUMENT, &["decode", "a generation that has begun"]);
     }
     // Loading and calibrating report, and stop.
     let mut seen: Vec<(u64, u64)> = Vec::new();
