@@ -1,10 +1,11 @@
 //! Speed of the CPU backend as ratios, each taken within one interleaved run so that a noisy machine cancels out.
 //!
-//! `cargo bench --bench cpu -- [--out FILE.json] [--model FOLDER --pytorch "COMMAND"]`
+//! `cargo bench --bench cpu -- [--out FILE.json] [--model FOLDER [--pytorch "COMMAND"] [--peer "NAME=COMMAND"]…]`
 //!
 //! - `mlp`: a pruned MLP block against the dense one, hidden 1024, intermediate 2816.
-//! - `prefill`, `decode`: a real model against PyTorch float32, where `COMMAND` (tools/bench_pytorch.py --interactive)
-//!   measures one run per line of input.
+//! - `prefill`, `decode`: a real model against PyTorch float32 and other peers, where a command (tools/peers) measures
+//!   one run per line of input.
+//! - `authors`: the same model pruned by 40 % against the authors' operations in PyTorch.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -24,12 +25,13 @@ use probeprune::{
     model::{
         Block, Model,
         block::{self, Context, Mode},
+        compensation::{Compensation as BlockCompensation, LinearMap},
         scratch::{Batch, Scratch},
         selection::{Kept, Probed, Selection},
     },
     prune::{
         counts,
-        settings::{Method, Metric, Settings},
+        settings::{Compensation, Method, Metric, Settings},
     },
     session::{GenerateOptions, Limits, Session},
     source::ModelSource,
@@ -51,6 +53,9 @@ struct Args {
     /// Command that measures PyTorch on the same model.
     #[arg(long)]
     pytorch: Option<String>,
+    /// Commands that measure other programs on the same model, each after its name and an equals sign.
+    #[arg(long)]
+    peer: Vec<String>,
     /// Interleaved repetitions.
     #[arg(long, default_value_t = 9)]
     repeat: usize,
@@ -61,10 +66,22 @@ struct Args {
     bench: bool,
 }
 
-fn median(values: &[f64]) -> f64 {
+/// A quarter, a half and three quarters of the way through the sorted list.
+fn quartiles(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    [1, 2, 3].map(|quarter| sorted[quarter * (sorted.len() - 1) / 4])
+}
+
+fn median(values: &[f64]) -> f64 {
+    quartiles(values)[1]
+}
+
+/// Median and quartiles of a/b, pair by pair.
+fn ratio(a: &[f64], b: &[f64]) -> Value {
+    let ratios: Vec<f64> = a.iter().zip(b).map(|(a, b)| a / b).collect();
+    let [low, median, high] = quartiles(&ratios);
+    json!({ "median": median, "quartiles": [low, high] })
 }
 
 fn seconds(f: impl FnOnce()) -> f64 {
@@ -130,39 +147,85 @@ fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
         project_out: None,
         lm_head: linear(8, HIDDEN),
     };
-    Model { config, backend, weights, fingerprint: String::new() }
+    Model { config, backend, weights, fingerprint: String::new(), channel_order: None }
 }
 
-/// Pruned against dense MLP block: time ratio and FLOP share, the probe included in both.
+/// A probed MLP block that keeps what `settings` say, and how many channels that is.
+fn probed(model: &Model<Cpu>, settings: &Settings, grid: Grid) -> (Selection<Cpu>, usize) {
+    let (backend, config) = (&*model.backend, &model.config);
+    let channels = counts::kept_channels(settings, config, settings.prune_ratio).expect("channels");
+    let kept = Kept::new(backend, config, Block::Mlp, 1, channels).expect("memory");
+    let mut statistic = vec![0.0; INTERMEDIATE].into();
+    backend.column_statistic(&model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
+    let rank = settings.compensate.rank();
+    let linear = |out_features: usize, in_features: usize, usage| {
+        let tensor =
+            Tensor::from_f32(vec![out_features, in_features], vec![0.01; out_features * in_features]);
+        let weight = backend.weight(&tensor, usage).expect("weight");
+        Linear { weight, bias: Some(vec![0.0; out_features].into()), out_features, in_features }
+    };
+    let map = (rank > 0).then(|| LinearMap {
+        directions: linear(rank, HIDDEN, WeightUse::Rows),
+        negated: linear(INTERMEDIATE, rank, WeightUse::Columns),
+        coefficients: vec![0.01; rank * INTERMEDIATE].into(),
+    });
+    let compensation = (settings.compensate != Compensation::None).then(|| {
+        let offset = Some(vec![0.0; INTERMEDIATE].into());
+        BlockCompensation::new(backend, config, &kept, 0.75, offset, map).expect("memory")
+    });
+    // As sessions have it: one row for linear maps, and no updates of energies around a mean.
+    let mut layout = settings.history_layout;
+    if rank > 0 {
+        layout.bucket = grid.tokens;
+    }
+    let values = vec![0.01; layout.words(grid.tokens, INTERMEDIATE)].into();
+    let selection = Selection::Probed(Probed {
+        kept,
+        statistic,
+        history: Some(History { values, slots: grid.tokens, width: INTERMEDIATE, layout }),
+        pending: compensation.is_none().then(|| vec![0.0; grid.tokens * channels].into()),
+        recent: None,
+        compensation,
+        pinned: false,
+    });
+    (selection, channels)
+}
+
+/// Pruned against dense MLP block: time ratio and FLOP share, the probe included in both; and what compensation of the
+/// pruned channels adds to the pruned block's time.
 fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     let backend = Arc::new(Cpu::new(threads).expect("threads"));
     let model = mlp_model(Arc::clone(&backend));
-    let settings = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
-    let kept = counts::kept_channels(&settings, INTERMEDIATE, settings.prune_ratio);
-    let mut scratch = Scratch::new(&*backend, &model.config, grid, 0).expect("memory");
+    let with = |compensate| Settings {
+        method: Method::ProbePruning,
+        prune_ratio: 0.4,
+        compensate,
+        ..Settings::default()
+    };
+    let linear = Compensation::Linear { rank: Compensation::DEFAULT_RANK };
+    let all = [Compensation::None, Compensation::ProbeMean, linear].map(with);
     let mut rng = ChaCha8Rng::seed_from_u64(2);
-    scratch.current.rows.iter_mut().for_each(|x| *x = rng.random_range(-1.0..1.0));
-    let mut statistic = vec![0.0; INTERMEDIATE].into();
-    backend.column_statistic(&model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
-    let mut pruned = Selection::Probed(Probed {
-        kept: Kept::new(&*backend, &model.config, Block::Mlp, kept).expect("memory"),
-        statistic,
-        history: Some(History {
-            values: vec![0.01; grid.tokens * INTERMEDIATE].into(),
-            slots: grid.tokens,
-            width: INTERMEDIATE,
-            layout: settings.history_layout,
-        }),
-        pending: vec![0.0; grid.tokens * kept].into(),
-        recent: None,
-    });
-    let rows = grid.rows();
+    let rows: Vec<f32> = (0..grid.rows() * HIDDEN).map(|_| rng.random_range(-1.0..1.0)).collect();
     let zeros = |len: usize| vec![0; len].into();
-    let batch = Batch { grid, tokens: zeros(rows), positions: zeros(rows), mask: zeros(0), padded: false };
+    let batch = Batch {
+        grid,
+        tokens: zeros(grid.rows()),
+        positions: zeros(grid.rows()),
+        mask: zeros(0),
+        padded: false,
+    };
     let mode = Mode::Batch { update_history: true };
-    let context = Context { model: &model, settings: &settings, batch: &batch, mode };
-    let mut time = |selection: &mut Selection<Cpu>| {
-        let scratch = &mut scratch;
+    let mut cases: Vec<_> = all
+        .iter()
+        .map(|settings| {
+            let mut scratch = Scratch::new(&*backend, &model.config, settings, grid, 0).expect("memory");
+            scratch.current.rows.copy_from_slice(&rows);
+            (settings, scratch, probed(&model, settings, grid))
+        })
+        .collect();
+    let kept = cases[0].2.1;
+    let time = |settings: &Settings, scratch: &mut Scratch<Cpu>, selection: &mut Selection<Cpu>| {
+        let context = Context { model: &model, settings, batch: &batch, mode };
         seconds(|| {
             backend.scope(|| {
                 block::run(&context, 0, Block::Mlp, selection, scratch, None, None);
@@ -170,21 +233,34 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
             })
         })
     };
-    time(&mut pruned);
-    let samples: Vec<(f64, f64)> =
-        (0..repeat * 3).map(|_| (time(&mut Selection::Dense), time(&mut pruned))).collect();
-    let (probe_samples, probe_tokens) = counts::probe_counts(&settings, grid.samples, grid.tokens);
-    let probe = 2.0 / 3.0 * (probe_samples * probe_tokens) as f64 / rows as f64;
+    // Dense, then without and with compensation, in turns.
+    let mut samples: Vec<[f64; 4]> = Vec::new();
+    for _ in 0..repeat * 3 + 1 {
+        let dense = time(&all[0], &mut cases[0].1, &mut Selection::Dense);
+        let mut of =
+            cases.iter_mut().map(|(settings, scratch, (selection, _))| time(settings, scratch, selection));
+        samples.push(std::array::from_fn(|i| if i == 0 { dense } else { of.next().expect("three") }));
+    }
+    let samples = &samples[1..];
+    let ratios = |of: usize, to: usize| samples.iter().map(|s| s[of] / s[to]).collect::<Vec<_>>();
+    let (probe_samples, probe_tokens) = counts::probe_counts(&all[0], grid.samples, grid.tokens);
+    let probe = 2.0 / 3.0 * (probe_samples * probe_tokens) as f64 / grid.rows() as f64;
     let share = kept as f64 / INTERMEDIATE as f64 + probe;
-    let ratio = median(&samples.iter().map(|(dense, pruned)| pruned / dense).collect::<Vec<_>>());
+    let [low, middle, high] = quartiles(&ratios(1, 0));
+    let [probe_mean, linear] = [2, 3].map(|of| {
+        let [low, middle, high] = quartiles(&ratios(of, 1));
+        json!({ "time_over_pruned": middle, "quartiles": [low, high], "kept_channels": cases[of - 1].2.1 })
+    });
     json!({
         "batch": grid.samples, "seq": grid.tokens, "kept_channels": kept, "flops_share": share,
-        "time_ratio": ratio, "time_ratio_over_share": ratio / share,
-        "dense_seconds": median(&samples.iter().map(|s| s.0).collect::<Vec<_>>()),
+        "time_ratio": middle, "time_ratio_over_share": middle / share,
+        "time_ratio_over_share_quartiles": [low / share, high / share],
+        "dense_seconds": median(&samples.iter().map(|s| s[0]).collect::<Vec<_>>()),
+        "probe_mean": probe_mean, "linear_32": linear,
     })
 }
 
-/// A process that measures PyTorch: one line in, one line of seconds out.
+/// A process that measures another program: one line in, one line out.
 struct Peer {
     child: Child,
     input: ChildStdin,
@@ -198,22 +274,26 @@ impl Peer {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the PyTorch command starts");
+            .expect("the peer's command starts");
         let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         let mut peer = Self { child, input, output: BufReader::new(output) };
-        assert_eq!(peer.line(), "ready", "the PyTorch command says when it is ready");
+        assert_eq!(peer.line(), "ready", "the peer says when it is ready");
         peer
     }
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.output.read_line(&mut line).expect("a line from the PyTorch command");
+        self.output.read_line(&mut line).expect("a line from the peer");
         line.trim().to_string()
     }
 
+    fn ask(&mut self, what: &str) -> String {
+        writeln!(self.input, "{what}").expect("the peer listens");
+        self.line()
+    }
+
     fn measure(&mut self, what: &str) -> f64 {
-        writeln!(self.input, "{what}").expect("the PyTorch command listens");
-        self.line().parse().expect("seconds")
+        self.ask(what).parse().expect("seconds")
     }
 }
 
@@ -229,30 +309,69 @@ const PREFILL: Grid = Grid { samples: 4, tokens: 256 };
 const DECODE_PROMPT: usize = 16;
 const DECODE_TOKENS: usize = 64;
 
-/// Prefill (all logits) and decode (batch 1) of a real model, against PyTorch where a command is given.
+/// The name that PyTorch has in the results.
+const PYTORCH: &str = "PyTorch";
+
+/// Prefill (all logits) and decode (batch 1) of a real model, and its pruned prefill, against the peers.
 fn whole_model(args: &Args, model: &str) -> Value {
     let backend = Arc::new(Cpu::new(args.threads).expect("threads"));
     let source = ModelSource::locate(model).expect("model");
     let model = Arc::new(Model::load(&source, true, backend, |_| ()).expect("model"));
+    let pytorch = args.pytorch.iter().map(|command| (PYTORCH, command.as_str()));
+    let others = args.peer.iter().map(|peer| peer.split_once('=').expect("--peer NAME=COMMAND"));
+    let mut peers: Vec<(&str, Peer)> =
+        pytorch.chain(others).map(|(name, command)| (name, Peer::start(command))).collect();
+    let mut result = dense(args, &model, &mut peers);
+    result["model"] = source.name().into();
+    if let Some((PYTORCH, peer)) = peers.first_mut() {
+        let grids = [(20, 64), (4, 256), (1, 128)].map(|(samples, tokens)| Grid { samples, tokens });
+        result["authors"] = grids.into_iter().map(|grid| authors(args, &model, peer, grid)).collect();
+    }
+    result
+}
+
+/// Random tokens below the model's vocabulary.
+fn random_tokens(model: &Model<Cpu>, n: usize) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    (0..n).map(|_| rng.random_range(0..model.config.vocab_size as u32)).collect()
+}
+
+/// Seconds of a prefill with all logits.
+fn prefill_seconds(session: &mut Session<Cpu>, batch: &[u32], samples: usize) -> f64 {
+    seconds(|| {
+        session.forward(batch, samples, None, true).expect("forward");
+        let logits = session.logits(samples).expect("logits");
+        assert_eq!(logits.len(), batch.len() * session.model().config.vocab_size);
+    })
+}
+
+/// A prefill pruned by 40 %, everything that the method does included, against the authors' operations.
+fn authors(args: &Args, model: &Arc<Model<Cpu>>, peer: &mut Peer, grid: Grid) -> Value {
+    let settings = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
+    let limits = Limits { samples: grid.samples, tokens: grid.tokens, capacity: 0 };
+    let mut session = Session::new(Arc::clone(model), settings, limits, None).expect("session");
+    let layer = session.layer_counts().last().expect("a layer");
+    let counts = format!("{} {}", layer.heads, layer.channels);
+    assert_eq!(peer.ask("counts"), counts, "both keep as many heads and channels");
+    let batch = random_tokens(model, grid.rows());
+    let what = format!("reference {} {}", grid.samples, grid.tokens);
+    prefill_seconds(&mut session, &batch, grid.samples);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..args.repeat {
+        ours.push(prefill_seconds(&mut session, &batch, grid.samples));
+        theirs.push(peer.measure(&what));
+    }
+    json!({ "batch": grid.samples, "seq": grid.tokens, "kept": counts,
+        "tokens_per_second": grid.rows() as f64 / median(&ours), "speed_over": ratio(&theirs, &ours) })
+}
+
+fn dense(args: &Args, model: &Arc<Model<Cpu>>, peers: &mut [(&str, Peer)]) -> Value {
     let session =
-        |limits| Session::new(Arc::clone(&model), Settings::default(), limits, None).expect("session");
+        |limits| Session::new(Arc::clone(model), Settings::default(), limits, None).expect("session");
     let mut prefill = session(Limits { samples: PREFILL.samples, tokens: PREFILL.tokens, capacity: 0 });
     let mut decode =
         session(Limits { samples: 1, tokens: DECODE_PROMPT, capacity: DECODE_PROMPT + DECODE_TOKENS + 1 });
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let mut tokens = |n: usize| -> Vec<u32> {
-        (0..n).map(|_| rng.random_range(0..model.config.vocab_size as u32)).collect()
-    };
-    let (batch, prompt) = (tokens(PREFILL.rows()), tokens(DECODE_PROMPT));
-    let mut run_prefill = || {
-        seconds(|| {
-            prefill.forward(&batch, PREFILL.samples, None, false).expect("forward");
-            assert_eq!(
-                prefill.logits(PREFILL.samples).unwrap().len(),
-                PREFILL.rows() * model.config.vocab_size
-            );
-        })
-    };
+    let (batch, prompt) = (random_tokens(model, PREFILL.rows()), random_tokens(model, DECODE_PROMPT));
     let options = GenerateOptions { max_new_tokens: DECODE_TOKENS + 1, ..GenerateOptions::default() };
     let mut run_decode = || {
         let (mut first, mut last) = (None, None);
@@ -265,27 +384,30 @@ fn whole_model(args: &Args, model: &str) -> Value {
         // The first token comes out of the prefill.
         (last.expect("tokens") - first.expect("tokens")).as_secs_f64()
     };
-    let mut peer = args.pytorch.as_deref().map(Peer::start);
     let mut ours = [Vec::new(), Vec::new()];
-    let mut theirs = [Vec::new(), Vec::new()];
-    run_prefill();
+    let mut theirs = vec![[Vec::new(), Vec::new()]; peers.len()];
+    prefill_seconds(&mut prefill, &batch, PREFILL.samples);
     for _ in 0..args.repeat {
-        ours[0].push(run_prefill());
-        theirs[0].extend(peer.as_mut().map(|peer| peer.measure("prefill")));
-        ours[1].push(run_decode());
-        theirs[1].extend(peer.as_mut().map(|peer| peer.measure("decode")));
+        for (i, what) in ["prefill", "decode"].into_iter().enumerate() {
+            ours[i].push(match i {
+                0 => prefill_seconds(&mut prefill, &batch, PREFILL.samples),
+                _ => run_decode(),
+            });
+            for ((_, peer), theirs) in peers.iter_mut().zip(&mut theirs) {
+                theirs[i].push(peer.measure(what));
+            }
+        }
     }
-    let per_second = |tokens: usize, seconds: &[f64]| tokens as f64 / median(seconds);
-    let ratio = |i: usize| {
-        let ratios: Vec<f64> = theirs[i].iter().zip(&ours[i]).map(|(theirs, ours)| theirs / ours).collect();
-        (!ratios.is_empty()).then(|| median(&ratios))
+    let per_second = |tokens: usize, i: usize| tokens as f64 / median(&ours[i]);
+    let speed_over = |i: usize| -> serde_json::Map<String, Value> {
+        let ratios = peers.iter().zip(&theirs);
+        ratios.map(|((name, _), theirs)| (name.to_string(), ratio(&theirs[i], &ours[i]))).collect()
     };
     json!({
-        "model": source.name(),
         "prefill": { "batch": PREFILL.samples, "seq": PREFILL.tokens,
-            "tokens_per_second": per_second(PREFILL.rows(), &ours[0]), "speed_over_pytorch": ratio(0) },
+            "tokens_per_second": per_second(PREFILL.rows(), 0), "speed_over": speed_over(0) },
         "decode": { "batch": 1, "prompt": DECODE_PROMPT, "new_tokens": DECODE_TOKENS,
-            "tokens_per_second": per_second(DECODE_TOKENS, &ours[1]), "speed_over_pytorch": ratio(1) },
+            "tokens_per_second": per_second(DECODE_TOKENS, 1), "speed_over": speed_over(1) },
     })
 }
 

@@ -98,14 +98,14 @@ struct LogitsArgs {
 };
 
 // a (rows, depth), weight (channels, columns), kept (ceil(depth / width)) blocks of channels or null, bias (columns) or
-// null, residual (rows, columns) or null -> out (rows, columns)
+// null, residual (rows, columns) or null, addition (rank + 1, columns) or null with z (rows, rank) -> out (rows, columns)
 struct ProjectArgs {
   Elements a, weight;
   Indices kept;
   Floats bias;
-  Elements residual;
+  Elements residual, z, addition;
   ElementsOut out;
-  int rows, columns, depth, width, group, unused;
+  int rows, columns, depth, width, group, rank;
 };
 
 // ---- linear_gemv, gated_linear_gemv, project_gemv ------------------------------------------------------------------------
@@ -123,15 +123,16 @@ struct LinearGemvArgs {
   float scale;
 };
 // a (tokens, channels), weight (., width), kept (channels / block) or null for all rows, bias (width) or null, residual
-// (tokens, width) or null -> out (tokens, width)
+// (tokens, width) or null, addition (rank + 1, width) or null with z (tokens, rank) -> out (tokens, width)
 struct ProjectGemvArgs {
   Elements a, weight;
   Indices kept;
   Floats bias;
-  Elements residual;
+  Elements residual, z, addition;
   ElementsOut out;
   int tokens, channels, width;
   int block;  // rows that one entry of kept stands for
+  int rank, unused;
 };
 
 // ---- rope_cache --------------------------------------------------------------------------------------------------------
@@ -158,13 +159,46 @@ struct AttentionArgs {
   float scale;
 };
 
-// ---- energy ------------------------------------------------------------------------------------------------------------
-// a (B, S, C) element, mask (B, S) or null -> out (S, C)
+// ---- energy, centre_energy ---------------------------------------------------------------------------------------------
+// a (B, S, C) element, mask (B, S) or null -> out (S, C), sums (S, C) or null
 struct EnergyArgs {
   Elements a;
   Indices mask;
-  FloatsOut out;
+  FloatsOut out, sums;
   int batch, tokens, width;
+  int reserved;
+};
+// energy (S, C) in place, sums (S, C), mask (B, S) or null, offset (C) or null -> mean (C)
+struct CentreEnergyArgs {
+  FloatsOut energy;
+  Floats sums;
+  Indices mask;
+  Floats offset;
+  FloatsOut mean;
+  int batch, tokens, width;
+  float weight;  // of the mean in what is written
+};
+
+// ---- gather_pruned -----------------------------------------------------------------------------------------------------
+// kept (count of blocks, ascending), rows (rank, channels) or null, last (channels) -> pruned (channels / width - count
+// of blocks), out (rank + 1, channels - count * width)
+struct GatherPrunedArgs {
+  Indices kept;
+  Floats rows, last;
+  IndicesOut pruned;
+  ElementsOut out;
+  int count;     // blocks in kept
+  int width;     // channels of a block
+  int channels;  // C
+  int rank;
+};
+
+// ---- accumulate_product ------------------------------------------------------------------------------------------------
+// a (rows, m), b (rows, n) -> out (m, n), in place
+struct AccumulateProductArgs {
+  Elements a, b;
+  FloatsOut out;
+  int rows, m, n;
   int reserved;
 };
 
@@ -196,7 +230,7 @@ struct ChannelScoreArgs {
   int bucket;         // slots per row of history
   int fixed;          // 1: fixed_weight in place of p / (p + h + 1e-6)
   float fixed_weight;
-  int reserved;
+  int group;          // channels of a group that has one score, 8 or 16; 0: none
 };
 
 // ---- top_k_keep, keep_kv_heads, check_finite ---------------------------------------------------------------------------
@@ -249,10 +283,10 @@ struct HistoryUpdateArgs {
 };
 
 // ---- moments -----------------------------------------------------------------------------------------------------------
-// a (B, S, C) element -> energy, baseline, fluctuation (S, C), in place
+// a (B, S, C) element -> energy, mean, baseline, fluctuation (S, C), in place
 struct MomentsArgs {
   Elements a;
-  FloatsOut energy, baseline, fluctuation;  // the latter two are null where FLAP is not asked for
+  FloatsOut energy, mean, baseline, fluctuation;  // the latter two are null where FLAP is not asked for, mean may be
   int batch, tokens, width, seen;
 };
 

@@ -1,10 +1,10 @@
 // Scores: fusion of the probe's energies with history, sum over tokens, times a column statistic (paper section 3.2, 3.3).
-// p (S, C) f32, history (rows, C) f32 or f16, slots (S) u32, statistic (C) f32 -> out (C), or (C / head_dim), f32:
+// p (S, C) f32, history (rows, C) f32 or f16, slots (S) u32, statistic (C) f32 -> out (C), or (C / group), (C / head_dim), f32:
 //   w = p / (p + h + 1e-6), or fixed; E = sum_s w p + (1 - w) h; ppsp, flap: E statistic, wanda-sp: sqrt(E) statistic;
-//   heads: L2 over their channels for ppsp, otherwise the sum.
+//   groups of 8 or 16 channels: L2; heads: L2 over their channels for ppsp, otherwise the sum.
 // Launch: ceil(C / 32) or C / head_dim blocks of 32 groups splits threads, at most 1024.
 // Registers: at most 64. Static shared memory: 4224 bytes. Dynamic shared memory: 0.
-// Bytes: reads 4 S C + rows of history (4 or 2) S C + 4 C + 4 S per block, writes 4 C (4 C / head_dim)
+// Bytes: reads 4 S C + rows of history (4 or 2) S C + 4 C + 4 S per block, writes 4 C (4 C / group, 4 C / head_dim)
 // Bank conflicts: none.
 // Accumulation: f32. A warp has 32 channels and a run of tokens: those of equal remainder by 4 ascending, then the
 //        remainders in a butterfly; runs ascending; heads: butterfly over 32 channels, then these ascending.
@@ -125,7 +125,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) channel_score(ChannelScore
     const bool in = begin + lane < end;
     const int c = of_block + begin + lane;
     const float score = in ? energy * p.statistic[c] : 0.f;
-    if (!p.heads && in) p.out[c] = score;
+    if (p.group > 0) {
+      float squares = score * score;
+      for (int d = 1; d < p.group; d <<= 1) squares += __shfl_xor_sync(FULL_WARP, squares, d);
+      if (in && lane % p.group == 0) p.out[c / p.group] = sqrtf(squares);
+    } else if (!p.heads && in) {
+      p.out[c] = score;
+    }
     if (p.heads) head += warp_sum(p.metric == 0 ? score * score : score);
   }
   if (!p.heads) return;

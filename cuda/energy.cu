@@ -1,8 +1,9 @@
 // Energies of intermediate states: out = mean over samples of a^2 (paper section 3.2; pads are left out).
-// a (B, S, C) element, mask (B, S) u32 or null -> out (S, C) f32; the divisor is B, or with a mask its count + 1e-3.
+// a (B, S, C) element, mask (B, S) u32 or null -> out (S, C) f32; the divisor is B, or with a mask its count + 1e-3; sums
+//   (S, C) f32 or null = sum over samples of a.
 // Launch: S C / 8 vectors (S C elements where C is no multiple of 8) over blocks of 128 threads.
-// Registers: at most 48. Static shared memory: 0 bytes. Dynamic shared memory: 0.
-// Bytes: reads 2 B S C (with a mask 32 B for each warp, which has 256 channels, more), writes 4 S C
+// Registers: at most 64. Static shared memory: 0 bytes. Dynamic shared memory: 0.
+// Bytes: reads 2 B S C (with a mask 32 B for each warp, which has 256 channels, more), writes 4 S C (8 with sums)
 // Bank conflicts: none.
 // Accumulation: f32, samples ascending.
 // Test: gpu_ops::energy
@@ -18,8 +19,8 @@ __device__ __forceinline__ float inverse_count(const EnergyArgs& p, int real) {
 
 // Adds the squares of samples b .. b + N: all loads first, without a branch between them. Pads are read but not used.
 template <int N, class T>
-__device__ __forceinline__ void add_squares(const EnergyArgs& p, const T* a, const unsigned* mask, int b, float (&sum)[8],
-                                            int& real) {
+__device__ __forceinline__ void add_squares(const EnergyArgs& p, const T* a, const unsigned* mask, int b,
+                                            float (&squares)[8], float (&sum)[8], int& real) {
   const size_t plane = (size_t)p.tokens * p.width;
   Vector8<T> v[N];
   unsigned use[N];
@@ -33,7 +34,7 @@ __device__ __forceinline__ void add_squares(const EnergyArgs& p, const T* a, con
     float x[8];
     unpack(v[i], x);
 #pragma unroll
-    for (int c = 0; c < 8; c++) sum[c] += use[i] ? x[c] * x[c] : 0.f;
+    for (int c = 0; c < 8; c++) squares[c] += use[i] ? x[c] * x[c] : 0.f, sum[c] += use[i] ? x[c] : 0.f;
     real += use[i] != 0;
   }
 }
@@ -43,30 +44,33 @@ template <class T> __device__ __forceinline__ void energy8(const EnergyArgs& p) 
   const size_t from = first < plane ? first : 0;  // threads past the end work on what exists, and store nothing
   const T* a = (const T*)p.a + from;
   const unsigned* mask = p.mask ? p.mask + from / p.width : nullptr;
-  float sum[8] = {};
+  float squares[8] = {}, sum[8] = {};
   int real = 0, b = 0;
 #pragma unroll 1
-  for (; b + AHEAD <= p.batch; b += AHEAD) add_squares<AHEAD>(p, a, mask, b, sum, real);
+  for (; b + AHEAD <= p.batch; b += AHEAD) add_squares<AHEAD>(p, a, mask, b, squares, sum, real);
 #pragma unroll 1
-  for (; b < p.batch; b++) add_squares<1>(p, a, mask, b, sum, real);
+  for (; b < p.batch; b++) add_squares<1>(p, a, mask, b, squares, sum, real);
   const float scale = inverse_count(p, real);
 #pragma unroll
-  for (int c = 0; c < 8; c++) sum[c] *= scale;
-  store8(p.out, first, plane, sum);
+  for (int c = 0; c < 8; c++) squares[c] *= scale;
+  store8(p.out, first, plane, squares);
+  if (p.sums) store8(p.sums, first, plane, sum);
 }
 
 template <class T> __device__ __forceinline__ void energy1(const EnergyArgs& p) {
   const size_t plane = (size_t)p.tokens * p.width, i = (size_t)blockIdx.x * THREADS + threadIdx.x;
   if (i >= plane) return;
-  float sum = 0.f;
+  float squares = 0.f, sum = 0.f;
   int real = 0;
   for (int b = 0; b < p.batch; b++) {
     if (p.mask && !p.mask[(size_t)b * p.tokens + i / p.width]) continue;
     const float x = to_float(((const T*)p.a)[b * plane + i]);
-    sum += x * x;
+    squares += x * x;
+    sum += x;
     real++;
   }
-  p.out[i] = sum * inverse_count(p, real);
+  p.out[i] = squares * inverse_count(p, real);
+  if (p.sums) p.sums[i] = sum;
 }
 
 template <class T> __device__ __forceinline__ void energy(const EnergyArgs& p) {

@@ -1,10 +1,11 @@
 // Running moments of a block's intermediate states for calibration (paper section 3.2; FLAP as its published code has it).
-// a (B, S, C) element, n samples seen -> energy, baseline, fluctuation (S, C) f32, in place; the latter two may be null:
-//   energy = energy n/(n+B) + sum_b a^2/(n+B); baseline = baseline n/(n+B) + mean_b a/(n+B); for n > 0
+// a (B, S, C) element, n samples seen -> energy, mean, baseline, fluctuation (S, C) f32, in place; all but the first may be
+//   null: energy = energy n/(n+B) + sum_b a^2/(n+B); mean = mean n/(n+B) + sum_b a/(n+B); baseline = baseline n/(n+B) + mean_b a/(n+B); for n > 0
 //   fluctuation = fluctuation (n-1)/(n+B-1) + sum_b (a - mean_s baseline)(a - mean_s baseline before)/(n+B)
 // Launch: ceil(C / 64) blocks of 256 threads (ceil(C / 8) where C is no multiple of 8).
 // Registers: at most 64. Static shared memory: 8192 bytes. Dynamic shared memory: 0.
-// Bytes: reads 2 B S C + 4 S C (n > 0: 4 B S C + 16 S C with FLAP), writes 4 S C (12 S C with FLAP and n > 0)
+// Bytes: reads 2 B S C + 4 S C (n > 0: 4 B S C + 16 S C with FLAP), writes 4 S C (12 S C with FLAP and n > 0);
+//   with mean 4 S C of both more
 // Bank conflicts: none.
 // Accumulation: f32. Over samples ascending; means over slots: every 32nd slot ascending, a butterfly over four of these sums,
 //        then the eight warps ascending.
@@ -106,6 +107,12 @@ template <class T, int V> __device__ __forceinline__ void accumulate(const Momen
 #pragma unroll
     for (int v = 0; v < V; v++) x[v] = x[v] * (n / (n + batch)) + squares[v] / (n + batch);
     store(p.energy + row(s), c, end(s), x);
+    if (p.mean) {
+      load(p.mean + row(s), c, end(s), x);
+#pragma unroll
+      for (int v = 0; v < V; v++) x[v] = x[v] * (n / (n + batch)) + sum[v] / (n + batch);
+      store(p.mean + row(s), c, end(s), x);
+    }
     if (!flap) continue;
     load(p.baseline + row(s), c, end(s), x);
     // The published code adds the mean of the batch, not its sum.

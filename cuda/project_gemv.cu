@@ -1,13 +1,15 @@
 // Last projections for few tokens: out = residual + sum over c of a[c] * W[kept[c], :] + bias (paper section 3.4).
+//   With an addition (what stands in for pruned channels: ours) + sum over l < r of z[l] * X[l, :] + X[r, :].
 // a (T, C) element, weight (., H) element, stored transposed, kept u32 or null, bias (H) f32 or null, residual (T, H)
-// element or null -> out (T, H) element; T <= 16
+// element or null, z (T, r) element, X (r + 1, H) element or null -> out (T, H) element; T <= 16
 // Launch: ceil(H / 32) blocks of 256 threads, 512 where there are fewer than 64 blocks.
 // Registers: at most 128. Static shared memory: 33920 bytes. Dynamic shared memory: 0.
 // Bytes: reads 2 C H + (2 T + 4) C ceil(H / 32) + 2 T H, writes 2 T H
+//   and with an addition 2 (r + 1) T H + 2 T r ceil(H / 32) more
 //   (a and kept from L1 or L2 but for the first time; without kept 4 C, without residual 2 T H less; one to eight tokens
 //   take the kernel of 8, which has half the shared memory)
 // Bank conflicts: none.
-// Accumulation: f32 in the mma, channels of a warp ascending; then warps ascending, bias, residual.
+// Accumulation: f32 in the mma, channels of a warp ascending; then warps ascending, bias, columns of z, X[r], residual.
 // Test: gpu_ops::gemv
 #include "gemv.cuh"
 
@@ -101,6 +103,14 @@ template <class T, int N> struct Channels {
   }
 };
 
+template <class T> __device__ __forceinline__ float added(const ProjectGemvArgs& p, int token, int column) {
+  const T *z = (const T*)p.z + (size_t)token * p.rank, *addition = (const T*)p.addition + column;
+  float sum = 0.f;
+#pragma unroll 8
+  for (int l = 0; l < p.rank; l++) sum += to_float(z[l]) * to_float(addition[(size_t)l * p.width]);
+  return sum + to_float(addition[(size_t)p.rank * p.width]);
+}
+
 template <class T, int N, int DEPTH> __device__ __forceinline__ void project_gemv(const ProjectGemvArgs& p) {
   __shared__ float partial[MAX_WARPS * PART<2, N>];
   const Channels<T, N> channels(p);
@@ -120,6 +130,7 @@ template <class T, int N, int DEPTH> __device__ __forceinline__ void project_gem
     float v = total<2, N>(partial, r % 4 / 2, r / 4 + r % 2 * 8, token);
     const size_t to = (size_t)token * p.width + column;
     if (p.bias) v += p.bias[column];
+    if (p.addition) v += added<T>(p, token, column);
     if (p.residual) v += to_float(((const T*)p.residual)[to]);
     ((T*)p.out)[to] = round_to(T{}, v);
   }

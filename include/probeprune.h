@@ -174,6 +174,9 @@ typedef struct probeprune_model_options {
     void *stream; /* CUstream or cudaStream_t of the primary context, NULL: legacy default; it outlives all sessions */
     probeprune_progress progress; /* layers loaded; may be NULL */
     void *user;
+    /* Of the same weights: MLP channels are sorted as it found, for channel_group. Sorted ones are copies, not mapped.
+     * NULL: as in the checkpoint. What a session tells and takes has the checkpoint's numbers either way. */
+    const probeprune_calibration *channel_order;
 } probeprune_model_options;
 probeprune_status probeprune_model_options_init(probeprune_model_options *options, uint32_t struct_size);
 
@@ -228,6 +231,11 @@ enum {
     PROBEPRUNE_ORDER_SAMPLES = 3 /* every token is in the probe */
 };
 enum { PROBEPRUNE_HISTORY_F32 = 0, PROBEPRUNE_HISTORY_F16 = 1 };
+enum {
+    PROBEPRUNE_COMPENSATE_NONE = 0,
+    PROBEPRUNE_COMPENSATE_PROBE_MEAN = 1, /* pp, and wanda-sp */
+    PROBEPRUNE_COMPENSATE_LINEAR = 2      /* pp, with a calibration that has linear maps of this rank */
+};
 /* skip_layer_count: the paper's layers 0, 1, 2, as far as the model has them. */
 #define PROBEPRUNE_DEFAULT_LAYERS UINT64_MAX
 
@@ -246,10 +254,15 @@ typedef struct probeprune_settings {
     uint32_t history_bucket;    /* slots that share a row of history; 1 */
     uint32_t round_channels;    /* kept channels are a multiple of this; 64 */
     uint32_t flap_attention_factor; /* 4 or 2 */
-    uint32_t reserved[7];
+    int32_t compensate;         /* PROBEPRUNE_COMPENSATE_: what stands in for pruned channels; NONE */
+    uint32_t compensate_rank;   /* of LINEAR; 0: 32 */
+    uint32_t channel_group;     /* MLP channels are kept in groups of 8 or 16, in a model that was loaded with
+                                   channel_order; 1 or 0: one by one */
+    uint32_t reserved[4];
     uint64_t seed;              /* of random */
     const uint32_t *skip_layers; /* layers that stay dense */
     uint64_t skip_layer_count;   /* PROBEPRUNE_DEFAULT_LAYERS */
+    double probe_mean_weight;    /* in [0, 1]: of the probe's mean against calibration's, in compensation; 0.75 */
 } probeprune_settings;
 probeprune_status probeprune_settings_init(probeprune_settings *settings, uint32_t struct_size);
 
@@ -271,6 +284,7 @@ typedef struct probeprune_memory {
     uint64_t probed; /* what else probed blocks have */
     uint64_t cache;  /* keys and values */
     uint64_t total;
+    uint64_t compensation; /* what stands in for pruned channels, and room to compute it */
 } probeprune_memory;
 probeprune_status probeprune_memory_init(probeprune_memory *memory, uint32_t struct_size);
 
@@ -285,12 +299,14 @@ typedef struct probeprune_calibrate_options {
     uint32_t struct_size;
     int32_t flap;        /* 1: also what the method FLAP needs, in three times the memory */
     uint64_t batch_size; /* samples at a time; 8 */
-    probeprune_progress progress; /* samples done; may be NULL */
+    probeprune_progress progress; /* samples done, each twice where there are linear maps; may be NULL */
     void *user;
+    uint32_t linear_rank; /* of the linear maps that COMPENSATE_LINEAR needs, which take a second pass; 0: none */
+    uint32_t reserved;
 } probeprune_calibrate_options;
 probeprune_status probeprune_calibrate_options_init(probeprune_calibrate_options *options, uint32_t struct_size);
 
-/* Runs tokens (samples, length) densely. options may be NULL. */
+/* Runs tokens (samples, length) densely, in a model without channel_order. options may be NULL. */
 probeprune_status probeprune_calibrate(const probeprune_model *model, const uint32_t *tokens, size_t samples,
                                        size_t length, const probeprune_calibrate_options *options,
                                        probeprune_calibration **out);
@@ -299,6 +315,8 @@ probeprune_status probeprune_calibration_save(const probeprune_calibration *cali
 /* Reads a history file, which has to be of this model. */
 probeprune_status probeprune_calibration_load(const probeprune_model *model, const char *path,
                                               probeprune_calibration **out);
+/* The same without a loaded model, named as in probeprune_model_load: to load it with this channel_order. */
+probeprune_status probeprune_calibration_open(const char *model, const char *path, probeprune_calibration **out);
 void probeprune_calibration_free(probeprune_calibration *calibration);
 
 /* ---- Sessions ---------------------------------------------------------------------------------------------------

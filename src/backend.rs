@@ -1,4 +1,4 @@
-//! What a device has to be able to do: about twenty semantic, fused operations.
+//! What a device has to be able to do: about twenty-five semantic, fused operations.
 //!
 //! The model ([`crate::model`]) and the method ([`crate::prune`]) are written against [`Backend`] alone. Three rules
 //! make the same code fit a CPU and a captured CUDA graph:
@@ -183,6 +183,45 @@ pub struct EnergyOf<'a, B: Backend> {
     pub alone: bool,
 }
 
+/// What a last projection adds for the channels that are pruned (spec compensation).
+#[derive(Debug)]
+pub struct Addition<'a, B: Backend> {
+    /// z (T, r): the low-rank image of the block's input; not looked at where r is 0.
+    pub z: &'a B::Activations,
+    /// r.
+    pub rank: usize,
+    /// (r + 1, H): what each column of z stands for, and in the last row what is added to every token.
+    pub weight: &'a B::Activations,
+}
+
+impl<B: Backend> Clone for Addition<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B: Backend> Copy for Addition<'_, B> {}
+
+/// What one score is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// A channel.
+    Channel,
+    /// A group of so many neighbouring channels: the L2 norm of their scores.
+    Group(usize),
+    /// A head of D channels: the L2 norm of their scores for `ppsp`, their sum otherwise.
+    Head(usize),
+}
+
+impl Unit {
+    /// Channels of a unit.
+    pub fn width(self) -> usize {
+        match self {
+            Self::Channel => 1,
+            Self::Group(width) | Self::Head(width) => width,
+        }
+    }
+}
+
 /// What happens to q, k and v between their projections and attention.
 #[derive(Debug)]
 pub struct Placement<'a, B: Backend> {
@@ -227,6 +266,8 @@ pub enum WeightUse {
 pub struct Moments<B: Backend> {
     /// h (S, C): mean of a² over samples.
     pub energy: B::Statistics,
+    /// μ (S, C): mean of a over samples; empty where nobody needs it.
+    pub mean: B::Statistics,
     /// β (S, C), as the published FLAP code accumulates it; empty, as φ then is, where FLAP is not asked for.
     pub baseline: B::Statistics,
     /// φ (S, C): FLAP's fluctuation.
@@ -380,7 +421,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn logits(&self, x: &Self::Activations, rows: usize, head: &Linear<Self>, out: &mut Self::Statistics);
 
     /// out (T, H) = residual + a·W\[:, kept\]ᵀ + bias, where a (T, kept columns) is compact and `bias` stands in for
-    /// the projection's own.
+    /// the projection's own; with an addition, + z·weight\[..r\] + weight\[r\].
     fn project(
         &self,
         a: &Self::Activations,
@@ -388,6 +429,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         projection: &Linear<Self>,
         kept: Option<KeptBlocks<'_, Self::Indices>>,
         bias: Option<&Self::Statistics>,
+        addition: Option<Addition<'_, Self>>,
         residual: Option<&Self::Activations>,
         out: &mut Self::Activations,
     );
@@ -417,7 +459,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
     );
 
     /// out (S, C) = mean over samples of a², a (B, S, C). With a mask, pads are left out and the divisor at a slot is
-    /// its number of tokens + 1e-3.
+    /// its number of tokens + 1e-3. `sums` (S, C) = Σ over samples of a, pads left out.
     fn energy(
         &self,
         a: &Self::Activations,
@@ -425,10 +467,36 @@ pub trait Backend: Sized + Send + Sync + 'static {
         width: usize,
         mask: Option<&Self::Indices>,
         out: &mut Self::Statistics,
+        sums: Option<&mut Self::Statistics>,
     );
 
-    /// Scores from energies p (tokens, C): fusion with history, Σ over tokens, × column statistic; with `head_dim`,
-    /// one score per head (L2 over its channels for `ppsp`, their sum otherwise): out (C or N).
+    /// Moves energies and sums (S, C) of [`Backend::energy`] to the mean m\[c\] of a over all tokens that are not pads:
+    /// p\[s,c\] = mean over samples of (a − m\[c\])², with the divisors of `energy`; mean = `weight`·m + `offset` (C).
+    fn centre_energy(
+        &self,
+        p: &mut Self::Statistics,
+        sums: &Self::Statistics,
+        grid: Grid,
+        width: usize,
+        mask: Option<&Self::Indices>,
+        weight: f32,
+        offset: Option<&Self::Statistics>,
+        mean: &mut Self::Statistics,
+    );
+
+    /// What is not kept: `pruned.indices` = the `pruned.len` units of `kept.set.of` that are not in `kept`, ascending, and
+    /// out (r + 1, pruned channels) = these columns of `rows` (r, C) and, in the last row, of `last` (C).
+    fn gather_pruned(
+        &self,
+        kept: KeptBlocks<'_, Self::Indices>,
+        rows: Option<(&Self::Statistics, usize)>,
+        last: &Self::Statistics,
+        pruned: &mut KeptSet<Self::Indices>,
+        out: &mut Self::Activations,
+    );
+
+    /// Scores from energies p (tokens, C): fusion with history, Σ over tokens, × column statistic, one for each
+    /// [`Unit`]: out (C / unit width).
     fn channel_score(
         &self,
         p: &Self::Statistics,
@@ -437,7 +505,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         fusion: Fusion<'_, Self>,
         metric: Metric,
         statistic: &Self::Statistics,
-        head_dim: Option<usize>,
+        unit: Unit,
         out: &mut Self::Statistics,
     );
 
@@ -485,6 +553,16 @@ pub trait Backend: Sized + Send + Sync + 'static {
         width: usize,
         seen: usize,
         moments: &mut Moments<Self>,
+    );
+
+    /// out (M, N) += aᵀ·b for a (T, M) and b (T, N): second moments for calibration.
+    fn accumulate_product(
+        &self,
+        a: &Self::Activations,
+        b: &Self::Activations,
+        rows: usize,
+        widths: [usize; 2],
+        out: &mut Self::Statistics,
     );
 
     /// out\[t\] = the index of the largest of row t of x (T, width), the lowest of equal ones; `u32::MAX` if a value of

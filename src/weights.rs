@@ -83,13 +83,20 @@ struct Loader<'a, B: Backend> {
     config: &'a ModelConfig,
     backend: &'a Arc<B>,
     prefix: &'static str,
+    /// Per layer, which of the checkpoint's MLP channels stands at each place.
+    order: Option<&'a [Vec<u32>]>,
 }
 
 impl<B: Backend> Loader<'_, B> {
     fn vector(&self, name: &str) -> Result<Option<B::Statistics>> {
+        self.vector_in_order(name, None)
+    }
+
+    fn vector_in_order(&self, name: &str, order: Option<&[u32]>) -> Result<Option<B::Statistics>> {
         self.checkpoint
             .tensor(name)
             .map(|tensor| {
+                let tensor = order.map_or_else(|| tensor.clone(), |order| tensor.reordered_rows(order));
                 let values = tensor.to_f32();
                 let mut out = self.backend.statistics(values.len())?;
                 self.backend.upload_statistics(&values, &mut out);
@@ -117,6 +124,24 @@ impl<B: Backend> Loader<'_, B> {
     /// A projection whose columns are pruned: see [`Backend::project`].
     fn last(&self, name: &str) -> Result<Linear<B>> {
         self.projection(name, WeightUse::Columns)
+    }
+
+    /// A first projection of the MLP of layer `index`: its rows are the channels.
+    fn channel_rows(&self, index: usize, part: &str) -> Result<Linear<B>> {
+        let name = format!("{}layers.{index}.{part}", self.prefix);
+        let order = self.order.map(|order| &order[index][..]);
+        let tensor = self.checkpoint.require(&format!("{name}.weight"))?;
+        let tensor = order.map_or_else(|| tensor.clone(), |order| tensor.reordered_rows(order));
+        self.linear_of(&tensor, self.vector_in_order(&format!("{name}.bias"), order)?, WeightUse::Rows)
+    }
+
+    /// The last projection of the MLP of layer `index`: its columns are the channels.
+    fn channel_columns(&self, index: usize, part: &str) -> Result<Linear<B>> {
+        let name = format!("{}layers.{index}.{part}", self.prefix);
+        let tensor = self.checkpoint.require(&format!("{name}.weight"))?;
+        let tensor =
+            self.order.map_or_else(|| tensor.clone(), |order| tensor.reordered_columns(&order[index]));
+        self.linear_of(&tensor, self.vector(&format!("{name}.bias"))?, WeightUse::Columns)
     }
 
     fn norm(&self, name: &str) -> Result<Norm<B>> {
@@ -148,21 +173,21 @@ impl<B: Backend> Loader<'_, B> {
                 norm: self.norm(&name(mlp_norm))?,
                 first: if llama {
                     MlpFirst::Gated {
-                        gate_proj: self.linear(&name("mlp.gate_proj"))?,
-                        up_proj: self.linear(&name("mlp.up_proj"))?,
+                        gate_proj: self.channel_rows(index, "mlp.gate_proj")?,
+                        up_proj: self.channel_rows(index, "mlp.up_proj")?,
                     }
                 } else {
-                    MlpFirst::Plain(self.linear(&name("fc1"))?)
+                    MlpFirst::Plain(self.channel_rows(index, "fc1")?)
                 },
-                down_proj: self.last(&name(down_proj))?,
+                down_proj: self.channel_columns(index, down_proj)?,
             },
         })
     }
 }
 
 impl<B: Backend> Weights<B> {
-    /// Puts the weights on the backend; shapes must have been checked against `config`. `on_layer` is called after
-    /// each layer with the number loaded.
+    /// Puts the weights on the backend; shapes must have been checked against `config`. `order` holds, per layer, which
+    /// MLP channel of the checkpoint stands at each place; `on_layer` is called after each layer with the number loaded.
     ///
     /// # Errors
     /// A missing tensor, no room on the device, or what `on_layer` ends with.
@@ -170,12 +195,13 @@ impl<B: Backend> Weights<B> {
         checkpoint: &Checkpoint,
         config: &ModelConfig,
         backend: &Arc<B>,
+        order: Option<&[Vec<u32>]>,
         mut on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         let opt = config.family == Family::Opt;
         // Old OPT files leave out `model.`; the checkpoint finds them all the same.
         let prefix = if opt { "model.decoder." } else { "model." };
-        let loader = Loader { checkpoint, config, backend, prefix };
+        let loader = Loader { checkpoint, config, backend, prefix, order };
         // Tied models may hold either of the two.
         let embedding = checkpoint.tensor(&format!("{prefix}embed_tokens.weight"));
         let head = checkpoint

@@ -146,7 +146,7 @@ fn settings_out_of_range_are_refused() {
     for method in [Method::WandaSp, Method::Flap] {
         refuse(pruning(method), &["--method", method.name(), "a calibration", "none"]);
     }
-    let without_flap = CalibrationOptions { seq_len: 8, batch_size: 1, flap: false };
+    let without_flap = CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank: 0 };
     let calibration = calibrate(&model, &random_tokens(1, 8), without_flap, |_| ()).unwrap();
     let result = Session::new(Arc::clone(&model), pruning(Method::Flap), LIMITS, Some(&calibration));
     assert_error(result.map(drop), &["--history", "FLAP", "without"]);
@@ -169,11 +169,11 @@ fn limits_that_do_not_fit_the_model_are_refused() {
 fn calibration_takes_whole_samples() {
     let model = load(&Folder::llama());
     for (tokens, seq_len) in [(0, 8), (7, 8), (9, 8), (8, 0)] {
-        let options = CalibrationOptions { seq_len, batch_size: 2, flap: true };
+        let options = CalibrationOptions { seq_len, batch_size: 2, flap: true, linear_rank: 0 };
         let result = calibrate(&model, &random_tokens(1, tokens), options, |_| ());
         assert_error(result, &["calibration", &format!("{seq_len} tokens"), &format!("got {tokens} tokens")]);
     }
-    let options = CalibrationOptions { seq_len: 8, batch_size: 0, flap: true };
+    let options = CalibrationOptions { seq_len: 8, batch_size: 0, flap: true, linear_rank: 0 };
     assert_error(calibrate(&model, &random_tokens(1, 8), options, |_| ()), &["batch", "at least one"]);
 }
 

@@ -128,7 +128,7 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
             let a: Buffer<f32> =
                 x.chunks(k).flat_map(|x| columns.indices.iter().map(|&c| x[c as usize])).collect();
             let mut out = vec![f32::NAN; t * n].into();
-            cpu.project(&a, t, &dense, kept, Some(&bias), Some(&residual), &mut out);
+            cpu.project(&a, t, &dense, kept, Some(&bias), None, Some(&residual), &mut out);
             let expected: Vec<f64> = (0..t * n)
                 .map(|i| {
                     let x: Vec<f32> = (0..k)

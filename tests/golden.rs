@@ -47,8 +47,7 @@ fn settings(reference: &Value) -> Settings {
         round_channels: reference["round_channels"].as_u64().expect("round_channels") as usize,
         momentum: number("momentum").unwrap_or(default.momentum),
         flap_attention_factor: reference["flap_attention_factor"].as_u64().unwrap_or(4) as u32,
-        seed: 0,
-        history_layout: default.history_layout,
+        ..default
     }
 }
 
@@ -72,7 +71,7 @@ fn check_folder(folder: &Path) -> usize {
     let (rows, seq_len, eval) = tokens(&file, "eval_tokens");
     let mask = tensors.names().any(|name| name == "eval_mask").then(|| tokens(&file, "eval_mask").2);
     let (_, calibration_len, calibration_tokens) = tokens(&file, "calib_tokens");
-    let options = CalibrationOptions { seq_len: calibration_len, batch_size, flap: true };
+    let options = CalibrationOptions { seq_len: calibration_len, batch_size, flap: true, linear_rank: 0 };
     let calibration = calibrate(&model, &calibration_tokens, options, |_| ()).expect("calibration");
     let mut checked = 0;
     for (name, setting) in reference["settings"].as_object().expect("settings") {

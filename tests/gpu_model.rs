@@ -14,7 +14,7 @@ use probeprune::{
     cpu::Cpu,
     gpu::{Gpu, GpuDtype},
     model::Model,
-    prune::settings::{HistoryDtype, HistoryLayout, Method, ProbeOrder, Settings},
+    prune::settings::{Compensation, HistoryDtype, HistoryLayout, Method, ProbeOrder, Settings},
     session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
     source::ModelSource,
     tokenizer::Tokenizer,
@@ -86,7 +86,8 @@ fn bundled(dtype: GpuDtype, nmse_limit: f64) {
         let (cpu, gpu) = (cpu(&source), emulated(&source, dtype));
         let n = BATCH.samples * BATCH.tokens;
         let tokens = prose(&source, cpu.config.vocab_size, 2 * n);
-        let options = CalibrationOptions { seq_len: BATCH.tokens, batch_size: 2, flap: false };
+        let options =
+            CalibrationOptions { seq_len: BATCH.tokens, batch_size: 2, flap: false, linear_rank: 0 };
         let calibration = calibrate(&cpu, &tokens[n..], options, |_| ()).unwrap();
         for prune_ratio in [0.2, 0.4, 0.6] {
             let settings = Settings {
@@ -128,6 +129,60 @@ fn bundled_models_in_bf16() {
 #[test]
 fn bundled_models_in_f16() {
     bundled(GpuDtype::F16, 1e-5);
+}
+
+/// What stands in for pruned channels, and groups of channels: as [`bundled`], at 40 %.
+#[test]
+fn compensation_and_groups_agree_with_the_cpu() {
+    let (mut both, mut all) = (0, 0);
+    for name in BUNDLED {
+        let source = ModelSource::locate(name).unwrap();
+        let plain = cpu(&source);
+        let n = BATCH.samples * BATCH.tokens;
+        let tokens = prose(&source, plain.config.vocab_size, 3 * n);
+        let options =
+            CalibrationOptions { seq_len: BATCH.tokens, batch_size: 2, flap: false, linear_rank: 8 };
+        let calibration = calibrate(&plain, &tokens[n..], options, |_| ()).unwrap();
+        let order = || Some(calibration.channel_order.clone());
+        let cpu = Model::load_ordered(&source, true, Arc::clone(&plain.backend), order(), |_| ()).unwrap();
+        let gpu = Arc::new(Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), GpuDtype::Bf16));
+        let gpu = Model::load_ordered(&source, true, gpu, order(), |_| ()).unwrap();
+        let (cpu, gpu) = (Arc::new(cpu), Arc::new(gpu));
+        for (compensate, channel_group) in [
+            (Compensation::ProbeMean, 1),
+            (Compensation::Linear { rank: 8 }, 1),
+            (Compensation::None, 8),
+            (Compensation::Linear { rank: 5 }, 16),
+        ] {
+            let settings = Settings {
+                method: Method::ProbePruning,
+                prune_ratio: 0.4,
+                round_channels: 16,
+                skip_layers: vec![0],
+                compensate,
+                channel_group,
+                ..Settings::default()
+            };
+            let mut want =
+                Session::new(Arc::clone(&cpu), settings.clone(), BATCH, Some(&calibration)).unwrap();
+            want.forward(&tokens[..n], BATCH.samples, None, true).unwrap();
+            let chosen = kept(&want);
+            let mut got =
+                Session::new(Arc::clone(&gpu), settings.clone(), BATCH, Some(&calibration)).unwrap();
+            got.forward(&tokens[..n], BATCH.samples, None, true).unwrap();
+            let (same, of) = agreement(&kept(&got), &chosen);
+            (both, all) = (both + same, all + of);
+            got.pin(&chosen).unwrap();
+            got.forward(&tokens[..n], BATCH.samples, None, true).unwrap();
+            assert_eq!(kept(&got), chosen);
+            let error = nmse(&got.logits(2).unwrap(), &want.logits(2).unwrap());
+            println!(
+                "{name}, {compensate}, groups of {channel_group}: NMSE {error:.1e}, {same} of {of} kept"
+            );
+            assert!(error <= 1e-4, "{name}, {compensate}, groups of {channel_group}: NMSE {error:e}");
+        }
+    }
+    assert!(both * 100 >= all * 99, "{both} of {all} kept indices");
 }
 
 /// Small random models with every feature that changes a launch: GQA, biases, head_dim that is not a multiple of 8,
@@ -181,7 +236,7 @@ fn every_kind_of_model_and_setting_agrees_with_the_cpu() {
         let (cpu, gpu) = (cpu(&source), emulated(&source, GpuDtype::F16));
         let vocab_size = cpu.config.vocab_size;
         let limits = Limits { samples: 3, tokens: 11, capacity: 0 };
-        let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true };
+        let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0 };
         let calibration = calibrate(&cpu, &random_tokens(1, vocab_size, 55), options, |_| ()).unwrap();
         for (settings, mask) in variants() {
             let mut want =
@@ -223,7 +278,7 @@ fn calibration_agrees_with_the_cpu() {
     let source = Folder::llama();
     let source = source.source();
     let (cpu, gpu) = (cpu(&source), emulated(&source, GpuDtype::F16));
-    let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true };
+    let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0 };
     let tokens = random_tokens(1, cpu.config.vocab_size, 55);
     let want = calibrate(&cpu, &tokens, options, |_| ()).unwrap();
     let got = calibrate(&gpu, &tokens, options, |_| ()).unwrap();

@@ -9,7 +9,7 @@ use common::{
     models::{Folder, Tensors},
 };
 use probeprune::{
-    backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet},
+    backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Unit},
     config::ModelConfig,
     cpu::{Buffer, Cpu},
     model::{Block, Model},
@@ -17,6 +17,7 @@ use probeprune::{
         calibration::{BlockMoments, Calibration, FlapMoments},
         flap::global_ratios,
         flops::{LayerCounts, shares},
+        linear_fit::LinearFit,
         settings::{HistoryDtype, HistoryLayout, Method, Metric, Settings},
     },
     session::{Limits, Session},
@@ -71,7 +72,9 @@ fn flap_counts(attention: [f64; 16], mlp: &[f64], ratio: f64, round_channels: us
         let baseline = vec![0.1; metric.len()];
         BlockMoments {
             energy: vec![0.0; 8 * metric.len()],
+            mean: vec![0.0; 8 * metric.len()],
             flap: Some(FlapMoments { fluctuation, baseline }),
+            linear: None,
         }
     };
     let calibration = Calibration {
@@ -79,6 +82,7 @@ fn flap_counts(attention: [f64; 16], mlp: &[f64], ratio: f64, round_channels: us
         seq_len: 8,
         samples: 1,
         layers: vec![[block("self_attn.o_proj", &attention), block("mlp.down_proj", mlp)]],
+        channel_order: vec![(0..mlp.len() as u32).collect()],
     };
     let settings = Settings {
         method: Method::Flap,
@@ -131,10 +135,27 @@ fn calibration(
     };
     let mut block = |width: usize| BlockMoments {
         energy: values(seq_len * width),
+        mean: values(seq_len * width),
         flap: flap.then(|| FlapMoments { fluctuation: values(width), baseline: values(width) }),
+        linear: flap.then(|| LinearFit {
+            directions: values(2 * HIDDEN),
+            offsets: values(2),
+            coefficients: values(2 * width),
+            bias: values(width),
+            variance: values(width),
+        }),
     };
+    let channel_order = vec![(0..widths[1] as u32).rev().collect(); layers];
     let layers = (0..layers).map(|_| widths.map(&mut block)).collect();
-    Calibration { fingerprint: fingerprint.to_string(), seq_len, samples: 7, layers }
+    Calibration { fingerprint: fingerprint.to_string(), seq_len, samples: 7, layers, channel_order }
+}
+
+const HIDDEN: usize = 4;
+
+/// A config with so many layers and these widths (attention, MLP).
+fn shaped(layers: usize, [attention, mlp]: [usize; 2]) -> ModelConfig {
+    config(json!({ "model_type": "llama", "vocab_size": 8, "hidden_size": HIDDEN, "intermediate_size": mlp,
+        "num_hidden_layers": layers, "num_attention_heads": attention / 2, "head_dim": 2 }))
 }
 
 #[test]
@@ -142,7 +163,7 @@ fn a_history_file_that_does_not_fit_is_refused() {
     type Edit = fn(&mut HashMap<String, String>, &mut Tensors);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");
-    let edits: [(Edit, &[&str]); 9] = [
+    let edits: [(Edit, &[&str]); 12] = [
         (
             |m, _| {
                 m.insert("model_fingerprint".into(), "other".into());
@@ -157,9 +178,9 @@ fn a_history_file_that_does_not_fit_is_refused() {
         ),
         (
             |m, _| {
-                m.insert("format_version".into(), "2".into());
+                m.insert("format_version".into(), "1".into());
             },
-            &["format_version", "expected 1", "2"],
+            &["format_version", "expected 2", "1"],
         ),
         (
             |m, _| {
@@ -187,6 +208,24 @@ fn a_history_file_that_does_not_fit_is_refused() {
             &["layers.0.mlp.baseline", "none"],
         ),
         (
+            |_, t| {
+                t.remove("layers.1.attention.mean");
+            },
+            &["layers.1.attention.mean", "none"],
+        ),
+        (
+            |_, t| {
+                t.remove("layers.1.mlp.linear.bias");
+            },
+            &["layers.1.mlp.linear.bias", "none"],
+        ),
+        (
+            |_, t| {
+                t.remove("layers.1.mlp.order");
+            },
+            &["layers.1.mlp.order"],
+        ),
+        (
             |_, t| t.get_mut("layers.0.attention.energy").unwrap().1[2] = f32::NAN,
             &["layers.0.attention.energy", "finite"],
         ),
@@ -195,12 +234,12 @@ fn a_history_file_that_does_not_fit_is_refused() {
         calibration("mine", 3, [4, 5], 2, true, 1).save(&path).unwrap();
         rewrite(&path, edit);
         assert_error(
-            Calibration::load(&path, "mine", 2, [4, 5]),
+            Calibration::load(&path, "mine", &shaped(2, [4, 5])),
             &[&[path.to_str().unwrap()], parts].concat(),
         );
     }
     calibration("mine", 3, [4, 5], 2, true, 1).save(&path).unwrap();
-    let load = |layers, channels| Calibration::load(&path, "mine", layers, channels);
+    let load = |layers, channels| Calibration::load(&path, "mine", &shaped(layers, channels));
     assert_error(load(3, [4, 5]), &["layers.2.attention.energy", "none"]);
     assert_error(load(2, [4, 6]), &["layers.0.mlp", "[6]", "[5]"]);
     assert!(load(2, [4, 5]).is_ok());
@@ -209,7 +248,7 @@ fn a_history_file_that_does_not_fit_is_refused() {
     assert_error(load(2, [4, 5]), &["history", "missing"]);
     fs::write(&path, "h").unwrap();
     assert_error(load(2, [4, 5]), &["history"]);
-    assert_error(Calibration::load(&folder.path().join("nothing"), "mine", 2, [4, 5]), &["nothing"]);
+    assert_error(Calibration::load(&folder.path().join("nothing"), "mine", &shaped(2, [4, 5])), &["nothing"]);
 }
 
 fn rewrite(path: &Path, edit: impl FnOnce(&mut HashMap<String, String>, &mut Tensors)) {
@@ -221,10 +260,12 @@ fn rewrite(path: &Path, edit: impl FnOnce(&mut HashMap<String, String>, &mut Ten
         |view: &TensorView<'_>| view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let mut tensors: Tensors =
         file.iter().map(|(name, view)| (name.to_string(), (view.shape().to_vec(), values(&view)))).collect();
+    let dtypes: HashMap<String, _> =
+        file.iter().map(|(name, view)| (name.to_string(), view.dtype())).collect();
     edit(&mut metadata, &mut tensors);
     let views = tensors.iter().map(|(name, (shape, values))| {
         let bytes = bytemuck::cast_slice(values);
-        (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+        (name, TensorView::new(dtypes[name], shape.clone(), bytes).unwrap())
     });
     safetensors::serialize_to_file(views, Some(metadata), path).unwrap();
 }
@@ -274,13 +315,14 @@ fn flops_are_the_papers() {
 proptest! {
     #[test]
     fn a_history_file_gives_back_what_was_saved(
-        layers in 1usize..4, seq_len in 1usize..6, widths in (1usize..9, 1usize..9), flap: bool, seed: u64,
+        layers in 1usize..4, seq_len in 1usize..6, widths in (1usize..5, 1usize..9), flap: bool, seed: u64,
     ) {
-        let saved = calibration("some model", seq_len, [widths.0, widths.1], layers, flap, seed);
+        let widths = [2 * widths.0, widths.1];
+        let saved = calibration("some model", seq_len, widths, layers, flap, seed);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history");
         saved.save(&path).unwrap();
-        let loaded = Calibration::load(&path, "some model", layers, [widths.0, widths.1]).unwrap();
+        let loaded = Calibration::load(&path, "some model", &shaped(layers, widths)).unwrap();
         prop_assert_eq!(loaded, saved);
     }
 }
@@ -389,7 +431,7 @@ proptest! {
         let of_probe: Buffer<u32> = (0..tokens as u32).map(|s| 3 * s + 1).collect();
         let mut out = vec![f32::NAN; width].into();
         let fusion = Fusion::History { history: &history, slots: &of_probe, fixed_weight };
-        Cpu::new(1).unwrap().channel_score(&p, tokens, width, fusion, Metric::Ppsp, &statistic, None, &mut out);
+        Cpu::new(1).unwrap().channel_score(&p, tokens, width, fusion, Metric::Ppsp, &statistic, Unit::Channel, &mut out);
         for (c, &got) in out.iter().enumerate() {
             let fused = (0..tokens).map(|s| {
                 let p = f64::from(p[s * width + c]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::models::Folder;
 use probeprune::{
-    backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Probe},
+    backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Probe, Unit},
     cpu::{Buffer, Cpu},
     model::Model,
     prune::{
@@ -192,7 +192,7 @@ proptest! {
         let mask: Buffer<u32> =
             (0..grid.rows()).map(|_| if masked { rng.random_range(0..2) } else { 1 }).collect();
         let mut out = vec![f32::NAN; tokens * width].into();
-        cpu().energy(&a, grid, width, masked.then_some(&mask), &mut out);
+        cpu().energy(&a, grid, width, masked.then_some(&mask), &mut out, None);
         let expected: Vec<f64> = (0..tokens * width).map(|i| {
             let rows = (0..samples).map(|b| b * tokens + i / width).filter(|&row| mask[row] != 0);
             let count = rows.clone().count() as f64 + if masked { 1e-3 } else { 0.0 };
@@ -223,9 +223,9 @@ proptest! {
                 Fusion::History { history: &kept, slots: &slots, fixed_weight: fixed }
             }
         };
-        let head = (head_dim > 0).then_some(head_dim);
+        let unit = if head_dim > 0 { Unit::Head(head_dim) } else { Unit::Channel };
         let mut out = Buffer::from(vec![f32::NAN; width / head_dim.max(1)]);
-        cpu().channel_score(&p, tokens, width, fusion, metric, &statistic, head, &mut out);
+        cpu().channel_score(&p, tokens, width, fusion, metric, &statistic, unit, &mut out);
 
         let channel = |c: usize| -> f64 {
             let energy: f64 = (0..tokens).map(|s| {
@@ -240,8 +240,8 @@ proptest! {
         };
         let expected: Vec<f64> = (0..out.len()).map(|unit| {
             let channels = (unit * head_dim.max(1)..).take(head_dim.max(1)).map(channel);
-            match (head, metric) {
-                (Some(_), Metric::Ppsp) => channels.map(|x| x * x).sum::<f64>().sqrt(),
+            match metric {
+                Metric::Ppsp if head_dim > 0 => channels.map(|x| x * x).sum::<f64>().sqrt(),
                 _ => channels.sum(),
             }
         }).collect();

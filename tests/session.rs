@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::models::Folder;
 use probeprune::{
     cpu::Cpu,
-    model::Model,
+    model::{Block, Model},
     prune::{
         calibration::Calibration,
         settings::{Method, Settings},
@@ -38,7 +38,7 @@ fn random_tokens(seed: u64, n: usize) -> Vec<u32> {
 }
 
 fn calibrated(model: &Arc<Model<Cpu>>) -> Calibration {
-    let options = CalibrationOptions { seq_len: 20, batch_size: 2, flap: true };
+    let options = CalibrationOptions { seq_len: 20, batch_size: 2, flap: true, linear_rank: 0 };
     calibrate(model, &random_tokens(9, 5 * 20), options, |_| ()).unwrap()
 }
 
@@ -364,5 +364,31 @@ fn a_pinned_session_repeats_another_ones_choice() {
         refused(&|kept| kept[1][0].as_mut().unwrap().reverse(), "expected 2 ascending indices below 4");
         refused(&|kept| *kept[2][1].as_mut().unwrap().last_mut().unwrap() = 24, "ascending indices below 24");
         refused(&|kept| kept[2][1].as_mut().unwrap().truncate(11), "got 11 indices");
+    }
+}
+
+#[test]
+fn what_is_kept_has_the_highest_scores() {
+    let model = load(&folders()[0], 1);
+    for method in [Method::ProbePruning, Method::FullBatch, Method::WandaSp, Method::Flap, Method::Random] {
+        let mut session = session(&model, pruning(method));
+        session.evaluate(&random_tokens(2, 4 * 20), 4, None, true).unwrap();
+        assert_eq!(session.scores(0, Block::Mlp).unwrap(), None, "layer 0 is dense");
+        for layer in 1..3 {
+            let kept =
+                [session.kept_heads(layer), session.kept_channels(layer)].map(|kept| kept.unwrap().unwrap());
+            for (block, kept) in Block::ALL.into_iter().zip(kept) {
+                let scores = session.scores(layer, block).unwrap().unwrap();
+                assert_eq!(
+                    scores.len(),
+                    block.channels(&model.config) / block.unit(&model.config, 1).width()
+                );
+                let is_kept = |unit: &usize| kept.contains(&(*unit as u32));
+                let (inside, outside): (Vec<usize>, Vec<usize>) = (0..scores.len()).partition(is_kept);
+                let lowest = inside.iter().map(|&unit| scores[unit]).fold(f32::INFINITY, f32::min);
+                let what = format!("{method}, layer {layer}, {}", block.name());
+                assert!(!outside.is_empty() && outside.iter().all(|&unit| scores[unit] <= lowest), "{what}");
+            }
+        }
     }
 }

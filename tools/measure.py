@@ -1,9 +1,14 @@
-"""Measures what the README reports and writes it to benches/results/cpu.json; then run tools/readme_tables.py.
+"""Measures what the README reports, writes it to benches/results and prints it; then run tools/readme_tables.py.
 
-Usage: python tools/measure.py --smollm2 FOLDER [--pytorch-python PYTHON] [--threads 2]
+Usage:
+  python tools/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
+  python tools/measure.py quality --smollm2 FOLDER
 
-FOLDER is what tools/fetch_smollm2.py made; PYTHON is an interpreter with torch and safetensors, whose PyTorch is the
-peer. Every ratio comes from one interleaved run; close other programs all the same.
+speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
+tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
+(smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
+on the prose of tools/fetch_text.py, and pp on its technical text; after a stop it goes on where it was. FOLDER is what
+tools/fetch_smollm2.py made. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
 """
 import argparse
 import json
@@ -13,6 +18,8 @@ import resource
 import subprocess
 import sys
 import tempfile
+
+import readme_tables
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.join(ROOT, "target", "release", "probeprune")
@@ -38,15 +45,8 @@ def peak_memory(folder, text, threads):
     return {"file_bytes": size, "peak_bytes": peak, "above_file_bytes": peak - size}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smollm2", required=True)
-    parser.add_argument("--pytorch-python")
-    parser.add_argument("--threads", default="2")
-    parser.add_argument("--repeat", default="9")
-    args = parser.parse_args()
-    if not os.path.exists(PROGRAM):
-        sys.exit("build first: cargo build --release")
+def speed(args):
+    """Everything of cpu.json."""
     folder = os.path.abspath(args.smollm2)
     with tempfile.TemporaryDirectory() as scratch:
         text, out = os.path.join(scratch, "text.txt"), os.path.join(scratch, "bench.json")
@@ -56,14 +56,15 @@ def main():
         bench = ["cargo", "bench", "--bench", "cpu", "--", "--threads", args.threads, "--repeat", args.repeat,
                  "--out", out, "--model", folder]
         if args.pytorch_python:
-            peer = f"{args.pytorch_python} tools/bench_pytorch.py {folder} --interactive --prompt 16"
+            peer = f"{args.pytorch_python} tools/peers/pytorch.py {folder} --interactive --prompt 16"
             bench += ["--pytorch", f"{peer} --threads {args.threads}"]
+        for peer in args.peer:
+            bench += ["--peer", peer]
         run(*bench)
         with open(out, encoding="utf-8") as f:
             result = json.load(f)
-    if result["model"]:
-        result["model"]["name"] = "SmolLM2-135M"
-        result["model"].pop("model")
+    result["model"]["name"] = "SmolLM2-135M"
+    result["model"].pop("model")
     if args.pytorch_python:
         result["pytorch"] = run(args.pytorch_python, "-c", "import torch; print(torch.__version__)").strip()
     result["memory"] = memory
@@ -71,11 +72,70 @@ def main():
     demos = ("tiny-llama", "tiny-opt")
     result["demo"] = {name: json.loads(run(PROGRAM, "demo", "--model", f"bundled:{name}", "--threads", args.threads,
                                            "--format", "json")) for name in demos}
-    path = os.path.join(ROOT, "benches", "results", "cpu.json")
+    return result
+
+
+VARIANTS = ("pp", "pp+compensate=probe-mean", "pp+compensate=linear:32", "pp+channel-group=8",
+            "pp+compensate=linear:32+channel-group=8", "full-batch", "wanda-sp", "wanda-sp+compensate=probe-mean", "flap")
+
+
+def split(path, folder, share):
+    """The first `share` of a text and the rest, as two files."""
+    with open(path, encoding="utf-8") as f:
+        text = f.read()
+    at = text.index("\n", int(share * len(text)))
+    parts = []
+    for name, part in (("calibration", text[:at]), ("evaluation", text[at:])):
+        parts.append(os.path.join(folder, f"{name}-{os.path.basename(path)}"))
+        with open(parts[-1], "w", encoding="utf-8") as f:
+            f.write(part)
+    return parts
+
+
+def sweep(args, name, text, calibration, variants, ratios):
+    """A sweep without its single runs."""
+    out = os.path.join(ROOT, "target", f"sweep-{name}")
+    result = json.loads(run(
+        PROGRAM, "sweep", "--model", os.path.abspath(args.smollm2), "--text", text, "--calibrate-text", *calibration,
+        "--seq-len", "256", "--batch-size", "10", "--max-tokens", args.max_tokens, "--threads", args.threads,
+        "--variants", ",".join(variants), "--ratios", ratios, "--out", out, "--format", "json"))
+    result.pop("runs")
+    return result
+
+
+def quality(args):
+    """Everything of smollm2.json. Calibration and evaluation take different parts of a text; for technical text
+    calibration is half prose."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run(sys.executable, "tools/fetch_text.py", scratch)
+        prose, technical = (os.path.join(scratch, name) for name in ("prose.txt", "technical.txt"))
+        own = split(prose, scratch, 0.25)
+        result = sweep(args, "prose", own[1], own[:1], VARIANTS, "0.2,0.4,0.6")
+        other = split(technical, scratch, 0.12)
+        result["technical"] = sweep(args, "technical", other[1], [own[0], other[0]], VARIANTS[:3], "0.4")
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("speed", "quality"))
+    parser.add_argument("--smollm2", required=True)
+    parser.add_argument("--pytorch-python")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--max-tokens", default="10240")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--repeat", default="9")
+    args = parser.parse_args()
+    if not os.path.exists(PROGRAM):
+        sys.exit("build first: cargo build --release")
+    result, name, show = ((speed(args), "cpu.json", readme_tables.speed) if args.what == "speed" else
+                          (quality(args), "smollm2.json", readme_tables.sweep))
+    path = os.path.join(ROOT, "benches", "results", name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as f:
         json.dump(result, f, indent=1)
         f.write("\n")
+    print(show(result))
 
 
 if __name__ == "__main__":

@@ -40,12 +40,14 @@ class ProbePrune(LM):
         super().__init__()
         kind, _, number = device.partition(":")
         place = {"cpu": pp.CPU, "cuda": pp.CUDA}[kind]
-        self.model = pp.Model(model, device_type=place, device_id=int(number or 0), threads=threads)
+        self._history = history and pp.History(model, history)
+        # Groups of channels are of sorted ones.
+        order = self._history if settings.get("channel_group", 1) > 1 else None
+        self.model = pp.Model(model, order, device_type=place, device_id=int(number or 0), threads=threads)
         self.tokenizer = pp.Tokenizer(model)
         self.max_length = max_length or min(self.model.info.max_position_embeddings, 1024)
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self._eos = self.model.eos_tokens()
-        self._history = history and pp.History(self.model, history)
         self._settings = pp.Settings(method=pp.METHODS.index(method), prune_ratio=prune_ratio, **settings)
         self._scoring = self._session(batch_size, capacity=0)
         self._generating = None

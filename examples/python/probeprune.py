@@ -11,6 +11,7 @@ import os
 import numpy as np
 
 ABI_VERSION = 1
+COMPENSATIONS = ["none", "probe-mean", "linear"]
 METHODS = ["none", "pp", "full-batch", "wanda-sp", "flap", "magnitude", "random"]
 CPU, CUDA = 1, 2
 
@@ -63,7 +64,7 @@ Token = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.c_uint32)
 ModelOptions = _struct(
     "probeprune_model_options",
     [(name, c.c_int32) for name in ["device_type", "device_id", "threads", "dtype", "read_weights", "use_stream", "reserved"]]
-    + [("stream", c.c_void_p), ("progress", Progress), ("user", c.c_void_p)],
+    + [("stream", c.c_void_p), ("progress", Progress), ("user", c.c_void_p), ("channel_order", c.c_void_p)],
 )
 ModelInfo = _struct(
     "probeprune_model_info",
@@ -88,8 +89,9 @@ Settings = _struct(
     [(name, c.c_int32) for name in ["method", "metric", "probe_order"]]
     + [(name, c.c_double) for name in ["prune_ratio", "probe_tokens", "probe_samples", "fixed_probe_weight", "momentum"]]
     + [(name, c.c_int32) for name in ["parallel_probe", "history_dtype", "history_bucket", "round_channels"]]
-    + [("flap_attention_factor", c.c_uint32), ("reserved", c.c_uint32 * 7), ("seed", c.c_uint64)]
-    + [("skip_layers", c.POINTER(c.c_uint32)), ("skip_layer_count", c.c_uint64)],
+    + [(name, c.c_uint32) for name in ["flap_attention_factor", "compensate", "compensate_rank", "channel_group"]]
+    + [("reserved", c.c_uint32 * 4), ("seed", c.c_uint64)]
+    + [("skip_layers", c.POINTER(c.c_uint32)), ("skip_layer_count", c.c_uint64), ("probe_mean_weight", c.c_double)],
 )
 Limits = _struct(
     "probeprune_limits",
@@ -182,10 +184,14 @@ def _filled(dtype, call):
 
 
 class Model(_Handle):
-    """A Hugging Face folder, "org/name" in the local cache, or "bundled:tiny-llama"."""
+    """A Hugging Face folder, "org/name" in the local cache, or "bundled:tiny-llama".
 
-    def __init__(self, name, **options):
+    Sorts its channels as `channel_order`, a History, found: groups of channels need that.
+    """
+
+    def __init__(self, name, channel_order=None, **options):
         self.name, options = name, ModelOptions(**options)
+        options.channel_order = channel_order and channel_order.pointer
         make = lambda out: _library.probeprune_model_load(name.encode(), c.byref(options), out)
         super().__init__("probeprune_model_free", make)
         self.info = ModelInfo()
@@ -196,10 +202,12 @@ class Model(_Handle):
 
 
 class History(_Handle):
-    """A history file that `probeprune calibrate` made for this model."""
+    """A history file that `probeprune calibrate` made for this Model, or for the one with this name."""
 
     def __init__(self, model, path):
-        make = lambda out: _library.probeprune_calibration_load(model.pointer, os.fsencode(path), out)
+        named = isinstance(model, str)
+        open_ = _library.probeprune_calibration_open if named else _library.probeprune_calibration_load
+        make = lambda out: open_(model.encode() if named else model.pointer, os.fsencode(path), out)
         super().__init__("probeprune_calibration_free", make)
 
 

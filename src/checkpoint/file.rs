@@ -136,6 +136,44 @@ impl TensorFile {
         self.storage.bytes().len() as u64
     }
 
+    /// Shape and values of an integer tensor.
+    ///
+    /// # Errors
+    /// When the file has no such tensor (the message lists those it has), or holds no integers there.
+    pub fn integers(&self, key: &str) -> Result<(Vec<usize>, Vec<i64>)> {
+        let Some(entry) = self.entries.get(key) else {
+            let mut names: Vec<_> = self.names().take(20).map(printable).collect();
+            if self.entries.len() > names.len() {
+                names.push(format!("and {} more", self.entries.len() - names.len()));
+            }
+            let help = "Name one of the tensors that are there.";
+            return Err(Error::file(
+                &self.path,
+                format!("tensor {}", printable(key)),
+                "a tensor of this name",
+                names.join(", "),
+                help,
+            ));
+        };
+        let bytes = self.bytes_of(entry);
+        fn convert<const N: usize>(bytes: &[u8], to: impl Fn([u8; N]) -> i64) -> Vec<i64> {
+            bytes.as_chunks().0.iter().map(|chunk| to(*chunk)).collect()
+        }
+        let values = match entry.dtype {
+            FileDtype::U8 => convert(bytes, |b: [u8; 1]| b[0].into()),
+            FileDtype::U16 => convert(bytes, |b| u16::from_le_bytes(b).into()),
+            FileDtype::U32 => convert(bytes, |b| u32::from_le_bytes(b).into()),
+            FileDtype::I32 => convert(bytes, |b| i32::from_le_bytes(b).into()),
+            FileDtype::I64 => convert(bytes, i64::from_le_bytes),
+            other => {
+                let what = format!("dtype of tensor {}", printable(key));
+                let help = "Save the token ids as integers.";
+                return Err(Error::file(&self.path, what, "I32, I64, U8, U16 or U32", other, help));
+            }
+        };
+        Ok((entry.shape.clone(), values))
+    }
+
     pub(super) fn entries(&self) -> &BTreeMap<String, Entry> {
         &self.entries
     }
@@ -172,36 +210,5 @@ fn read_all(path: &Path, mut file: File, total: u64) -> Result<Storage> {
 /// # Errors
 /// When the file is not sound, has no such tensor (the message lists those it has), or holds no integers there.
 pub fn read_tensor_file(path: &Path, key: &str) -> Result<(Vec<usize>, Vec<i64>)> {
-    let file = open_file(path)?;
-    let Some(entry) = file.entries.get(key) else {
-        let mut names: Vec<_> = file.names().take(20).map(printable).collect();
-        if file.entries.len() > names.len() {
-            names.push(format!("and {} more", file.entries.len() - names.len()));
-        }
-        let help = "Name one of the tensors that are there.";
-        return Err(Error::file(
-            path,
-            format!("tensor {}", printable(key)),
-            "a tensor of this name",
-            names.join(", "),
-            help,
-        ));
-    };
-    let bytes = file.bytes_of(entry);
-    fn convert<const N: usize>(bytes: &[u8], to: impl Fn([u8; N]) -> i64) -> Vec<i64> {
-        bytes.as_chunks().0.iter().map(|chunk| to(*chunk)).collect()
-    }
-    let values = match entry.dtype {
-        FileDtype::U8 => convert(bytes, |b: [u8; 1]| b[0].into()),
-        FileDtype::U16 => convert(bytes, |b| u16::from_le_bytes(b).into()),
-        FileDtype::U32 => convert(bytes, |b| u32::from_le_bytes(b).into()),
-        FileDtype::I32 => convert(bytes, |b| i32::from_le_bytes(b).into()),
-        FileDtype::I64 => convert(bytes, i64::from_le_bytes),
-        other => {
-            let what = format!("dtype of tensor {}", printable(key));
-            let help = "Save the token ids as integers.";
-            return Err(Error::file(path, what, "I32, I64, U8, U16 or U32", other, help));
-        }
-    };
-    Ok((entry.shape.clone(), values))
+    open_file(path)?.integers(key)
 }

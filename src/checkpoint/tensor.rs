@@ -121,6 +121,28 @@ impl Tensor {
         Self { storage: Arc::new(storage), range: 0..length, dtype, shape }
     }
 
+    /// A matrix whose i-th row is row `order[i]` of this one; also the entries of a vector.
+    pub fn reordered_rows(&self, order: &[u32]) -> Self {
+        let bytes = self.bytes();
+        let row = bytes.len() / self.shape[0].max(1);
+        let rows = order.iter().flat_map(|&from| &bytes[from as usize * row..][..row]);
+        self.with_bytes(&rows.copied().collect::<Vec<_>>())
+    }
+
+    /// A matrix whose i-th column is column `order[i]` of this one.
+    pub fn reordered_columns(&self, order: &[u32]) -> Self {
+        let size = self.dtype.size();
+        let rows = self.bytes().chunks_exact(order.len().max(1) * size);
+        let columns =
+            rows.flat_map(|row| order.iter().flat_map(move |&from| &row[from as usize * size..][..size]));
+        self.with_bytes(&columns.copied().collect::<Vec<_>>())
+    }
+
+    /// As this tensor, with other elements.
+    fn with_bytes(&self, bytes: &[u8]) -> Self {
+        Self { storage: Arc::new(Storage::copy_of(bytes)), range: 0..bytes.len(), ..self.clone() }
+    }
+
     /// Type of the elements.
     pub fn dtype(&self) -> Dtype {
         self.dtype

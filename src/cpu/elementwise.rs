@@ -224,4 +224,18 @@ impl Cpu {
             out.par_chunks_exact_mut(width).with_min_len(16).enumerate().for_each(|(t, row)| f(t, row));
         });
     }
+
+    /// As [`Self::rows`], for the rows of two outputs together.
+    pub(super) fn row_pairs(
+        &self,
+        a: &mut [f32],
+        b: &mut [f32],
+        width: usize,
+        f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync + Send,
+    ) {
+        self.pool.install(|| {
+            let pairs = a.par_chunks_exact_mut(width).zip(b.par_chunks_exact_mut(width));
+            pairs.with_min_len(16).enumerate().for_each(|(t, (a, b))| f(t, a, b));
+        });
+    }
 }

@@ -32,6 +32,15 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    /// The first row from feature `first` on.
+    ///
+    /// # Safety
+    /// The feature lies in the output.
+    unsafe fn from(self, first: usize) -> *mut f32 {
+        // SAFETY: upheld by the caller.
+        unsafe { self.0.add(first) }
+    }
+
     /// The features `from..from+len` of row `t`.
     ///
     /// # Safety
@@ -48,7 +57,15 @@ fn panel_features(n: usize) -> usize {
     [64, 48, 32].into_iter().min_by_key(|&width| cost(width)).expect("not empty")
 }
 
-/// out (t, picked rows) = epilogue(x (t, picked columns) · W\[rows, columns\]ᵀ). The epilogue sees a row's part:
+/// A product that is added to another one: z (t, rank) · weight\[..rank\] (rank, features).
+#[derive(Clone, Copy)]
+pub(super) struct Added<'a> {
+    pub(super) z: &'a [f32],
+    pub(super) rank: usize,
+    pub(super) weight: &'a [f32],
+}
+
+/// out (t, picked rows) = epilogue(x (t, picked columns) · W\[rows, columns\]ᵀ + added). The epilogue sees a row's part:
 /// (values, row, first feature).
 pub(super) fn multiply(
     cpu: &Cpu,
@@ -57,6 +74,7 @@ pub(super) fn multiply(
     weight: &Matrix,
     rows: Pick<'_>,
     columns: Pick<'_>,
+    added: Option<Added<'_>>,
     out: &mut [f32],
     epilogue: impl Fn(&mut [f32], usize, usize) + Sync,
 ) {
@@ -65,18 +83,48 @@ pub(super) fn multiply(
         return;
     }
     assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
+    let added = added.filter(|added| added.rank > 0);
+    if let Some(Added { z, rank, weight }) = added {
+        assert!(z.len() >= t * rank && weight.len() >= rank * n, "buffers hold what is added");
+    }
     let shared = Shared(out.as_mut_ptr());
     if t <= DOT_ROWS && t * weight.columns <= PANEL_LEN && weight.columns <= PANEL_LEN {
-        return dot_products(cpu, &x[..t * k], t, weight, rows, columns, shared, epilogue);
+        return dot_products(
+            cpu,
+            &x[..t * k],
+            t,
+            weight,
+            rows,
+            columns,
+            shared,
+            #[inline(always)]
+            |values, row, first| {
+                if let Some(Added { z, rank, weight }) = added {
+                    for (z, weight) in z[row * rank..][..rank].iter().zip(weight.chunks_exact(n)) {
+                        values
+                            .iter_mut()
+                            .zip(&weight[first..])
+                            .for_each(|(value, weight)| *value += z * weight);
+                    }
+                }
+                epilogue(values, row, first);
+            },
+        );
     }
     let width = panel_features(n);
     cpu.tasks(n.div_ceil(width), |task, scratch| {
         let first = task * width;
         let len = width.min(n - first);
         let Scratch { panel, tile, .. } = scratch;
-        // SAFETY: features first..first+len belong to this task; `out` holds t rows of n.
+        // SAFETY: features first..first+len belong to this task; `out` holds t rows of n, and the assertion above says
+        // that `added` holds t and `rank` rows.
         unsafe {
-            panel_product(cpu, panel, tile, x, t, weight, rows, first, len, columns, shared.0.add(first), n)
+            let to = shared.from(first);
+            panel_product(cpu, panel, tile, x, t, weight, rows, first, len, columns, to, n);
+            if let Some(Added { z, rank, weight }) = added {
+                let operands = [weight.as_ptr().add(first), z.as_ptr()];
+                product([len, t, rank], to, n, true, operands, [[n, 1], [1, rank]]);
+            }
         };
         cpu.vectorized(
             #[inline(always)]
@@ -115,7 +163,7 @@ pub(super) fn multiply_pair(
             let x = &x[at * k..(at + chunk) * k];
             // SAFETY: features first..first+len belong to this task; `values` holds ROW_CHUNK rows of 64.
             unsafe {
-                let gate = shared.0.add(at * n + first);
+                let gate = shared.from(at * n + first);
                 let up = values.as_mut_ptr();
                 for (weight, to, stride) in [(weights[0], gate, n), (weights[1], up, len)] {
                     if t <= DOT_ROWS && k <= PANEL_LEN {
@@ -161,6 +209,29 @@ pub(super) fn for_each_panel<R: Send>(
         };
         f(first, len, &mut values[..t * len])
     })
+}
+
+/// out (m, n) += aᵀ·b for a (t, m) and b (t, n).
+pub(super) fn accumulate_product(
+    cpu: &Cpu,
+    a: &[f32],
+    b: &[f32],
+    t: usize,
+    [m, n]: [usize; 2],
+    out: &mut [f32],
+) {
+    assert!(
+        a.len() >= t * m && b.len() >= t * n && out.len() >= m * n,
+        "buffers hold the product's operands"
+    );
+    let shared = Shared(out.as_mut_ptr());
+    cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, _| {
+        let first = task * PANEL_FEATURES;
+        let len = PANEL_FEATURES.min(n - first);
+        let operands = [b[first..].as_ptr(), a.as_ptr()];
+        // SAFETY: columns first..first+len of `out` belong to this task, and the assertion covers the rest.
+        unsafe { product([len, m, t], shared.from(first), n, true, operands, [[n, 1], [m, 1]]) };
+    });
 }
 
 /// dst (t, len; row stride `stride`) = x · W\[rows first..first+len, columns\]ᵀ.

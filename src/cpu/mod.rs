@@ -17,8 +17,8 @@ use std::sync::Mutex;
 
 use crate::{
     backend::{
-        AttentionShape, Backend, CacheSlots, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet, Linear,
-        Moments, Norm, Placement, Probe, WeightUse,
+        Addition, AttentionShape, Backend, CacheSlots, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet,
+        Linear, Moments, Norm, Placement, Probe, Unit, WeightUse,
     },
     checkpoint::Tensor,
     config::Activation,
@@ -95,7 +95,7 @@ impl Cpu {
     /// The energies of a product (T, width).
     fn energy_of(&self, product: &[f32], width: usize, energy: Option<EnergyOf<'_, Self>>) {
         if let Some(EnergyOf { grid, mask, out, alone: _ }) = energy {
-            probe::energy(self, product, grid, width, mask, out);
+            probe::energy(self, product, grid, width, mask, out, None);
         }
     }
 
@@ -239,6 +239,7 @@ impl Backend for Cpu {
             &projection.weight,
             pick,
             columns,
+            None,
             out,
             #[inline(always)]
             |values, _, first| {
@@ -291,11 +292,14 @@ impl Backend for Cpu {
         projection: &Linear<Self>,
         kept: Option<KeptBlocks<'_, Buffer<u32>>>,
         bias: Option<&Buffer<f32>>,
+        addition: Option<Addition<'_, Self>>,
         residual: Option<&Buffer<f32>>,
         out: &mut Buffer<f32>,
     ) {
         let columns = picked(kept, projection.in_features);
         let width = projection.out_features;
+        let added = addition.map(|Addition { z, rank, weight }| gemm::Added { z, rank, weight });
+        let constant = addition.map(|Addition { rank, weight, .. }| &weight[rank * width..]);
         gemm::multiply(
             self,
             a,
@@ -303,11 +307,15 @@ impl Backend for Cpu {
             &projection.weight,
             Pick::All(width),
             columns,
+            added,
             out,
             #[inline(always)]
             |values, row, first| {
                 if let Some(bias) = bias {
                     elementwise::add(values, &bias[first..]);
+                }
+                if let Some(constant) = constant {
+                    elementwise::add(values, &constant[first..]);
                 }
                 if let Some(residual) = residual {
                     elementwise::add(values, &residual[row * width + first..]);
@@ -360,8 +368,34 @@ impl Backend for Cpu {
         width: usize,
         mask: Option<&Buffer<u32>>,
         out: &mut Buffer<f32>,
+        sums: Option<&mut Buffer<f32>>,
     ) {
-        probe::energy(self, a, grid, width, mask, out);
+        probe::energy(self, a, grid, width, mask, out, sums);
+    }
+
+    fn centre_energy(
+        &self,
+        p: &mut Buffer<f32>,
+        sums: &Buffer<f32>,
+        grid: Grid,
+        width: usize,
+        mask: Option<&Buffer<u32>>,
+        weight: f32,
+        offset: Option<&Buffer<f32>>,
+        mean: &mut Buffer<f32>,
+    ) {
+        probe::centre_energy(self, p, sums, grid, width, mask, weight, offset, mean);
+    }
+
+    fn gather_pruned(
+        &self,
+        kept: KeptBlocks<'_, Buffer<u32>>,
+        rows: Option<(&Buffer<f32>, usize)>,
+        last: &Buffer<f32>,
+        pruned: &mut KeptSet<Buffer<u32>>,
+        out: &mut Buffer<f32>,
+    ) {
+        probe::gather_pruned(kept, rows, last, pruned, out);
     }
 
     fn channel_score(
@@ -372,10 +406,10 @@ impl Backend for Cpu {
         fusion: Fusion<'_, Self>,
         metric: Metric,
         statistic: &Buffer<f32>,
-        head_dim: Option<usize>,
+        unit: Unit,
         out: &mut Buffer<f32>,
     ) {
-        score::channel_score(self, p, tokens, width, fusion, metric, statistic, head_dim, out);
+        score::channel_score(self, p, tokens, width, fusion, metric, statistic, unit, out);
     }
 
     fn top_k_keep(
@@ -423,6 +457,17 @@ impl Backend for Cpu {
         moments: &mut Moments<Self>,
     ) {
         score::accumulate_moments(self, a, grid, width, seen, moments);
+    }
+
+    fn accumulate_product(
+        &self,
+        a: &Buffer<f32>,
+        b: &Buffer<f32>,
+        rows: usize,
+        widths: [usize; 2],
+        out: &mut Buffer<f32>,
+    ) {
+        gemm::accumulate_product(self, a, b, rows, widths, out);
     }
 
     fn argmax(&self, x: &Buffer<f32>, rows: usize, width: usize, out: &mut Buffer<u32>) {

@@ -1,8 +1,10 @@
 //! The probe: which rows have the largest residual, and the energy of their intermediate states.
 
-use super::{Buffer, Cpu};
+use rayon::prelude::*;
+
+use super::{Buffer, Cpu, score::COLUMN_CHUNK};
 use crate::{
-    backend::{Grid, Probe},
+    backend::{Grid, KeptBlocks, KeptSet, Probe},
     prune::settings::ProbeOrder,
 };
 
@@ -113,7 +115,20 @@ pub(super) fn gather(cpu: &Cpu, x: &[f32], grid: Grid, width: usize, probe: &Pro
     });
 }
 
-/// Spec section 3: out (S, C) = mean over samples of a².
+/// Whether the token of sample b at slot s is one, and no pad.
+#[inline(always)]
+fn is_real(mask: Option<&Buffer<u32>>, tokens: usize, b: usize, s: usize) -> bool {
+    mask.is_none_or(|mask| mask[b * tokens + s] != 0)
+}
+
+/// Tokens at slot s that are no pads, and what energies there are divided by (spec section 3).
+#[inline(always)]
+fn count_and_divisor(grid: Grid, mask: Option<&Buffer<u32>>, s: usize) -> (f32, f32) {
+    let count = (0..grid.samples).filter(|&b| is_real(mask, grid.tokens, b, s)).count() as f32;
+    (count, if mask.is_some() { count + 1e-3 } else { count })
+}
+
+/// Spec section 3: out (S, C) = mean over samples of a²; sums (S, C) = Σ over samples of a.
 pub(super) fn energy(
     cpu: &Cpu,
     a: &[f32],
@@ -121,27 +136,115 @@ pub(super) fn energy(
     width: usize,
     mask: Option<&Buffer<u32>>,
     out: &mut [f32],
+    sums: Option<&mut Buffer<f32>>,
 ) {
     let Grid { samples, tokens } = grid;
-    cpu.rows(&mut out[..tokens * width], width, |s, out| {
-        let real = |b: usize| mask.is_none_or(|mask| mask[b * tokens + s] != 0);
+    let rows = |s: usize| {
+        let real = (0..samples).filter(move |&b| is_real(mask, tokens, b, s));
+        real.map(move |b| &a[(b * tokens + s) * width..][..width])
+    };
+    let divide = |s: usize, out: &mut [f32]| {
+        let (_, divisor) = count_and_divisor(grid, mask, s);
+        out.iter_mut().for_each(|out| *out /= divisor);
+    };
+    let out = &mut out[..tokens * width];
+    let Some(sums) = sums else {
+        return cpu.rows(out, width, |s, out| {
+            cpu.vectorized(
+                #[inline(always)]
+                || {
+                    out.fill(0.0);
+                    for a in rows(s) {
+                        for (out, a) in out.iter_mut().zip(a) {
+                            *out += a * a;
+                        }
+                    }
+                    divide(s, out);
+                },
+            );
+        });
+    };
+    cpu.row_pairs(out, &mut sums[..tokens * width], width, |s, out, sums| {
         cpu.vectorized(
             #[inline(always)]
             || {
                 out.fill(0.0);
-                for b in (0..samples).filter(|&b| real(b)) {
-                    for (out, a) in out.iter_mut().zip(&a[(b * tokens + s) * width..][..width]) {
+                sums.fill(0.0);
+                for a in rows(s) {
+                    for ((out, sum), a) in out.iter_mut().zip(&mut *sums).zip(a) {
                         *out += a * a;
+                        *sum += a;
                     }
                 }
-                let divisor = match mask {
-                    None => samples as f32,
-                    Some(_) => (0..samples).filter(|&b| real(b)).count() as f32 + 1e-3,
-                };
-                for out in &mut *out {
-                    *out /= divisor;
+                divide(s, out);
+            },
+        );
+    });
+}
+
+/// See [`crate::backend::Backend::centre_energy`].
+pub(super) fn centre_energy(
+    cpu: &Cpu,
+    p: &mut [f32],
+    sums: &[f32],
+    grid: Grid,
+    width: usize,
+    mask: Option<&Buffer<u32>>,
+    weight: f32,
+    offset: Option<&Buffer<f32>>,
+    mean: &mut [f32],
+) {
+    let real: f32 = (0..grid.tokens).map(|s| count_and_divisor(grid, mask, s).0).sum();
+    let mean = &mut mean[..width];
+    cpu.pool.install(|| {
+        mean.par_chunks_mut(COLUMN_CHUNK).enumerate().for_each(|(chunk, mean)| {
+            mean.fill(0.0);
+            for sums in sums[..grid.tokens * width].chunks_exact(width) {
+                mean.iter_mut().zip(&sums[chunk * COLUMN_CHUNK..]).for_each(|(mean, sum)| *mean += sum);
+            }
+            mean.iter_mut().for_each(|mean| *mean /= real.max(1.0));
+        });
+    });
+    cpu.rows(&mut p[..grid.tokens * width], width, |s, p| {
+        let (count, divisor) = count_and_divisor(grid, mask, s);
+        let share = count / divisor;
+        cpu.vectorized(
+            #[inline(always)]
+            || {
+                for ((p, sum), m) in p.iter_mut().zip(&sums[s * width..]).zip(&*mean) {
+                    // Rounding may leave a hair below 0 where all values are equal. NaN has to stay.
+                    let centred = *p + m * (share * m - 2.0 * sum / divisor);
+                    *p = if centred < 0.0 { 0.0 } else { centred };
                 }
             },
         );
     });
+    mean.iter_mut().for_each(|mean| *mean *= weight);
+    if let Some(offset) = offset {
+        mean.iter_mut().zip(offset).for_each(|(mean, offset)| *mean += offset);
+    }
+}
+
+/// See [`crate::backend::Backend::gather_pruned`].
+pub(super) fn gather_pruned(
+    kept: KeptBlocks<'_, Buffer<u32>>,
+    rows: Option<(&Buffer<f32>, usize)>,
+    last: &[f32],
+    pruned: &mut KeptSet<Buffer<u32>>,
+    out: &mut [f32],
+) {
+    let mut kept_units = kept.set.indices[..kept.set.len].iter().peekable();
+    let dropped = (0..kept.set.of as u32).filter(|unit| kept_units.next_if_eq(&unit).is_none());
+    for (slot, unit) in pruned.indices[..pruned.len].iter_mut().zip(dropped) {
+        *slot = unit;
+    }
+    let (channels, width) = (kept.set.of * kept.width, kept.width);
+    let gathered = pruned.len * width;
+    let (rows, rank) = rows.map_or((&[][..], 0), |(rows, rank)| (&rows[..], rank));
+    let sources = rows[..rank * channels].chunks_exact(channels).chain([last]);
+    for (from, to) in sources.zip(out.chunks_exact_mut(gathered.max(1))) {
+        for (to, &unit) in to.chunks_exact_mut(width).zip(&pruned.indices) {
+            to.copy_from_slice(&from[unit as usize * width..][..width]);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     probe::largest,
 };
 use crate::{
-    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Moments},
+    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Moments, Unit},
     prune::{
         history::{from_f16, to_f16},
         settings::{HistoryDtype, Metric},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Columns that one task works on.
-const COLUMN_CHUNK: usize = 256;
+pub(super) const COLUMN_CHUNK: usize = 256;
 /// Keeps 0/0 out of the fusion weight (spec section 3).
 const FUSION_EPS: f32 = 1e-6;
 
@@ -55,12 +55,12 @@ pub(super) fn channel_score(
     fusion: Fusion<'_, Cpu>,
     metric: Metric,
     statistic: &[f32],
-    head_dim: Option<usize>,
+    unit: Unit,
     out: &mut [f32],
 ) {
-    // A task's channels are whole heads, so that it can finish their scores.
-    let chunk = head_dim.map_or(COLUMN_CHUNK, |d| COLUMN_CHUNK.next_multiple_of(d));
-    let step = head_dim.unwrap_or(1);
+    // A task's channels are whole units, so that it can finish their scores.
+    let step = unit.width();
+    let chunk = COLUMN_CHUNK.next_multiple_of(step);
     let outputs = &mut out[..width / step];
     cpu.pool.install(|| {
         outputs.par_chunks_mut(chunk / step).enumerate().for_each(|(task, out)| {
@@ -73,11 +73,13 @@ pub(super) fn channel_score(
                     for (energy, &statistic) in energy.iter_mut().zip(&statistic[from..]) {
                         *energy = statistic * if metric == Metric::WandaSp { energy.sqrt() } else { *energy };
                     }
-                    for (out, head) in out.iter_mut().zip(energy.chunks_exact(step)) {
-                        *out = match (head_dim, metric) {
-                            (None, _) => head[0],
-                            (Some(_), Metric::Ppsp) => head.iter().map(|x| x * x).sum::<f32>().sqrt(),
-                            (Some(_), Metric::WandaSp | Metric::Flap) => head.iter().sum(),
+                    for (out, unit_scores) in out.iter_mut().zip(energy.chunks_exact(step)) {
+                        *out = match (unit, metric) {
+                            (Unit::Channel, _) => unit_scores[0],
+                            (Unit::Group(_), _) | (Unit::Head(_), Metric::Ppsp) => {
+                                unit_scores.iter().map(|x| x * x).sum::<f32>().sqrt()
+                            }
+                            (Unit::Head(_), Metric::WandaSp | Metric::Flap) => unit_scores.iter().sum(),
                         };
                     }
                 },
@@ -247,6 +249,19 @@ pub(super) fn accumulate_moments(
             *energy = *energy * (n / (n + b)) + sum / (n + b);
         }
     });
+    if !moments.mean.is_empty() {
+        cpu.rows(&mut moments.mean[..len], width, |s, mean| {
+            let mut sum = vec![0.0f32; width];
+            for a in rows(s) {
+                for (sum, a) in sum.iter_mut().zip(a) {
+                    *sum += a;
+                }
+            }
+            for (mean, sum) in mean.iter_mut().zip(sum) {
+                *mean = *mean * (n / (n + b)) + sum / (n + b);
+            }
+        });
+    }
     if moments.baseline.is_empty() {
         return;
     }

@@ -35,20 +35,25 @@ fn both_sides_agree_on_every_field() {
         DLManagedTensorVersioned = "DLManagedTensorVersioned" { version, manager_ctx, deleter, flags, dl_tensor }
         ModelOptions = "probeprune_model_options" {
             struct_size, device_type, device_id, threads, dtype, read_weights, use_stream, reserved, stream,
-            progress, user,
+            progress, user, channel_order,
         }
         ModelInfo = "probeprune_model_info" {
             struct_size, family, vocab_size, hidden_size, intermediate_size, num_hidden_layers,
             num_attention_heads, num_key_value_heads, head_dim, max_position_embeddings, file_bytes,
         }
-        Memory = "probeprune_memory" { struct_size, reserved, weights, scratch, history, probed, cache, total }
+        Memory = "probeprune_memory" {
+            struct_size, reserved, weights, scratch, history, probed, cache, total, compensation,
+        }
         SessionLimits = "probeprune_limits" { struct_size, reserved, samples, tokens, capacity }
         MethodSettings = "probeprune_settings" {
             struct_size, method, metric, probe_order, prune_ratio, probe_tokens, probe_samples, fixed_probe_weight,
             momentum, parallel_probe, history_dtype, history_bucket, round_channels, flap_attention_factor,
-            reserved, seed, skip_layers, skip_layer_count,
+            compensate, compensate_rank, channel_group, reserved, seed, skip_layers, skip_layer_count,
+            probe_mean_weight,
         }
-        CalibrateOptions = "probeprune_calibrate_options" { struct_size, flap, batch_size, progress, user }
+        CalibrateOptions = "probeprune_calibrate_options" {
+            struct_size, flap, batch_size, progress, user, linear_rank, reserved,
+        }
         Counts = "probeprune_layer_counts" {
             struct_size, probes_attention, probes_mlp, reserved, heads, kv_heads, channels, head_ratio,
             channel_ratio,

@@ -120,12 +120,22 @@ pub unsafe extern "C" fn probeprune_memory_estimate(
             }
             other => return Err(place::no_such_device(other)),
         };
-        let [scratch, history, probed, cache] =
-            [footprint.scratch, footprint.history, footprint.probed, footprint.cache]
-                .map(|part| part.bytes(element));
+        let Footprint { scratch, history, probed, compensation, cache } = footprint;
+        let [scratch, history, probed, compensation, cache] =
+            [scratch, history, probed, compensation, cache].map(|part| part.bytes(element));
         let scratch = scratch + loss;
-        let total = weights + scratch + history + probed + cache;
-        out.write(Memory { struct_size: 0, reserved: 0, weights, scratch, history, probed, cache, total });
+        let total = weights + scratch + history + probed + compensation + cache;
+        out.write(Memory {
+            struct_size: 0,
+            reserved: 0,
+            weights,
+            scratch,
+            history,
+            probed,
+            cache,
+            total,
+            compensation,
+        });
         Ok(())
     })
 }
@@ -144,12 +154,23 @@ pub unsafe extern "C" fn probeprune_model_load(
         };
         flag(options.read_weights, "read_weights")?;
         flag(options.use_stream, "use_stream")?;
+        let checkpoint = Checkpoint::open(&source, true)?;
+        let order = match options.channel_order.is_null() {
+            true => None,
+            // SAFETY: as above.
+            false => Some(unsafe {
+                handle::with(options.channel_order, "channel_order", |calibration| {
+                    calibration.check_model(&checkpoint.fingerprint())?;
+                    Ok(calibration.channel_order.clone())
+                })
+            }?),
+        };
         let layers = ModelConfig::load(&source)?.num_hidden_layers;
         let mut progress = |done| report(options.progress, options.user, done, layers);
         // SAFETY: as above.
-        let model = unsafe { place::load(&source, &options, &mut progress) }?;
+        let model = unsafe { place::load(&source, &options, order, &mut progress) }?;
         let fingerprint = CString::new(model.fingerprint()).unwrap_or_default();
-        let file_bytes = Checkpoint::open(&source, true)?.file_bytes();
+        let file_bytes = checkpoint.file_bytes();
         check::give(out, Handle::new(LoadedModel { model, fingerprint, file_bytes }));
         Ok(())
     })
@@ -241,9 +262,11 @@ pub unsafe extern "C" fn probeprune_calibrate(
                     return Err(Failure::argument("batch_size", "at least 1", 0, "8 is the default."));
                 }
                 let flap = flag(options.flap, "flap")?;
-                let how =
-                    CalibrationOptions { seq_len: length, batch_size: batch_size.min(samples.max(1)), flap };
-                let mut progress = |done| report(options.progress, options.user, done, samples);
+                let linear_rank = options.linear_rank as usize;
+                let batch_size = batch_size.min(samples.max(1));
+                let how = CalibrationOptions { seq_len: length, batch_size, flap, linear_rank };
+                let of = if linear_rank > 0 { 2 * samples } else { samples };
+                let mut progress = |done| report(options.progress, options.user, done, of);
                 check::give(out, Handle::new(model.model.calibrate(tokens, how, &mut progress)?));
                 Ok(())
             })
@@ -288,13 +311,28 @@ pub unsafe extern "C" fn probeprune_calibration_load(
     call(|| unsafe {
         with_model(model, |model| {
             let (path, out) = (check::text(path, "path")?, Out::new(out, "out")?);
-            let config = model.model.config();
-            let channels = Block::ALL.map(|block| block.channels(config));
-            let fingerprint = model.model.fingerprint();
-            let layers = config.num_hidden_layers;
-            check::give(out, Handle::new(Calibration::load(path.as_ref(), fingerprint, layers, channels)?));
+            let (fingerprint, config) = (model.model.fingerprint(), model.model.config());
+            check::give(out, Handle::new(Calibration::load(path.as_ref(), fingerprint, config)?));
             Ok(())
         })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_calibration_open(
+    model: *const c_char,
+    path: *const c_char,
+    out: *mut *mut History,
+) -> i32 {
+    call(|| {
+        // SAFETY: the caller's to keep.
+        let (source, path, out) =
+            unsafe { (source(model)?, check::text(path, "path")?, Out::new(out, "out")?) };
+        let config = ModelConfig::load(&source)?;
+        let fingerprint = Checkpoint::open(&source, true)?.fingerprint();
+        check::give(out, Handle::new(Calibration::load(path.as_ref(), &fingerprint, &config)?));
+        Ok(())
     })
 }
 

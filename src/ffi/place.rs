@@ -281,13 +281,14 @@ impl<B: Place> AnySession for Session<B> {
     }
 }
 
-/// Loads a model to the device that the options name.
+/// Loads a model to the device that the options name, its channels in `order`.
 ///
 /// # Safety
 /// A stream in the options is as [`Cuda::on_stream`] wants it.
 pub(super) unsafe fn load(
     source: &ModelSource,
     options: &ModelOptions,
+    order: Option<Vec<Vec<u32>>>,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Outcome<Box<dyn AnyModel>> {
     let mmap = options.read_weights == 0;
@@ -298,7 +299,7 @@ pub(super) unsafe fn load(
         }
         dlpack::CPU => {
             let cpu = Arc::new(Cpu::new(options.threads as usize)?);
-            Ok(Box::new(Arc::new(Model::load(source, mmap, cpu, progress)?)))
+            Ok(Box::new(Arc::new(Model::load_ordered(source, mmap, cpu, order, progress)?)))
         }
         dlpack::CUDA => {
             let ordinal = ordinal(options.device_id)?;
@@ -308,7 +309,7 @@ pub(super) unsafe fn load(
                 _ => unsafe { Cuda::on_stream(ordinal, options.stream) }?,
             };
             let gpu = Arc::new(Gpu::new(cuda, gpu_dtype(options.dtype, source)?));
-            Ok(Box::new(Arc::new(Model::load(source, mmap, gpu, progress)?)))
+            Ok(Box::new(Arc::new(Model::load_ordered(source, mmap, gpu, order, progress)?)))
         }
         other => Err(no_such_device(other)),
     }

@@ -340,7 +340,10 @@ pub unsafe extern "C" fn probeprune_session_export_logits(
 fn kept(state: &State, layer: u64, number: i32) -> Outcome<Vec<u32>> {
     let (config, block) = (state.session.config(), block(number)?);
     let layer = index(layer, config.num_hidden_layers)?;
-    let all = block.channels(config) / block.unit(config);
+    let all = match block {
+        Block::Attention => config.num_attention_heads,
+        Block::Mlp => config.intermediate_size,
+    };
     let kept = state.session.kept(layer, block == Block::Mlp)?;
     Ok(kept.unwrap_or_else(|| (0..all as u32).collect()))
 }

@@ -7,10 +7,11 @@ use std::{
 
 use super::{
     check, dlpack,
+    model::History,
     status::{Failure, Outcome},
 };
 use crate::{
-    prune::settings::{HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
+    prune::settings::{Compensation, HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
     session::{Limits, Sampling},
 };
 
@@ -67,6 +68,7 @@ pub struct ModelOptions {
     pub(super) stream: *mut c_void,
     pub(super) progress: Progress,
     pub(super) user: *mut c_void,
+    pub(super) channel_order: *const History,
 }
 
 versioned!(ModelOptions, "probeprune_model_options", probeprune_model_options_init, reserved: [reserved], Self {
@@ -81,6 +83,7 @@ versioned!(ModelOptions, "probeprune_model_options", probeprune_model_options_in
     stream: null_mut(),
     progress: None,
     user: null_mut(),
+    channel_order: null(),
 });
 
 /// `probeprune_model_info`.
@@ -114,6 +117,7 @@ pub struct Memory {
     pub(super) probed: u64,
     pub(super) cache: u64,
     pub(super) total: u64,
+    pub(super) compensation: u64,
 }
 
 versioned!(Memory, "probeprune_memory", probeprune_memory_init, reserved: [reserved], Self::default());
@@ -166,10 +170,14 @@ pub struct MethodSettings {
     pub(super) history_bucket: u32,
     pub(super) round_channels: u32,
     pub(super) flap_attention_factor: u32,
-    pub(super) reserved: [u32; 7],
+    pub(super) compensate: i32,
+    pub(super) compensate_rank: u32,
+    pub(super) channel_group: u32,
+    pub(super) reserved: [u32; 4],
     pub(super) seed: u64,
     pub(super) skip_layers: *const u32,
     pub(super) skip_layer_count: u64,
+    pub(super) probe_mean_weight: f64,
 }
 
 versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, reserved: [reserved], {
@@ -189,10 +197,14 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, rese
         history_bucket: settings.history_layout.bucket as u32,
         round_channels: settings.round_channels as u32,
         flap_attention_factor: settings.flap_attention_factor,
-        reserved: [0; 7],
+        compensate: 0,
+        compensate_rank: 0,
+        channel_group: settings.channel_group as u32,
+        reserved: [0; 4],
         seed: settings.seed,
         skip_layers: null(),
         skip_layer_count: DEFAULT_LAYERS,
+        probe_mean_weight: settings.probe_mean_weight,
     }
 });
 
@@ -224,6 +236,11 @@ impl MethodSettings {
                 layers.iter().map(|&layer| layer as usize).collect()
             }
         };
+        let rank = match self.compensate_rank {
+            0 => Compensation::DEFAULT_RANK,
+            rank => rank as usize,
+        };
+        let compensations = [Compensation::None, Compensation::ProbeMean, Compensation::Linear { rank }];
         Ok(Settings {
             method: choice(self.method, Method::ALL, "method")?,
             prune_ratio: self.prune_ratio,
@@ -241,6 +258,10 @@ impl MethodSettings {
                 dtype: choice(self.history_dtype, HistoryDtype::ALL, "history_dtype")?,
                 bucket: self.history_bucket as usize,
             },
+            compensate: choice(self.compensate, &compensations, "compensate")?,
+            probe_mean_weight: self.probe_mean_weight,
+            // 0 is what programs have there that were compiled before there were groups.
+            channel_group: self.channel_group.max(1) as usize,
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,
         })
@@ -256,14 +277,18 @@ pub struct CalibrateOptions {
     pub(super) batch_size: u64,
     pub(super) progress: Progress,
     pub(super) user: *mut c_void,
+    pub(super) linear_rank: u32,
+    pub(super) reserved: u32,
 }
 
-versioned!(CalibrateOptions, "probeprune_calibrate_options", probeprune_calibrate_options_init, reserved: [], Self {
+versioned!(CalibrateOptions, "probeprune_calibrate_options", probeprune_calibrate_options_init, reserved: [reserved], Self {
     struct_size: 0,
     flap: 0,
     batch_size: 8,
     progress: None,
     user: null_mut(),
+    linear_rank: 0,
+    reserved: 0,
 });
 
 /// `probeprune_layer_counts`.

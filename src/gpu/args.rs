@@ -121,13 +121,15 @@ pub struct ProjectArgs {
     pub(crate) kept: Indices,
     pub(crate) bias: Floats,
     pub(crate) residual: Elements,
+    pub(crate) z: Elements,
+    pub(crate) addition: Elements,
     pub(crate) out: ElementsOut,
     pub(crate) rows: ::std::os::raw::c_int,
     pub(crate) columns: ::std::os::raw::c_int,
     pub(crate) depth: ::std::os::raw::c_int,
     pub(crate) width: ::std::os::raw::c_int,
     pub(crate) group: ::std::os::raw::c_int,
-    pub(crate) unused: ::std::os::raw::c_int,
+    pub(crate) rank: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -155,11 +157,15 @@ pub struct ProjectGemvArgs {
     pub(crate) kept: Indices,
     pub(crate) bias: Floats,
     pub(crate) residual: Elements,
+    pub(crate) z: Elements,
+    pub(crate) addition: Elements,
     pub(crate) out: ElementsOut,
     pub(crate) tokens: ::std::os::raw::c_int,
     pub(crate) channels: ::std::os::raw::c_int,
     pub(crate) width: ::std::os::raw::c_int,
     pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) rank: ::std::os::raw::c_int,
+    pub(crate) unused: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -203,9 +209,47 @@ pub struct EnergyArgs {
     pub(crate) a: Elements,
     pub(crate) mask: Indices,
     pub(crate) out: FloatsOut,
+    pub(crate) sums: FloatsOut,
     pub(crate) batch: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,
     pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct CentreEnergyArgs {
+    pub(crate) energy: FloatsOut,
+    pub(crate) sums: Floats,
+    pub(crate) mask: Indices,
+    pub(crate) offset: Floats,
+    pub(crate) mean: FloatsOut,
+    pub(crate) batch: ::std::os::raw::c_int,
+    pub(crate) tokens: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) weight: f32,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct GatherPrunedArgs {
+    pub(crate) kept: Indices,
+    pub(crate) rows: Floats,
+    pub(crate) last: Floats,
+    pub(crate) pruned: IndicesOut,
+    pub(crate) out: ElementsOut,
+    pub(crate) count: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) rank: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AccumulateProductArgs {
+    pub(crate) a: Elements,
+    pub(crate) b: Elements,
+    pub(crate) out: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) m: ::std::os::raw::c_int,
+    pub(crate) n: ::std::os::raw::c_int,
     pub(crate) reserved: ::std::os::raw::c_int,
 }
 #[repr(C)]
@@ -237,7 +281,7 @@ pub struct ChannelScoreArgs {
     pub(crate) bucket: ::std::os::raw::c_int,
     pub(crate) fixed: ::std::os::raw::c_int,
     pub(crate) fixed_weight: f32,
-    pub(crate) reserved: ::std::os::raw::c_int,
+    pub(crate) group: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -300,6 +344,7 @@ pub struct HistoryUpdateArgs {
 pub struct MomentsArgs {
     pub(crate) a: Elements,
     pub(crate) energy: FloatsOut,
+    pub(crate) mean: FloatsOut,
     pub(crate) baseline: FloatsOut,
     pub(crate) fluctuation: FloatsOut,
     pub(crate) batch: ::std::os::raw::c_int,

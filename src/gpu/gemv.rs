@@ -6,7 +6,7 @@ use super::{
     per_dtype,
 };
 use crate::{
-    backend::{KeptBlocks, Linear, WeightUse},
+    backend::{Addition, KeptBlocks, Linear, WeightUse},
     config::Activation,
 };
 
@@ -114,6 +114,7 @@ impl<D: Driver> Gpu<D> {
         projection: &Linear<Self>,
         kept: Option<KeptBlocks<'_, Indices<D>>>,
         bias: Option<&Statistics<D>>,
+        addition: Option<Addition<'_, Self>>,
         residual: Option<&Activations<D>>,
         out: &Activations<D>,
     ) {
@@ -125,11 +126,15 @@ impl<D: Driver> Gpu<D> {
             kept: kept.map_or(0, |kept| self.words(&kept.set.indices)),
             bias: self.optional_floats(bias),
             residual: residual.map_or(0, |residual| self.elements(residual)),
+            z: addition.map_or(0, |addition| self.elements(addition.z)),
+            addition: addition.map_or(0, |addition| self.elements(addition.weight)),
             out: self.elements(out),
             tokens: rows as i32,
             channels: kept.map_or(projection.in_features, |kept| kept.channels()) as i32,
             width: width as i32,
             block: kept.map_or(1, |kept| kept.width) as i32,
+            rank: addition.map_or(0, |addition| addition.rank as i32),
+            unused: 0,
         };
         self.launch_gemv(PROJECT, rows, geometry(width, PROJECT_SLAB), &arguments);
     }

@@ -7,7 +7,7 @@ use super::{
     gemv, per_dtype,
 };
 use crate::{
-    backend::{EnergyOf, Grid, KeptBlocks, Linear, WeightUse},
+    backend::{Addition, EnergyOf, Grid, KeptBlocks, Linear, WeightUse},
     config::Activation,
 };
 
@@ -234,7 +234,7 @@ impl<D: Driver> Gpu<D> {
         if let Some(EnergyOf { grid, mask, out: to, .. }) = energy
             && samples == 0
         {
-            self.energy_kernel(out, grid, columns, mask, to);
+            self.energy_kernel(out, grid, columns, mask, to, None);
         }
     }
 
@@ -271,12 +271,13 @@ impl<D: Driver> Gpu<D> {
         projection: &Linear<Self>,
         kept: Option<KeptBlocks<'_, Indices<D>>>,
         bias: Option<&Statistics<D>>,
+        addition: Option<Addition<'_, Self>>,
         residual: Option<&Activations<D>>,
         out: &Activations<D>,
     ) {
         debug_assert_eq!(projection.weight.usage, WeightUse::Columns);
         if rows <= gemv::MAX_ROWS {
-            return self.project_gemv(a, rows, projection, kept, bias, residual, out);
+            return self.project_gemv(a, rows, projection, kept, bias, addition, residual, out);
         }
         let columns = projection.out_features;
         let tile = Tile::choose(rows, columns, TILE_COLUMNS, self.driver.multiprocessors());
@@ -286,13 +287,15 @@ impl<D: Driver> Gpu<D> {
             kept: self.optional_words(kept.map(|kept| &kept.set.indices)),
             bias: self.optional_floats(bias),
             residual: residual.map_or(0, |residual| self.elements(residual)),
+            z: addition.map_or(0, |addition| self.elements(addition.z)),
+            addition: addition.map_or(0, |addition| self.elements(addition.weight)),
             out: self.elements(out),
             rows: rows as i32,
             columns: columns as i32,
             depth: kept.map_or(projection.in_features, |kept| kept.channels()) as i32,
             width: kept.map_or(1, |kept| kept.width as i32),
             group: tile.group(),
-            unused: 0,
+            rank: addition.map_or(0, |addition| addition.rank as i32),
         };
         let geometry = tile.geometry(rows.div_ceil(tile.rows()), columns.div_ceil(TILE_COLUMNS));
         self.launch(self.of_dtype(PROJECT[tile as usize]), geometry, &arguments);

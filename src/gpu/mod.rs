@@ -8,6 +8,7 @@
 mod argmax;
 mod args;
 pub(crate) mod attention;
+mod compensation;
 mod cross_entropy;
 pub mod cuda;
 pub mod driver;
@@ -31,8 +32,8 @@ pub use memory::{Activations, Buffer, Indices, Statistics, Weight, weights_on_gp
 
 use crate::{
     backend::{
-        AttentionShape, Backend, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet, Linear, Moments, Norm,
-        Placement, Probe, WeightUse,
+        Addition, AttentionShape, Backend, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet, Linear,
+        Moments, Norm, Placement, Probe, Unit, WeightUse,
     },
     checkpoint::{self, Checkpoint, Tensor},
     config::{Activation, ModelConfig},
@@ -279,10 +280,11 @@ impl<D: Driver> Backend for Gpu<D> {
         projection: &Linear<Self>,
         kept: Option<KeptBlocks<'_, Indices<D>>>,
         bias: Option<&Statistics<D>>,
+        addition: Option<Addition<'_, Self>>,
         residual: Option<&Activations<D>>,
         out: &mut Activations<D>,
     ) {
-        self.project_kernel(a, rows, projection, kept, bias, residual, out);
+        self.project_kernel(a, rows, projection, kept, bias, addition, residual, out);
     }
 
     fn place_qkv(
@@ -316,8 +318,34 @@ impl<D: Driver> Backend for Gpu<D> {
         width: usize,
         mask: Option<&Indices<D>>,
         out: &mut Statistics<D>,
+        sums: Option<&mut Statistics<D>>,
     ) {
-        self.energy_kernel(a, grid, width, mask, out);
+        self.energy_kernel(a, grid, width, mask, out, sums.map(|sums| &*sums));
+    }
+
+    fn centre_energy(
+        &self,
+        p: &mut Statistics<D>,
+        sums: &Statistics<D>,
+        grid: Grid,
+        width: usize,
+        mask: Option<&Indices<D>>,
+        weight: f32,
+        offset: Option<&Statistics<D>>,
+        mean: &mut Statistics<D>,
+    ) {
+        self.centre_energy_kernel(p, sums, grid, width, mask, weight, offset, mean);
+    }
+
+    fn gather_pruned(
+        &self,
+        kept: KeptBlocks<'_, Indices<D>>,
+        rows: Option<(&Statistics<D>, usize)>,
+        last: &Statistics<D>,
+        pruned: &mut KeptSet<Indices<D>>,
+        out: &mut Activations<D>,
+    ) {
+        self.gather_pruned_kernel(kept, rows, last, pruned, out);
     }
 
     fn channel_score(
@@ -328,10 +356,10 @@ impl<D: Driver> Backend for Gpu<D> {
         fusion: Fusion<'_, Self>,
         metric: Metric,
         statistic: &Statistics<D>,
-        head_dim: Option<usize>,
+        unit: Unit,
         out: &mut Statistics<D>,
     ) {
-        self.channel_score_kernel(p, tokens, width, fusion, metric, statistic, head_dim, out);
+        self.channel_score_kernel(p, tokens, width, fusion, metric, statistic, unit, out);
     }
 
     fn top_k_keep(
@@ -379,6 +407,17 @@ impl<D: Driver> Backend for Gpu<D> {
         moments: &mut Moments<Self>,
     ) {
         self.accumulate_moments_kernel(a, grid, width, seen, moments);
+    }
+
+    fn accumulate_product(
+        &self,
+        a: &Activations<D>,
+        b: &Activations<D>,
+        rows: usize,
+        widths: [usize; 2],
+        out: &mut Statistics<D>,
+    ) {
+        self.accumulate_product_kernel(a, b, rows, widths, out);
     }
 
     fn argmax(&self, x: &Statistics<D>, rows: usize, width: usize, out: &mut Indices<D>) {

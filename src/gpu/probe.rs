@@ -65,12 +65,14 @@ impl<D: Driver> Gpu<D> {
         width: usize,
         mask: Option<&Indices<D>>,
         out: &Statistics<D>,
+        sums: Option<&Statistics<D>>,
     ) {
         const THREADS: usize = 128;
         let arguments = EnergyArgs {
             a: self.elements(a),
             mask: self.optional_words(mask),
             out: self.floats(out),
+            sums: self.optional_floats(sums),
             batch: grid.samples as i32,
             tokens: grid.tokens as i32,
             width: width as i32,

@@ -8,7 +8,7 @@ use super::{
     per_dtype,
 };
 use crate::{
-    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Moments},
+    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Moments, Unit},
     prune::settings::{HistoryDtype, Metric},
 };
 
@@ -36,13 +36,18 @@ impl<D: Driver> Gpu<D> {
         fusion: Fusion<'_, Self>,
         metric: Metric,
         statistic: &Statistics<D>,
-        head_dim: Option<usize>,
+        unit: Unit,
         out: &Statistics<D>,
     ) {
         // A block has a head or 32 channels: `groups` warps side by side, times as many as give each about 16 tokens.
-        let span = head_dim.unwrap_or(32);
+        let (span, heads, group) = match unit {
+            Unit::Channel => (32, false, 0),
+            Unit::Group(width) => (32, false, width),
+            Unit::Head(head_dim) => (head_dim, true, 0),
+        };
+        debug_assert!(matches!(group, 0 | 8 | 16), "groups fit a warp");
         let groups = span.div_ceil(32).min(8);
-        let splits = tokens.div_ceil(16).clamp(1, if head_dim.is_some() { 32 / groups } else { 16 });
+        let splits = tokens.div_ceil(16).clamp(1, if heads { 32 / groups } else { 16 });
         let mut arguments = ChannelScoreArgs {
             p: self.floats(p),
             statistic: self.floats(statistic),
@@ -51,7 +56,8 @@ impl<D: Driver> Gpu<D> {
             width: width as i32,
             span: span as i32,
             groups: groups as i32,
-            heads: head_dim.is_some().into(),
+            heads: heads.into(),
+            group: group as i32,
             metric: match metric {
                 Metric::Ppsp => 0,
                 Metric::WandaSp => 1,
@@ -179,12 +185,13 @@ impl<D: Driver> Gpu<D> {
         seen: usize,
         moments: &Moments<Self>,
     ) {
-        let flap = |values: &Statistics<D>| if values.0.len == 0 { 0 } else { self.floats(values) };
+        let optional = |values: &Statistics<D>| if values.0.len == 0 { 0 } else { self.floats(values) };
         let arguments = MomentsArgs {
             a: self.elements(a),
             energy: self.floats(&moments.energy),
-            baseline: flap(&moments.baseline),
-            fluctuation: flap(&moments.fluctuation),
+            mean: optional(&moments.mean),
+            baseline: optional(&moments.baseline),
+            fluctuation: optional(&moments.fluctuation),
             batch: grid.samples as i32,
             tokens: grid.tokens as i32,
             width: width as i32,

@@ -1,12 +1,15 @@
 //! One block with Probe Pruning, in the method's four steps: the probe, its energies, the choice, the whole batch.
 
 use super::{
-    Block, Model, attention, mlp,
+    Block, Model, attention,
+    collect::Collected,
+    compensation::{self, Compensation},
+    mlp,
     scratch::{Batch, Scratch},
     selection::{Kept, Probed, Recent, Selection},
 };
 use crate::{
-    backend::{Backend, EnergyOf, Fusion, Grid, Linear, Moments, Norm},
+    backend::{Backend, EnergyOf, Fusion, Grid, Linear, Norm},
     kv_cache::{KvCache, LayerCache},
     prune::{
         counts,
@@ -63,7 +66,7 @@ pub fn run<B: Backend>(
     selection: &mut Selection<B>,
     scratch: &mut Scratch<B>,
     cache: Option<&mut KvCache<B>>,
-    moments: Option<(&mut Moments<B>, usize)>,
+    collecting: Option<(&mut Collected<B>, usize)>,
 ) {
     let Context { model, batch, mode, .. } = *context;
     let (backend, config) = (&*model.backend, &model.config);
@@ -91,9 +94,15 @@ pub fn run<B: Backend>(
         // 1. The probe: the rows with the largest residual.
         take_probe(context, norm_first, scratch);
         // 2. The energies p (S_p, C) of their intermediate states, dense weights (spec sections 2 and 3).
-        intermediate(context, layer, block, Source::Probe, None, None, None, scratch);
-        // 3. Fusion with history, scores, the kept set.
+        intermediate(context, layer, block, Source::Probe(&probed.compensation), None, None, None, scratch);
+        if let Some(compensation) = &mut probed.compensation {
+            compensation::centred_energies(context, block, compensation, scratch);
+        }
+        // 3. Fusion with history, scores, the kept set, and what stands in for the rest.
         choose(context, index, block, probed, scratch);
+        if let Some(compensation) = &mut probed.compensation {
+            compensation.prepare(backend, last, &probed.kept, &mut scratch.compensation);
+        }
     }
 
     // 4. The whole batch on what is kept. What it shows goes into history once all of it is known to be finite.
@@ -103,19 +112,28 @@ pub fn run<B: Backend>(
     });
     let (kept, energies) = match (&mut *selection, mode) {
         (
-            Selection::Probed(Probed { kept, history: Some(_), pending, .. }),
+            Selection::Probed(Probed { kept, history: Some(_), pending: Some(pending), .. }),
             Mode::Batch { update_history: true },
         ) => (Some(&*kept), Some(pending)),
         (selection, _) => (selection.kept(), None),
     };
     intermediate(context, layer, block, Source::Batch, kept, past, energies, scratch);
+    if let Some((collected, seen)) = collecting {
+        collected.add(context, block, seen, scratch);
+    }
     let bias = match &*selection {
         Selection::Fixed { bias: Some(bias), .. } => Some(bias),
         _ => last.bias.as_ref(),
     };
     let kept_blocks = selection.kept().map(Kept::blocks);
+    let addition = match &*selection {
+        Selection::Probed(Probed { compensation: Some(compensation), .. }) => {
+            Some(compensation.addition(backend, &scratch.x, rows, &mut scratch.compensation.z))
+        }
+        _ => None,
+    };
     let residual = Some(&scratch.current.rows);
-    backend.project(&scratch.a, rows, last, kept_blocks, bias, residual, &mut scratch.next.rows);
+    backend.project(&scratch.a, rows, last, kept_blocks, bias, addition, residual, &mut scratch.next.rows);
     if !config.norm_first {
         // Post-norm: the sum of squares written here is overwritten by the next block's, which reads the same rows.
         backend.norm(&scratch.next.rows, Some(norm), rows, h, &mut scratch.x, &mut scratch.next.sum_squares);
@@ -126,17 +144,17 @@ pub fn run<B: Backend>(
         (selection, mode)
     {
         let kept = kept.blocks();
-        backend.energy(&scratch.a, batch.grid, kept.channels(), batch.mask(), &mut scratch.p);
+        backend.energy(&scratch.a, batch.grid, kept.channels(), batch.mask(), &mut scratch.p, None);
         backend.history_update(&scratch.p, 1, at, kept, 0.0, &mut recent.energy);
-    }
-    if let Some((moments, seen)) = moments {
-        backend.accumulate_moments(&scratch.a, batch.grid, block.channels(config), seen, moments);
     }
 }
 
 /// Folds the energies that the last batch left behind into history (spec section 6).
 pub fn update_history<B: Backend>(context: &Context<'_, B>, selection: &mut Selection<B>) {
-    let Selection::Probed(Probed { kept, history: Some(history), pending, .. }) = selection else { return };
+    let Selection::Probed(Probed { kept, history: Some(history), pending: Some(pending), .. }) = selection
+    else {
+        return;
+    };
     let (tokens, momentum) = (context.batch.grid.tokens, context.settings.momentum);
     context.model.backend.history_update(pending, tokens, 0, kept.blocks(), momentum, history);
 }
@@ -221,9 +239,12 @@ fn choose_from<B: Backend>(
     block: Block,
     probed: &mut Probed<B>,
     (p, tokens, slots): (&B::Statistics, usize, &B::Indices),
-    scores: &mut B::Statistics,
+    scores: &mut [[B::Statistics; 2]],
     fault: &mut B::Indices,
 ) {
+    if probed.pinned {
+        return;
+    }
     let Context { model, settings, .. } = *context;
     let (backend, config) = (&*model.backend, &model.config);
     let fixed_weight = settings.fixed_probe_weight.map(|weight| weight as f32);
@@ -232,27 +253,28 @@ fn choose_from<B: Backend>(
         Some(history) => Fusion::History { history, slots, fixed_weight },
     };
     let metric = if settings.method == Method::FullBatch { Metric::Ppsp } else { settings.metric };
-    let head_dim = (block == Block::Attention).then_some(config.head_dim);
+    let unit = block.unit(config, settings.channel_group);
     let width = block.channels(config);
-    backend.channel_score(p, tokens, width, fusion, metric, &probed.statistic, head_dim, scores);
+    let scores = &mut scores[index][block as usize];
+    backend.channel_score(p, tokens, width, fusion, metric, &probed.statistic, unit, scores);
     backend.top_k_keep(scores, &mut probed.kept.set, fault_tag(index, block, true), fault);
     probed.kept.follow_kv_heads(backend, config);
 }
 
 /// Which rows go through the first projections.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum Source<'a, B: Backend> {
     Batch,
-    Probe,
+    /// The probe, of which the energies are wanted, or the states themselves where there is compensation.
+    Probe(&'a Option<Compensation<B>>),
 }
 
 /// Leaves the block's intermediate states of the batch or of the probe in `scratch.a`, and the batch's energies in
-/// `energies` where they are asked for. Of the probe's, only the energies are left, in `scratch.p`.
+/// `energies` where they are asked for. The probe's energies are left in `scratch.p`.
 fn intermediate<B: Backend>(
     context: &Context<'_, B>,
     layer: &Layer<B>,
     block: Block,
-    source: Source,
+    source: Source<'_, B>,
     kept: Option<&Kept<B>>,
     past: Option<(&mut LayerCache<B>, &B::Indices, usize, usize)>,
     energies: Option<&mut B::Statistics>,
@@ -261,14 +283,15 @@ fn intermediate<B: Backend>(
     let Context { model, batch, .. } = *context;
     let (backend, config) = (&*model.backend, &model.config);
     let Scratch { x, probe_x, q, k, v, a, p, probe, dense_kv_slots, rope_table, .. } = scratch;
+    let alone = matches!(source, Source::Probe(_));
     let (x, grid, positions, mask, slots, energies) = match source {
         Source::Batch => (&*x, batch.grid, &batch.positions, batch.mask(), None, energies),
-        Source::Probe => {
+        Source::Probe(compensation) => {
             let mask = batch.padded.then_some(&probe.mask);
-            (&*probe_x, probe.grid, &probe.positions, mask, Some(&probe.slots), Some(p))
+            let energies = compensation.is_none().then_some(p);
+            (&*probe_x, probe.grid, &probe.positions, mask, Some(&probe.slots), energies)
         }
     };
-    let alone = source == Source::Probe;
     match block {
         Block::Mlp => {
             let kept = kept.map(Kept::blocks);
@@ -285,7 +308,7 @@ fn intermediate<B: Backend>(
             attention::intermediate(backend, config, &layer.attention, x, rows, kept, qkv, past, a);
             if let Some(out) = energies {
                 let channels = kept.map_or(block.channels(config), |kept| kept.blocks().channels());
-                backend.energy(a, grid, channels, mask, out);
+                backend.energy(a, grid, channels, mask, out, None);
             }
         }
     }

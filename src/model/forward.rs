@@ -5,20 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{
     Block, Model,
     block::{self, Context},
+    collect::Collected,
     scratch::{Batch, Residual, Scratch},
     selection::Selection,
 };
-use crate::{
-    backend::{Backend, Moments},
-    config::ModelConfig,
-    kv_cache::KvCache,
-};
+use crate::{backend::Backend, config::ModelConfig, kv_cache::KvCache};
 
 /// Kept sets of every layer: attention, then MLP.
 pub type Selections<B> = Vec<[Selection<B>; 2]>;
 
-/// Moments of every layer's blocks and the number of samples they have seen.
-pub type Collecting<'a, B> = Option<(&'a mut Vec<[Moments<B>; 2]>, usize)>;
+/// What calibration gathers of every layer's blocks, and the number of samples seen.
+pub type Collecting<'a, B> = Option<(&'a mut Vec<[Collected<B>; 2]>, usize)>;
 
 /// Runs the decoder; the residual stream ends in `scratch.current`. Ends early, between two layers, once `cancelled`.
 pub fn run<B: Backend>(
@@ -35,8 +32,9 @@ pub fn run<B: Backend>(
             return;
         }
         for (which, (kind, selection)) in Block::ALL.into_iter().zip(selections).enumerate() {
-            let moments = collecting.as_mut().map(|(moments, seen)| (&mut moments[index][which], *seen));
-            block::run(context, index, kind, selection, scratch, cache.as_deref_mut(), moments);
+            let collecting =
+                collecting.as_mut().map(|(collected, seen)| (&mut collected[index][which], *seen));
+            block::run(context, index, kind, selection, scratch, cache.as_deref_mut(), collecting);
             scratch.advance();
         }
     }
@@ -60,7 +58,7 @@ fn embed<B: Backend>(context: &Context<'_, B>, scratch: &mut Scratch<B>) {
     let (table, positions) = positions.expect("only OPT has project_in");
     backend.embed(table, positions, None, rows, &mut scratch.next.rows);
     let (residual, out) = (Some(&scratch.next.rows), &mut scratch.current.rows);
-    backend.project(&scratch.embedded, rows, project_in, None, project_in.bias.as_ref(), residual, out);
+    backend.project(&scratch.embedded, rows, project_in, None, project_in.bias.as_ref(), None, residual, out);
 }
 
 /// The head's input (T, E) of the first `rows` rows of a residual stream.

@@ -5,6 +5,8 @@
 
 pub mod attention;
 pub mod block;
+pub mod collect;
+pub mod compensation;
 pub mod forward;
 pub mod mlp;
 pub mod scratch;
@@ -13,10 +15,10 @@ pub mod selection;
 use std::sync::Arc;
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, Unit},
     checkpoint::{Checkpoint, check_shapes},
     config::ModelConfig,
-    error::{Proceed, Result},
+    error::{Error, Proceed, Result},
     source::ModelSource,
     weights::Weights,
 };
@@ -50,11 +52,12 @@ impl Block {
         }
     }
 
-    /// Channels per unit of pruning: D or 1.
-    pub fn unit(self, config: &ModelConfig) -> usize {
+    /// The units of pruning: heads, or channels in groups of `channel_group`.
+    pub fn unit(self, config: &ModelConfig, channel_group: usize) -> Unit {
         match self {
-            Self::Attention => config.head_dim,
-            Self::Mlp => 1,
+            Self::Attention => Unit::Head(config.head_dim),
+            Self::Mlp if channel_group > 1 => Unit::Group(channel_group),
+            Self::Mlp => Unit::Channel,
         }
     }
 }
@@ -70,6 +73,8 @@ pub struct Model<B: Backend> {
     pub weights: Weights<B>,
     /// Identifies the weights, so that a history of another model is refused.
     pub fingerprint: String,
+    /// Per layer, which MLP channel of the checkpoint stands at each place; `None` for the checkpoint's own order.
+    pub channel_order: Option<Vec<Vec<u32>>>,
 }
 
 impl<B: Backend> Model<B> {
@@ -84,11 +89,50 @@ impl<B: Backend> Model<B> {
         backend: Arc<B>,
         on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
+        Self::load_ordered(source, mmap, backend, None, on_layer)
+    }
+
+    /// As [`Model::load`], with the MLP channels of each layer in another order, as groups of channels need them
+    /// ([`crate::prune::calibration::Calibration::channel_order`]). The model computes the same; its MLP weights are
+    /// copied instead of mapped.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; an order that is not one of this model's channels.
+    pub fn load_ordered<P: Proceed>(
+        source: &ModelSource,
+        mmap: bool,
+        backend: Arc<B>,
+        channel_order: Option<Vec<Vec<u32>>>,
+        on_layer: impl FnMut(usize) -> P,
+    ) -> Result<Self> {
         let config = ModelConfig::load(source)?;
         backend.check_model(&config)?;
+        if let Some(order) = &channel_order {
+            check_order(order, &config)?;
+        }
         let checkpoint = Checkpoint::open(source, mmap)?;
         check_shapes(&config, &checkpoint)?;
-        let weights = Weights::load(&checkpoint, &config, &backend, on_layer)?;
-        Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights })
+        let weights = Weights::load(&checkpoint, &config, &backend, channel_order.as_deref(), on_layer)?;
+        Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights, channel_order })
     }
+}
+
+/// Every layer's order has to hold each channel once.
+fn check_order(order: &[Vec<u32>], config: &ModelConfig) -> Result<()> {
+    let is_permutation = |order: &Vec<u32>| {
+        let mut seen = vec![false; config.intermediate_size];
+        order
+            .iter()
+            .for_each(|&channel| seen.get_mut(channel as usize).into_iter().for_each(|seen| *seen = true));
+        order.len() == seen.len() && seen.into_iter().all(|seen| seen)
+    };
+    if order.len() == config.num_hidden_layers && order.iter().all(is_permutation) {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "channel order",
+        format!("each of {} channels once in {} layers", config.intermediate_size, config.num_hidden_layers),
+        format!("{} layers, or a channel twice", order.len()),
+        "Take it from a calibration of this model.",
+    ))
 }

@@ -5,6 +5,10 @@ use crate::{
     config::ModelConfig,
     error::Result,
     model::Block,
+    prune::{
+        counts,
+        settings::{Compensation, Method, Settings},
+    },
 };
 
 /// A batch on the device.
@@ -61,8 +65,8 @@ pub struct Scratch<B: Backend> {
     pub a: B::Activations,
     /// Energies p (S, C), compact where pruned.
     pub p: B::Statistics,
-    /// Scores (C or N).
-    pub scores: B::Statistics,
+    /// Scores that every layer's blocks were chosen by last: of heads (N), of channels (I).
+    pub scores: Vec<[B::Statistics; 2]>,
     /// The probe of the running block.
     pub probe: Probe<B>,
     /// Identity of heads: the key/value head of every query head.
@@ -73,6 +77,53 @@ pub struct Scratch<B: Backend> {
     pub rope_table: B::Statistics,
     /// Embeddings before OPT-350m's `project_in`, head inputs after `project_out` (T, E).
     pub embedded: B::Activations,
+    /// For compensation; empty without.
+    pub compensation: CompensationScratch<B>,
+}
+
+/// What blocks with compensation write.
+#[derive(Debug)]
+pub struct CompensationScratch<B: Backend> {
+    /// Sums (S_p, C) that go with the probe's energies p.
+    pub sums: B::Statistics,
+    /// Columns of pruned channels (r + 1, pruned channels).
+    pub gathered: B::Activations,
+    /// z (T, r).
+    pub z: B::Activations,
+    /// What the linear map leaves of the probe's intermediate states (T_p, C).
+    pub remainder: B::Activations,
+}
+
+impl<B: Backend> CompensationScratch<B> {
+    fn new(backend: &B, config: &ModelConfig, settings: &Settings, grid: Grid) -> Result<Self> {
+        let (sums, [gathered, z, remainder]) = compensation_lens(config, settings, grid);
+        Ok(Self {
+            sums: backend.statistics(sums)?,
+            gathered: backend.activations(gathered)?,
+            z: backend.activations(z)?,
+            remainder: backend.activations(remainder)?,
+        })
+    }
+}
+
+/// Entries of a [`CompensationScratch`]: of `sums`, then of `gathered`, `z` and `remainder`.
+pub fn compensation_lens(config: &ModelConfig, settings: &Settings, grid: Grid) -> (usize, [usize; 3]) {
+    let widest = widest(config);
+    let (samples, tokens) = counts::probe_counts(settings, grid.samples, grid.tokens);
+    match settings.compensate {
+        // `wanda-sp` has its compensation ready before the first batch.
+        _ if settings.method != Method::ProbePruning => (0, [0; 3]),
+        Compensation::None => (0, [0; 3]),
+        Compensation::ProbeMean => (tokens * widest, [widest, 0, 0]),
+        Compensation::Linear { rank } => {
+            (tokens * widest, [(rank + 1) * widest, grid.rows() * rank, samples * tokens * widest])
+        }
+    }
+}
+
+/// Channels of the wider kind of block.
+pub fn widest(config: &ModelConfig) -> usize {
+    Block::ALL.map(|block| block.channels(config)).into_iter().max().unwrap_or(0)
 }
 
 impl<B: Backend> Scratch<B> {
@@ -80,9 +131,15 @@ impl<B: Backend> Scratch<B> {
     ///
     /// # Errors
     /// If the device has no room for them.
-    pub fn new(backend: &B, config: &ModelConfig, grid: Grid, rotary_positions: usize) -> Result<Self> {
+    pub fn new(
+        backend: &B,
+        config: &ModelConfig,
+        settings: &Settings,
+        grid: Grid,
+        rotary_positions: usize,
+    ) -> Result<Self> {
         let (t, h, d) = (grid.rows(), config.hidden_size, config.head_dim);
-        let widest = Block::ALL.map(|block| block.channels(config)).into_iter().max().unwrap_or(0);
+        let widest = widest(config);
         let residual = || {
             Result::Ok(Residual { rows: backend.activations(t * h)?, sum_squares: backend.statistics(t)? })
         };
@@ -101,7 +158,14 @@ impl<B: Backend> Scratch<B> {
             v: backend.activations(t * config.num_key_value_heads * d)?,
             a: backend.activations(t * widest)?,
             p: backend.statistics(grid.tokens * widest)?,
-            scores: backend.statistics(widest)?,
+            scores: (0..config.num_hidden_layers)
+                .map(|_| {
+                    Ok([
+                        backend.statistics(config.num_attention_heads)?,
+                        backend.statistics(config.intermediate_size)?,
+                    ])
+                })
+                .collect::<Result<_>>()?,
             probe: Probe {
                 grid,
                 samples: backend.indices(grid.samples)?,
@@ -113,6 +177,7 @@ impl<B: Backend> Scratch<B> {
             fault: backend.indices(1)?,
             rope_table: backend.statistics(rotary_positions * d)?,
             embedded: backend.activations(t * config.word_embed_proj_dim)?,
+            compensation: CompensationScratch::new(backend, config, settings, grid)?,
         })
     }
 

@@ -4,15 +4,15 @@ use crate::{
     backend::{Backend, History, KeptBlocks, KeptSet},
     config::ModelConfig,
     error::Result,
-    model::Block,
+    model::{Block, compensation::Compensation},
 };
 
-/// The kept units of a block: heads or channels.
+/// The kept units of a block: heads, channels or groups of channels.
 #[derive(Debug)]
 pub struct Kept<B: Backend> {
-    /// Heads or channels.
+    /// Heads, channels or groups of channels.
     pub set: KeptSet<B::Indices>,
-    /// D for heads, 1 for channels.
+    /// Channels of each: D for heads.
     pub width: usize,
     /// Attention only.
     pub kv: Option<KeptKv<B>>,
@@ -28,13 +28,12 @@ pub struct KeptKv<B: Backend> {
 }
 
 impl<B: Backend> Kept<B> {
-    /// Room for `len` units of `block`.
+    /// Room for `len` units of `block`, each `width` channels.
     ///
     /// # Errors
     /// If the device has none.
-    pub fn new(backend: &B, config: &ModelConfig, block: Block, len: usize) -> Result<Self> {
+    pub fn new(backend: &B, config: &ModelConfig, block: Block, width: usize, len: usize) -> Result<Self> {
         let set = |len: usize, of: usize| Ok(KeptSet { indices: backend.indices(of)?, len, of });
-        let width = block.unit(config);
         let kv = match block {
             Block::Attention => Some(KeptKv {
                 set: set(len.min(config.num_key_value_heads), config.num_key_value_heads)?,
@@ -84,10 +83,15 @@ pub struct Probed<B: Backend> {
     pub statistic: B::Statistics,
     /// h; `None` for `full-batch`.
     pub history: Option<History<B>>,
-    /// Energies (S, kept channels) of the batch that ran last, until [`super::block::update_history`] takes them.
-    pub pending: B::Statistics,
+    /// Energies (S, kept channels) of the batch that ran last, until [`super::block::update_history`] takes them; `None`
+    /// where history stays as it is.
+    pub pending: Option<B::Statistics>,
     /// Energies of the last generated tokens (n, C) and their slots, for re-probing.
     pub recent: Option<Recent<B>>,
+    /// What stands in for what is pruned.
+    pub compensation: Option<Compensation<B>>,
+    /// The choice was made elsewhere and stays ([`crate::session::Session::pin`]).
+    pub pinned: bool,
 }
 
 /// What re-probing has gathered since the last choice (spec section 9).

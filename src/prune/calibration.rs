@@ -1,28 +1,82 @@
 //! What calibration leaves behind (spec sections 6 and 7), and the history file that keeps it.
 //!
-//! The file is a safetensors file: `layers.N.attention.energy` and `layers.N.mlp.energy` (S, C) in f32, for FLAP also
-//! `….fluctuation` and `….baseline` (C), and metadata naming the model (fingerprint), the sequence length and the
-//! number of samples.
+//! The file is a safetensors file. For each block, `layers.N.attention` and `layers.N.mlp`, it has in f32
+//!
+//! - `.energy` and `.mean` (S, C);
+//! - for FLAP `.fluctuation` and `.baseline` (C);
+//! - for `--compensate linear` `.linear.directions` (r, H), `.linear.offsets` (r), `.linear.coefficients` (r, C),
+//!   `.linear.bias` and `.linear.variance` (C);
+//! - for groups of channels `layers.N.mlp.order` (I) in i32;
+//!
+//! and metadata naming the model (fingerprint), the sequence length and the number of samples.
 
 use std::{collections::HashMap, path::Path};
 
+use super::linear_fit::LinearFit;
 use crate::{
     checkpoint::open_file,
+    config::ModelConfig,
     error::{Error, Result},
     model::Block,
     output::{OutTensor, write_safetensors},
 };
 
 const FORMAT: &str = "probeprune-history";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// Moments of one block's intermediate states over the calibration samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockMoments {
     /// h (S, C): mean over samples of a².
     pub energy: Vec<f32>,
+    /// μ (S, C): mean over samples of a.
+    pub mean: Vec<f32>,
     /// What FLAP needs on top.
     pub flap: Option<FlapMoments>,
+    /// What `--compensate linear` needs.
+    pub linear: Option<LinearFit>,
+}
+
+impl BlockMoments {
+    /// μ̄ (C): mean of μ over the slots.
+    pub fn channel_means(&self, width: usize) -> Vec<f32> {
+        let mut means = vec![0.0f64; width];
+        for slot in self.mean.chunks_exact(width) {
+            means.iter_mut().zip(slot).for_each(|(mean, &x)| *mean += f64::from(x));
+        }
+        let slots = (self.mean.len() / width) as f64;
+        means.into_iter().map(|sum| (sum / slots) as f32).collect()
+    }
+
+    /// h (S, C) around the channels' means: E\[(a − μ̄)²\] = h − 2·μ̄·μ + μ̄² (spec compensation).
+    pub fn centred_energy(&self, width: usize) -> Vec<f32> {
+        let means = self.channel_means(width);
+        let slots = self.energy.chunks_exact(width).zip(self.mean.chunks_exact(width));
+        let centred = |((&h, &mu), &mean): ((&f32, &f32), &f32)| (h + mean * (mean - 2.0 * mu)).max(0.0);
+        slots.flat_map(|(h, mu)| h.iter().zip(mu).zip(&means).map(centred)).collect()
+    }
+
+    /// As they are for channels in another order.
+    fn reordered(&self, order: &[u32]) -> Self {
+        let rows = |values: &[f32]| -> Vec<f32> {
+            let rows = values.chunks_exact(order.len());
+            rows.flat_map(|row| order.iter().map(|&channel| row[channel as usize])).collect()
+        };
+        Self {
+            energy: rows(&self.energy),
+            mean: rows(&self.mean),
+            flap: self.flap.as_ref().map(|flap| FlapMoments {
+                fluctuation: rows(&flap.fluctuation),
+                baseline: rows(&flap.baseline),
+            }),
+            linear: self.linear.as_ref().map(|fit| LinearFit {
+                coefficients: rows(&fit.coefficients),
+                bias: rows(&fit.bias),
+                variance: rows(&fit.variance),
+                ..fit.clone()
+            }),
+        }
+    }
 }
 
 /// FLAP's moments, reduced over the S slots.
@@ -45,9 +99,41 @@ pub struct Calibration {
     pub samples: usize,
     /// Per layer: attention, MLP.
     pub layers: Vec<[BlockMoments; 2]>,
+    /// Per layer, the MLP's channels by falling static score Σ_s h\[s,c\]·sqrt(Σ_o W\[o,c\]⁴): the order in which
+    /// neighbours belong together as groups ([`crate::model::Model::load_ordered`]).
+    pub channel_order: Vec<Vec<u32>>,
 }
 
 impl Calibration {
+    /// The moments of a model whose MLP channels were loaded in the order `order`.
+    pub fn reordered(&self, order: &[Vec<u32>]) -> Self {
+        let pairs = self.layers.iter().zip(order);
+        let layers =
+            pairs.map(|([attention, mlp], order)| [attention.clone(), mlp.reordered(order)]).collect();
+        Self { layers, ..self.clone() }
+    }
+
+    /// Whether it is of the model with this fingerprint.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it is another model's.
+    pub fn check_model(&self, fingerprint: &str) -> Result<()> {
+        if self.fingerprint == fingerprint {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "calibration",
+            format!("one of the model with fingerprint {fingerprint}"),
+            format!("one of {}", self.fingerprint),
+            "Calibrate this model.",
+        ))
+    }
+
+    /// Rank of the linear maps; `None` if it holds none.
+    pub fn linear_rank(&self) -> Option<usize> {
+        self.layers.first().and_then(|[attention, _]| attention.linear.as_ref()).map(LinearFit::rank)
+    }
+
     /// Writes the history file.
     ///
     /// # Errors
@@ -59,11 +145,26 @@ impl Calibration {
                 let name = |part: &str| format!("layers.{layer}.{}.{part}", block.name());
                 let width = moments.energy.len() / self.seq_len;
                 tensors.push((name("energy"), OutTensor::f32(&[self.seq_len, width], &moments.energy)));
+                tensors.push((name("mean"), OutTensor::f32(&[self.seq_len, width], &moments.mean)));
                 if let Some(flap) = &moments.flap {
                     tensors.push((name("fluctuation"), OutTensor::f32(&[width], &flap.fluctuation)));
                     tensors.push((name("baseline"), OutTensor::f32(&[width], &flap.baseline)));
                 }
+                if let Some(fit) = &moments.linear {
+                    let rank = fit.rank();
+                    let parts: [(_, &[usize], _); 5] = [
+                        ("directions", &[rank, fit.directions.len() / rank], &fit.directions),
+                        ("offsets", &[rank], &fit.offsets),
+                        ("coefficients", &[rank, width], &fit.coefficients),
+                        ("bias", &[width], &fit.bias),
+                        ("variance", &[width], &fit.variance),
+                    ];
+                    for (part, shape, values) in parts {
+                        tensors.push((name(&format!("linear.{part}")), OutTensor::f32(shape, values)));
+                    }
+                }
             }
+            tensors.push((format!("layers.{layer}.mlp.order"), OutTensor::i32(&self.channel_order[layer])));
         }
         let metadata = [
             ("format", FORMAT.to_string()),
@@ -76,12 +177,11 @@ impl Calibration {
         write_safetensors(path, &tensors, Some(metadata))
     }
 
-    /// Reads a history file that has to belong to the model with this fingerprint, `channels` naming its widths
-    /// (attention, MLP) and `layers` their number.
+    /// Reads a history file that has to belong to the model with this fingerprint and this config.
     ///
     /// # Errors
     /// If the file is damaged, is no history file, or belongs to another model.
-    pub fn load(path: &Path, fingerprint: &str, layers: usize, channels: [usize; 2]) -> Result<Self> {
+    pub fn load(path: &Path, fingerprint: &str, config: &ModelConfig) -> Result<Self> {
         const HELP: &str = "Make one for this model with `probeprune calibrate --model ... --out FILE`.";
         let file = open_file(path)?;
         let field = |key: &str| {
@@ -135,13 +235,34 @@ impl Calibration {
             } else {
                 None
             };
-            Ok(BlockMoments { energy: read(&name("energy"), &[seq_len, width])?, flap })
-        };
-        let layers = (0..layers)
-            .map(|layer| {
-                Ok([block(layer, Block::Attention, channels[0])?, block(layer, Block::Mlp, channels[1])?])
+            let directions = name("linear.directions");
+            let rank = file.tensor(&directions).and_then(|tensor| tensor.shape().first().copied());
+            let fit = |rank: usize| {
+                let part = |part: &str| name(&format!("linear.{part}"));
+                Result::Ok(LinearFit {
+                    directions: read(&directions, &[rank, config.hidden_size])?,
+                    offsets: read(&part("offsets"), &[rank])?,
+                    coefficients: read(&part("coefficients"), &[rank, width])?,
+                    bias: read(&part("bias"), &[width])?,
+                    variance: read(&part("variance"), &[width])?,
+                })
+            };
+            Ok(BlockMoments {
+                energy: read(&name("energy"), &[seq_len, width])?,
+                mean: read(&name("mean"), &[seq_len, width])?,
+                flap,
+                linear: rank.map(fit).transpose()?,
             })
-            .collect::<Result<_>>()?;
-        Ok(Self { fingerprint: fingerprint.to_string(), seq_len, samples, layers })
+        };
+        let [attention, mlp] = Block::ALL.map(|block| block.channels(config));
+        let (mut layers, mut channel_order) = (Vec::new(), Vec::new());
+        for layer in 0..config.num_hidden_layers {
+            layers.push([block(layer, Block::Attention, attention)?, block(layer, Block::Mlp, mlp)?]);
+            let (_, order) = file.integers(&format!("layers.{layer}.mlp.order"))?;
+            // What is no index here is none of the model's channels, which loading the model in this order reports.
+            channel_order
+                .push(order.into_iter().map(|channel| channel.try_into().unwrap_or(u32::MAX)).collect());
+        }
+        Ok(Self { fingerprint: fingerprint.to_string(), seq_len, samples, layers, channel_order })
     }
 }

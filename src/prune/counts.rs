@@ -2,7 +2,7 @@
 //! section 5), so every shape is known before a batch runs.
 
 use crate::{
-    config::ModelConfig,
+    config::{Family, ModelConfig},
     error::{Error, Result},
     prune::settings::{ProbeOrder, Settings},
 };
@@ -81,10 +81,50 @@ pub fn kept_heads(settings: &Settings, config: &ModelConfig, ratio: f64) -> Resu
     }
 }
 
-/// Kept channels (1..=I) at `ratio`: I − floor(ratio·I), rounded up to a multiple of `round_channels`.
-pub fn kept_channels(settings: &Settings, intermediate_size: usize, ratio: f64) -> usize {
-    let pruned = (ratio * intermediate_size as f64) as usize;
-    (intermediate_size - pruned).max(1).next_multiple_of(settings.round_channels).min(intermediate_size)
+/// Channels of whose work the linear maps of a layer's two blocks cost as much: 8·r·H FLOPs per token where a channel
+/// costs 2·H for each of its projections.
+fn channels_of_compensation(settings: &Settings, config: &ModelConfig) -> usize {
+    let projections = if config.family == Family::Llama { 3 } else { 2 };
+    (4 * settings.compensate.rank()).div_ceil(projections)
+}
+
+/// Kept channels (1..=I) at `ratio`: I − floor(ratio·I), rounded up to a multiple of `round_channels` and of whole
+/// groups; less what linear compensation costs, rounded up likewise, so that it costs no more than it replaces.
+///
+/// # Errors
+/// If the channels are no whole number of groups, or compensation leaves none.
+pub fn kept_channels(settings: &Settings, config: &ModelConfig, ratio: f64) -> Result<usize> {
+    let channels = config.intermediate_size;
+    let group = settings.channel_group;
+    if !channels.is_multiple_of(group) {
+        return Err(Error::argument(
+            format!("--channel-group {group}"),
+            format!("a divisor of {channels}, the model's MLP channels"),
+            group,
+            "Use 1 or a smaller group.",
+        ));
+    }
+    let pruned = (ratio * channels as f64) as usize;
+    let step = least_common_multiple(settings.round_channels, group);
+    let kept = (channels - pruned).max(1).next_multiple_of(step).min(channels);
+    let cost = channels_of_compensation(settings, config).next_multiple_of(step);
+    match kept.checked_sub(cost) {
+        None | Some(0) => Err(Error::argument(
+            format!("--compensate {}", settings.compensate),
+            format!("a rank that costs fewer than the {kept} channels that are kept"),
+            format!("one that costs {cost}"),
+            "Use a smaller rank, a smaller --round-channels or prune less.",
+        )),
+        Some(kept) => Ok(kept),
+    }
+}
+
+fn least_common_multiple(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y > 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
 }
 
 #[cfg(test)]
@@ -92,6 +132,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{prune::settings::Compensation, source::ModelSource};
+
+    /// tiny-llama with another number of channels.
+    fn config(intermediate_size: usize) -> ModelConfig {
+        let config = ModelConfig::load(&ModelSource::locate("bundled:tiny-llama").unwrap()).unwrap();
+        ModelConfig { intermediate_size, ..config }
+    }
 
     #[test]
     fn hundredths_round_as_python_does() {
@@ -128,11 +175,30 @@ mod tests {
         assert!(ratio(0.2, &[6], 6).unwrap_err().to_string().contains("--skip-layers"));
     }
 
+    #[test]
+    fn linear_compensation_pays_with_channels() {
+        let kept = |compensate, round_channels, channel_group| {
+            let settings = Settings { compensate, round_channels, channel_group, ..Settings::default() };
+            kept_channels(&settings, &config(1536), 0.44).unwrap()
+        };
+        assert_eq!(kept(Compensation::None, 64, 1), 896);
+        assert_eq!(kept(Compensation::ProbeMean, 64, 1), 896);
+        // 8·32·H FLOPs per token are those of 42.7 channels of three projections.
+        assert_eq!(kept(Compensation::Linear { rank: 32 }, 64, 1), 832);
+        assert_eq!(kept(Compensation::Linear { rank: 32 }, 1, 1), 861 - 43);
+        assert_eq!(kept(Compensation::Linear { rank: 32 }, 1, 8), 864 - 48);
+        assert_eq!(kept(Compensation::None, 12, 8), 864);
+        let settings = Settings { channel_group: 16, ..Settings::default() };
+        assert!(kept_channels(&settings, &config(40), 0.5).unwrap_err().to_string().contains("40"));
+        let settings = Settings { compensate: Compensation::Linear { rank: 64 }, ..Settings::default() };
+        assert!(kept_channels(&settings, &config(256), 0.8).unwrap_err().to_string().contains("linear:64"));
+    }
+
     proptest! {
         #[test]
         fn kept_channels_is_a_multiple_or_everything(i in 1usize..5000, ratio in 0.0..1.0f64, round in 1usize..130) {
             let settings = Settings { round_channels: round, ..Settings::default() };
-            let kept = kept_channels(&settings, i, ratio);
+            let kept = kept_channels(&settings, &config(i), ratio).unwrap();
             prop_assert!(kept >= 1 && kept <= i);
             prop_assert!(kept == i || kept.is_multiple_of(round));
             prop_assert!(kept >= i - (ratio * i as f64) as usize);

@@ -20,7 +20,7 @@ pub fn global_ratios(
     let mlp_projections = if config.family == Family::Opt { 2.0 } else { 3.0 };
     let head_weight = (f64::from(attention_factor) * s * h * d + 2.0 * s * s * d) / (mlp_projections * s * h);
     let units: Vec<Vec<f64>> =
-        metrics.iter().map(|(block, m)| standardised_units(m, block.unit(config))).collect();
+        metrics.iter().map(|(block, m)| standardised_units(m, block.unit(config, 1).width())).collect();
     let weight = |block: Block| if block == Block::Attention { head_weight } else { 1.0 };
     let mut all: Vec<(f64, f64)> = (metrics.iter().zip(&units))
         .flat_map(|((block, _), units)| units.iter().map(|&unit| (unit, weight(*block))))

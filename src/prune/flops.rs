@@ -4,9 +4,10 @@ use crate::{
     backend::Grid,
     config::{Family, ModelConfig},
     error::Result,
+    model::Block,
     prune::{
         counts,
-        settings::{Method, Settings},
+        settings::{Compensation, Method, Settings},
     },
 };
 
@@ -23,6 +24,8 @@ pub struct LayerCounts {
     pub probes_attention: bool,
     /// Whether a probe runs before the MLP block.
     pub probes_mlp: bool,
+    /// What stands in for what a probed block prunes.
+    pub compensate: Compensation,
 }
 
 impl LayerCounts {
@@ -34,6 +37,7 @@ impl LayerCounts {
             channels: config.intermediate_size,
             probes_attention: false,
             probes_mlp: false,
+            compensate: Compensation::None,
         }
     }
 
@@ -41,7 +45,7 @@ impl LayerCounts {
     /// share.
     ///
     /// # Errors
-    /// A ratio that leaves nothing, or a skipped layer that is not there.
+    /// A ratio that leaves nothing, channels that are not whole groups, or a skipped layer that is not there.
     pub fn by_settings(config: &ModelConfig, settings: &Settings) -> Result<Vec<Self>> {
         let mut layers = vec![LayerCounts::dense(config); config.num_hidden_layers];
         let Some(ratio) = counts::layer_ratio(settings, layers.len())?.filter(|&ratio| ratio > 0.0) else {
@@ -58,7 +62,8 @@ impl LayerCounts {
                 layer.kv_heads = layer.heads.min(config.num_key_value_heads);
                 layer.probes_attention = dynamic;
             }
-            layer.channels = counts::kept_channels(settings, config.intermediate_size, ratio);
+            layer.channels = counts::kept_channels(settings, config, ratio)?;
+            layer.compensate = settings.compensate;
             layer.probes_mlp = dynamic;
         }
         Ok(layers)
@@ -100,9 +105,38 @@ pub fn shares(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts],
     let (mut full, mut probe) = (0.0, 0.0);
     for &layer in layers {
         full += rows * per_row(config, layer).iter().sum::<f64>();
-        probe += probe_rows
-            * (f64::from(layer.probes_attention) * dense_layer[0]
-                + f64::from(layer.probes_mlp) * dense_layer[2]);
+        for (block, probes, first) in [
+            (Block::Attention, layer.probes_attention, dense_layer[0]),
+            (Block::Mlp, layer.probes_mlp, dense_layer[2]),
+        ] {
+            if probes {
+                let (batch, of_probe) = compensation(config, layer, block, rows, probe_rows);
+                full += batch;
+                probe += probe_rows * first + of_probe;
+            }
+        }
     }
     Shares { total: (full + probe) / dense, probe: probe / dense }
+}
+
+/// FLOPs of a probed block's compensation: for the whole batch (z, its product, and what that is multiplied with), and for
+/// the probe (z, and what B·z is).
+fn compensation(
+    config: &ModelConfig,
+    layer: LayerCounts,
+    block: Block,
+    rows: f64,
+    probe_rows: f64,
+) -> (f64, f64) {
+    if layer.compensate == Compensation::None {
+        return (0.0, 0.0);
+    }
+    let (h, r) = (config.hidden_size as f64, layer.compensate.rank() as f64);
+    let channels = block.channels(config) as f64;
+    let kept = match block {
+        Block::Attention => layer.heads * config.head_dim,
+        Block::Mlp => layer.channels,
+    };
+    let of_batch = rows * 4.0 * r * h + 2.0 * (r + 1.0) * (channels - kept as f64) * h;
+    (of_batch, probe_rows * 2.0 * r * (h + channels))
 }

@@ -5,4 +5,5 @@ pub mod counts;
 pub mod flap;
 pub mod flops;
 pub mod history;
+pub mod linear_fit;
 pub mod settings;

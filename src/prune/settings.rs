@@ -92,6 +92,69 @@ names! {
     F16 = "f16",
 }
 
+/// What stands in for the channels that are pruned (ours; the paper has nothing there).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compensation {
+    /// Nothing: they count as 0.
+    #[default]
+    None,
+    /// Their mean over the probe (`wanda-sp`: over calibration), and energies are taken around it.
+    ProbeMean,
+    /// A linear map of this rank of the block's input, fitted by calibration, with the probe's mean of what it leaves.
+    Linear {
+        /// r.
+        rank: usize,
+    },
+}
+
+impl Compensation {
+    /// r of `linear` where none is given.
+    pub const DEFAULT_RANK: usize = 32;
+
+    /// r: 0 without a linear map.
+    pub fn rank(self) -> usize {
+        match self {
+            Self::Linear { rank } => rank,
+            Self::None | Self::ProbeMean => 0,
+        }
+    }
+}
+
+impl FromStr for Compensation {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "none" => Ok(Self::None),
+            None if text == "probe-mean" => Ok(Self::ProbeMean),
+            None if text == "linear" => Ok(Self::Linear { rank: Self::DEFAULT_RANK }),
+            Some(("linear", rank)) => match rank.parse() {
+                Ok(rank) if rank > 0 => Ok(Self::Linear { rank }),
+                _ => Err(Error::argument(
+                    "--compensate",
+                    "a rank of at least 1 behind linear:",
+                    rank,
+                    "32 is usual.",
+                )),
+            },
+            _ => {
+                let expected = "none, probe-mean, linear or linear:RANK";
+                Err(Error::argument("--compensate", expected, format!("{text:?}"), "Pick one of them."))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Compensation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::ProbeMean => f.write_str("probe-mean"),
+            Self::Linear { rank } => write!(f, "linear:{rank}"),
+        }
+    }
+}
+
 impl Method {
     /// Whether kept sets are chosen anew for every batch.
     pub fn is_dynamic(self) -> bool {
@@ -131,6 +194,12 @@ pub struct Settings {
     pub momentum: f64,
     /// How history is kept in memory.
     pub history_layout: HistoryLayout,
+    /// What stands in for pruned channels; `pp`, and `wanda-sp` with `probe-mean`.
+    pub compensate: Compensation,
+    /// In \[0, 1\]: what the probe's mean weighs against calibration's in what stands in for a pruned channel.
+    pub probe_mean_weight: f64,
+    /// MLP channels are kept in groups of so many neighbours: 1, 8 or 16.
+    pub channel_group: usize,
     /// 4 counts q, k, v, o of a head for FLAP's global threshold; 2 counts q and o only, apt for GQA.
     pub flap_attention_factor: u32,
     /// For `random`.
@@ -152,6 +221,9 @@ impl Default for Settings {
             round_channels: 64,
             momentum: 0.99,
             history_layout: HistoryLayout::default(),
+            compensate: Compensation::None,
+            probe_mean_weight: 0.75,
+            channel_group: 1,
             flap_attention_factor: 4,
             seed: 0,
         }
@@ -206,6 +278,13 @@ impl Settings {
             self.momentum,
             "The paper uses 0.99.",
         )?;
+        range(
+            "--probe-mean-weight",
+            (0.0..=1.0).contains(&self.probe_mean_weight),
+            "a number from 0 to 1",
+            self.probe_mean_weight,
+            "1 takes the probe's mean alone, 0 calibration's.",
+        )?;
         if let Some(weight) = self.fixed_probe_weight {
             range(
                 "--fixed-probe-weight",
@@ -220,6 +299,40 @@ impl Settings {
         }
         if self.round_channels == 0 {
             return Err(Error::argument("--round-channels", "at least 1", 0, "1 means no rounding."));
+        }
+        if !matches!(self.channel_group, 1 | 8 | 16) {
+            return Err(Error::argument(
+                "--channel-group",
+                "1, 8 or 16",
+                self.channel_group,
+                "1 keeps single channels.",
+            ));
+        }
+        let takes = |methods: &[Method]| self.method == Method::None || methods.contains(&self.method);
+        if self.channel_group > 1 && !takes(&[Method::ProbePruning, Method::WandaSp]) {
+            let name = format!("--channel-group {}", self.channel_group);
+            return Err(Error::argument(
+                name,
+                "--method pp or wanda-sp",
+                self.method,
+                "Other methods keep single channels.",
+            ));
+        }
+        let (methods, help): (&[Method], _) = match self.compensate {
+            Compensation::None => (Method::ALL, ""),
+            Compensation::ProbeMean => (
+                &[Method::ProbePruning, Method::WandaSp],
+                "flap has a compensation of its own, the others have none.",
+            ),
+            Compensation::Linear { .. } => {
+                (&[Method::ProbePruning], "wanda-sp takes --compensate probe-mean.")
+            }
+        };
+        if !takes(methods) {
+            let name = format!("--compensate {}", self.compensate);
+            let expected =
+                methods.iter().map(|method| format!("--method {method}")).collect::<Vec<_>>().join(" or ");
+            return Err(Error::argument(name, expected, self.method, help));
         }
         if !matches!(self.flap_attention_factor, 2 | 4) {
             return Err(Error::argument(

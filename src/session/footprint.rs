@@ -2,12 +2,13 @@
 
 use super::Limits;
 use crate::{
+    backend::Grid,
     config::ModelConfig,
-    model::Block,
+    model::{Block, scratch::compensation_lens},
     prune::{
         flops::LayerCounts,
         history::HistoryLayout,
-        settings::{Method, Settings},
+        settings::{Compensation, Method, Settings},
     },
 };
 
@@ -37,12 +38,15 @@ pub struct Footprint {
     /// What else a probed block has: the batch's energies until history takes them, its kept set, its column statistic,
     /// and the energies that re-probing gathers.
     pub probed: Part,
+    /// What stands in for pruned channels: linear maps, means, what the last projections add, and room to compute it.
+    pub compensation: Part,
     /// Keys and values.
     pub cache: Part,
 }
 
 impl Footprint {
-    /// The memory of a session with these settings and kept counts, without calibration.
+    /// The memory of a session with these settings and kept counts. History has a row for each of the session's
+    /// slots; a longer calibration makes it longer.
     pub fn new(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts], limits: Limits) -> Self {
         let (rows, samples, slots) = (limits.samples * limits.tokens, limits.samples, limits.tokens);
         let (h, d) = (config.hidden_size, config.head_dim);
@@ -53,11 +57,11 @@ impl Footprint {
         let scratch = Part {
             // Three residuals, two normed inputs, q, k, v, intermediate states, embeddings.
             elements: rows * (5 * h + (heads + 2 * kv_heads) * d + widest + config.word_embed_proj_dim),
-            // Sums of squares, the probe's and the batch's rows, losses and targets; energies and scores; the probe, the
-            // last tokens; head slots, fault.
+            // Sums of squares, the probe's and the batch's rows, losses and targets; energies; scores; the probe, the last
+            // tokens; head slots, fault.
             words: rows * (3 + 2 + 3 + 2)
                 + slots * (widest + 1)
-                + widest
+                + config.num_hidden_layers * (heads + config.intermediate_size)
                 + rotary * d
                 + samples * 5
                 + 1
@@ -66,6 +70,9 @@ impl Footprint {
                 + 1,
         };
         let (mut history, mut others) = (Part::default(), Part::default());
+        let grid = Grid { samples: limits.samples, tokens: limits.tokens };
+        let (sums, room) = compensation_lens(config, settings, grid);
+        let mut compensation = Part { elements: room.iter().sum(), words: sums };
         for layer in layers {
             for (block, probed) in
                 [(Block::Attention, layer.probes_attention), (Block::Mlp, layer.probes_mlp)]
@@ -74,12 +81,16 @@ impl Footprint {
                     let words = probed_words(config, settings, limits, *layer, block);
                     history.words += words[0];
                     others.words += words[1];
+                    let own = compensation_of(config, settings, *layer, block);
+                    compensation.elements += own.elements;
+                    compensation.words += own.words;
                 }
             }
         }
         let cached: usize = layers.iter().map(|layer| layer.kv_heads * d).sum();
         let cache = samples * limits.capacity;
-        Self { scratch, history, probed: others, cache: Part { elements: 2 * cache * cached, words: cache } }
+        let cache = Part { elements: 2 * cache * cached, words: cache };
+        Self { scratch, history, probed: others, compensation, cache }
     }
 }
 
@@ -92,19 +103,43 @@ fn probed_words(
     block: Block,
 ) -> [usize; 2] {
     let width = block.channels(config);
+    let group = block.unit(config, settings.channel_group).width();
     let (units, kept) = match block {
         Block::Attention => {
             (2 * config.num_attention_heads + config.num_key_value_heads, layer.heads * config.head_dim)
         }
-        Block::Mlp => (width, layer.channels),
+        Block::Mlp => (width / group, layer.channels),
     };
     let mut words = [0, units + width];
     if settings.method == Method::ProbePruning {
-        words[0] += settings.history_layout.words(limits.tokens, width);
-        words[1] += limits.tokens * kept;
+        let layout = match settings.compensate {
+            // One variance per channel, whatever the slot.
+            Compensation::Linear { .. } => HistoryLayout { bucket: limits.tokens, ..settings.history_layout },
+            _ => settings.history_layout,
+        };
+        words[0] += layout.words(limits.tokens, width);
+        // Energies around a mean are not updated.
+        if settings.compensate == Compensation::None {
+            words[1] += limits.tokens * kept;
+        }
         if block == Block::Mlp && limits.capacity > 0 {
             words[1] += HistoryLayout::default().words(limits.capacity, width) + limits.capacity;
         }
     }
     words
+}
+
+/// What stands in for the pruned channels of one block.
+fn compensation_of(config: &ModelConfig, settings: &Settings, layer: LayerCounts, block: Block) -> Part {
+    let (width, h, rank) = (block.channels(config), config.hidden_size, settings.compensate.rank());
+    let (units, kept) = match block {
+        Block::Attention => (config.num_attention_heads, layer.heads * config.head_dim),
+        Block::Mlp => (width / settings.channel_group, layer.channels),
+    };
+    if settings.compensate == Compensation::None || kept == width {
+        return Part::default();
+    }
+    // Pruned units, mean and offset; P, −B and their biases, Bᵀ; what the last projection adds.
+    let map = if rank > 0 { rank + width + rank * width } else { 0 };
+    Part { elements: rank * (h + width) + (rank + 1) * h, words: units + 2 * width + map }
 }

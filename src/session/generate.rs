@@ -13,6 +13,7 @@ use crate::{
         scratch::Scratch,
         selection::{Probed, Selection},
     },
+    prune::settings::{Compensation, Settings},
 };
 
 /// What to generate.
@@ -61,7 +62,7 @@ impl<B: Backend> Session<B> {
         mut on_token: impl FnMut(usize, u32) -> P,
     ) -> Result<Generated> {
         options.sampling.check()?;
-        check_reprobing(options.reprobe_every)?;
+        check_reprobing(options.reprobe_every, &self.settings)?;
         if prompts.is_empty() {
             return Err(Error::argument("prompts", "at least one", "none", "Pass a prompt."));
         }
@@ -135,7 +136,7 @@ impl<B: Backend> Session<B> {
         mask: Option<&[u32]>,
         reprobe_every: Option<usize>,
     ) -> Result<()> {
-        check_reprobing(reprobe_every)?;
+        check_reprobing(reprobe_every, &self.settings)?;
         self.load(tokens, samples, mask)?;
         let (length, capacity) = (tokens.len() / samples, self.limits.capacity);
         if length > capacity {
@@ -301,10 +302,14 @@ impl<B: Backend> Session<B> {
     }
 }
 
-fn check_reprobing(every: Option<usize>) -> Result<()> {
+fn check_reprobing(every: Option<usize>, settings: &Settings) -> Result<()> {
     if every == Some(0) {
         let help = "Leave it out to keep the prompt's choice.";
         return Err(Error::argument("--reprobe-every", "at least 1", 0, help));
+    }
+    if every.is_some() && settings.compensate != Compensation::None {
+        let help = "What stands in for pruned channels is known from the prompt's probe alone.";
+        return Err(Error::argument("--reprobe-every", "--compensate none", settings.compensate, help));
     }
     Ok(())
 }

@@ -54,6 +54,8 @@ pub struct Session<B: Backend> {
     limits: Limits,
     counts: Vec<LayerCounts>,
     selections: Selections<B>,
+    /// Whether [`Session::pin`] made the choice.
+    pinned: bool,
     scratch: Scratch<B>,
     batch: Batch<B>,
     cache: Option<KvCache<B>>,
@@ -113,19 +115,15 @@ impl<B: Backend> Session<B> {
                 "Pass some input.",
             ));
         }
-        if let Some(calibration) =
-            calibration.filter(|calibration| calibration.fingerprint != model.fingerprint)
-        {
-            return Err(Error::argument(
-                "calibration",
-                format!("one of the model with fingerprint {}", model.fingerprint),
-                format!("one of {}", calibration.fingerprint),
-                "Calibrate this model.",
-            ));
+        if let Some(calibration) = calibration {
+            calibration.check_model(&model.fingerprint)?;
         }
         let grid = Grid { samples: limits.samples, tokens: limits.tokens };
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
-        let mut scratch = Scratch::new(backend, config, grid, rotary_positions)?;
+        let mut scratch = Scratch::new(backend, config, &settings, grid, rotary_positions)?;
+        // A calibration is in the checkpoint's order of channels.
+        let reordered = calibration.zip(model.channel_order.as_ref()).map(|(of, order)| of.reordered(order));
+        let calibration = reordered.as_ref().or(calibration);
         let (selections, counts) = selections::build(&model, &settings, limits, calibration, &mut scratch)?;
         let rows = grid.rows();
         let indices = |len: usize| backend.indices(len);
@@ -141,6 +139,7 @@ impl<B: Backend> Session<B> {
             limits,
             counts,
             selections,
+            pinned: false,
             scratch,
             cache,
             batch: Batch {
@@ -215,9 +214,32 @@ impl<B: Backend> Session<B> {
         self.kept(layer, Block::Mlp)
     }
 
+    /// Heads, or channels as the checkpoint numbers them, ascending.
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
-        let kept = self.selections[layer][usize::from(block == Block::Mlp)].kept();
-        kept.map(|kept| self.model.backend.download_indices(&kept.set.indices, kept.set.len)).transpose()
+        let Some(kept) = self.selections[layer][block as usize].kept() else {
+            return Ok(None);
+        };
+        let mut units = self.model.backend.download_indices(&kept.set.indices, kept.set.len)?;
+        if block == Block::Mlp {
+            let width = kept.width as u32;
+            units = units.into_iter().flat_map(|unit| unit * width..(unit + 1) * width).collect();
+            if let Some(order) = &self.model.channel_order {
+                units.iter_mut().for_each(|channel| *channel = order[layer][*channel as usize]);
+                units.sort_unstable();
+            }
+        }
+        Ok(Some(units))
+    }
+
+    /// The scores that `block` of layer `layer` was chosen by last: of its heads (N) or channels (I), under `random`
+    /// their ranks. `None` if the block is dense or pinned.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>> {
+        let scored = self.selections[layer][block as usize].kept().filter(|_| !self.pinned);
+        let scores = &self.scratch.scores[layer][block as usize];
+        scored.map(|kept| self.model.backend.download_statistics(scores, kept.set.of)).transpose()
     }
 
     /// Keeps the given heads and channels from now on instead of choosing them: `kept[l]` holds layer l's heads and its
@@ -229,7 +251,9 @@ impl<B: Backend> Session<B> {
     pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
         // What a generation has cached are the heads that were kept before.
         self.steps = None;
-        selections::pin(&self.model, kept, &mut self.selections)
+        selections::pin(&self.model, kept, &mut self.selections)?;
+        self.pinned = true;
+        Ok(())
     }
 
     /// Runs the decoder on a batch; see [`Session::evaluate`] for the arguments. Look at the outcome with

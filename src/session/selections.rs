@@ -3,13 +3,15 @@
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::Limits;
+use super::{Limits, calibrate::directions};
 use crate::{
-    backend::{Backend, Fusion, History},
+    backend::{Backend, Fusion, History, Linear, Unit, WeightUse},
+    checkpoint::Tensor,
     error::{Error, Result},
     model::{
         Block, Model,
         block::{fault_tag, norm_and_last},
+        compensation::{Compensation as BlockCompensation, LinearMap},
         forward::Selections,
         scratch::Scratch,
         selection::{Kept, Probed, Recent, Selection},
@@ -18,7 +20,8 @@ use crate::{
         calibration::{BlockMoments, Calibration, FlapMoments},
         counts, flap,
         flops::LayerCounts,
-        settings::{HistoryLayout, Method, Metric, Settings},
+        linear_fit::LinearFit,
+        settings::{Compensation, HistoryLayout, Method, Metric, Settings},
     },
 };
 
@@ -47,6 +50,14 @@ pub(super) fn build<B: Backend>(
             "Pass --history FILE, --calibrate-text or --calibrate-tokens.",
         ));
     }
+    if settings.channel_group > 1 && model.channel_order.is_none() {
+        return Err(Error::argument(
+            format!("--channel-group {}", settings.channel_group),
+            "a model whose channels were sorted when it was loaded",
+            "one in the checkpoint's order",
+            "Load it in the order of a calibration.",
+        ));
+    }
     let pruned: Vec<usize> = (0..layers).filter(|layer| !settings.skip_layers.contains(layer)).collect();
     let mut builder = Builder { model, settings, limits, calibration, scratch };
     let flap_ratios = match settings.method {
@@ -62,13 +73,16 @@ pub(super) fn build<B: Backend>(
                     (heads - (flap_ratios[2 * i] * heads as f64) as usize).max(1)
                 }
                 (Method::Flap, Block::Mlp) => {
-                    counts::kept_channels(settings, config.intermediate_size, flap_ratios[2 * i + 1])
+                    counts::kept_channels(settings, config, flap_ratios[2 * i + 1])?
                 }
                 (_, Block::Attention) => counts::kept_heads(settings, config, ratio)?,
-                (_, Block::Mlp) => counts::kept_channels(settings, config.intermediate_size, ratio),
+                (_, Block::Mlp) => counts::kept_channels(settings, config, ratio)?,
             };
-            let selection = builder.selection(layer, block, len)?;
+            let unit = block.unit(config, settings.channel_group).width();
+            let units = if block == Block::Mlp { len / unit } else { len };
+            let selection = builder.selection(layer, block, units)?;
             let count = &mut counts[layer];
+            count.compensate = settings.compensate;
             match (block, &selection) {
                 (_, Selection::Dense) => {}
                 (Block::Attention, _) => {
@@ -103,27 +117,88 @@ pub(super) fn pin<B: Backend>(
     for (layer, (pair, selections)) in kept.iter().zip(&mut *selections).enumerate() {
         for ((block, indices), selection) in Block::ALL.into_iter().zip(pair).zip(selections) {
             let (len, of) = selection.kept().map_or((0, 0), |kept| (kept.set.len, kept.set.of));
+            let name = || format!("kept of layer {layer}, {}", block.name());
             let Some(indices) = indices.as_ref().filter(|_| len > 0) else {
                 if indices.is_some() || len > 0 {
                     let what = |some: bool| if some { "a kept set" } else { "nothing: the block is dense" };
-                    let name = format!("kept of layer {layer}, {}", block.name());
-                    return Err(Error::argument(name, what(len > 0), what(indices.is_some()), help));
+                    return Err(Error::argument(name(), what(len > 0), what(indices.is_some()), help));
                 }
                 continue;
             };
-            let ascending = indices.windows(2).all(|pair| pair[0] < pair[1]);
-            if indices.len() != len || !ascending || indices.last().is_some_and(|&last| last as usize >= of) {
+            let width = selection.kept().map_or(1, |kept| kept.width);
+            let units = match block {
+                Block::Attention => Some(indices.clone()),
+                Block::Mlp => {
+                    units(indices, model.channel_order.as_ref().map(|order| &order[layer][..]), width)
+                }
+            };
+            let ascending = |units: &Vec<u32>| units.windows(2).all(|pair| pair[0] < pair[1]);
+            let fits = |units: &Vec<u32>| {
+                units.len() == len && units.last().is_some_and(|&last| (last as usize) < of)
+            };
+            let Some(units) = units.filter(|units| ascending(units) && fits(units)) else {
                 let expected = format!("{len} ascending indices below {of}");
-                let name = format!("kept of layer {layer}, {}", block.name());
-                return Err(Error::argument(name, expected, format!("{} indices", indices.len()), help));
-            }
-            let mut kept = Kept::new(backend, config, block, len)?;
-            backend.upload_indices(indices, &mut kept.set.indices);
+                let expected = if width > 1 { format!("whole groups, {expected}") } else { expected };
+                return Err(Error::argument(name(), expected, format!("{} indices", indices.len()), help));
+            };
+            let mut kept = Kept::new(backend, config, block, width, len)?;
+            backend.upload_indices(&units, &mut kept.set.indices);
             kept.follow_kv_heads(backend, config);
-            *selection = Selection::Fixed { kept, bias: None };
+            match selection {
+                // Its mean over the probe is still to be found.
+                Selection::Probed(probed) if probed.compensation.is_some() => {
+                    (probed.kept, probed.pinned, probed.pending) = (kept, true, None);
+                }
+                _ => *selection = Selection::Fixed { kept, bias: None },
+            }
         }
     }
     Ok(())
+}
+
+/// Groups of `width` channels from the channels that are in them, as the checkpoint numbers these; `None` if some are
+/// not whole.
+fn units(channels: &[u32], order: Option<&[u32]>, width: usize) -> Option<Vec<u32>> {
+    let mut places = channels.to_vec();
+    if let Some(order) = order {
+        let mut place_of = vec![0; order.len()];
+        order.iter().zip(0..).for_each(|(&channel, place)| place_of[channel as usize] = place);
+        places =
+            channels.iter().map(|&channel| place_of.get(channel as usize).copied()).collect::<Option<_>>()?;
+        places.sort_unstable();
+    }
+    let is_group = |group: &[u32]| {
+        (group[0] as usize).is_multiple_of(width) && group.iter().zip(group[0]..).all(|(a, b)| *a == b)
+    };
+    let mut groups = places.chunks_exact(width);
+    groups.by_ref().all(is_group).then_some(())?;
+    places
+        .len()
+        .is_multiple_of(width)
+        .then(|| places.iter().step_by(width).map(|place| place / width as u32).collect())
+}
+
+fn upload<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Statistics> {
+    let mut out = backend.statistics(values.len())?;
+    backend.upload_statistics(values, &mut out);
+    Ok(out)
+}
+
+/// A fit on the device.
+fn linear_map<B: Backend>(backend: &B, hidden_size: usize, fit: LinearFit) -> Result<LinearMap<B>> {
+    let (rank, width) = (fit.rank(), fit.bias.len());
+    let negated = (0..width).flat_map(|c| fit.coefficients[c..].iter().step_by(width).map(|x| -x)).collect();
+    let negated = Tensor::from_f32(vec![width, rank], negated);
+    Ok(LinearMap {
+        negated: Linear {
+            weight: backend.weight(&negated, WeightUse::Columns)?,
+            bias: Some(upload(backend, &fit.bias.iter().map(|x| -x).collect::<Vec<_>>())?),
+            out_features: width,
+            in_features: rank,
+        },
+        coefficients: upload(backend, &fit.coefficients)?,
+        directions: directions(backend, &(fit.directions, fit.offsets), hidden_size)?,
+    })
 }
 
 struct Builder<'a, B: Backend> {
@@ -194,13 +269,20 @@ impl<'a, B: Backend> Builder<'a, B> {
         let energy = match self.settings.method {
             Method::Magnitude => vec![1.0; block.channels(&self.model.config)],
             Method::Flap => self.flap_moments(layer, block)?.fluctuation.clone(),
-            _ => self.moments(layer, block).map_or_else(Vec::new, |moments| moments.energy.clone()),
+            _ => self.moments(layer, block).map_or_else(Vec::new, |moments| match self.settings.compensate {
+                Compensation::None => moments.energy.clone(),
+                _ => moments.centred_energy(block.channels(&self.model.config)),
+            }),
         };
         let kept = self.by_energy(layer, block, len, metric, &statistic, &energy)?;
-        let bias = match self.settings.method {
-            Method::Flap => Some(self.compensation(layer, block, &kept)?),
+        let stand_in = match (self.settings.method, self.settings.compensate) {
+            (Method::Flap, _) => Some(self.flap_moments(layer, block)?.baseline.clone()),
+            (Method::WandaSp, Compensation::ProbeMean) => self
+                .moments(layer, block)
+                .map(|moments| moments.channel_means(block.channels(&self.model.config))),
             _ => None,
         };
+        let bias = stand_in.map(|stand_in| self.bias(layer, block, &kept, stand_in)).transpose()?;
         Ok(Selection::Fixed { kept, bias })
     }
 
@@ -218,13 +300,25 @@ impl<'a, B: Backend> Builder<'a, B> {
         let history = |slots: usize, layout: HistoryLayout| {
             Ok(History { values: backend.statistics(layout.words(slots, width))?, slots, width, layout })
         };
+        let compensate = self.settings.compensate;
+        let fit = self.linear_fit(layer, block)?;
         let (mut kept_history, mut recent) = (None, None);
         if with_history {
-            let layout = self.settings.history_layout;
             // Slots that calibration has not seen start at 0 and are filled by the updates.
-            let mut history = history(seen.max(self.limits.tokens), layout)?;
+            let slots = seen.max(self.limits.tokens);
+            let mut layout = self.settings.history_layout;
+            if fit.is_some() {
+                // What a linear map leaves has one variance per channel, whatever the slot.
+                layout.bucket = slots;
+            }
+            let mut history = history(slots, layout)?;
             if let Some(moments) = self.moments(layer, block) {
-                backend.upload_statistics(&layout.encode(&moments.energy, width), &mut history.values);
+                let energies = match (&fit, compensate) {
+                    (Some(fit), _) => layout.encode(&fit.variance, width),
+                    (None, Compensation::None) => layout.encode(&moments.energy, width),
+                    (None, _) => layout.encode(&moments.centred_energy(width), width),
+                };
+                backend.upload_statistics(&energies, &mut history.values);
             }
             kept_history = Some(history);
         }
@@ -234,13 +328,57 @@ impl<'a, B: Backend> Builder<'a, B> {
             recent = Some(Recent { energy, slots: backend.indices(slots)? });
         }
         let statistic = self.statistic(layer, block, metric)?;
-        let kept = Kept::new(backend, config, block, len)?;
-        let pending = backend.statistics(if with_history {
-            self.limits.tokens * kept.blocks().channels()
-        } else {
-            0
-        })?;
-        Ok(Selection::Probed(Probed { kept, statistic, history: kept_history, pending, recent }))
+        let kept = Kept::new(backend, config, block, self.unit(block).width(), len)?;
+        // Energies around a mean stay as calibration found them: updates made perplexity slightly worse.
+        let updated = kept_history.is_some() && compensate == Compensation::None;
+        let pending = updated.then(|| backend.statistics(self.limits.tokens * kept.blocks().channels()));
+        let compensation = match compensate {
+            Compensation::None => None,
+            // Where nothing is pruned, there is nothing to stand in for.
+            _ if kept.set.len == kept.set.of => None,
+            _ => {
+                let upload = |values: Vec<f32>| upload(backend, &values);
+                // Without calibration there is nothing that the probe's mean could be drawn towards.
+                let weight = if seen > 0 { self.settings.probe_mean_weight as f32 } else { 1.0 };
+                let means = self.moments(layer, block).map(|moments| moments.channel_means(width));
+                let share = |mean: f32| (1.0 - weight) * mean;
+                let offset = match &fit {
+                    Some(fit) => Some(fit.bias.clone()),
+                    None => means.map(|means| means.into_iter().map(share).collect()),
+                };
+                let offset = offset.map(upload).transpose()?;
+                let map = fit.map(|fit| linear_map(backend, config.hidden_size, fit)).transpose()?;
+                Some(BlockCompensation::new(backend, config, &kept, weight, offset, map)?)
+            }
+        };
+        Ok(Selection::Probed(Probed {
+            kept,
+            statistic,
+            history: kept_history,
+            pending: pending.transpose()?,
+            recent,
+            compensation,
+            pinned: false,
+        }))
+    }
+
+    fn unit(&self, block: Block) -> Unit {
+        block.unit(&self.model.config, self.settings.channel_group)
+    }
+
+    /// The linear map that the settings ask for.
+    fn linear_fit(&self, layer: usize, block: Block) -> Result<Option<LinearFit>> {
+        let Compensation::Linear { rank } = self.settings.compensate else { return Ok(None) };
+        let fit = self.moments(layer, block).and_then(|moments| moments.linear.as_ref());
+        match fit.filter(|fit| fit.rank() >= rank) {
+            Some(fit) => Ok(Some(fit.truncated(rank))),
+            None => Err(Error::argument(
+                format!("--compensate {}", self.settings.compensate),
+                format!("a calibration with linear maps of rank {rank} or more"),
+                fit.map_or("one without".to_string(), |fit| format!("one with rank {}", fit.rank())),
+                "Make it with `probeprune calibrate --compensate linear:RANK`, or pass --calibrate-text.",
+            )),
+        }
     }
 
     /// Keeps the units with the highest scores for energies (slots, C).
@@ -257,10 +395,9 @@ impl<'a, B: Backend> Builder<'a, B> {
         let width = block.channels(config);
         let mut p = backend.statistics(energy.len())?;
         backend.upload_statistics(energy, &mut p);
-        let head_dim = (block == Block::Attention).then_some(config.head_dim);
-        let slots = energy.len() / width;
-        let scores = &mut self.scratch.scores;
-        backend.channel_score(&p, slots, width, Fusion::ProbeOnly, metric, statistic, head_dim, scores);
+        let (unit, slots) = (self.unit(block), energy.len() / width);
+        let scores = &mut self.scratch.scores[layer][block as usize];
+        backend.channel_score(&p, slots, width, Fusion::ProbeOnly, metric, statistic, unit, scores);
         self.keep_best(layer, block, len)
     }
 
@@ -270,33 +407,33 @@ impl<'a, B: Backend> Builder<'a, B> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         rng.set_stream(2 * layer as u64 + u64::from(block == Block::Mlp));
         let mut scores: Vec<f32> =
-            (0..block.channels(config) / block.unit(config)).map(|rank| rank as f32).collect();
+            (0..block.channels(config) / self.unit(block).width()).map(|rank| rank as f32).collect();
         scores.shuffle(&mut rng);
-        self.model.backend.upload_statistics(&scores, &mut self.scratch.scores);
+        self.model.backend.upload_statistics(&scores, &mut self.scratch.scores[layer][block as usize]);
         Ok(Selection::Fixed { kept: self.keep_best(layer, block, len)?, bias: None })
     }
 
     fn keep_best(&mut self, layer: usize, block: Block, len: usize) -> Result<Kept<B>> {
         let (backend, config) = (&*self.model.backend, &self.model.config);
-        let mut kept = Kept::new(backend, config, block, len)?;
+        let mut kept = Kept::new(backend, config, block, self.unit(block).width(), len)?;
         let Scratch { scores, fault, .. } = &mut *self.scratch;
+        let scores = &scores[layer][block as usize];
         backend.top_k_keep(scores, &mut kept.set, fault_tag(layer, block, true), fault);
         kept.follow_kv_heads(backend, config);
         Ok(kept)
     }
 
-    /// FLAP's bias: the projection's own plus W·v, v the baseline of the pruned channels.
-    fn compensation(&self, layer: usize, block: Block, kept: &Kept<B>) -> Result<B::Statistics> {
+    /// The projection's own bias plus W·v, v what stands in for the pruned channels (C).
+    fn bias(&self, layer: usize, block: Block, kept: &Kept<B>, mut v: Vec<f32>) -> Result<B::Statistics> {
         let backend = &*self.model.backend;
-        let mut baseline = self.flap_moments(layer, block)?.baseline.clone();
         for unit in backend.download_indices(&kept.set.indices, kept.set.len)? {
-            baseline[unit as usize * kept.width..][..kept.width].fill(0.0);
+            v[unit as usize * kept.width..][..kept.width].fill(0.0);
         }
         let (_, last) = norm_and_last(&self.model.weights.layers[layer], block);
-        let mut v = backend.activations(last.in_features)?;
-        backend.upload_activations(&baseline, &mut v);
+        let mut on_device = backend.activations(last.in_features)?;
+        backend.upload_activations(&v, &mut on_device);
         let mut product = backend.activations(last.out_features)?;
-        backend.project(&v, 1, last, None, last.bias.as_ref(), None, &mut product);
+        backend.project(&on_device, 1, last, None, last.bias.as_ref(), None, None, &mut product);
         let product = backend.download_activations(&product, last.out_features)?;
         let mut bias = backend.statistics(last.out_features)?;
         backend.upload_statistics(&product, &mut bias);

@@ -132,6 +132,7 @@ pub struct probeprune_model_options {
     pub stream: *mut ::std::os::raw::c_void,
     pub progress: probeprune_progress,
     pub user: *mut ::std::os::raw::c_void,
+    pub channel_order: *const probeprune_calibration,
 }
 unsafe extern "C" {
     pub fn probeprune_model_options_init(
@@ -219,6 +220,10 @@ pub type _bindgen_ty_6 = ::std::os::raw::c_uint;
 pub const PROBEPRUNE_HISTORY_F32: _bindgen_ty_7 = 0;
 pub const PROBEPRUNE_HISTORY_F16: _bindgen_ty_7 = 1;
 pub type _bindgen_ty_7 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_COMPENSATE_NONE: _bindgen_ty_8 = 0;
+pub const PROBEPRUNE_COMPENSATE_PROBE_MEAN: _bindgen_ty_8 = 1;
+pub const PROBEPRUNE_COMPENSATE_LINEAR: _bindgen_ty_8 = 2;
+pub type _bindgen_ty_8 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_settings {
@@ -236,10 +241,14 @@ pub struct probeprune_settings {
     pub history_bucket: u32,
     pub round_channels: u32,
     pub flap_attention_factor: u32,
-    pub reserved: [u32; 7usize],
+    pub compensate: i32,
+    pub compensate_rank: u32,
+    pub channel_group: u32,
+    pub reserved: [u32; 4usize],
     pub seed: u64,
     pub skip_layers: *const u32,
     pub skip_layer_count: u64,
+    pub probe_mean_weight: f64,
 }
 unsafe extern "C" {
     pub fn probeprune_settings_init(
@@ -270,6 +279,7 @@ pub struct probeprune_memory {
     pub probed: u64,
     pub cache: u64,
     pub total: u64,
+    pub compensation: u64,
 }
 unsafe extern "C" {
     pub fn probeprune_memory_init(memory: *mut probeprune_memory, struct_size: u32) -> probeprune_status;
@@ -291,6 +301,8 @@ pub struct probeprune_calibrate_options {
     pub batch_size: u64,
     pub progress: probeprune_progress,
     pub user: *mut ::std::os::raw::c_void,
+    pub linear_rank: u32,
+    pub reserved: u32,
 }
 unsafe extern "C" {
     pub fn probeprune_calibrate_options_init(
@@ -317,6 +329,13 @@ unsafe extern "C" {
 unsafe extern "C" {
     pub fn probeprune_calibration_load(
         model: *const probeprune_model,
+        path: *const ::std::os::raw::c_char,
+        out: *mut *mut probeprune_calibration,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_calibration_open(
+        model: *const ::std::os::raw::c_char,
         path: *const ::std::os::raw::c_char,
         out: *mut *mut probeprune_calibration,
     ) -> probeprune_status;
@@ -439,9 +458,9 @@ unsafe extern "C" {
         out: *mut *mut DLManagedTensorVersioned,
     ) -> probeprune_status;
 }
-pub const PROBEPRUNE_BLOCK_ATTENTION: _bindgen_ty_8 = 0;
-pub const PROBEPRUNE_BLOCK_MLP: _bindgen_ty_8 = 1;
-pub type _bindgen_ty_8 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_BLOCK_ATTENTION: _bindgen_ty_9 = 0;
+pub const PROBEPRUNE_BLOCK_MLP: _bindgen_ty_9 = 1;
+pub type _bindgen_ty_9 = ::std::os::raw::c_uint;
 unsafe extern "C" {
     pub fn probeprune_session_kept(
         session: *mut probeprune_session,
@@ -608,10 +627,10 @@ unsafe extern "C" {
         stream: *mut ::std::os::raw::c_void,
     ) -> probeprune_status;
 }
-pub const PROBEPRUNE_NORM_RMS: _bindgen_ty_9 = 0;
-pub const PROBEPRUNE_NORM_LAYER: _bindgen_ty_9 = 1;
-pub const PROBEPRUNE_NORM_COPY: _bindgen_ty_9 = 2;
-pub type _bindgen_ty_9 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_NORM_RMS: _bindgen_ty_10 = 0;
+pub const PROBEPRUNE_NORM_LAYER: _bindgen_ty_10 = 1;
+pub const PROBEPRUNE_NORM_COPY: _bindgen_ty_10 = 2;
+pub type _bindgen_ty_10 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_norm_args {
@@ -650,12 +669,12 @@ pub struct probeprune_probe_gather_args {
     pub slots: *const DLTensor,
     pub out: *const DLTensor,
 }
-pub const PROBEPRUNE_ACTIVATION_NONE: _bindgen_ty_10 = 0;
-pub const PROBEPRUNE_ACTIVATION_SILU: _bindgen_ty_10 = 1;
-pub const PROBEPRUNE_ACTIVATION_RELU: _bindgen_ty_10 = 2;
-pub const PROBEPRUNE_ACTIVATION_GELU: _bindgen_ty_10 = 3;
-pub const PROBEPRUNE_ACTIVATION_GELU_TANH: _bindgen_ty_10 = 4;
-pub type _bindgen_ty_10 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_ACTIVATION_NONE: _bindgen_ty_11 = 0;
+pub const PROBEPRUNE_ACTIVATION_SILU: _bindgen_ty_11 = 1;
+pub const PROBEPRUNE_ACTIVATION_RELU: _bindgen_ty_11 = 2;
+pub const PROBEPRUNE_ACTIVATION_GELU: _bindgen_ty_11 = 3;
+pub const PROBEPRUNE_ACTIVATION_GELU_TANH: _bindgen_ty_11 = 4;
+pub type _bindgen_ty_11 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_gemm_sparse_rows_args {

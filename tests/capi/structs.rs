@@ -119,15 +119,15 @@ fn structs_of_other_versions() {
     assert_eq!(create(&grown), 0, "{}: an unknown tail of zeros", said());
     grown.tail[1] = 1;
     let invalid = PROBEPRUNE_INVALID_STRUCT;
-    refused(create(&grown), invalid, &["probeprune_settings behind byte 128", "newer libprobeprune"]);
+    refused(create(&grown), invalid, &["probeprune_settings behind byte 136", "newer libprobeprune"]);
     for short in [0, 4, size - 8] {
         grown.value.struct_size = short;
-        refused(create(&grown), invalid, &["struct_size of probeprune_settings", "at least 128", "_init"]);
+        refused(create(&grown), invalid, &["struct_size of probeprune_settings", "at least 136", "_init"]);
     }
     grown.value.struct_size = size;
-    grown.value.reserved[6] = 7;
+    grown.value.reserved[3] = 7;
     refused(create(&grown), invalid, &["reserved fields of probeprune_settings"]);
-    grown.value.reserved[6] = 0;
+    grown.value.reserved[3] = 0;
     grown.value.method = 99;
     refused(create(&grown), PROBEPRUNE_INVALID_ARGUMENT, &["method", "99"]);
     grown.value.method = PROBEPRUNE_METHOD_PP as i32;

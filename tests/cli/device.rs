@@ -112,5 +112,23 @@ mod emulated {
             ["generate", MODEL[0], MODEL[1], "--prompt", "Once", "--max-new-tokens", "5", "--device"];
         let [gpu, cpu] = ["cuda", "cpu"].map(|device| run(&[&generate[..], &[device]].concat(), &[]).stdout);
         assert_eq!(String::from_utf8_lossy(&gpu), String::from_utf8_lossy(&cpu));
+        let folder = tempfile::tempdir().unwrap();
+        let [gpu, cpu] = ["cuda", "cpu"].map(|device| {
+            let (data, out) = (["--text", path(&FILES.text)], folder.path().join(device));
+            let short = ["--seq-len", "16", "--batch-size", "2", "--max-tokens", "64", "--rounds", "1"];
+            let what = ["--variants", "pp", "--ratios", "0.4", "--format", "json", "--device", device];
+            let sweep = [&["sweep"], &MODEL[..], &data, &short, &what, &["--out", path(&out)]].concat();
+            let output = run(&sweep, &[]);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        });
+        assert!(gpu["machine"].as_str().unwrap().contains("Emulated GPU"));
+        let scored = |report: &Value| {
+            let counts = report["runs"][0]["histograms"][1]["counts"].as_array().unwrap().clone();
+            counts.iter().map(|count| count.as_u64().unwrap()).sum::<u64>()
+        };
+        assert_eq!(scored(&gpu), scored(&cpu));
+        let [gpu, cpu] = [gpu, cpu].map(|report| report["rows"][1]["perplexity"].as_f64().unwrap());
+        assert!((gpu / cpu - 1.0).abs() < 2e-2, "{gpu} for {cpu}");
     }
 }

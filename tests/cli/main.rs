@@ -9,6 +9,7 @@ mod emulated_cuda;
 mod outputs;
 mod refusals;
 mod results;
+mod sweep;
 
 use std::{
     fs,

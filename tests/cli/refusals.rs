@@ -121,7 +121,7 @@ fn a_history_must_fit_model_and_run() {
     let without = folder.path().join("no-flap.safetensors");
     let source = ModelSource::locate("bundled:tiny-llama").unwrap();
     let model = Model::load(&source, true, Arc::new(Cpu::new(1).unwrap()), |_| ()).unwrap();
-    let mut calibration = Calibration::load(&FILES.history, &model.fingerprint, 10, [128, 384]).unwrap();
+    let mut calibration = Calibration::load(&FILES.history, &model.fingerprint, &model.config).unwrap();
     calibration.layers.iter_mut().flatten().for_each(|block| block.flap = None);
     calibration.save(&without).unwrap();
     let flap = ["--method", "flap", "--prune-ratio", "0.4", "--history", path(&without)];

@@ -14,8 +14,8 @@ use probeprune::{
     checkpoint::{Checkpoint, Dtype, Tensor},
     gpu::{Driver, Gpu, GpuDtype, Launch},
     model::Model,
-    prune::settings::{HistoryDtype, HistoryLayout, Method, Settings},
-    session::{Footprint, Limits, Session},
+    prune::settings::{Compensation, HistoryDtype, HistoryLayout, Method, Settings},
+    session::{CalibrationOptions, Footprint, Limits, Session, calibrate},
 };
 use serde_json::json;
 
@@ -184,12 +184,9 @@ fn a_sessions_footprint_is_what_it_allocates() {
     for folder in [Folder::llama(), Folder::opt()] {
         let gpu = Arc::new(Gpu::new(Meter::default(), GpuDtype::Bf16));
         let model = Arc::new(Model::load(&folder.source(), true, Arc::clone(&gpu), |_| ()).unwrap());
-        for (method, layout, capacity) in [
-            (Method::None, HistoryLayout::default(), 0),
-            (Method::ProbePruning, HistoryLayout::default(), 0),
-            (Method::ProbePruning, half_buckets, 20),
-            (Method::FullBatch, HistoryLayout::default(), 20),
-        ] {
+        let options = CalibrationOptions { seq_len: 10, batch_size: 3, flap: false, linear_rank: 3 };
+        let calibration = calibrate(&model, &[3; 30], options, |_| ()).unwrap();
+        let check = |method, layout, capacity, compensate| {
             let before = gpu.driver().allocated();
             let limits = Limits { samples: 3, tokens: 10, capacity };
             let settings = Settings {
@@ -198,14 +195,32 @@ fn a_sessions_footprint_is_what_it_allocates() {
                 skip_layers: vec![0],
                 round_channels: 1,
                 history_layout: layout,
+                compensate,
                 ..Settings::default()
             };
-            let session = Session::new(Arc::clone(&model), settings.clone(), limits, None).unwrap();
-            let Footprint { scratch, history, probed, cache } =
+            let session =
+                Session::new(Arc::clone(&model), settings.clone(), limits, Some(&calibration)).unwrap();
+            let Footprint { scratch, history, probed, compensation, cache } =
                 Footprint::new(&model.config, &settings, session.layer_counts(), limits);
             let loss = gpu.cross_entropy_scratch(30, model.config.vocab_size) as u64 * 4;
-            let sum: u64 = [scratch, history, probed, cache].iter().map(|part| part.bytes(2)).sum();
-            assert_eq!(sum + loss, gpu.driver().allocated() - before, "{method} {layout:?} {capacity}");
+            let sum: u64 =
+                [scratch, history, probed, compensation, cache].iter().map(|part| part.bytes(2)).sum();
+            assert_eq!(
+                sum + loss,
+                gpu.driver().allocated() - before,
+                "{method} {layout:?} {capacity} {compensate}"
+            );
+        };
+        for (method, layout, capacity) in [
+            (Method::None, HistoryLayout::default(), 0),
+            (Method::ProbePruning, HistoryLayout::default(), 0),
+            (Method::ProbePruning, half_buckets, 20),
+            (Method::FullBatch, HistoryLayout::default(), 20),
+        ] {
+            check(method, layout, capacity, Compensation::None);
+        }
+        for compensate in [Compensation::ProbeMean, Compensation::Linear { rank: 1 }] {
+            check(Method::ProbePruning, half_buckets, 20, compensate);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use probeprune::{
     Result,
-    backend::{Backend, Fusion, History},
+    backend::{Backend, Fusion, History, Unit},
     gpu::{Driver, Gpu, GpuDtype},
     prune::{
         history::from_f16,
@@ -26,7 +26,7 @@ struct Past {
 struct ScoreCase {
     tokens: usize,
     width: usize,
-    head_dim: Option<usize>,
+    unit: Unit,
     metric: Metric,
     past: Option<Past>,
 }
@@ -89,19 +89,10 @@ impl Case for ScoreCase {
             }
             _ => Fusion::ProbeOnly,
         };
-        let len = self.width / self.head_dim.unwrap_or(1);
+        let len = self.width / self.unit.width();
         let mut out = gpu.put_statistics(&vec![f32::NAN; len]);
         let (p, statistic) = (gpu.put_statistics(&p), gpu.put_statistics(&statistic));
-        gpu.channel_score(
-            &p,
-            self.tokens,
-            self.width,
-            fusion,
-            self.metric,
-            &statistic,
-            self.head_dim,
-            &mut out,
-        );
+        gpu.channel_score(&p, self.tokens, self.width, fusion, self.metric, &statistic, self.unit, &mut out);
         Ok(vec![Output::Floats(gpu.download_statistics(&out, len)?)])
     }
 
@@ -120,11 +111,13 @@ impl Case for ScoreCase {
             let energy: f64 = (0..self.tokens).map(fused).sum();
             statistic[c] * if self.metric == Metric::WandaSp { energy.sqrt() } else { energy }
         };
-        let step = self.head_dim.unwrap_or(1);
+        let step = self.unit.width();
         let score = |unit: usize| {
             let channels = (unit * step..).take(step).map(channel);
-            match (self.head_dim, self.metric) {
-                (Some(_), Metric::Ppsp) => channels.map(|x| x * x).sum::<f64>().sqrt(),
+            match (self.unit, self.metric) {
+                (Unit::Head(_), Metric::Ppsp) | (Unit::Group(_), _) => {
+                    channels.map(|x| x * x).sum::<f64>().sqrt()
+                }
                 _ => channels.sum(),
             }
         };
@@ -135,6 +128,10 @@ impl Case for ScoreCase {
     fn dtype(&self) -> GpuDtype {
         GpuDtype::Bf16
     }
+}
+
+fn unit(head_dim: Option<usize>) -> Unit {
+    head_dim.map_or(Unit::Channel, Unit::Head)
 }
 
 fn layout(dtype: HistoryDtype, bucket: usize) -> HistoryLayout {
@@ -174,11 +171,11 @@ fn channel_score() {
     for (i, (tokens, width, head_dim)) in shapes.into_iter().enumerate() {
         for (j, past) in pasts(tokens).into_iter().enumerate() {
             let metric = Metric::ALL[(i + j) % 3];
-            check(&ScoreCase { tokens, width, head_dim, metric, past });
+            check(&ScoreCase { tokens, width, unit: unit(head_dim), metric, past });
         }
     }
     for metric in [Metric::Ppsp, Metric::WandaSp, Metric::Flap] {
-        check(&ScoreCase { tokens: 20, width: 256, head_dim: Some(128), metric, past: pasts(20)[1] });
+        check(&ScoreCase { tokens: 20, width: 256, unit: unit(Some(128)), metric, past: pasts(20)[1] });
     }
 }
 
@@ -188,7 +185,7 @@ fn channel_score_at_real_widths() {
         [(70, 11008, None), (300, 4096, Some(128)), (64, 14336, None), (270, 576, Some(64))]
     {
         for past in [None, pasts(tokens)[1], pasts(tokens)[2]] {
-            check_once(&ScoreCase { tokens, width, head_dim, metric: Metric::Ppsp, past });
+            check_once(&ScoreCase { tokens, width, unit: unit(head_dim), metric: Metric::Ppsp, past });
         }
     }
 }
@@ -198,13 +195,25 @@ fn channel_score_moves_what_its_header_says() {
     for (width, head_dim) in [(4096, None), (4096, Some(128))] {
         let (s, blocks) = (128, width / head_dim.unwrap_or(32));
         let outputs = 4 * head_dim.map_or(width, |_| blocks);
-        let case = |past| ScoreCase { tokens: s, width, head_dim, metric: Metric::Ppsp, past };
+        let case = |past| ScoreCase { tokens: s, width, unit: unit(head_dim), metric: Metric::Ppsp, past };
         check_traffic(&case(None), "channel_score", 4 * s * width + 4 * width, outputs.max(32 * blocks));
         for (past, bytes) in [(pasts(s)[1], 8), (pasts(s)[2], 6)] {
             // Every warp of a block reads the slots of its tokens.
             let slots = 4 * s * blocks * head_dim.map_or(1, |d| d / 32);
             let read = bytes * s * width + 4 * width + slots;
             check_traffic(&case(past), "channel_score", read, outputs.max(32 * blocks));
+        }
+    }
+}
+
+#[test]
+fn groups_of_channels_have_one_score() {
+    for (i, (tokens, width, group)) in
+        [(3, 8, 8), (5, 48, 16), (33, 40, 8), (17, 112, 16), (20, 1000, 8)].into_iter().enumerate()
+    {
+        for (j, past) in pasts(tokens).into_iter().enumerate() {
+            let metric = Metric::ALL[(i + j) % 3];
+            check(&ScoreCase { tokens, width, unit: Unit::Group(group), metric, past });
         }
     }
 }

@@ -17,6 +17,8 @@ struct EnergyCase {
     grid: Grid,
     width: usize,
     masked: bool,
+    /// Sums over samples too.
+    sums: bool,
 }
 
 impl EnergyCase {
@@ -42,22 +44,44 @@ impl Case for EnergyCase {
         let (a, mask) = self.input();
         let len = self.grid.tokens * self.width;
         let mask = self.masked.then(|| gpu.put_indices(&mask));
-        let mut out = gpu.put_statistics(&vec![f32::NAN; len]);
-        gpu.energy(&gpu.put_activations(&a), self.grid, self.width, mask.as_ref(), &mut out);
-        Ok(vec![Output::Floats(gpu.download_statistics(&out, len)?)])
+        let (a, empty) = (gpu.put_activations(&a), vec![f32::NAN; len]);
+        let (mut out, mut again) = (gpu.put_statistics(&empty), gpu.put_statistics(&empty));
+        let mut sums = gpu.put_statistics(&empty);
+        gpu.energy(&a, self.grid, self.width, mask.as_ref(), &mut out, None);
+        if self.sums {
+            gpu.energy(&a, self.grid, self.width, mask.as_ref(), &mut again, Some(&mut sums));
+            let same = gpu.download_statistics(&out, len)?.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let other = gpu.download_statistics(&again, len)?;
+            assert!(other.iter().map(|x| x.to_bits()).eq(same), "sums change no energy");
+        }
+        let mut outputs = vec![Output::Floats(gpu.download_statistics(&out, len)?)];
+        if self.sums {
+            outputs.push(Output::Floats(gpu.download_statistics(&sums, len)?));
+        }
+        Ok(outputs)
     }
 
     fn expected(&self) -> Vec<Expected> {
         let (a, mask) = self.input();
         let (a, Grid { samples, tokens }) = (wide(&a), self.grid);
-        let energy = |i: usize| {
+        let at = |i: usize| {
             let (s, c) = (i / self.width, i % self.width);
             let rows = (0..samples).map(|b| b * tokens + s).filter(|&row| mask[row] != 0);
-            let count = rows.clone().count() as f64 + if self.masked { 1e-3 } else { 0.0 };
-            rows.map(|row| a[row * self.width + c].powi(2)).sum::<f64>() / count
+            rows.map(|row| a[row * self.width + c]).collect::<Vec<_>>()
         };
-        // Sums of a few positive terms in f32.
-        vec![Expected::Floats { values: (0..tokens * self.width).map(energy).collect(), tolerance: 1e-6 }]
+        let energy = |i: usize| {
+            let values = at(i);
+            let count = values.len() as f64 + if self.masked { 1e-3 } else { 0.0 };
+            values.iter().map(|a| a * a).sum::<f64>() / count
+        };
+        let all = || 0..tokens * self.width;
+        // Sums of a few terms in f32.
+        let mut expected = vec![Expected::Floats { values: all().map(energy).collect(), tolerance: 1e-6 }];
+        if self.sums {
+            let values = all().map(|i| at(i).iter().sum()).collect();
+            expected.push(Expected::Floats { values, tolerance: 1e-6 });
+        }
+        expected
     }
 
     fn dtype(&self) -> GpuDtype {
@@ -81,17 +105,29 @@ fn energy() {
     for dtype in DTYPES {
         for (samples, tokens, width) in shapes {
             for masked in [false, true] {
-                check(&EnergyCase { dtype, grid: Grid { samples, tokens }, width, masked });
+                check(&EnergyCase { dtype, grid: Grid { samples, tokens }, width, masked, sums: true });
             }
         }
-        check_once(&EnergyCase { dtype, grid: Grid { samples: 3, tokens: 7 }, width: 11008, masked: true });
+        check_once(&EnergyCase {
+            dtype,
+            grid: Grid { samples: 3, tokens: 7 },
+            width: 11008,
+            masked: true,
+            sums: false,
+        });
     }
 }
 
 #[test]
 fn energy_moves_what_its_header_says() {
     for (samples, tokens, width) in [(5, 8, 1024), (1, 3, 11008)] {
-        let case = EnergyCase { dtype: GpuDtype::F16, grid: Grid { samples, tokens }, width, masked: false };
+        let case = EnergyCase {
+            dtype: GpuDtype::F16,
+            grid: Grid { samples, tokens },
+            width,
+            masked: false,
+            sums: false,
+        };
         check_traffic(&case, "energy", 2 * samples * tokens * width, 4 * tokens * width);
         // A warp has 256 channels, and reads a sector of the mask for each sample.
         let case = EnergyCase { masked: true, ..case };

@@ -170,7 +170,7 @@ impl Case for GemvCase {
                 let last = gpu.put_linear(&weight, self.width, self.channels, None, WeightUse::Columns);
                 let bias = bias(0).map(|bias| gpu.put_statistics(bias));
                 let residual = self.residual.then(|| gpu.put_activations(&input.residual));
-                gpu.project(&x, tokens, &last, kept, bias.as_ref(), residual.as_ref(), &mut out);
+                gpu.project(&x, tokens, &last, kept, bias.as_ref(), None, residual.as_ref(), &mut out);
             }
         }
         Ok(vec![Output::Floats(gpu.download_activations(&out, len)?)])

@@ -8,6 +8,7 @@ mod attention;
 mod case;
 mod channel_score;
 mod column_statistic;
+mod compensation;
 mod cross_entropy;
 mod embed;
 #[path = "../common/emulator.rs"]

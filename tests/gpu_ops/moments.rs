@@ -18,6 +18,7 @@ struct MomentsCase {
     tokens: usize,
     width: usize,
     flap: bool,
+    mean: bool,
 }
 
 impl MomentsCase {
@@ -41,6 +42,7 @@ impl Case for MomentsCase {
         let flap_len = if self.flap { len } else { 0 };
         let mut moments = Moments {
             energy: gpu.statistics(len)?,
+            mean: gpu.statistics(if self.mean { len } else { 0 })?,
             baseline: gpu.statistics(flap_len)?,
             fluctuation: gpu.statistics(flap_len)?,
         };
@@ -52,6 +54,7 @@ impl Case for MomentsCase {
         }
         Ok(vec![
             Output::Floats(gpu.download_statistics(&moments.energy, len)?),
+            Output::Floats(gpu.download_statistics(&moments.mean, if self.mean { len } else { 0 })?),
             Output::Floats(gpu.download_statistics(&moments.baseline, flap_len)?),
             Output::Floats(gpu.download_statistics(&moments.fluctuation, flap_len)?),
         ])
@@ -64,13 +67,14 @@ impl Case for MomentsCase {
             let column = |c: usize| x[c..].iter().step_by(width).sum::<f64>() / self.tokens as f64;
             (0..width).map(column).collect()
         };
-        let mut n = 0.0;
+        let (mut n, mut mean) = (0.0, vec![0.0; len]);
         for (a, &samples) in self.input().iter().zip(&self.batches) {
             let (a, b) = (wide(a), samples as f64);
             let of = |i: usize| a[i..].iter().step_by(len).copied();
             let old = means(&baseline);
             for i in 0..len {
                 energy[i] = energy[i] * n / (n + b) + of(i).map(|x| x * x).sum::<f64>() / (n + b);
+                mean[i] = mean[i] * n / (n + b) + of(i).sum::<f64>() / (n + b);
                 baseline[i] = baseline[i] * n / (n + b) + of(i).sum::<f64>() / b / (n + b);
             }
             let new = means(&baseline);
@@ -84,7 +88,8 @@ impl Case for MomentsCase {
         let kept = |values: Vec<f64>| if self.flap { values } else { vec![] };
         // Sums of a few terms of similar size in f32, a few roundings for each batch.
         let floats = |values| Expected::Floats { values, tolerance: 2e-6 };
-        vec![floats(energy), floats(kept(baseline)), floats(kept(fluctuation))]
+        let mean = if self.mean { mean } else { vec![] };
+        vec![floats(energy), floats(mean), floats(kept(baseline)), floats(kept(fluctuation))]
     }
 
     fn dtype(&self) -> GpuDtype {
@@ -106,18 +111,34 @@ fn moments() {
     for dtype in DTYPES {
         for (batches, tokens, width) in shapes.clone() {
             for flap in [false, true] {
-                check(&MomentsCase { dtype, batches: batches.clone(), tokens, width, flap });
+                check(&MomentsCase { dtype, batches: batches.clone(), tokens, width, flap, mean: flap });
             }
         }
-        check_once(&MomentsCase { dtype, batches: vec![2, 2], tokens: 40, width: 4096, flap: true });
+        check_once(&MomentsCase {
+            dtype,
+            batches: vec![2, 2],
+            tokens: 40,
+            width: 4096,
+            flap: true,
+            mean: true,
+        });
     }
 }
 
 #[test]
 fn moments_move_what_their_header_says() {
-    let case = |batches, flap| MomentsCase { dtype: GpuDtype::Bf16, batches, tokens: 64, width: 512, flap };
+    let case = |batches, flap| MomentsCase {
+        dtype: GpuDtype::Bf16,
+        batches,
+        tokens: 64,
+        width: 512,
+        flap,
+        mean: false,
+    };
     let cells = 64 * 512;
     check_traffic(&case(vec![3], false), "moments", 2 * 3 * cells + 4 * cells, 4 * cells);
+    let with_mean = MomentsCase { mean: true, ..case(vec![3], false) };
+    check_traffic(&with_mean, "moments", 2 * 3 * cells + 8 * cells, 8 * cells);
     let first = 2 * 3 * cells + 8 * cells;
     check_traffic(&case(vec![3], true), "moments", first, 8 * cells);
     let second = 4 * 5 * cells + 16 * cells;

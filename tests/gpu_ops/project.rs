@@ -2,13 +2,14 @@
 
 use probeprune::{
     Result,
-    backend::{Backend, KeptBlocks, WeightUse},
+    backend::{Addition, Backend, KeptBlocks, WeightUse},
     gpu::{Driver, Gpu, GpuDtype},
 };
 
 use crate::{
     case::{
-        Case, DTYPES, Expected, Output, Put, check, check_once, check_traffic, elements, floats, rng, wide,
+        Case, DTYPES, Expected, Output, Put, check, check_once, check_traffic, elements, floats, rng,
+        traffic, wide,
     },
     product::{Keep, inputs, picked, tolerance, weights},
 };
@@ -22,6 +23,8 @@ struct ProjectCase {
     keep: Keep,
     bias: bool,
     residual: bool,
+    /// r of an addition.
+    addition: Option<usize>,
 }
 
 struct Input {
@@ -30,11 +33,13 @@ struct Input {
     w: Vec<f32>,
     bias: Vec<f32>,
     residual: Vec<f32>,
+    z: Vec<f32>,
+    addition: Vec<f32>,
 }
 
 impl ProjectCase {
     fn new(dtype: GpuDtype, rows: usize, weight: [usize; 2], keep: Keep) -> Self {
-        Self { dtype, rows, weight, keep, bias: true, residual: true }
+        Self { dtype, rows, weight, keep, bias: true, residual: true, addition: None }
     }
 
     fn input(&self) -> Input {
@@ -44,7 +49,10 @@ impl ProjectCase {
         let a = inputs(&mut rng, self.dtype, self.rows, picked(&kept, c).len());
         let w = weights(&mut rng, self.dtype, h, c);
         let bias = floats(&mut rng, -1.0..1.0, h);
-        Input { a, kept, w, bias, residual: elements(&mut rng, self.dtype, self.rows * h) }
+        let residual = elements(&mut rng, self.dtype, self.rows * h);
+        let rank = self.addition.unwrap_or(0);
+        let z = inputs(&mut rng, self.dtype, self.rows, rank);
+        Input { a, kept, w, bias, residual, z, addition: weights(&mut rng, self.dtype, rank + 1, h) }
     }
 }
 
@@ -59,7 +67,9 @@ impl Case for ProjectCase {
         let bias = gpu.put_statistics(&input.bias);
         let mut out = gpu.activations(self.rows * h)?;
         let (bias, residual) = (self.bias.then_some(&bias), self.residual.then_some(&residual));
-        gpu.project(&a, self.rows, &w, kept, bias, residual, &mut out);
+        let (z, weight) = (gpu.put_activations(&input.z), gpu.put_activations(&input.addition));
+        let addition = self.addition.map(|rank| Addition { z: &z, rank, weight: &weight });
+        gpu.project(&a, self.rows, &w, kept, bias, addition, residual, &mut out);
         Ok(vec![Output::Floats(gpu.download_activations(&out, self.rows * h)?)])
     }
 
@@ -68,12 +78,17 @@ impl Case for ProjectCase {
         let [h, c] = self.weight;
         let picked: Vec<usize> = picked(&input.kept, c).into_iter().flatten().collect();
         let (a, w) = (wide(&input.a), wide(&input.w));
+        let (z, addition) = (wide(&input.z), wide(&input.addition));
+        let added = |t: usize, o: usize| -> f64 {
+            let Some(rank) = self.addition else { return 0.0 };
+            (0..rank).map(|l| z[t * rank + l] * addition[l * h + o]).sum::<f64>() + addition[rank * h + o]
+        };
         let values = (0..self.rows * h).map(|i| {
             let (t, o) = (i / h, i % h);
             let a = &a[t * picked.len()..][..picked.len()];
             let sum: f64 = a.iter().zip(&picked).map(|(a, &channel)| a * w[o * c + channel]).sum();
             let bias = if self.bias { f64::from(input.bias[o]) } else { 0.0 };
-            sum + bias + if self.residual { f64::from(input.residual[i]) } else { 0.0 }
+            sum + bias + added(t, o) + if self.residual { f64::from(input.residual[i]) } else { 0.0 }
         });
         vec![Expected::Floats { values: values.collect(), tolerance: tolerance(self.dtype) }]
     }
@@ -110,6 +125,26 @@ fn kept_columns_are_gathered() {
 }
 
 #[test]
+fn additions_are_more_columns_and_a_constant() {
+    for dtype in DTYPES {
+        // Few rows go to the matrix-vector kernel.
+        for (rows, weight, keep, rank) in [
+            (1, [33, 31], Keep::Dense, 0),
+            (3, [40, 64], Keep::Blocks { len: 37, width: 1 }, 5),
+            (16, [72, 144], Keep::Blocks { len: 9, width: 8 }, 32),
+            (33, [130, 40], Keep::Dense, 0),
+            (35, [72, 144], Keep::Blocks { len: 71, width: 1 }, 32),
+            (130, [66, 144], Keep::Blocks { len: 3, width: 16 }, 7),
+            (65, [24, 720], Keep::Blocks { len: 40, width: 8 }, 200),
+        ] {
+            let case = ProjectCase { addition: Some(rank), ..ProjectCase::new(dtype, rows, weight, keep) };
+            check(&ProjectCase { bias: false, residual: false, ..case.clone() });
+            check(&case);
+        }
+    }
+}
+
+#[test]
 fn project_moves_what_its_header_says() {
     let (t, h, c) = (256, 512, 1024);
     let case = ProjectCase::new(GpuDtype::Bf16, t, [h, 2048], Keep::Blocks { len: c, width: 1 });
@@ -122,4 +157,9 @@ fn project_moves_what_its_header_says() {
         h / 128 * 2 * t * c + t / 128 * (2 * c * h + 4 * h) + kept + 2 * t * h,
         2 * t * h,
     );
+    let (rank, added) = (32, ProjectCase { addition: Some(32), ..case.clone() });
+    let more = h / 128 * 2 * t * rank + t / 128 * 2 * (rank + 1) * h;
+    let [plain, added] = [&case, &added].map(|case| traffic(case, "project"));
+    let near = (added.read - plain.read) as f64 / more as f64;
+    assert!((near - 1.0).abs() < 0.02 && added.conflicts == 0, "{added:?} for {plain:?} and {more} more");
 }

@@ -11,7 +11,7 @@ use probeprune::{
     config::ModelConfig,
     prune::{
         counts,
-        settings::{HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
+        settings::{Compensation, HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
     },
 };
 
@@ -19,7 +19,7 @@ use crate::{
     calibrate, completions, corpus, demo,
     device::{DeviceChoice, DtypeChoice},
     failure::{Result, note},
-    generate, inspect, perplexity,
+    generate, inspect, perplexity, sweep,
 };
 
 /// Runs LLaMA and OPT checkpoints densely and pruned by a probe (Probe Pruning, ICLR 2025).
@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Demo(demo::DemoArgs),
     /// Measure perplexity, time and FLOPs, dense or pruned
     Perplexity(perplexity::PerplexityArgs),
+    /// Compare methods and ratios on one text: perplexity, time, kept sets, and a report to look at
+    Sweep(sweep::SweepArgs),
     /// Run text densely once and save what history and the static methods need
     Calibrate(calibrate::CalibrateArgs),
     /// Continue prompts, dense or pruned
@@ -104,16 +106,37 @@ pub(crate) struct ThreadArgs {
     pub(crate) threads: u16,
 }
 
-/// How, and how much, to prune.
+/// What is measured, and in which batches.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct DataArgs {
+    /// Text files, tokenised as one text
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "tokens", conflicts_with = "tokens")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Token ids instead of text: an integer tensor of one or two dimensions, rows one after another
+    #[arg(long, value_name = "FILE.safetensors:KEY")]
+    pub(crate) tokens: Option<TensorKey>,
+    /// Tokens of a window; windows do not overlap [default: the model's longest, at most 1024]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    pub(crate) seq_len: Option<usize>,
+    /// Windows of a batch
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one())]
+    pub(crate) batch_size: usize,
+    /// Stop after so many tokens, rounded down to whole windows
+    #[arg(long, value_name = "T")]
+    pub(crate) max_tokens: Option<usize>,
+}
+
+/// How, and how much, to prune.
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub(crate) struct MethodArgs {
     /// How kept heads and channels are chosen [default: pp if there is a --prune-ratio, else none]
     #[arg(long, value_parser = names::<Method>(Method::ALL, Method::name))]
-    method: Option<Method>,
+    pub(crate) method: Option<Method>,
     /// Share of heads and channels to prune, over all layers, from 0 to below 1
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
-    prune_ratio: Option<f64>,
+    pub(crate) prune_ratio: Option<f64>,
     /// Score of a channel or head under pp
     #[arg(long, default_value_t = Metric::Ppsp, value_parser = names::<Metric>(Metric::ALL, Metric::name))]
     metric: Metric,
@@ -152,6 +175,16 @@ pub(crate) struct MethodArgs {
     /// Slots that share a row of history, which holds their mean; 1 is exact
     #[arg(long, value_name = "SLOTS", default_value_t = 1)]
     history_bucket: usize,
+    /// What stands in for what is pruned: none, probe-mean (its mean over the probe), linear or linear:RANK (a low-rank map
+    /// of the block's input, which calibration fits); for pp, and probe-mean for wanda-sp
+    #[arg(long, value_name = "HOW", default_value_t, value_parser = str::parse::<Compensation>)]
+    compensate: Compensation,
+    /// What the probe's mean weighs against calibration's under --compensate; 1 takes the probe's alone
+    #[arg(long, value_name = "W", default_value_t = 0.75, allow_negative_numbers = true)]
+    probe_mean_weight: f64,
+    /// Keep MLP channels in groups of so many, sorted by calibration: 1, 8 or 16
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    channel_group: usize,
     /// What a head weighs in FLAP's global ranking: 4 counts q, k, v and o, 2 (apt for GQA) q and o
     #[arg(long, value_name = "N", default_value_t = 4)]
     flap_attention_factor: u32,
@@ -190,6 +223,9 @@ impl MethodArgs {
             round_channels: self.round_channels,
             momentum: self.momentum,
             history_layout: HistoryLayout { dtype: self.history_dtype, bucket: self.history_bucket },
+            compensate: self.compensate,
+            probe_mean_weight: self.probe_mean_weight,
+            channel_group: self.channel_group,
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,
         };
@@ -201,6 +237,7 @@ impl MethodArgs {
             && method != Method::Flap
         {
             counts::kept_heads(&settings, config, ratio)?;
+            counts::kept_channels(&settings, config, ratio)?;
         }
         if settings.prune_ratio > 0.0 && (0..layers).all(|layer| settings.skip_layers.contains(&layer)) {
             note(&format!("nothing is pruned: --skip-layers leaves out all {layers} layers"));

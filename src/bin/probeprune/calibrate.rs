@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use probeprune::{backend::Backend, output::check_writable, session::CalibrationOptions};
+use probeprune::{
+    backend::Backend, output::check_writable, prune::settings::Compensation, session::CalibrationOptions,
+};
 
 use crate::{
     args::{ModelArgs, TensorKey, at_least_one},
@@ -40,6 +42,9 @@ pub(crate) struct CalibrateArgs {
     /// Windows to calibrate with [default: all, at most 128]
     #[arg(long, visible_alias = "samples", value_name = "N", value_parser = at_least_one())]
     calibrate_samples: Option<usize>,
+    /// What else later runs need: linear or linear:RANK fits low-rank maps, which takes a second pass
+    #[arg(long, value_name = "HOW", default_value_t = Compensation::ProbeMean, value_parser = str::parse::<Compensation>)]
+    compensate: Compensation,
     /// The history file to write
     #[arg(long, value_name = "HISTORY.safetensors")]
     out: PathBuf,
@@ -55,11 +60,12 @@ pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
 impl Task for &CalibrateArgs {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let tokens = loaded.tokens(&self.text, self.tokens.as_ref())?;
-        // FLAP's moments too, so that one file serves every method.
+        // FLAP's moments and means too, so that one file serves every method.
         let options = CalibrationOptions {
             seq_len: loaded.seq_len(self.seq_len),
             batch_size: self.batch_size,
             flap: true,
+            linear_rank: self.compensate.rank(),
         };
         let calibration = loaded.calibrate(&tokens, self.calibrate_samples, options)?;
         interrupt::uninterrupted(|| calibration.save(&self.out))?;

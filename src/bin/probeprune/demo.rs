@@ -8,7 +8,7 @@ use probeprune::{
     corpus::{Topic, text},
     prune::{
         calibration::Calibration,
-        settings::{Method, Settings},
+        settings::{Compensation, Method, Settings},
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Session},
     tokenizer::Tokenizer,
@@ -32,7 +32,17 @@ const EVALUATION_SEED: u64 = 5_000;
 const GRID: Grid = Grid { samples: 16, tokens: 64 };
 const CALIBRATION_SAMPLES: usize = 128;
 
-const METHODS: [Method; 4] = [Method::ProbePruning, Method::WandaSp, Method::Flap, Method::Random];
+/// Methods and what stands in for pruned channels. A rank of 8 is to these models what 32 is to larger ones.
+const METHODS: [(Method, Compensation); 7] = [
+    (Method::ProbePruning, Compensation::None),
+    (Method::ProbePruning, Compensation::ProbeMean),
+    (Method::ProbePruning, Compensation::Linear { rank: RANK }),
+    (Method::FullBatch, Compensation::None),
+    (Method::WandaSp, Compensation::None),
+    (Method::Flap, Compensation::None),
+    (Method::Random, Compensation::None),
+];
+const RANK: usize = 8;
 const RATIOS: [f64; 3] = [0.2, 0.4, 0.6];
 
 /// Times are medians over as many rounds as fit in here, at least one and at most `MAX_ROUNDS`.
@@ -79,7 +89,8 @@ struct Case<B: Backend> {
 /// What is shown of a case.
 #[derive(Debug, Serialize)]
 struct Row {
-    method: &'static str,
+    /// With what stands in for pruned channels, if anything does.
+    method: String,
     prune_ratio: f64,
     perplexity: f64,
     seconds: f64,
@@ -100,17 +111,24 @@ impl Task for &DemoArgs {
         let tokenizer = loaded.tokenizer()?;
         let tokens =
             sample_tokens(&tokenizer, &Topic::ALL, CALIBRATION_SEED, CALIBRATION_SAMPLES * GRID.tokens)?;
-        let options = CalibrationOptions { seq_len: GRID.tokens, batch_size: GRID.samples, flap: true };
+        let options = CalibrationOptions {
+            seq_len: GRID.tokens,
+            batch_size: GRID.samples,
+            flap: true,
+            linear_rank: RANK,
+        };
         let calibration = loaded.calibrate(&tokens, Some(CALIBRATION_SAMPLES), options)?;
         let batches = Topic::ALL
             .iter()
             .map(|&topic| sample_tokens(&tokenizer, &[topic], EVALUATION_SEED, GRID.rows()))
             .collect::<Result<Vec<_>>>()?;
 
-        let mut cases = vec![case(&loaded, Method::None, 0.0, &calibration, batches.len())?];
+        let dense = settings(&loaded, (Method::None, Compensation::None), 0.0);
+        let mut cases = vec![case(&loaded, dense, &calibration, batches.len())?];
         for ratio in RATIOS {
             for method in METHODS {
-                cases.push(case(&loaded, method, ratio, &calibration, batches.len())?);
+                let settings = settings(&loaded, method, ratio);
+                cases.push(case(&loaded, settings, &calibration, batches.len())?);
             }
         }
         let rounds = measure(&mut cases, &batches)?;
@@ -137,12 +155,17 @@ impl Task for &DemoArgs {
     }
 }
 
-fn settings<B: Backend>(loaded: &Loaded<B>, method: Method, prune_ratio: f64) -> Settings {
+fn settings<B: Backend>(
+    loaded: &Loaded<B>,
+    (method, compensate): (Method, Compensation),
+    prune_ratio: f64,
+) -> Settings {
     // In proportion to the paper's three layers of 32 and 64 channels of thousands: small models have none to spare.
     let skipped = (loaded.model.config.num_hidden_layers * 3).div_ceil(32);
     Settings {
         method,
         prune_ratio,
+        compensate,
         skip_layers: (0..skipped).collect(),
         round_channels: 8,
         ..Settings::default()
@@ -151,12 +174,10 @@ fn settings<B: Backend>(loaded: &Loaded<B>, method: Method, prune_ratio: f64) ->
 
 fn case<B: Backend>(
     loaded: &Loaded<B>,
-    method: Method,
-    ratio: f64,
+    settings: Settings,
     calibration: &Calibration,
     batches: usize,
 ) -> Result<Case<B>> {
-    let settings = settings(loaded, method, ratio);
     let limits = Limits { samples: GRID.samples, tokens: GRID.tokens, capacity: 0 };
     let session = Session::new(loaded.model.clone(), settings.clone(), limits, Some(calibration))?;
     Ok(Case { settings, session, losses: Vec::new(), times: vec![Vec::new(); batches] })
@@ -217,7 +238,11 @@ fn rows<B: Backend>(cases: &[Case<B>]) -> Vec<Row> {
         let (perplexity, seconds) = measured(case);
         let saved = 100.0 * (1.0 - seconds / dense_seconds);
         Row {
-            method: if case.settings.method == Method::None { "dense" } else { case.settings.method.name() },
+            method: match (case.settings.method, case.settings.compensate) {
+                (Method::None, _) => "dense".to_string(),
+                (method, Compensation::None) => method.to_string(),
+                (method, compensate) => format!("{method}+{compensate}"),
+            },
             prune_ratio: case.settings.prune_ratio,
             perplexity,
             seconds,
@@ -240,7 +265,7 @@ fn table(rows: &[Row]) -> Table {
     let mut table = Table::new(["Method", "Pruned", "Perplexity", "Seconds", "Time", "FLOPs", "PRR"]);
     for row in rows {
         table.row([
-            row.method.to_string(),
+            row.method.clone(),
             percent(row.prune_ratio),
             format!("{:.3}", row.perplexity),
             format!("{:.3}", row.seconds),
@@ -264,7 +289,10 @@ fn show_text<B: Backend>(loaded: &Loaded<B>, tokenizer: &Tokenizer, calibration:
         Ok(tokenizer.decode(tokens, true)?.split_whitespace().collect::<Vec<_>>().join(" "))
     };
     print(&format!("\nprompt     {} ...\n", one_line(&prompt)?))?;
-    for (name, method, ratio) in [("dense", Method::None, 0.0), ("pp at 40 %", Method::ProbePruning, 0.4)] {
+    for (name, method, ratio) in [
+        ("dense", (Method::None, Compensation::None), 0.0),
+        ("pp at 40 %", (Method::ProbePruning, Compensation::ProbeMean), 0.4),
+    ] {
         let limits = Limits { samples: 1, tokens: PROMPT_TOKENS, capacity: PROMPT_TOKENS + NEW_TOKENS };
         let settings = settings(loaded, method, ratio);
         let mut session = Session::new(loaded.model.clone(), settings, limits, Some(calibration))?;

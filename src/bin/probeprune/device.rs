@@ -147,6 +147,15 @@ fn open_gpu(args: DeviceArgs) -> Result<Option<Cuda>> {
     Ok(gpu)
 }
 
+/// The processor, its cores and the operating system.
+pub(crate) fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));
+    let processor = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{processor}, {cores} cores, {}", std::env::consts::OS)
+}
+
 /// The number of the GPU that a choice means; none for the CPU.
 pub(crate) fn chosen_gpu(choice: DeviceChoice) -> Result<Option<usize>> {
     match choice {

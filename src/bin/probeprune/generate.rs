@@ -126,6 +126,7 @@ impl Task for Generation<'_> {
         if history.is_none() && settings.method == Method::ProbePruning && settings.prune_ratio > 0.0 {
             note_empty_history();
         }
+        let loaded = loaded.arranged(&settings, history.as_ref())?;
         let limits = Limits { samples: prompts.len(), tokens: longest, capacity };
         let mut session = Session::new(loaded.model.clone(), settings, limits, history.as_ref())?;
         let start = Instant::now();

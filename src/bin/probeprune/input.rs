@@ -11,7 +11,8 @@ use probeprune::{
     backend::Backend,
     checkpoint::read_tensor_file,
     config::ModelConfig,
-    model::{Block, Model},
+    model::Model,
+    perplexity::windows,
     prune::{
         calibration::Calibration,
         settings::{Method, Settings},
@@ -22,7 +23,7 @@ use probeprune::{
 };
 
 use crate::{
-    args::{CalibrationArgs, TensorKey},
+    args::{CalibrationArgs, DataArgs, TensorKey},
     device::Place,
     failure::{Result, note},
     progress,
@@ -30,6 +31,9 @@ use crate::{
 
 /// Calibration windows taken when nothing else is said.
 const DEFAULT_SAMPLES: usize = 128;
+
+/// Tokens per input below which a calibration is called short.
+const SHORT: usize = 10;
 
 /// Longest window taken when nothing else is said.
 const DEFAULT_SEQ_LEN: usize = 1024;
@@ -44,16 +48,38 @@ pub(crate) struct Loaded<B: Backend> {
     pub(crate) model: Arc<Model<B>>,
     /// The device.
     pub(crate) place: Place,
+    /// Whether its files are mapped.
+    mmap: bool,
 }
 
 impl<B: Backend> Loaded<B> {
     /// Loads a model to a device.
     pub(crate) fn open(source: ModelSource, mmap: bool, backend: Arc<B>, place: Place) -> Result<Self> {
-        let layers = ModelConfig::load(&source)?.num_hidden_layers;
-        let bar = progress::bar(if place.gpu.is_some() { "uploading" } else { "loading" }, layers);
-        let model = Model::load(&source, mmap, backend, |layers| bar.set_position(layers as u64))?;
-        bar.finish_and_clear();
-        Ok(Self { name: source.name(), source, model: Arc::new(model), place })
+        let model = Arc::new(load(&source, mmap, backend, &place, None)?);
+        Ok(Self { name: source.name(), source, model, place, mmap })
+    }
+
+    /// The model as the settings need it: groups of channels want these sorted, as the calibration found them.
+    pub(crate) fn arranged(self, settings: &Settings, calibration: Option<&Calibration>) -> Result<Self> {
+        if settings.channel_group == 1 || settings.method == Method::None {
+            return Ok(self);
+        }
+        let Some(calibration) = calibration else {
+            return Err(Error::argument(
+                format!("--channel-group {}", settings.channel_group),
+                "a calibration, which sorts the channels",
+                "none",
+                "Pass --history FILE, --calibrate-text or --calibrate-tokens.",
+            )
+            .into());
+        };
+        let Self { name, source, model, place, mmap } = self;
+        let backend = Arc::clone(&model.backend);
+        // Before the other one is loaded, or a device would have to hold both.
+        drop(model);
+        let order = Some(calibration.channel_order.clone());
+        let model = Arc::new(load(&source, mmap, backend, &place, order)?);
+        Ok(Self { name, source, model, place, mmap })
     }
 
     /// The model's tokenizer.
@@ -78,6 +104,15 @@ impl<B: Backend> Loaded<B> {
         Ok(self.tokenizer()?.encode(&whole, true)?)
     }
 
+    /// The windows that `data` names, one after another, and the tokens of each.
+    pub(crate) fn windows(&self, data: &DataArgs) -> Result<(Vec<u32>, usize)> {
+        let seq_len = self.seq_len(data.seq_len);
+        let mut tokens = self.tokens(&data.text, data.tokens.as_ref())?;
+        let whole = windows(&tokens, seq_len, data.max_tokens)?.len();
+        tokens.truncate(whole);
+        Ok((tokens, seq_len))
+    }
+
     /// A calibration over the first windows of `tokens`.
     pub(crate) fn calibrate(
         &self,
@@ -97,7 +132,17 @@ impl<B: Backend> Loaded<B> {
             )
             .into());
         }
-        let bar = progress::bar("calibrating", wanted);
+        if options.linear_rank > 0 && wanted * seq_len < SHORT * self.model.config.hidden_size {
+            note(&format!(
+                "linear maps of {} inputs are fitted to {} tokens only: calibrate with {} or more, of every kind of text \
+                 that will be run",
+                self.model.config.hidden_size,
+                wanted * seq_len,
+                SHORT * self.model.config.hidden_size
+            ));
+        }
+        // Linear maps take a second pass.
+        let bar = progress::bar("calibrating", wanted * if options.linear_rank > 0 { 2 } else { 1 });
         let done = |samples: usize| bar.set_position(samples as u64);
         let calibration = calibrate(&self.model, &tokens[..wanted * seq_len], options, done)?;
         bar.finish_and_clear();
@@ -106,9 +151,7 @@ impl<B: Backend> Loaded<B> {
 
     /// Reads a history file of this model.
     pub(crate) fn history(&self, path: &Path) -> Result<Calibration> {
-        let config = &self.model.config;
-        let channels = Block::ALL.map(|block| block.channels(config));
-        Ok(Calibration::load(path, &self.model.fingerprint, config.num_hidden_layers, channels)?)
+        Ok(Calibration::load(path, &self.model.fingerprint, &self.model.config)?)
     }
 
     /// What `args` ask for and the method can use, for batches of (`batch_size`, `seq_len`).
@@ -151,9 +194,24 @@ impl<B: Backend> Loaded<B> {
             return Ok(None);
         }
         let tokens = self.tokens(&args.calibrate_text, args.calibrate_tokens.as_ref())?;
-        let options = CalibrationOptions { seq_len, batch_size, flap: method == Method::Flap };
+        let linear_rank = settings.compensate.rank();
+        let options = CalibrationOptions { seq_len, batch_size, flap: method == Method::Flap, linear_rank };
         self.calibrate(&tokens, args.calibrate_samples, options).map(Some)
     }
+}
+
+fn load<B: Backend>(
+    source: &ModelSource,
+    mmap: bool,
+    backend: Arc<B>,
+    place: &Place,
+    order: Option<Vec<Vec<u32>>>,
+) -> Result<Model<B>> {
+    let layers = ModelConfig::load(source)?.num_hidden_layers;
+    let bar = progress::bar(if place.gpu.is_some() { "uploading" } else { "loading" }, layers);
+    let model = Model::load_ordered(source, mmap, backend, order, |layers| bar.set_position(layers as u64))?;
+    bar.finish_and_clear();
+    Ok(model)
 }
 
 /// Says that `pp` runs on its probe alone at first.

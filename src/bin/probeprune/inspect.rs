@@ -155,8 +155,9 @@ fn describe_memory(
     let limits = |capacity| Limits { samples: grid.samples, tokens: grid.tokens, capacity };
     let footprint = Footprint::new(config, settings, layers, limits(0));
     let cache = Footprint::new(config, settings, layers, limits(grid.tokens)).cache.bytes(place.element);
-    let [scratch, history, probed] =
-        [footprint.scratch, footprint.history, footprint.probed].map(|part| part.bytes(place.element));
+    let [scratch, history, probed, compensation] =
+        [footprint.scratch, footprint.history, footprint.probed, footprint.compensation]
+            .map(|part| part.bytes(place.element));
     let scratch = scratch + place.loss as u64;
     let layout = settings.history_layout;
     let layout = match layout.bucket {
@@ -164,9 +165,9 @@ fn describe_memory(
         bucket => format!("{}, {bucket} slots in a row", layout.dtype),
     };
     format!(
-        "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}\n\
+        "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}, compensation {}\n\
          \x20            generating needs {} more for keys and values of as many tokens\n",
-        size(place.weights + scratch + history + probed),
+        size(place.weights + scratch + history + probed + compensation),
         place.name,
         grid.samples,
         grid.tokens,
@@ -174,6 +175,7 @@ fn describe_memory(
         size(scratch),
         size(history),
         size(probed),
+        size(compensation),
         size(cache),
     )
 }

@@ -14,6 +14,7 @@ mod inspect;
 mod interrupt;
 mod perplexity;
 mod progress;
+mod sweep;
 mod table;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     failure::exit_code(match cli.command.unwrap_or_default() {
         Command::Demo(args) => demo::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -6,14 +6,14 @@ use clap::Args;
 use probeprune::{
     backend::Backend,
     output::{OutTensor, check_writable, write_safetensors},
-    perplexity::{PerplexityOptions, measure, shares, windows},
+    perplexity::{PerplexityOptions, measure, shares},
     prune::settings::Settings,
     session::{Limits, Session},
 };
 use serde::Serialize;
 
 use crate::{
-    args::{CalibrationArgs, MethodArgs, ModelArgs, TensorKey, at_least_one},
+    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs},
     device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
@@ -26,28 +26,8 @@ use crate::{
 pub(crate) struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Text files, tokenised as one text
-    #[arg(
-        long,
-        value_name = "FILE",
-        num_args = 1..,
-        required_unless_present = "tokens",
-        conflicts_with = "tokens",
-        help_heading = "Data"
-    )]
-    text: Vec<PathBuf>,
-    /// Token ids instead of text: an integer tensor of one or two dimensions, rows one after another
-    #[arg(long, value_name = "FILE.safetensors:KEY", help_heading = "Data")]
-    tokens: Option<TensorKey>,
-    /// Tokens of a window; windows do not overlap [default: the model's longest, at most 1024]
-    #[arg(long, value_name = "N", value_parser = at_least_one(), help_heading = "Data")]
-    seq_len: Option<usize>,
-    /// Windows of a batch
-    #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one(), help_heading = "Data")]
-    batch_size: usize,
-    /// Stop after so many tokens, rounded down to whole windows
-    #[arg(long, value_name = "T", help_heading = "Data")]
-    max_tokens: Option<usize>,
+    #[command(flatten)]
+    data: DataArgs,
     #[command(flatten)]
     method: MethodArgs,
     #[command(flatten)]
@@ -113,6 +93,9 @@ struct SettingsReport {
     skip_layers: Vec<usize>,
     round_channels: usize,
     momentum: f64,
+    compensate: String,
+    probe_mean_weight: f64,
+    channel_group: usize,
     flap_attention_factor: u32,
     seed: u64,
 }
@@ -129,6 +112,9 @@ impl SettingsReport {
             skip_layers: settings.skip_layers.clone(),
             round_channels: settings.round_channels,
             momentum: settings.momentum,
+            compensate: settings.compensate.to_string(),
+            probe_mean_weight: settings.probe_mean_weight,
+            channel_group: settings.channel_group,
             flap_attention_factor: settings.flap_attention_factor,
             seed: settings.seed,
         }
@@ -154,22 +140,22 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
 impl Task for &PerplexityArgs {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let settings = self.method.settings(&loaded.model.config)?;
-        let seq_len = loaded.seq_len(self.seq_len);
-        let tokens = loaded.tokens(&self.text, self.tokens.as_ref())?;
-        let tokens = windows(&tokens, seq_len, self.max_tokens)?;
+        let (tokens, seq_len) = loaded.windows(&self.data)?;
+        let batch_size = self.data.batch_size;
         let count = tokens.len() / seq_len;
         let options = PerplexityOptions {
             seq_len,
-            batch_size: self.batch_size.min(count),
+            batch_size: batch_size.min(count),
             warmup_batches: self.warmup_batches,
         };
-        let calibration = loaded.calibration(&self.calibration, &settings, seq_len, self.batch_size)?;
+        let calibration = loaded.calibration(&self.calibration, &settings, seq_len, batch_size)?;
+        let loaded = loaded.arranged(&settings, calibration.as_ref())?;
         let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
         let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
         let calibration_samples = calibration.map_or(0, |calibration| calibration.samples);
         let mut dump = Vec::new();
         let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
-        let measured = measure(&mut session, tokens, options, |batch, session| {
+        let measured = measure(&mut session, &tokens, options, |batch, session| {
             if self.dump.is_some() {
                 add_batch(&mut dump, batch, session, seq_len)?;
             }
@@ -184,7 +170,7 @@ impl Task for &PerplexityArgs {
                 method: settings.method.name(),
                 prune_ratio: settings.prune_ratio,
                 seq_len,
-                batch_size: self.batch_size,
+                batch_size,
                 tokens: measured.tokens,
                 perplexity: measured.perplexity(),
                 seconds: measured.seconds,

@@ -151,7 +151,7 @@ impl<'a> Operation<'a> for Project<'a> {
             let bias = backend.optional_floats(self.bias.as_ref())?;
             let residual = self.residual.map(|residual| backend.states(&residual)).transpose()?;
             let (a, mut out) = (backend.states(&self.a)?, backend.states(&self.out)?);
-            backend.project(&a, self.rows, &linear, kept, bias.as_ref(), residual.as_ref(), &mut out);
+            backend.project(&a, self.rows, &linear, kept, bias.as_ref(), None, residual.as_ref(), &mut out);
         }
         Ok(())
     }

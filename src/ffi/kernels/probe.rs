@@ -374,7 +374,7 @@ impl<'a> Operation<'a> for Energy<'a> {
         unsafe {
             let (a, mut out) = (backend.states(&self.a)?, backend.floats(&self.out)?);
             let mask = backend.optional_indices(self.mask.as_ref())?;
-            backend.energy(&a, Grid { samples, tokens }, width, mask.as_ref(), &mut out);
+            backend.energy(&a, Grid { samples, tokens }, width, mask.as_ref(), &mut out, None);
         }
         Ok(())
     }

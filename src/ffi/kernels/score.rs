@@ -10,7 +10,7 @@ use super::{
     probe::optional,
 };
 use crate::{
-    backend::{Fusion, KeptBlocks, KeptSet},
+    backend::{Fusion, KeptBlocks, KeptSet, Unit},
     ffi::{
         dlpack::{DLDataType, DLTensor, Tensor, refused},
         status::{Failure, Outcome},
@@ -176,7 +176,7 @@ impl<'a> Operation<'a> for Score<'a> {
                 fusion,
                 self.metric,
                 &statistic,
-                self.head_dim,
+                self.head_dim.map_or(Unit::Channel, Unit::Head),
                 &mut out,
             );
         }

@@ -1,16 +1,19 @@
-"""PyTorch float32 speed of a LLaMA folder on this machine's CPU: prefill and decode.
+"""PyTorch's speed on a LLaMA folder: dense prefill and decode, and Probe Pruning by plain operations (reference.py).
 
 A plain forward pass: each weight is loaded to float32 once, q/k/v and gate/up run as one
 matrix product each, and nothing is copied that need not be. Prefill computes all logits of a
 (batch, seq) block of tokens; decode makes one sequence longer, its cache allocated beforehand.
 
 Usage:
-  python tools/bench_pytorch.py FOLDER [--batch 4] [--seq 256] [--threads 2] [--repeat 5] [--decode 64]
-  python tools/bench_pytorch.py FOLDER --interactive [...]
+  python tools/peers/pytorch.py FOLDER [--batch 4] [--seq 256] [--threads 2] [--repeat 5] [--decode 64]
+  python tools/peers/pytorch.py FOLDER --interactive [...]
 
-The first form prints one JSON object. The second prints "ready" and then, for every line
-"prefill" or "decode" on stdin, runs one measurement and prints its seconds on a line (for
-decode: of all --decode tokens), so that another program's runs can be interleaved with it.
+The first form prints one JSON object. The second prints "ready" and then answers every line of stdin with one
+line, so that another program's runs can be interleaved with it: "prefill" and "decode" with their seconds (for decode:
+of all --decode tokens), "reference B S" with the seconds of a prefill of B x S tokens that is pruned by 40 %, and
+"counts" with the heads and channels that each pruned layer of it keeps.
+
+float32 on the CPU; bfloat16 with --device cuda.
 
 The numbers mean something only with a PyTorch whose matrix product is fast: some
 distributions link it to the reference BLAS, which is some 20 times slower. Hence
@@ -36,6 +39,7 @@ def arguments():
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--decode", type=int, default=64, help="tokens to decode")
     parser.add_argument("--prompt", type=int, default=32, help="prompt tokens before decoding")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--interactive", action="store_true")
     return parser.parse_args()
 
@@ -49,20 +53,24 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+from reference import Reference  # noqa: E402
+
+RATIO = 0.4
 HAS_SDPA = hasattr(F, "scaled_dot_product_attention")
 
 
 class Llama:
-    """Weights in float32, with the first projections of each block fused."""
+    """Weights on a device, with the first projections of each block fused."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, device="cpu"):
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
             c = json.load(f)
         if c["model_type"] != "llama" or c.get("rope_scaling"):
             sys.exit("only plain LLaMA folders without rope_scaling are benchmarked")
         w = {}
         for path in sorted(glob.glob(os.path.join(folder, "*.safetensors"))):
-            w.update({k: t.float() for k, t in load_file(path).items()})
+            dtype = torch.bfloat16 if device == "cuda" else torch.float32
+            w.update({k: t.to(device, dtype) for k, t in load_file(path).items()})
         self.hidden, self.vocab, self.layers = c["hidden_size"], c["vocab_size"], c["num_hidden_layers"]
         self.heads = c["num_attention_heads"]
         self.kv_heads = c.get("num_key_value_heads") or self.heads
@@ -139,38 +147,60 @@ class Llama:
 
     def prepare(self, length):
         """Tables for sequences of up to `length` tokens."""
-        self.cos, self.sin = self.angles(length)
-        self.mask = torch.full((length, length), float("-inf")).triu_(1)
+        self.cos, self.sin = (t.to(self.embed) for t in self.angles(length))
+        self.mask = torch.full((length, length), float("-inf")).triu_(1).to(self.embed)
 
     def new_cache(self, length):
         shape = (1, self.kv_heads, length, self.head_dim)
-        return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(self.layers)]
+        new = lambda: torch.zeros(shape, dtype=self.embed.dtype, device=self.embed.device)
+        return [(new(), new()) for _ in range(self.layers)]
 
 
 class Bench:
-    """The two measurements on fixed pseudo-random tokens."""
+    """The measurements on fixed pseudo-random tokens."""
 
     def __init__(self, model, args):
         self.model, self.decode_tokens, self.prompt = model, args.decode, args.prompt
-        gen = torch.Generator().manual_seed(0)
-        self.tokens = torch.randint(model.vocab, (args.batch, args.seq), generator=gen)
         self.length = args.prompt + args.decode
-        self.line = torch.randint(model.vocab, (1, args.prompt), generator=gen)
+        self.tokens = self.random(args.batch, args.seq)
+        self.line = self.random(1, args.prompt)
         model.prepare(max(args.seq, self.length))
         self.cache = model.new_cache(self.length)
+        self.pruned, self.shape = Reference(model, RATIO), None
+
+    def random(self, batch, seq):
+        gen = torch.Generator().manual_seed(0)
+        return torch.randint(self.model.vocab, (batch, seq), generator=gen).to(self.model.embed.device)
+
+    def seconds(self, run):
+        """Of one run, whatever of it a GPU still has to do included."""
+        wait = torch.cuda.synchronize if self.model.embed.is_cuda else lambda: None
+        wait()
+        begin = time.perf_counter()
+        run()
+        wait()
+        return time.perf_counter() - begin
 
     def prefill(self):
-        begin = time.perf_counter()
-        self.model.forward(self.tokens)
-        return time.perf_counter() - begin
+        return self.seconds(lambda: self.model.forward(self.tokens))
 
     def decode(self):
         """Seconds for the decode steps alone; the prompt's prefill is not counted."""
         token = self.model.forward(self.line, 0, self.cache)[:, -1:].argmax(-1)
-        begin = time.perf_counter()
-        for i in range(self.decode_tokens):
-            token = self.model.forward(token, self.prompt + i, self.cache)[:, -1:].argmax(-1)
-        return time.perf_counter() - begin
+
+        def steps(token=token):
+            for i in range(self.decode_tokens):
+                token = self.model.forward(token, self.prompt + i, self.cache)[:, -1:].argmax(-1)
+        return self.seconds(steps)
+
+    def reference(self, batch, seq):
+        """Of a pruned prefill; history goes on while the shape stays."""
+        if self.shape != (batch, seq):
+            self.shape, self.batch = (batch, seq), self.random(batch, seq)
+            self.model.prepare(max(seq, self.length))
+            self.pruned.reset(seq)
+            self.pruned.forward(self.batch)
+        return self.seconds(lambda: self.pruned.forward(self.batch))
 
 
 def matmul_gflops(n=1024):
@@ -204,23 +234,23 @@ def report(bench, args):
 
 
 def interactive(bench):
-    """Serve one measurement for each line of stdin."""
+    """Answer each line of stdin."""
     matmul_gflops()
     bench.prefill()
     bench.decode()
     print("ready", flush=True)
     for line in sys.stdin:
-        what = line.strip()
-        if what in ("prefill", "decode"):
-            print(f"{getattr(bench, what)():.9f}", flush=True)
-        elif what:
-            print(f"unknown measurement {what!r}", file=sys.stderr, flush=True)
+        what, *numbers = line.split()
+        if what == "counts":
+            print(*bench.pruned.counts, flush=True)
+        else:
+            print(f"{getattr(bench, what)(*map(int, numbers)):.9f}", flush=True)
 
 
 def main(args):
     torch.set_grad_enabled(False)
     torch.set_num_threads(args.threads)
-    bench = Bench(Llama(args.folder), args)
+    bench = Bench(Llama(args.folder, args.device), args)
     interactive(bench) if args.interactive else report(bench, args)
 
 

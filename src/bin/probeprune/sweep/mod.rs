@@ -1,0 +1,269 @@
+//! `probeprune sweep`: methods and ratios on one text, each in turns with the dense model, and a report to look at.
+
+mod figures;
+mod measure;
+mod plots;
+mod record;
+mod report;
+mod summary;
+mod variant;
+
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+use probeprune::{
+    Error,
+    backend::Backend,
+    output::write_atomically,
+    perplexity::PerplexityOptions,
+    prune::{
+        calibration::Calibration,
+        settings::{Compensation, Method, Settings},
+    },
+};
+
+use self::{
+    measure::Batches,
+    record::{Context, Ledger, Record},
+    variant::Variant,
+};
+use crate::{
+    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs, at_least_one},
+    device::{Task, machine, with_model},
+    failure::{Result, note, print},
+    input::Loaded,
+    interrupt, progress,
+    table::{Format, csv, json},
+};
+
+/// Flags of `sweep`.
+#[derive(Debug, Args)]
+#[command(mut_arg("method", |arg| arg.hide(true)), mut_arg("prune_ratio", |arg| arg.hide(true)))]
+pub(crate) struct SweepArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    /// What to compare: METHOD or METHOD+FLAG=VALUE+…, flags of the method as below, such as pp+probe-tokens=0.25
+    #[arg(
+        long,
+        visible_alias = "methods",
+        value_name = "VARIANTS",
+        value_delimiter = ',',
+        default_value = "pp,wanda-sp,flap",
+        help_heading = "Sweep"
+    )]
+    variants: Vec<Variant>,
+    /// Shares of heads and channels to prune, each by every variant
+    #[arg(
+        long,
+        value_name = "RATIOS",
+        value_delimiter = ',',
+        default_value = "0.2,0.4,0.6",
+        allow_negative_numbers = true,
+        help_heading = "Sweep"
+    )]
+    ratios: Vec<f64>,
+    /// How often every batch is timed; the first time counts for perplexity
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one(), help_heading = "Sweep")]
+    rounds: usize,
+    /// A folder for runs.jsonl, sweep.csv, sweep.json and report.html; a sweep that was stopped goes on from there
+    #[arg(long, value_name = "FOLDER", help_heading = "Output")]
+    out: PathBuf,
+    /// How to write the result to standard output
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    format: Format,
+    #[command(flatten)]
+    method: MethodArgs,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
+}
+
+/// A variant at a ratio.
+struct Planned {
+    label: String,
+    settings: Settings,
+    key: String,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &SweepArgs) -> Result<()> {
+    for (flag, given, instead) in [
+        ("--method", args.method.method.is_some(), "--variants"),
+        ("--prune-ratio", args.method.prune_ratio.is_some(), "--ratios"),
+    ] {
+        if given {
+            let help = format!("A sweep takes lists: pass {instead}.");
+            return Err(Error::argument(flag, "nothing", "a value", help).into());
+        }
+    }
+    let model = &args.model;
+    with_model(&model.model, !model.no_mmap, &model.place, args)
+}
+
+impl Task for &SweepArgs {
+    fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
+        let config = &loaded.model.config;
+        let mut settings = Vec::new();
+        for &ratio in &self.ratios {
+            for variant in &self.variants {
+                settings.push((variant, variant.settings(&self.method, ratio, config)?));
+            }
+        }
+        let needs =
+            |s: &Settings| s.method.needs_calibration() || s.channel_group > 1 || s.compensate.rank() > 0;
+        if let Some((variant, _)) = settings.iter().find(|(_, s)| needs(s))
+            && !self.is_calibrated()
+        {
+            let help = "Pass --history FILE, --calibrate-text or --calibrate-tokens.";
+            let name = format!("--variants {}", variant.label);
+            return Err(Error::argument(name, "a calibration", "none", help).into());
+        }
+        let (windows, seq_len) = loaded.windows(&self.data)?;
+        let mut ledger = Ledger::open(&self.out, self.context(&loaded, &windows, seq_len)?)?;
+        let mut planned: Vec<Planned> = Vec::new();
+        for (variant, settings) in settings {
+            let key = ledger.key(&format!("{} {settings:?}", variant.label));
+            if !planned.iter().any(|other| other.key == key) {
+                planned.push(Planned { label: variant.label.clone(), settings, key });
+            }
+        }
+        let all = planned.len();
+        planned.retain(|run| !ledger.holds(&run.key));
+        if planned.len() < all {
+            let (done, folder) = (all - planned.len(), self.out.display());
+            note(&format!("{done} of {all} runs are in {folder} already and are not repeated"));
+        }
+        self.measure(loaded, &planned, &windows, seq_len, &mut ledger)?;
+        write_results(&self.out, &ledger)?;
+        let rows = summary::rows(ledger.records());
+        print(&match self.format {
+            Format::Table => summary::table(&rows).text(),
+            Format::Markdown => summary::table(&rows).markdown(),
+            Format::Csv => csv(&rows),
+            Format::Json => json(&report::everything(&ledger)),
+        })
+    }
+}
+
+impl SweepArgs {
+    fn is_calibrated(&self) -> bool {
+        let CalibrationArgs { history, calibrate_text, calibrate_tokens, .. } = &self.calibration;
+        history.is_some() || !calibrate_text.is_empty() || calibrate_tokens.is_some()
+    }
+
+    /// Everything that all runs share.
+    fn context<B: Backend>(&self, loaded: &Loaded<B>, windows: &[u32], seq_len: usize) -> Result<Context> {
+        let names = |paths: &[PathBuf]| {
+            let names = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let text = match &self.data.tokens {
+            Some(tensor) => format!("{}:{}", names(std::slice::from_ref(&tensor.file)), tensor.key),
+            None => names(&self.data.text),
+        };
+        Ok(Context {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            model: loaded.name.clone(),
+            fingerprint: loaded.model.fingerprint.clone(),
+            text,
+            tokens_hash: hash(bytemuck::cast_slice(windows)),
+            tokens: windows.len(),
+            seq_len,
+            batch_size: self.data.batch_size,
+            rounds: self.rounds,
+            calibration: self.calibration_name()?,
+            machine: loaded.place.gpu.clone().unwrap_or_else(machine),
+            device: loaded.place.device.clone(),
+            dtype: loaded.place.dtype.to_string(),
+            threads: loaded.place.threads,
+            settings: format!("{:?}", self.method.settings(&loaded.model.config)?),
+        })
+    }
+
+    /// The calibration's files, windows and content.
+    fn calibration_name(&self) -> Result<String> {
+        let CalibrationArgs { history, calibrate_text, calibrate_tokens, calibrate_samples } =
+            &self.calibration;
+        let tensor = calibrate_tokens.as_ref();
+        let files: Vec<&PathBuf> =
+            history.iter().chain(calibrate_text).chain(tensor.map(|tensor| &tensor.file)).collect();
+        let mut name = String::new();
+        for path in files {
+            let bytes = fs::read(path)
+                .map_err(|error| Error::io(path, "read", error, "Check the path and its permissions."))?;
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            name += &format!("{file} ({}) ", hash(&bytes));
+        }
+        if let Some(tensor) = tensor {
+            name += &format!("{} ", tensor.key);
+        }
+        if let (false, Some(samples)) = (name.is_empty(), calibrate_samples) {
+            name += &format!("{samples} windows");
+        }
+        Ok(name.trim_end().to_string())
+    }
+
+    /// Runs what is planned and keeps each result as soon as there is one.
+    fn measure<B: Backend>(
+        &self,
+        loaded: Loaded<B>,
+        planned: &[Planned],
+        windows: &[u32],
+        seq_len: usize,
+        ledger: &mut Ledger,
+    ) -> Result<()> {
+        // One calibration serves every variant: those that need most say what it has to hold.
+        let demand = |run: &&Planned| match run.settings.method {
+            Method::Flap => 3,
+            method if method.needs_calibration() => 2,
+            Method::ProbePruning => 1,
+            _ => 0,
+        };
+        let Some(most) = planned.iter().max_by_key(demand) else { return Ok(()) };
+        let of_all =
+            |value: fn(&Settings) -> usize| planned.iter().map(|run| value(&run.settings)).max().unwrap_or(0);
+        let compensate = match of_all(|settings| settings.compensate.rank()) {
+            0 => most.settings.compensate,
+            rank => Compensation::Linear { rank },
+        };
+        let channel_group = of_all(|settings| settings.channel_group);
+        let most = Settings { compensate, channel_group, ..most.settings.clone() };
+        let batch_size = self.data.batch_size;
+        let calibration: Option<Calibration> =
+            loaded.calibration(&self.calibration, &most, seq_len, batch_size)?;
+        // Sorted channels make no difference where they are kept one by one.
+        let loaded = loaded.arranged(&most, calibration.as_ref())?;
+        let options = PerplexityOptions {
+            seq_len,
+            batch_size: batch_size.min(windows.len() / seq_len),
+            warmup_batches: 0,
+        };
+        let batches = Batches { windows, options, rounds: self.rounds };
+        let bar = progress::bar("measuring", planned.len() * batches.count() * batches.rounds);
+        for run in planned {
+            let measured = measure::measure(&loaded, &run.settings, calibration.as_ref(), batches, &bar)?;
+            ledger.add(Record { key: run.key.clone(), variant: run.label.clone(), ..measured })?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+/// Everything beside the runs themselves.
+fn write_results(folder: &std::path::Path, ledger: &Ledger) -> Result<()> {
+    let rows = summary::rows(ledger.records());
+    for (name, text) in [
+        ("sweep.csv", csv(&rows)),
+        ("sweep.json", json(&report::everything(ledger))),
+        ("report.html", report::html(ledger, &rows)),
+    ] {
+        interrupt::uninterrupted(|| write_atomically(&folder.join(name), |file| fs::write(file, text)))?;
+    }
+    Ok(())
+}
+
+/// Sixteen hex digits that tell contents apart.
+fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex()[..16].to_string()
+}

@@ -1,0 +1,222 @@
+//! What a sweep has found so far: one line of JSON per finished run, in a file that says what all of them have in common.
+
+use std::{fs, path::PathBuf};
+
+use probeprune::{Error, output::write_atomically};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{failure::Result, interrupt};
+
+const FILE: &str = "runs.jsonl";
+
+/// What every run of a folder shares: their figures can be compared only where all of this is the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Context {
+    /// Of this program.
+    pub(super) version: String,
+    pub(super) model: String,
+    /// Tells the model's weights from others.
+    pub(super) fingerprint: String,
+    /// Names of the text's files.
+    pub(super) text: String,
+    /// Of the token ids that are measured.
+    pub(super) tokens_hash: String,
+    pub(super) tokens: usize,
+    pub(super) seq_len: usize,
+    pub(super) batch_size: usize,
+    /// Times that every batch is timed.
+    pub(super) rounds: usize,
+    /// What history was calibrated with, and a hash of it; empty for nothing.
+    pub(super) calibration: String,
+    /// Processor and operating system, the GPU where there is one.
+    pub(super) machine: String,
+    /// "cpu" or "cuda:N".
+    pub(super) device: String,
+    pub(super) dtype: String,
+    pub(super) threads: Option<usize>,
+    /// The settings that variants start from.
+    pub(super) settings: String,
+}
+
+/// One variant at one ratio, measured beside the dense model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Hash of the settings and of everything in the context.
+    pub(super) key: String,
+    pub(super) variant: String,
+    pub(super) prune_ratio: f64,
+    /// All of them.
+    pub(super) settings: String,
+    /// Whether kept sets are chosen anew for every batch.
+    pub(super) dynamic: bool,
+    pub(super) perplexity: f64,
+    pub(super) dense_perplexity: f64,
+    /// Mean cross-entropy (nats) of every batch.
+    pub(super) batch_losses: Vec<f64>,
+    /// Tokens of a batch that was timed.
+    pub(super) batch_tokens: usize,
+    /// Of every timed batch, of everything that the variant does.
+    pub(super) seconds: Vec<f64>,
+    /// Of the dense model on the same batch, right before or after.
+    pub(super) dense_seconds: Vec<f64>,
+    /// Where time goes, by the same batches.
+    pub(super) parts: Vec<Part>,
+    /// Of the dense model's projection FLOPs, the probe's included.
+    pub(super) flops_share: f64,
+    pub(super) probe_flops_share: f64,
+    /// Per layer.
+    pub(super) layers: Vec<LayerRecord>,
+    /// Of heads and of channels; none where nothing was scored.
+    pub(super) histograms: [Option<Histogram>; 2],
+}
+
+/// A part of the time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) name: String,
+    /// Of the dense model's time on the same batch; median.
+    pub(super) share: f64,
+}
+
+/// What a layer keeps: heads, channels.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct LayerRecord {
+    pub(super) kept: [usize; 2],
+    pub(super) of: [usize; 2],
+    /// Mean Jaccard index of the kept sets of consecutive batches; none where it is fixed or there is one batch.
+    pub(super) overlap: [Option<f64>; 2],
+}
+
+/// Scores of the last batch in all pruned layers, as multiples of the lowest kept score of their layer: how many in each
+/// bin of the decades −3 to 3, what is beyond them in the first and the last bin.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Histogram {
+    pub(super) counts: Vec<u32>,
+}
+
+impl Histogram {
+    pub(super) const BINS: usize = 48;
+    pub(super) const DECADES: f64 = 3.0;
+
+    /// Adds the scores of a layer that keeps `kept` of them.
+    pub(super) fn add(&mut self, scores: &[f32], kept: usize) {
+        self.counts.resize(Self::BINS, 0);
+        let mut sorted = scores.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let lowest = f64::from(sorted[kept - 1]);
+        for &score in scores {
+            // 0/0 is as good as the lowest kept score; 0 over anything else is −∞ and lands in the first bin.
+            let decades = if f64::from(score) == lowest { 0.0 } else { (f64::from(score) / lowest).log10() };
+            let bin = (decades + Self::DECADES) / (2.0 * Self::DECADES) * Self::BINS as f64;
+            self.counts[(bin.max(0.0) as usize).min(Self::BINS - 1)] += 1;
+        }
+    }
+}
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    path: PathBuf,
+    context: Context,
+    records: Vec<Record>,
+}
+
+impl Ledger {
+    /// What `folder` holds; it is made if it is missing.
+    ///
+    /// # Errors
+    /// A folder that cannot be made or holds runs of another context, a damaged file.
+    pub(super) fn open(folder: &std::path::Path, context: Context) -> Result<Self> {
+        let path = folder.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(
+                    Error::io(path, "read", error, "Check its permissions, or pass another --out.").into()
+                );
+            }
+        };
+        let mut lines = text.lines().enumerate();
+        let mut ledger = Self { path, context, records: Vec::new() };
+        if let Some((_, first)) = lines.next() {
+            let found: Context = ledger.parse(0, first)?;
+            ledger.compare(&found)?;
+        }
+        ledger.records = lines.map(|(at, line)| ledger.parse(at, line)).collect::<Result<_>>()?;
+        fs::create_dir_all(folder)
+            .map_err(|error| Error::io(folder, "create", error, "Pass an --out that can be a folder."))?;
+        Ok(ledger)
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Every finished run, in the order they ended.
+    pub(super) fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Identifies a run with these settings.
+    pub(super) fn key(&self, settings: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(line(&self.context).as_bytes()).update(settings.as_bytes());
+        hasher.finalize().to_hex()[..16].to_string()
+    }
+
+    pub(super) fn holds(&self, key: &str) -> bool {
+        self.records.iter().any(|record| record.key == key)
+    }
+
+    /// Adds a finished run; a stop at any moment leaves the file with it or without it.
+    pub(super) fn add(&mut self, record: Record) -> Result<()> {
+        self.records.push(record);
+        let text = line(&self.context) + &self.records.iter().map(line).collect::<String>();
+        Ok(interrupt::uninterrupted(|| write_atomically(&self.path, |file| fs::write(file, text)))?)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, at: usize, line: &str) -> Result<T> {
+        serde_json::from_str(line).map_err(|error| {
+            let what = format!("line {}", at + 1);
+            let help = "Pass another --out, or delete the file to start anew.";
+            Error::file(&self.path, what, "what a sweep of this version writes", error, help).into()
+        })
+    }
+
+    /// Refuses a folder of other runs, by the first thing that differs.
+    fn compare(&self, found: &Context) -> Result<()> {
+        let fields = |context: &Context| match serde_json::to_value(context) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => unreachable!("a context is an object"),
+        };
+        let found = fields(found);
+        let Some((name, ours)) = fields(&self.context).into_iter().find(|(name, ours)| found[name] != *ours)
+        else {
+            return Ok(());
+        };
+        let help =
+            "A folder holds runs that can be compared: pass another --out, or the flags of that sweep.";
+        Err(Error::file(&self.path, name.replace('_', " "), ours, &found[&name], help).into())
+    }
+}
+
+fn line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("records have string keys and no failing parts") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_binned_by_their_distance_from_the_cut() {
+        let mut histogram = Histogram::default();
+        histogram.add(&[100.0, 1.0, 1.05, 0.0, 1e-9, 1e9], 4);
+        // The cut is 1: 0 decades is bin 24, 2 decades bin 40; beyond three decades there are only the edges.
+        let filled: Vec<_> = histogram.counts.iter().enumerate().filter(|(_, count)| **count > 0).collect();
+        assert_eq!(filled, [(0, &2), (24, &2), (40, &1), (47, &1)]);
+        histogram.add(&[0.0, 0.0], 1);
+        assert_eq!(histogram.counts[24], 4);
+    }
+}

@@ -1,0 +1,85 @@
+//! What a sweep compares: settings with a name.
+
+use std::str::FromStr;
+
+use clap::{
+    ArgAction, Args, Command, FromArgMatches,
+    builder::{Resettable, ValueParser},
+};
+use probeprune::{
+    Error,
+    config::ModelConfig,
+    prune::settings::{Method, Settings},
+};
+
+use crate::{args::MethodArgs, failure::Result};
+
+/// `METHOD`, or `METHOD+FLAG=VALUE+…` with flags of the method as the command line has them: every such flag, whenever
+/// it was added, can be varied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Variant {
+    /// As it was written.
+    pub(super) label: String,
+}
+
+impl FromStr for Variant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let method = text.split('+').next().unwrap_or_default();
+        let method = method.parse::<Method>().map_err(|error| match error {
+            Error::Argument { expected, .. } => format!("expected {expected} before any +"),
+            error => error.to_string(),
+        })?;
+        if method == Method::None {
+            return Err("the dense model is always measured, beside every other".into());
+        }
+        Ok(Self { label: text.to_string() })
+    }
+}
+
+impl Variant {
+    /// Its settings at `ratio`, in all else those of `base`.
+    pub(super) fn settings(&self, base: &MethodArgs, ratio: f64, config: &ModelConfig) -> Result<Settings> {
+        if ratio <= 0.0 {
+            let help = "The dense model is always measured, beside every other.";
+            return Err(Error::argument("--ratios", "numbers above 0 and below 1", ratio, help).into());
+        }
+        let (method, flags) = self.label.split_once('+').map_or((&*self.label, None), |(m, f)| (m, Some(f)));
+        let method = format!("--method={method}");
+        let flags = flags.into_iter().flat_map(|flags| flags.split('+')).map(|flag| format!("--{flag}"));
+        let words = [method].into_iter().chain(flags).chain([format!("--prune-ratio={ratio}")]);
+        let mut args = base.clone();
+        let parsed = overrides().try_get_matches_from(words);
+        parsed.and_then(|matches| args.update_from_arg_matches(&matches)).map_err(|error| {
+            // What clap says in several lines, without its advice on usage.
+            let text = error.to_string();
+            let said = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            let expected = "METHOD or METHOD+FLAG=VALUE+…, such as pp+probe-tokens=0.25";
+            let help =
+                "The flags are those of the method in `probeprune sweep --help`, without their dashes.";
+            Error::argument("--variants", expected, format!("{:?}: {said}", self.label), help)
+        })?;
+        args.settings(config)
+    }
+}
+
+/// The flags of the method without their defaults, so that only what is given is changed.
+fn overrides() -> Command {
+    let command = MethodArgs::augment_args_for_update(Command::new("variant"))
+        .no_binary_name(true)
+        .disable_help_flag(true);
+    command.mut_args(|arg| {
+        if matches!(arg.get_action(), ArgAction::SetTrue) {
+            // As a switch it would be off wherever it is not named.
+            return arg
+                .action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_parser(ValueParser::bool());
+        }
+        arg.default_value(Resettable::Reset)
+    })
+}

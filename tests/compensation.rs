@@ -1,0 +1,358 @@
+//! What stands in for pruned channels: every formula of `--compensate` and `--channel-group` against a plain computation
+//! in f64 that factors nothing.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::models::{Folder, Tensors};
+use probeprune::{
+    backend::{Backend, Grid, History, KeptBlocks, KeptSet, Unit, WeightUse},
+    checkpoint::Tensor,
+    cpu::{Buffer, Cpu},
+    model::{
+        Block, Model,
+        block::{self, Context, Mode},
+        compensation::{Compensation as Compensating, LinearMap},
+        scratch::{Batch, Scratch},
+        selection::{Kept, Probed, Selection},
+    },
+    prune::settings::{Compensation, HistoryLayout, Method, Metric, Settings},
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+const H: usize = 16;
+const C: usize = 40;
+const KEPT: usize = 24;
+const RANK: usize = 3;
+const WEIGHT: f32 = 0.6;
+const GRID: Grid = Grid { samples: 5, tokens: 7 };
+
+fn values(seed: u64, n: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// x (rows, n) · wᵀ, w (m, n).
+fn product(x: &[f64], w: &[f64], n: usize) -> Vec<f64> {
+    x.chunks_exact(n)
+        .flat_map(|x| w.chunks_exact(n).map(|w| x.iter().zip(w).map(|(a, b)| a * b).sum()))
+        .collect()
+}
+
+/// The largest |got − want| is at most `tolerance` of want's root mean square.
+fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let rms = (want.iter().map(|x| x * x).sum::<f64>() / want.len() as f64).sqrt();
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        assert!((f64::from(got) - want).abs() <= tolerance * rms, "{what}, entry {i}: {got:e} for {want:e}");
+    }
+}
+
+/// One layer of which the MLP runs, its weights in f64.
+struct Layer {
+    model: Arc<Model<Cpu>>,
+    tensors: Tensors,
+}
+
+impl Layer {
+    fn new() -> Self {
+        let folder = Folder::llama_with(json!({ "num_hidden_layers": 1, "intermediate_size": C }));
+        let cpu = Arc::new(Cpu::new(2).unwrap());
+        Self {
+            model: Arc::new(Model::load(&folder.source(), false, cpu, |_| ()).unwrap()),
+            tensors: folder.tensors(),
+        }
+    }
+
+    fn weight(&self, part: &str) -> Vec<f64> {
+        wide(&self.tensors[&format!("model.layers.0.{part}.weight")].1)
+    }
+
+    /// norm(r) of rows (., H).
+    fn normed(&self, r: &[f64]) -> Vec<f64> {
+        let weight = self.weight("post_attention_layernorm");
+        let rows = r.chunks_exact(H).map(|row| {
+            let scale = (row.iter().map(|x| x * x).sum::<f64>() / H as f64 + 1e-5).sqrt();
+            row.iter().zip(&weight).map(move |(x, w)| x / scale * w).collect::<Vec<_>>()
+        });
+        rows.flatten().collect()
+    }
+
+    /// silu(gate)·up of normed rows: (., C).
+    fn states(&self, x: &[f64]) -> Vec<f64> {
+        let [gate, up] = ["mlp.gate_proj", "mlp.up_proj"].map(|part| product(x, &self.weight(part), H));
+        gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+    }
+}
+
+/// B, b, P and p0 of a linear map.
+struct Map {
+    coefficients: Vec<f32>,
+    bias: Vec<f32>,
+    directions: Vec<f32>,
+    offsets: Vec<f32>,
+}
+
+impl Map {
+    fn new() -> Self {
+        Self {
+            coefficients: values(11, RANK * C),
+            bias: values(12, C),
+            directions: values(13, RANK * H),
+            offsets: values(14, RANK),
+        }
+    }
+
+    fn on(&self, cpu: &Cpu) -> LinearMap<Cpu> {
+        let linear = |weight: Vec<f32>, bias: Vec<f32>, usage| {
+            let (out_features, in_features) = (bias.len(), weight.len() / bias.len());
+            let weight =
+                cpu.weight(&Tensor::from_f32(vec![out_features, in_features], weight), usage).unwrap();
+            probeprune::backend::Linear { weight, bias: Some(bias.into()), out_features, in_features }
+        };
+        let negated = (0..C).flat_map(|c| (0..RANK).map(move |l| -self.coefficients[l * C + c])).collect();
+        LinearMap {
+            directions: linear(self.directions.clone(), self.offsets.clone(), WeightUse::Rows),
+            negated: linear(negated, self.bias.iter().map(|b| -b).collect(), WeightUse::Columns),
+            coefficients: self.coefficients.clone().into(),
+        }
+    }
+
+    /// B·z + b of normed rows (., H), z = P·x + p0: (., C).
+    fn explained(&self, x: &[f64]) -> Vec<f64> {
+        x.chunks_exact(H)
+            .flat_map(|x| {
+                let z: Vec<f64> = (0..RANK)
+                    .map(|l| {
+                        let row = &self.directions[l * H..(l + 1) * H];
+                        f64::from(self.offsets[l])
+                            + row.iter().zip(x).map(|(&p, x)| f64::from(p) * x).sum::<f64>()
+                    })
+                    .collect();
+                (0..C).map(move |c| {
+                    let sum: f64 = (0..RANK).map(|l| f64::from(self.coefficients[l * C + c]) * z[l]).sum();
+                    sum + f64::from(self.bias[c])
+                })
+            })
+            .collect()
+    }
+}
+
+/// Runs the MLP block with `pp` at the given settings, and compares all that it leaves behind.
+fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
+    let layer = Layer::new();
+    let (backend, config) = (&*layer.model.backend, &layer.model.config);
+    let settings = Settings {
+        method: Method::ProbePruning,
+        prune_ratio: 0.4,
+        probe_samples: 0.5,
+        probe_tokens: 0.6,
+        momentum: 0.75,
+        compensate,
+        ..Settings::default()
+    };
+    let rows = GRID.rows();
+    let r = values(1, rows * H);
+    let mut scratch = Scratch::new(backend, config, &settings, GRID, 0).unwrap();
+    scratch.current.rows.copy_from_slice(&r);
+    let history: Vec<f32> = values(2, GRID.tokens * C).iter().map(|x| x * x).collect();
+    let map = (compensate.rank() > 0).then(Map::new);
+    let kept = Kept::new(backend, config, Block::Mlp, 1, KEPT).unwrap();
+    let mut statistic = vec![0.0; C].into();
+    backend.column_statistic(&layer.model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
+    let layout = HistoryLayout::default();
+    // Calibration's share of the mean, or a linear map's b.
+    let offset = map.as_ref().map_or_else(|| values(15, C), |map| map.bias.clone());
+    let mut selection = Selection::Probed(Probed {
+        compensation: Some(
+            Compensating::new(
+                backend,
+                config,
+                &kept,
+                WEIGHT,
+                Some(offset.clone().into()),
+                map.as_ref().map(|map| map.on(backend)),
+            )
+            .unwrap(),
+        ),
+        kept,
+        statistic: statistic.clone(),
+        history: Some(History { values: history.clone().into(), slots: GRID.tokens, width: C, layout }),
+        pending: None,
+        recent: None,
+        pinned: false,
+    });
+    let batch = Batch {
+        grid: GRID,
+        tokens: vec![0; rows].into(),
+        positions: (0..rows as u32).collect(),
+        mask: mask.clone().unwrap_or_default().into(),
+        padded: mask.is_some(),
+    };
+    let mode = Mode::Batch { update_history: true };
+    let context = Context { model: &*layer.model, settings: &settings, batch: &batch, mode };
+    backend.scope(|| block::run(&context, 0, Block::Mlp, &mut selection, &mut scratch, None, None));
+    assert_eq!(scratch.fault, [0]);
+
+    // The probe's rows, and which of them are tokens.
+    let grid = scratch.probe.grid;
+    let real = |b: usize, s: usize| mask.as_ref().is_none_or(|mask| mask[b * GRID.tokens + s] != 0);
+    let place = |i: usize, j: usize| (scratch.probe.samples[i] as usize, scratch.probe.slots[j] as usize);
+    let x = layer.normed(&wide(&r));
+    let (states, explained) = (layer.states(&x), map.as_ref().map(|map| map.explained(&x)));
+    // What the probe sees of a channel beside its linear map.
+    let seen = |b: usize, s: usize, c: usize| {
+        let at = (b * GRID.tokens + s) * C + c;
+        states[at] - explained.as_ref().map_or(0.0, |explained| explained[at])
+    };
+    let tokens: Vec<(usize, usize)> = (0..grid.samples)
+        .flat_map(|i| (0..grid.tokens).map(move |j| (i, j)))
+        .map(|(i, j)| place(i, j))
+        .filter(|&(b, s)| real(b, s))
+        .collect();
+    let mean: Vec<f64> = (0..C)
+        .map(|c| tokens.iter().map(|&(b, s)| seen(b, s, c)).sum::<f64>() / tokens.len() as f64)
+        .collect();
+    let p: Vec<f64> = (0..grid.tokens)
+        .flat_map(|j| (0..C).map(move |c| (j, c)))
+        .map(|(j, c)| {
+            let at_slot: Vec<_> =
+                (0..grid.samples).map(|i| place(i, j)).filter(|&(b, s)| real(b, s)).collect();
+            let divisor = at_slot.len() as f64 + if mask.is_some() { 1e-3 } else { 0.0 };
+            at_slot.iter().map(|&(b, s)| (seen(b, s, c) - mean[c]).powi(2)).sum::<f64>() / divisor
+        })
+        .collect();
+    assert_close("p", &scratch.p[..grid.tokens * C], &p, 1e-5);
+
+    let score: Vec<f64> = (0..C)
+        .map(|c| {
+            let energy: f64 = (0..grid.tokens)
+                .map(|j| {
+                    let h = f64::from(history[scratch.probe.slots[j] as usize * C + c]);
+                    let p = p[j * C + c];
+                    let w = p / (p + h + 1e-6);
+                    w * p + (1.0 - w) * h
+                })
+                .sum();
+            energy * f64::from(statistic[c])
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..C).collect();
+    order.sort_by(|&a, &b| score[b].total_cmp(&score[a]));
+    let is_kept: Vec<bool> = (0..C).map(|c| order[..KEPT].contains(&c)).collect();
+    let Selection::Probed(Probed { kept, compensation: Some(compensation), .. }) = &selection else {
+        panic!()
+    };
+    let channels = |want: bool| (0..C as u32).filter(|&c| is_kept[c as usize] == want).collect::<Vec<_>>();
+    assert_eq!(kept.set.indices[..KEPT], channels(true));
+    assert_eq!(compensation.pruned.indices[..C - KEPT], channels(false));
+    let stand_in: Vec<f64> =
+        mean.iter().zip(&offset).map(|(m, &offset)| f64::from(WEIGHT) * m + f64::from(offset)).collect();
+    assert_close("mean", &compensation.mean, &stand_in, 1e-5);
+
+    // The output: every channel of every row, pruned ones by what stands in for them.
+    let down = layer.weight("mlp.down_proj");
+    let out: Vec<f64> = (0..rows)
+        .flat_map(|row| {
+            let a: Vec<f64> = (0..C)
+                .map(|c| match (is_kept[c], &explained) {
+                    (true, _) => states[row * C + c],
+                    (false, None) => stand_in[c],
+                    // B·z + b + the weighted mean of what they leave.
+                    (false, Some(explained)) => explained[row * C + c] + f64::from(WEIGHT) * mean[c],
+                })
+                .collect();
+            product(&a, &down, C)
+                .into_iter()
+                .zip(&r[row * H..])
+                .map(|(y, &r)| y + f64::from(r))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert_close("output", &scratch.next.rows, &out, 1e-5);
+}
+
+fn some_pads() -> Vec<u32> {
+    (0..GRID.rows()).map(|row| u32::from(row % GRID.tokens >= row / GRID.tokens)).collect()
+}
+
+#[test]
+fn the_probes_mean_stands_in_for_pruned_channels() {
+    check_block(Compensation::ProbeMean, None);
+    check_block(Compensation::ProbeMean, Some(some_pads()));
+}
+
+#[test]
+fn a_linear_map_stands_in_for_pruned_channels() {
+    check_block(Compensation::Linear { rank: RANK }, None);
+    check_block(Compensation::Linear { rank: RANK }, Some(some_pads()));
+}
+
+#[test]
+fn groups_score_as_the_norm_of_their_channels() {
+    let cpu = Cpu::new(2).unwrap();
+    let (tokens, width) = (3, 7 * 48);
+    let p: Buffer<f32> = values(3, tokens * width).iter().map(|x| x * x).collect();
+    let statistic: Buffer<f32> = values(4, width).iter().map(|x| x.abs()).collect();
+    for group in [8, 16] {
+        for metric in [Metric::Ppsp, Metric::WandaSp, Metric::Flap] {
+            let mut out = vec![f32::NAN; width / group].into();
+            let fusion = probeprune::backend::Fusion::ProbeOnly;
+            cpu.channel_score(&p, tokens, width, fusion, metric, &statistic, Unit::Group(group), &mut out);
+            let channel = |c: usize| {
+                let energy: f64 = (0..tokens).map(|s| f64::from(p[s * width + c])).sum();
+                f64::from(statistic[c]) * if metric == Metric::WandaSp { energy.sqrt() } else { energy }
+            };
+            let want: Vec<f64> = (0..width / group)
+                .map(|g| (0..group).map(|i| channel(g * group + i).powi(2)).sum::<f64>().sqrt())
+                .collect();
+            assert_close("group scores", &out, &want, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn pruned_is_what_is_not_kept() {
+    for (indices, of, width) in
+        [(vec![0, 3, 4], 6, 1), (vec![], 3, 4), (vec![2], 3, 4), (vec![0, 1, 2], 3, 2)]
+    {
+        let set = KeptSet { len: indices.len(), of, indices: indices.clone().into() };
+        let mut pruned = KeptSet { indices: vec![99; of].into(), len: of - indices.len(), of };
+        let (rows, last) = (values(5, 2 * of * width).into(), values(6, of * width).into());
+        let mut out = vec![0.0; 3 * pruned.len * width].into();
+        let blocks = KeptBlocks { set: &set, width };
+        Cpu::new(1).unwrap().gather_pruned(blocks, Some((&rows, 2)), &last, &mut pruned, &mut out);
+        let want: Vec<u32> = (0..of as u32).filter(|unit| !indices.contains(unit)).collect();
+        assert_eq!(pruned.indices[..want.len()], want);
+        let columns = || want.iter().flat_map(|&unit| (0..width).map(move |i| unit as usize * width + i));
+        let want: Vec<f32> = rows
+            .chunks_exact(of * width)
+            .chain([&last[..]])
+            .flat_map(|row| columns().map(move |c| row[c]))
+            .collect();
+        assert_eq!(out, want);
+    }
+}
+
+#[test]
+fn second_moments_are_sums_of_products() {
+    let (rows, m, n) = (37, 5, 131);
+    let (a, b): (Buffer<f32>, Buffer<f32>) = (values(7, rows * m).into(), values(8, rows * n).into());
+    let before = values(9, m * n);
+    let mut out = before.clone().into();
+    Cpu::new(2).unwrap().accumulate_product(&a, &b, rows, [m, n], &mut out);
+    let want: Vec<f64> = (0..m * n)
+        .map(|i| {
+            let sum: f64 = (0..rows).map(|t| f64::from(a[t * m + i / n]) * f64::from(b[t * n + i % n])).sum();
+            sum + f64::from(before[i])
+        })
+        .collect();
+    assert_close("second moments", &out, &want, 1e-5);
+}
