@@ -3,6 +3,7 @@
 mod bindings;
 #[path = "../common/mod.rs"]
 mod common;
+mod compensation;
 #[cfg(target_os = "linux")]
 #[path = "../common/emulated_cuda.rs"]
 mod emulated_cuda;

@@ -15,12 +15,12 @@ use probeprune::{
 
 use crate::{bindings::*, support::*};
 
-fn in_rust() -> Arc<probeprune::model::Model<Cpu>> {
+pub(crate) fn in_rust() -> Arc<probeprune::model::Model<Cpu>> {
     let source = ModelSource::locate("bundled:tiny-llama").unwrap();
     Arc::new(probeprune::model::Model::load(&source, true, Arc::new(Cpu::new(1).unwrap()), |_| ()).unwrap())
 }
 
-fn evaluate(session: &Session, tokens: &[u32], samples: usize) -> f64 {
+pub(crate) fn evaluate(session: &Session, tokens: &[u32], samples: usize) -> f64 {
     let mut loss = 0.0;
     // SAFETY: living handles and buffers.
     ok(unsafe {
@@ -30,7 +30,7 @@ fn evaluate(session: &Session, tokens: &[u32], samples: usize) -> f64 {
     loss
 }
 
-fn kept(session: &Session, layer: u64, block: u32) -> Vec<u32> {
+pub(crate) fn kept(session: &Session, layer: u64, block: u32) -> Vec<u32> {
     let (mut out, mut count) = (vec![0; 4096], 0);
     // SAFETY: living handles and buffers.
     ok(unsafe {
@@ -210,12 +210,6 @@ unsafe extern "C-unwind" fn re_entering(user: *mut c_void, _sample: u64, _token:
 unsafe extern "C-unwind" fn cancelling(user: *mut c_void, _sample: u64, _token: u32) -> i32 {
     // SAFETY: the session that is being used; this call is the one that may be made.
     ok(unsafe { probeprune_session_cancel(user.cast()) });
-    0
-}
-
-unsafe extern "C-unwind" fn counting(user: *mut c_void, done: u64, of: u64) -> i32 {
-    // SAFETY: what the test passes.
-    unsafe { (*user.cast::<Vec<(u64, u64)>>()).push((done, of)) };
     0
 }
 

@@ -1,6 +1,6 @@
 //! Handles that free themselves, and what a call said.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_void};
 
 use crate::bindings::*;
 
@@ -146,4 +146,11 @@ pub(crate) fn floats(data: Vec<f32>, shape: &[usize]) -> HostTensor<f32> {
 
 pub(crate) fn ints(data: Vec<i32>, shape: &[usize]) -> HostTensor<i32> {
     HostTensor::new(data, shape, INT32)
+}
+
+/// Notes what a progress function is told.
+pub(crate) unsafe extern "C-unwind" fn counting(user: *mut c_void, done: u64, of: u64) -> i32 {
+    // SAFETY: what the test passes.
+    unsafe { (*user.cast::<Vec<(u64, u64)>>()).push((done, of)) };
+    0
 }
