@@ -9,7 +9,7 @@ use common::models::{Folder, Tensors};
 use probeprune::{
     backend::{Backend, Grid, History, KeptBlocks, KeptSet, Unit, WeightUse},
     checkpoint::Tensor,
-    cpu::Cpu,
+    cpu::{Buffer, Cpu},
     model::{
         Block, Model,
         block::{self, Context, Mode},
@@ -115,13 +115,13 @@ impl Map {
             let (out_features, in_features) = (bias.len(), weight.len() / bias.len());
             let weight =
                 cpu.weight(&Tensor::from_f32(vec![out_features, in_features], weight), usage).unwrap();
-            probeprune::backend::Linear { weight, bias: Some(bias), out_features, in_features }
+            probeprune::backend::Linear { weight, bias: Some(bias.into()), out_features, in_features }
         };
         let negated = (0..C).flat_map(|c| (0..RANK).map(move |l| -self.coefficients[l * C + c])).collect();
         LinearMap {
             directions: linear(self.directions.clone(), self.offsets.clone(), WeightUse::Rows),
             negated: linear(negated, self.bias.iter().map(|b| -b).collect(), WeightUse::Columns),
-            coefficients: self.coefficients.clone(),
+            coefficients: self.coefficients.clone().into(),
         }
     }
 
@@ -165,7 +165,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     let history: Vec<f32> = values(2, GRID.tokens * C).iter().map(|x| x * x).collect();
     let map = (compensate.rank() > 0).then(Map::new);
     let kept = Kept::new(backend, config, Block::Mlp, 1, KEPT).unwrap();
-    let mut statistic = vec![0.0; C];
+    let mut statistic = vec![0.0; C].into();
     backend.column_statistic(&layer.model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
     let layout = HistoryLayout::default();
     // Calibration's share of the mean, or a linear map's b.
@@ -177,23 +177,23 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
                 config,
                 &kept,
                 WEIGHT,
-                Some(offset.clone()),
+                Some(offset.clone().into()),
                 map.as_ref().map(|map| map.on(backend)),
             )
             .unwrap(),
         ),
         kept,
         statistic: statistic.clone(),
-        history: Some(History { values: history.clone(), slots: GRID.tokens, width: C, layout }),
+        history: Some(History { values: history.clone().into(), slots: GRID.tokens, width: C, layout }),
         pending: None,
         recent: None,
         pinned: false,
     });
     let batch = Batch {
         grid: GRID,
-        tokens: vec![0; rows],
+        tokens: vec![0; rows].into(),
         positions: (0..rows as u32).collect(),
-        mask: mask.clone().unwrap_or_default(),
+        mask: mask.clone().unwrap_or_default().into(),
         padded: mask.is_some(),
     };
     let mode = Mode::Batch { update_history: true };
@@ -299,11 +299,11 @@ fn a_linear_map_stands_in_for_pruned_channels() {
 fn groups_score_as_the_norm_of_their_channels() {
     let cpu = Cpu::new(2).unwrap();
     let (tokens, width) = (3, 7 * 48);
-    let p: Vec<f32> = values(3, tokens * width).iter().map(|x| x * x).collect();
-    let statistic: Vec<f32> = values(4, width).iter().map(|x| x.abs()).collect();
+    let p: Buffer<f32> = values(3, tokens * width).iter().map(|x| x * x).collect();
+    let statistic: Buffer<f32> = values(4, width).iter().map(|x| x.abs()).collect();
     for group in [8, 16] {
         for metric in [Metric::Ppsp, Metric::WandaSp, Metric::Flap] {
-            let mut out = vec![f32::NAN; width / group];
+            let mut out = vec![f32::NAN; width / group].into();
             let fusion = probeprune::backend::Fusion::ProbeOnly;
             cpu.channel_score(&p, tokens, width, fusion, metric, &statistic, Unit::Group(group), &mut out);
             let channel = |c: usize| {
@@ -323,10 +323,10 @@ fn pruned_is_what_is_not_kept() {
     for (indices, of, width) in
         [(vec![0, 3, 4], 6, 1), (vec![], 3, 4), (vec![2], 3, 4), (vec![0, 1, 2], 3, 2)]
     {
-        let set = KeptSet { len: indices.len(), of, indices: indices.clone() };
-        let mut pruned = KeptSet { indices: vec![99; of], len: of - indices.len(), of };
-        let (rows, last) = (values(5, 2 * of * width), values(6, of * width));
-        let mut out = vec![0.0; 3 * pruned.len * width];
+        let set = KeptSet { len: indices.len(), of, indices: indices.clone().into() };
+        let mut pruned = KeptSet { indices: vec![99; of].into(), len: of - indices.len(), of };
+        let (rows, last) = (values(5, 2 * of * width).into(), values(6, of * width).into());
+        let mut out = vec![0.0; 3 * pruned.len * width].into();
         let blocks = KeptBlocks { set: &set, width };
         Cpu::new(1).unwrap().gather_pruned(blocks, Some((&rows, 2)), &last, &mut pruned, &mut out);
         let want: Vec<u32> = (0..of as u32).filter(|unit| !indices.contains(unit)).collect();
@@ -344,9 +344,9 @@ fn pruned_is_what_is_not_kept() {
 #[test]
 fn second_moments_are_sums_of_products() {
     let (rows, m, n) = (37, 5, 131);
-    let (a, b) = (values(7, rows * m), values(8, rows * n));
+    let (a, b): (Buffer<f32>, Buffer<f32>) = (values(7, rows * m).into(), values(8, rows * n).into());
     let before = values(9, m * n);
-    let mut out = before.clone();
+    let mut out = before.clone().into();
     Cpu::new(2).unwrap().accumulate_product(&a, &b, rows, [m, n], &mut out);
     let want: Vec<f64> = (0..m * n)
         .map(|i| {

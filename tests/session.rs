@@ -428,6 +428,8 @@ fn history_goes_back_to_where_it_began() {
         let mut session = Session::new(Arc::clone(model), settings, LIMITS, calibration).unwrap();
         let run = |session: &mut Session<Cpu>| {
             session.forward(&tokens, 4, None, true).unwrap();
+            assert!(session.next_tokens().is_err(), "nothing is predicted yet");
+            session.predict().unwrap();
             let best = session.next_tokens().unwrap();
             let logits = session.next_logits().unwrap();
             let all = session.logits(4).unwrap();

@@ -5,6 +5,7 @@ mod devices;
 mod event;
 mod kernels;
 mod link;
+mod on_stream;
 mod staging;
 
 use std::{
@@ -21,6 +22,7 @@ pub use devices::{Device, Survey, driver_is_installed, survey, version};
 pub use event::Event;
 use kernels::Kernels;
 use link::Link;
+pub use on_stream::OnStream;
 use staging::Ring;
 
 use super::{Activations, Buffer, Driver, Gpu, Indices, Launch, Statistics};
@@ -171,6 +173,11 @@ impl Cuda {
         self.link.raw_stream().cast()
     }
 
+    /// Whether the device broke: CUDA refuses everything else in this process.
+    pub fn is_broken(&self) -> bool {
+        self.link.is_broken()
+    }
+
     /// Waits for everything issued.
     ///
     /// # Errors
@@ -181,14 +188,15 @@ impl Cuda {
 
     fn no_room(&self, bytes: usize) -> Error {
         let (free, total) = result::mem_get_info().unwrap_or_default();
-        Error::device(
-            &self.link.label,
-            "memory",
-            format!("{bytes} bytes for a buffer"),
-            format!("{free} bytes free of {total}"),
-            "Use smaller batches or windows, --history-dtype f16, a larger --history-bucket, end other programs on this \
-             GPU, or use --device cpu.",
-        )
+        Error::OutOfMemory {
+            device: self.link.label.clone(),
+            needed: bytes,
+            free,
+            total,
+            help: "Use smaller batches or windows, --history-dtype f16, a larger --history-bucket, end other programs on \
+                   this GPU, or use --device cpu."
+                .to_string(),
+        }
     }
 
     fn enqueue(&self, function: CUfunction, launch: &Launch, stream: CUstream) -> Result<()> {
@@ -209,6 +217,12 @@ impl Cuda {
     /// # Safety
     /// As [`Gpu::borrow_activations`].
     unsafe fn borrow(&self, address: u64, len: usize) -> Result<Buffer<Self>> {
+        self.check_address(address)?;
+        Ok(Buffer { memory: Memory::Borrowed(address), len })
+    }
+
+    /// Refuses an address that is not this GPU's, or not aligned.
+    fn check_address(&self, address: u64) -> Result<()> {
         self.link.enter()?;
         let mut ordinal = -1i32;
         // SAFETY: writes one int; says so when the address is not CUDA's.
@@ -225,7 +239,7 @@ impl Cuda {
             let help = "Pass the address of device memory, and of its beginning rather than of a slice.";
             return Err(Error::argument("borrowed memory", expected, got, help));
         }
-        Ok(Buffer { memory: Memory::Borrowed(address), len })
+        Ok(())
     }
 }
 
@@ -336,7 +350,7 @@ impl Driver for Cuda {
     }
 
     fn record(&self, event: &Event) -> Result<()> {
-        event.record()
+        event.record(self.link.raw_stream())
     }
 
     fn elapsed(&self, from: &Event, to: &Event) -> Result<f64> {

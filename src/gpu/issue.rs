@@ -139,6 +139,14 @@ impl<D: Driver> Gpu<D> {
         }
     }
 
+    /// The outcome of what was issued since the last download, without waiting for it.
+    ///
+    /// # Errors
+    /// What could not be issued.
+    pub fn issued(&self) -> Result<()> {
+        self.take_error().map_or(Ok(()), Err)
+    }
+
     fn take_error(&self) -> Option<Error> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

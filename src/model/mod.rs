@@ -19,7 +19,7 @@ use crate::{
     backend::{Backend, Unit},
     checkpoint::{Checkpoint, RandomTensors, check_shapes},
     config::ModelConfig,
-    error::{Error, Result},
+    error::{Error, Proceed, Result},
     source::ModelSource,
     weights::Weights,
 };
@@ -83,12 +83,12 @@ impl<B: Backend> Model<B> {
     /// number of layers loaded so far.
     ///
     /// # Errors
-    /// Whatever is wrong with the files, see [`crate::checkpoint`] and [`crate::config`].
-    pub fn load(
+    /// Whatever is wrong with the files, see [`crate::checkpoint`] and [`crate::config`], or what `on_layer` ends with.
+    pub fn load<P: Proceed>(
         source: &ModelSource,
         mmap: bool,
         backend: Arc<B>,
-        on_layer: impl FnMut(usize),
+        on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         Self::load_ordered(source, mmap, backend, None, on_layer)
     }
@@ -99,12 +99,12 @@ impl<B: Backend> Model<B> {
     ///
     /// # Errors
     /// As [`Model::load`]; an order that is not one of this model's channels.
-    pub fn load_ordered(
+    pub fn load_ordered<P: Proceed>(
         source: &ModelSource,
         mmap: bool,
         backend: Arc<B>,
         channel_order: Option<Vec<Vec<u32>>>,
-        on_layer: impl FnMut(usize),
+        on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         let config = ModelConfig::load(source)?;
         backend.check_model(&config)?;
@@ -121,13 +121,14 @@ impl<B: Backend> Model<B> {
     /// `channel_order` is as for [`Model::load_ordered`]; `on_layer` is called with the number of layers made so far.
     ///
     /// # Errors
-    /// A device without room for it, or without operations for it; an order that is not one of its channels.
-    pub fn random(
+    /// A device without room for it, or without operations for it; an order that is not one of its channels; or
+    /// what `on_layer` ends with.
+    pub fn random<P: Proceed>(
         config: ModelConfig,
         tensors: &RandomTensors,
         backend: Arc<B>,
         channel_order: Option<Vec<Vec<u32>>>,
-        on_layer: impl FnMut(usize),
+        on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         backend.check_model(&config)?;
         if let Some(order) = &channel_order {

@@ -14,6 +14,22 @@ impl<B: Backend> Session<B> {
         self.dense_batches
     }
 
+    /// Leaves the logits of every sample's next token after the batch that [`Session::forward`] ran last for
+    /// [`Session::next_logits`] and [`Session::next_tokens`]. The first call makes room for them in a session without a
+    /// cache.
+    ///
+    /// # Errors
+    /// A device that has no room for them.
+    pub fn predict(&mut self) -> Result<()> {
+        if !self.has_next_logits {
+            let entries = self.limits.samples * self.model.config.vocab_size;
+            self.next_logits = self.model.backend.statistics(entries)?;
+            self.has_next_logits = true;
+        }
+        self.last_logits(self.batch.grid.tokens);
+        Ok(())
+    }
+
     /// Whether every forward from now on records where its time goes. On a GPU launches are then issued one by one
     /// instead of as a graph.
     ///

@@ -3,14 +3,23 @@
 mod calibrate;
 mod footprint;
 mod generate;
+mod losses;
 mod measure;
+mod sampling;
 mod selections;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 pub use calibrate::{CalibrationOptions, calibrate};
 pub use footprint::{Footprint, Part};
-pub use generate::{GenerateOptions, Generated, Sampling};
+pub use generate::{GenerateOptions, Generated};
+pub use sampling::Sampling;
 
 use crate::{
     backend::{Backend, Grid, Probe},
@@ -70,6 +79,10 @@ pub struct Session<B: Backend> {
     has_next_logits: bool,
     /// The most likely token of each (B).
     next_tokens: B::Indices,
+    /// Samples whose next token's logits these are, if they are of the latest batch.
+    predicted: Option<usize>,
+    /// Where a generation stands; `None` before [`Session::prefill`] and after any other batch.
+    steps: Option<generate::Steps>,
     /// Sequence length that the rotary table was made for; only dynamic scaling ever changes it.
     rope_length: usize,
     /// Stands in for `selections` where a batch falls back to dense; none where none does.
@@ -78,6 +91,8 @@ pub struct Session<B: Backend> {
     fell_back: bool,
     /// How many did.
     dense_batches: usize,
+    /// Set from outside to end what runs.
+    cancel: Arc<AtomicBool>,
 }
 
 impl<B: Backend> Session<B> {
@@ -124,15 +139,8 @@ impl<B: Backend> Session<B> {
                 "Leave it out.",
             ));
         }
-        if let Some(calibration) =
-            calibration.filter(|calibration| calibration.fingerprint != model.fingerprint)
-        {
-            return Err(Error::argument(
-                "calibration",
-                format!("one of the model with fingerprint {}", model.fingerprint),
-                format!("one of {}", calibration.fingerprint),
-                "Calibrate this model.",
-            ));
+        if let Some(calibration) = calibration {
+            calibration.check_model(&model.fingerprint)?;
         }
         let grid = Grid { samples: limits.samples, tokens: limits.tokens };
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
@@ -185,10 +193,13 @@ impl<B: Backend> Session<B> {
                 0
             })?,
             next_tokens: indices(limits.samples)?,
+            predicted: None,
+            steps: None,
             rope_length: 0,
             dense,
             fell_back: false,
             dense_batches: 0,
+            cancel: Arc::default(),
             model: Arc::clone(&model),
         };
         let samples: Vec<u32> = (0..limits.samples as u32).collect();
@@ -200,6 +211,12 @@ impl<B: Backend> Session<B> {
     /// The model.
     pub fn model(&self) -> &Arc<Model<B>> {
         &self.model
+    }
+
+    /// Set to true, from any thread, this ends the batch or step that runs now, between two layers, or else the next one,
+    /// with [`Error::Cancelled`]; it is false again then. The session stays usable.
+    pub fn canceller(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancel)
     }
 
     /// Kept counts of every layer.
@@ -275,58 +292,11 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// Another number of layers, heads or channels, or indices that are not ascending or not there.
     pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
+        // What a generation has cached are the heads that were kept before.
+        (self.steps, self.predicted) = (None, None);
         selections::pin(&self.model, kept, &mut self.selections)?;
         self.pinned = true;
         Ok(())
-    }
-
-    /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.
-    ///
-    /// `tokens` is (samples, S); `mask` of the same shape has 0 for pads. With `update_history` the batch is folded
-    /// into history after it ran.
-    ///
-    /// # Errors
-    /// A token that is not in the vocabulary, a row of pads only, a batch over the session's limits, or values that
-    /// are not finite; the session stays usable.
-    pub fn evaluate(
-        &mut self,
-        tokens: &[u32],
-        samples: usize,
-        mask: Option<&[u32]>,
-        update_history: bool,
-    ) -> Result<f64> {
-        self.load(tokens, samples, mask)?;
-        self.run(Mode::Batch { update_history }, false)?;
-        let length = tokens.len() / samples;
-        let real = |i: usize| mask.is_none_or(|mask| mask[i] != 0);
-        let targets: Vec<u32> = (0..tokens.len())
-            .map(|i| if (i + 1) % length != 0 && real(i) && real(i + 1) { tokens[i + 1] } else { u32::MAX })
-            .collect();
-        let count = targets.iter().filter(|&&target| target != u32::MAX).count();
-        if count == 0 {
-            return Err(Error::argument(
-                "batch",
-                "at least two tokens in some sample",
-                "no token with a successor",
-                "Use longer windows.",
-            ));
-        }
-        let backend = &*self.model.backend;
-        backend.upload_indices(&targets, &mut self.targets);
-        let Scratch { current, x, embedded, timeline, .. } = &mut self.scratch;
-        timeline.mark(backend, None);
-        let input = forward::head_input(&self.model, current, tokens.len(), x, embedded);
-        let head = &self.model.weights.lm_head;
-        let (rows, scratch) = (tokens.len(), &mut self.loss_scratch);
-        backend.cross_entropy(input, rows, head, &self.targets, scratch, &mut self.losses);
-        timeline.mark(backend, Step::Head);
-        let losses = backend.download_statistics(&self.losses, rows)?;
-        let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
-        if !mean.is_finite() {
-            return Err(self.output_fault());
-        }
-        self.update_history(update_history);
-        Ok(mean)
     }
 
     /// Runs the decoder on a batch; see [`Session::evaluate`] for the arguments. Look at the outcome with
@@ -366,18 +336,34 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// A device that has no room for them or failed.
     pub fn logits(&mut self, samples: usize) -> Result<Vec<f32>> {
-        let rows = samples.min(self.batch.grid.samples) * self.batch.grid.tokens;
+        let (logits, shape) = self.device_logits(samples)?;
+        self.model.backend.download_statistics(&logits, shape.iter().product())
+    }
+
+    /// Shape \[samples, S, V\] of [`Session::logits`].
+    pub fn logits_shape(&self, samples: usize) -> [usize; 3] {
+        let Grid { samples: all, tokens } = self.batch.grid;
+        [samples.min(all), tokens, self.model.weights.lm_head.out_features]
+    }
+
+    /// As [`Session::logits`], in new memory on the device, with their shape \[samples, S, V\].
+    ///
+    /// # Errors
+    /// As [`Session::logits`].
+    pub fn device_logits(&mut self, samples: usize) -> Result<(B::Statistics, [usize; 3])> {
+        let shape = self.logits_shape(samples);
+        let rows = shape[0] * shape[1];
         let backend = &*self.model.backend;
         let Scratch { current, x, embedded, .. } = &mut self.scratch;
         let input = forward::head_input(&self.model, current, rows, x, embedded);
-        let head = &self.model.weights.lm_head;
-        let mut logits = backend.statistics(rows * head.out_features)?;
-        backend.logits(input, rows, head, &mut logits);
-        backend.download_statistics(&logits, rows * head.out_features)
+        let mut logits = backend.statistics(rows * shape[2])?;
+        backend.logits(input, rows, &self.model.weights.lm_head, &mut logits);
+        Ok((logits, shape))
     }
 
     /// Checks a batch and puts it on the device.
     fn load(&mut self, tokens: &[u32], samples: usize, mask: Option<&[u32]>) -> Result<()> {
+        (self.steps, self.predicted) = (None, None);
         let (config, limits) = (&self.model.config, self.limits);
         if samples == 0 || tokens.is_empty() || !tokens.len().is_multiple_of(samples) {
             return Err(Error::argument(
@@ -438,8 +424,10 @@ impl<B: Backend> Session<B> {
         let cache = self.cache.as_mut().filter(|_| cached);
         let dense = self.dense.as_mut().filter(|_| self.fell_back);
         let (selections, scratch) = (dense.unwrap_or(&mut self.selections), &mut self.scratch);
-        self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None));
-        self.check_fault()
+        let cancel = &*self.cancel;
+        self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None, cancel));
+        let outcome = self.check_fault();
+        if self.cancel.swap(false, Ordering::Relaxed) { Err(Error::Cancelled) } else { outcome }
     }
 
     fn check_fault(&mut self) -> Result<()> {

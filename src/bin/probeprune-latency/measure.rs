@@ -237,6 +237,7 @@ impl<B: Backend> Case<'_, B> {
         let (first, last) = if decoded == 0 {
             session.forward(tokens, grid.samples, None, true)?;
             // On a GPU this waits, for tokens that fit a packet; the logits are fetched later.
+            session.predict()?;
             session.next_tokens()?;
             let end = Instant::now();
             (end, end)

@@ -6,7 +6,6 @@ use clap::ValueEnum;
 use probeprune::{
     Error,
     backend::Backend,
-    checkpoint::Checkpoint,
     cpu::Cpu,
     gpu::{
         Cuda, Driver, Gpu, GpuDtype,
@@ -69,13 +68,7 @@ impl DtypeChoice {
         Ok(match (self, files) {
             (Self::Bf16, _) | (Self::Auto, None) => GpuDtype::Bf16,
             (Self::F16, _) => GpuDtype::F16,
-            (Self::Auto, Some(source)) => {
-                let checkpoint = Checkpoint::open(source, true)?;
-                let is_first = |name: &&str| name.ends_with("layers.0.self_attn.q_proj.weight");
-                let first = checkpoint.names().find(is_first).and_then(|name| checkpoint.tensor(name));
-                // Where it is missing, loading the model says so.
-                first.map_or(GpuDtype::Bf16, |tensor| GpuDtype::for_checkpoint(tensor.dtype()))
-            }
+            (Self::Auto, Some(source)) => GpuDtype::for_source(source)?,
         })
     }
 }

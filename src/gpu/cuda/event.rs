@@ -1,16 +1,16 @@
-//! Moments in the stream.
+//! Moments in a stream.
 
 use std::sync::Arc;
 
 use cudarc::driver::{
     result::event,
-    sys::{CUevent, CUevent_flags},
+    sys::{CUevent, CUevent_flags, CUstream},
 };
 
 use super::link::Link;
 use crate::error::Result;
 
-/// A moment in a [`super::Cuda`]'s stream.
+/// A moment in a stream of a [`super::Cuda`]'s context.
 #[derive(Debug)]
 pub struct Event {
     handle: CUevent,
@@ -30,11 +30,11 @@ impl Event {
         Ok(Self { handle, link: Arc::clone(link) })
     }
 
-    /// Records it behind everything issued so far.
-    pub(super) fn record(&self) -> Result<()> {
+    /// Records it behind everything issued to `stream`, of the same context, so far.
+    pub(super) fn record(&self, stream: CUstream) -> Result<()> {
         self.link.enter()?;
         // SAFETY: the event is alive, and of the stream's context.
-        let recorded = unsafe { event::record(self.handle, self.link.raw_stream()) };
+        let recorded = unsafe { event::record(self.handle, stream) };
         self.link.check("recording an event", recorded)
     }
 
