@@ -33,24 +33,17 @@ const EVALUATION_SEED: u64 = 5_000;
 const GRID: Grid = Grid { samples: 16, tokens: 64 };
 const CALIBRATION_SAMPLES: usize = 128;
 
-/// Methods and what stands in for pruned channels.
-fn methods(rank: usize) -> [(Method, Compensation); 7] {
-    [
-        (Method::ProbePruning, Compensation::None),
-        (Method::ProbePruning, Compensation::ProbeMean),
-        (Method::ProbePruning, Compensation::Linear { rank }),
-        (Method::FullBatch, Compensation::None),
-        (Method::WandaSp, Compensation::None),
-        (Method::Flap, Compensation::None),
-        (Method::Random, Compensation::None),
-    ]
-}
-
-/// The rank of linear maps: 8 is to the bundled models, of 128 inputs, what 32 is to larger ones.
-fn rank(hidden_size: usize) -> usize {
-    (hidden_size / 16).clamp(1, 32)
-}
-
+/// Methods and what stands in for pruned channels. A rank of 8 is to these models what 32 is to larger ones.
+const METHODS: [(Method, Compensation); 7] = [
+    (Method::ProbePruning, Compensation::None),
+    (Method::ProbePruning, Compensation::ProbeMean),
+    (Method::ProbePruning, Compensation::Linear { rank: RANK }),
+    (Method::FullBatch, Compensation::None),
+    (Method::WandaSp, Compensation::None),
+    (Method::Flap, Compensation::None),
+    (Method::Random, Compensation::None),
+];
+const RANK: usize = 8;
 const RATIOS: [f64; 3] = [0.2, 0.4, 0.6];
 
 /// Times are medians over as many rounds as fit in here, at least one and at most `MAX_ROUNDS`.
@@ -117,14 +110,13 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
 impl Task for &DemoArgs {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let tokenizer = loaded.tokenizer()?;
-        let rank = rank(loaded.model.config.hidden_size);
         let tokens =
             sample_tokens(&tokenizer, &Topic::ALL, CALIBRATION_SEED, CALIBRATION_SAMPLES * GRID.tokens)?;
         let options = CalibrationOptions {
             seq_len: GRID.tokens,
             batch_size: GRID.samples,
             flap: true,
-            linear_rank: rank,
+            linear_rank: RANK,
         };
         let calibration = loaded.calibrate(&tokens, Some(CALIBRATION_SAMPLES), options)?;
         let batches = Topic::ALL
@@ -135,7 +127,7 @@ impl Task for &DemoArgs {
         let dense = settings(&loaded, (Method::None, Compensation::None), 0.0);
         let mut cases = vec![case(&loaded, dense, &calibration, batches.len())?];
         for ratio in RATIOS {
-            for method in methods(rank) {
+            for method in METHODS {
                 let settings = settings(&loaded, method, ratio);
                 cases.push(case(&loaded, settings, &calibration, batches.len())?);
             }
