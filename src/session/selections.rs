@@ -126,6 +126,7 @@ pub(super) fn pin<B: Backend>(
                 continue;
             };
             let width = selection.kept().map_or(1, |kept| kept.width);
+            let group = if block == Block::Mlp { width } else { 1 };
             let units = match block {
                 Block::Attention => Some(indices.clone()),
                 Block::Mlp => {
@@ -137,8 +138,9 @@ pub(super) fn pin<B: Backend>(
                 units.len() == len && units.last().is_some_and(|&last| (last as usize) < of)
             };
             let Some(units) = units.filter(|units| ascending(units) && fits(units)) else {
-                let expected = format!("{len} ascending indices below {of}");
-                let expected = if width > 1 { format!("whole groups, {expected}") } else { expected };
+                let expected = format!("{} ascending indices below {}", len * group, of * group);
+                let expected =
+                    if group > 1 { format!("{expected}, in whole groups of {group}") } else { expected };
                 return Err(Error::argument(name(), expected, format!("{} indices", indices.len()), help));
             };
             let mut kept = Kept::new(backend, config, block, width, len)?;
