@@ -194,7 +194,7 @@ fn linear_map<B: Backend>(backend: &B, hidden_size: usize, fit: LinearFit) -> Re
     Ok(LinearMap {
         negated: Linear {
             weight: backend.weight(&negated, WeightUse::Columns)?,
-            bias: Some(upload(backend, &fit.bias.iter().map(|x| -x).collect::<Vec<_>>())?),
+            bias: None,
             out_features: width,
             in_features: rank,
         },
@@ -340,17 +340,13 @@ impl<'a, B: Backend> Builder<'a, B> {
             _ if kept.set.len == kept.set.of => None,
             _ => {
                 let upload = |values: Vec<f32>| upload(backend, &values);
-                // Without calibration there is nothing that the probe's mean could be drawn towards.
-                let weight = if seen > 0 { self.settings.probe_mean_weight as f32 } else { 1.0 };
-                let means = self.moments(layer, block).map(|moments| moments.channel_means(width));
-                let share = |mean: f32| (1.0 - weight) * mean;
-                let offset = match &fit {
+                let prior = match &fit {
                     Some(fit) => Some(fit.bias.clone()),
-                    None => means.map(|means| means.into_iter().map(share).collect()),
+                    None => self.moments(layer, block).map(|moments| moments.channel_means(width)),
                 };
-                let offset = offset.map(upload).transpose()?;
+                let prior = prior.map(upload).transpose()?;
                 let map = fit.map(|fit| linear_map(backend, config.hidden_size, fit)).transpose()?;
-                Some(BlockCompensation::new(backend, config, &kept, weight, offset, map)?)
+                Some(BlockCompensation::new(backend, config, &kept, prior, map)?)
             }
         };
         Ok(Selection::Probed(Probed {
