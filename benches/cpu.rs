@@ -170,8 +170,8 @@ fn probed(model: &Model<Cpu>, settings: &Settings, grid: Grid) -> (Selection<Cpu
         coefficients: vec![0.01; rank * INTERMEDIATE].into(),
     });
     let compensation = (settings.compensate != Compensation::None).then(|| {
-        let offset = Some(vec![0.0; INTERMEDIATE].into());
-        BlockCompensation::new(backend, config, &kept, 0.75, offset, map).expect("memory")
+        let prior = Some(vec![0.0; INTERMEDIATE].into());
+        BlockCompensation::new(backend, config, &kept, prior, map).expect("memory")
     });
     // As sessions have it: one row for linear maps, and no updates of energies around a mean.
     let mut layout = settings.history_layout;

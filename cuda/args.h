@@ -168,15 +168,15 @@ struct EnergyArgs {
   int batch, tokens, width;
   int reserved;
 };
-// energy (S, C) in place, sums (S, C), mask (B, S) or null, offset (C) or null -> mean (C)
+// energy (S, C) in place, sums (S, C), mask (B, S) or null, prior (C) or null -> mean (C)
 struct CentreEnergyArgs {
   FloatsOut energy;
   Floats sums;
   Indices mask;
-  Floats offset;
+  Floats prior;
   FloatsOut mean;
   int batch, tokens, width;
-  float weight;  // of the mean in what is written
+  float weight;  // of the tokens' mean against the prior
 };
 
 // ---- gather_pruned -----------------------------------------------------------------------------------------------------

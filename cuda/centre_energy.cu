@@ -1,10 +1,10 @@
 // Energies around the mean, from energies and sums over samples (compensation of pruned channels: ours).
-// energy and sums (S, C) f32, mask (B, S) u32 or null, offset (C) f32 or null -> mean (C) f32, energy in place:
-//   m = sum_s sums / tokens that are no pads; energy = energy + m (n m - 2 sums) / d with n tokens at a slot and divisor d =
-//   n (n + 1e-3 with a mask), that is the mean over samples of (a - m)^2; mean = weight m + offset.
+// energy and sums (S, C) f32, mask (B, S) u32 or null, prior (C) f32 or null -> mean (C) f32, energy in place:
+//   mean = sum_s sums / tokens that are no pads, with a prior prior + weight (mean - prior); energy = energy + mean (n mean -
+//   2 sums) / d with n tokens at a slot and divisor d = n (n + 1e-3 with a mask), the mean over samples of (a - mean)^2.
 // Launch: ceil(C / 32) blocks of 256 threads.
 // Registers: at most 48. Static shared memory: 1056 bytes. Dynamic shared memory: 0.
-// Bytes: reads 12 S C + 4 C with offset (with a mask 64 B for each of B S entries and block more), writes 4 S C + 4 C
+// Bytes: reads 12 S C + 4 C with prior (with a mask 64 B for each of B S entries and block more), writes 4 S C + 4 C
 // Bank conflicts: none.
 // Accumulation: f32. A warp has every eighth slot, ascending; then the warps ascending. Tokens are counted in integers.
 // Test: gpu_ops::compensation
@@ -38,7 +38,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) centre_energy(CentreEne
   sum = 0.f, count = 0;
 #pragma unroll
   for (int w = 0; w < WARPS; w++) sum += partial[w][lane], count += counts[w];
-  const float mean = sum / (float)max(count, 1);
+  float mean = sum / (float)max(count, 1);
+  if (p.prior && in) mean = p.prior[c] + p.weight * (mean - p.prior[c]);
 #pragma unroll 4
   for (int s = warp; s < p.tokens; s += WARPS) {
     const int tokens = count_tokens(p, s);
@@ -49,5 +50,5 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) centre_energy(CentreEne
     // Rounding may leave a hair below 0 where all values are equal. NaN has to stay.
     p.energy[at] = centred < 0.f ? 0.f : centred;
   }
-  if (warp == 0 && in) p.mean[c] = p.weight * mean + (p.offset ? p.offset[c] : 0.f);
+  if (warp == 0 && in) p.mean[c] = mean;
 }

@@ -262,7 +262,7 @@ typedef struct probeprune_settings {
     uint64_t seed;              /* of random */
     const uint32_t *skip_layers; /* layers that stay dense */
     uint64_t skip_layer_count;   /* PROBEPRUNE_DEFAULT_LAYERS */
-    double probe_mean_weight;    /* in [0, 1]: of the probe's mean against calibration's, in compensation; 0.75 */
+    uint64_t prior_tokens;       /* as many of the probe's tokens calibration's mean counts in compensation; 40 */
 } probeprune_settings;
 probeprune_status probeprune_settings_init(probeprune_settings *settings, uint32_t struct_size);
 

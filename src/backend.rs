@@ -485,8 +485,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
         sums: Option<&mut Self::Statistics>,
     );
 
-    /// Moves energies and sums (S, C) of [`Backend::energy`] to the mean m\[c\] of a over all tokens that are not pads:
-    /// p\[s,c\] = mean over samples of (a − m\[c\])², with the divisors of `energy`; mean = `weight`·m + `offset` (C).
+    /// Moves energies and sums (S, C) of [`Backend::energy`] to a mean: p\[s,c\] = mean over samples of (a − mean\[c\])²,
+    /// with the divisors of `energy`, where mean\[c\] = m, the mean of a over all tokens that are not pads, or with a prior
+    /// (C) and a weight w in \[0, 1\], prior\[c\] + w·(m − prior\[c\]).
     fn centre_energy(
         &self,
         p: &mut Self::Statistics,
@@ -494,8 +495,7 @@ pub trait Backend: Sized + Send + Sync + 'static {
         grid: Grid,
         width: usize,
         mask: Option<&Self::Indices>,
-        weight: f32,
-        offset: Option<&Self::Statistics>,
+        prior: Option<(&Self::Statistics, f32)>,
         mean: &mut Self::Statistics,
     );
 

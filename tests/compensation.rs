@@ -27,7 +27,7 @@ const H: usize = 16;
 const C: usize = 40;
 const KEPT: usize = 24;
 const RANK: usize = 3;
-const WEIGHT: f32 = 0.6;
+const PRIOR_TOKENS: usize = 7;
 const GRID: Grid = Grid { samples: 5, tokens: 7 };
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
@@ -111,21 +111,21 @@ impl Map {
     }
 
     fn on(&self, cpu: &Cpu) -> LinearMap<Cpu> {
-        let linear = |weight: Vec<f32>, bias: Vec<f32>, usage| {
-            let (out_features, in_features) = (bias.len(), weight.len() / bias.len());
+        let linear = |weight: Vec<f32>, out_features: usize, bias: Option<Vec<f32>>, usage| {
+            let in_features = weight.len() / out_features;
             let weight =
                 cpu.weight(&Tensor::from_f32(vec![out_features, in_features], weight), usage).unwrap();
-            probeprune::backend::Linear { weight, bias: Some(bias.into()), out_features, in_features }
+            probeprune::backend::Linear { weight, bias: bias.map(Into::into), out_features, in_features }
         };
         let negated = (0..C).flat_map(|c| (0..RANK).map(move |l| -self.coefficients[l * C + c])).collect();
         LinearMap {
-            directions: linear(self.directions.clone(), self.offsets.clone(), WeightUse::Rows),
-            negated: linear(negated, self.bias.iter().map(|b| -b).collect(), WeightUse::Columns),
+            directions: linear(self.directions.clone(), RANK, Some(self.offsets.clone()), WeightUse::Rows),
+            negated: linear(negated, C, None, WeightUse::Columns),
             coefficients: self.coefficients.clone().into(),
         }
     }
 
-    /// B·z + b of normed rows (., H), z = P·x + p0: (., C).
+    /// B·z of normed rows (., H), z = P·x + p0: (., C).
     fn explained(&self, x: &[f64]) -> Vec<f64> {
         x.chunks_exact(H)
             .flat_map(|x| {
@@ -137,8 +137,7 @@ impl Map {
                     })
                     .collect();
                 (0..C).map(move |c| {
-                    let sum: f64 = (0..RANK).map(|l| f64::from(self.coefficients[l * C + c]) * z[l]).sum();
-                    sum + f64::from(self.bias[c])
+                    (0..RANK).map(|l| f64::from(self.coefficients[l * C + c]) * z[l]).sum::<f64>()
                 })
             })
             .collect()
@@ -156,6 +155,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         probe_tokens: 0.6,
         momentum: 0.75,
         compensate,
+        prior_tokens: PRIOR_TOKENS,
         ..Settings::default()
     };
     let rows = GRID.rows();
@@ -168,16 +168,15 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     let mut statistic = vec![0.0; C].into();
     backend.column_statistic(&layer.model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
     let layout = HistoryLayout::default();
-    // Calibration's share of the mean, or a linear map's b.
-    let offset = map.as_ref().map_or_else(|| values(15, C), |map| map.bias.clone());
+    // Calibration's mean, or a linear map's b.
+    let prior = map.as_ref().map_or_else(|| values(15, C), |map| map.bias.clone());
     let mut selection = Selection::Probed(Probed {
         compensation: Some(
             Compensating::new(
                 backend,
                 config,
                 &kept,
-                WEIGHT,
-                Some(offset.clone().into()),
+                Some(prior.clone().into()),
                 map.as_ref().map(|map| map.on(backend)),
             )
             .unwrap(),
@@ -217,8 +216,13 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         .map(|(i, j)| place(i, j))
         .filter(|&(b, s)| real(b, s))
         .collect();
+    let weight = grid.rows() as f64 / (grid.rows() + PRIOR_TOKENS) as f64;
+    // What stands in: the probe's mean drawn towards calibration's.
     let mean: Vec<f64> = (0..C)
-        .map(|c| tokens.iter().map(|&(b, s)| seen(b, s, c)).sum::<f64>() / tokens.len() as f64)
+        .map(|c| {
+            let mean = tokens.iter().map(|&(b, s)| seen(b, s, c)).sum::<f64>() / tokens.len() as f64;
+            f64::from(prior[c]) + weight * (mean - f64::from(prior[c]))
+        })
         .collect();
     let p: Vec<f64> = (0..grid.tokens)
         .flat_map(|j| (0..C).map(move |c| (j, c)))
@@ -253,9 +257,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     let channels = |want: bool| (0..C as u32).filter(|&c| is_kept[c as usize] == want).collect::<Vec<_>>();
     assert_eq!(kept.set.indices[..KEPT], channels(true));
     assert_eq!(compensation.pruned.indices[..C - KEPT], channels(false));
-    let stand_in: Vec<f64> =
-        mean.iter().zip(&offset).map(|(m, &offset)| f64::from(WEIGHT) * m + f64::from(offset)).collect();
-    assert_close("mean", &compensation.mean, &stand_in, 1e-5);
+    assert_close("mean", &compensation.mean, &mean, 1e-5);
 
     // The output: every channel of every row, pruned ones by what stands in for them.
     let down = layer.weight("mlp.down_proj");
@@ -264,9 +266,9 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
             let a: Vec<f64> = (0..C)
                 .map(|c| match (is_kept[c], &explained) {
                     (true, _) => states[row * C + c],
-                    (false, None) => stand_in[c],
-                    // B·z + b + the weighted mean of what they leave.
-                    (false, Some(explained)) => explained[row * C + c] + f64::from(WEIGHT) * mean[c],
+                    (false, None) => mean[c],
+                    // B·z + the mean of what that leaves.
+                    (false, Some(explained)) => explained[row * C + c] + mean[c],
                 })
                 .collect();
             product(&a, &down, C)

@@ -107,6 +107,7 @@ def quality(args):
     """Everything of smollm2.json. Calibration and evaluation take different parts of a text; for technical text
     calibration is half prose."""
     with tempfile.TemporaryDirectory() as scratch:
+        scratch = os.path.join(scratch, "text")
         run(sys.executable, "tools/fetch_text.py", scratch)
         prose, technical = (os.path.join(scratch, name) for name in ("prose.txt", "technical.txt"))
         own = split(prose, scratch, 0.25)

@@ -91,7 +91,7 @@ Settings = _struct(
     + [(name, c.c_int32) for name in ["parallel_probe", "history_dtype", "history_bucket", "round_channels"]]
     + [(name, c.c_uint32) for name in ["flap_attention_factor", "compensate", "compensate_rank", "channel_group"]]
     + [("reserved", c.c_uint32 * 4), ("seed", c.c_uint64)]
-    + [("skip_layers", c.POINTER(c.c_uint32)), ("skip_layer_count", c.c_uint64), ("probe_mean_weight", c.c_double)],
+    + [("skip_layers", c.POINTER(c.c_uint32)), ("skip_layer_count", c.c_uint64), ("prior_tokens", c.c_uint64)],
 )
 Limits = _struct(
     "probeprune_limits",

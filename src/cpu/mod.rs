@@ -393,11 +393,10 @@ impl Backend for Cpu {
         grid: Grid,
         width: usize,
         mask: Option<&Buffer<u32>>,
-        weight: f32,
-        offset: Option<&Buffer<f32>>,
+        prior: Option<(&Buffer<f32>, f32)>,
         mean: &mut Buffer<f32>,
     ) {
-        probe::centre_energy(self, p, sums, grid, width, mask, weight, offset, mean);
+        probe::centre_energy(self, p, sums, grid, width, mask, prior, mean);
     }
 
     fn gather_pruned(

@@ -190,8 +190,7 @@ pub(super) fn centre_energy(
     grid: Grid,
     width: usize,
     mask: Option<&Buffer<u32>>,
-    weight: f32,
-    offset: Option<&Buffer<f32>>,
+    prior: Option<(&Buffer<f32>, f32)>,
     mean: &mut [f32],
 ) {
     let real: f32 = (0..grid.tokens).map(|s| count_and_divisor(grid, mask, s).0).sum();
@@ -203,6 +202,10 @@ pub(super) fn centre_energy(
                 mean.iter_mut().zip(&sums[chunk * COLUMN_CHUNK..]).for_each(|(mean, sum)| *mean += sum);
             }
             mean.iter_mut().for_each(|mean| *mean /= real.max(1.0));
+            if let Some((prior, weight)) = prior {
+                let prior = &prior[chunk * COLUMN_CHUNK..];
+                mean.iter_mut().zip(prior).for_each(|(mean, prior)| *mean = prior + weight * (*mean - prior));
+            }
         });
     });
     cpu.rows(&mut p[..grid.tokens * width], width, |s, p| {
@@ -219,10 +222,6 @@ pub(super) fn centre_energy(
             },
         );
     });
-    mean.iter_mut().for_each(|mean| *mean *= weight);
-    if let Some(offset) = offset {
-        mean.iter_mut().zip(offset).for_each(|(mean, offset)| *mean += offset);
-    }
 }
 
 /// See [`crate::backend::Backend::gather_pruned`].

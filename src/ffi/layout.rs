@@ -49,7 +49,7 @@ fn both_sides_agree_on_every_field() {
             struct_size, method, metric, probe_order, prune_ratio, probe_tokens, probe_samples, fixed_probe_weight,
             momentum, parallel_probe, history_dtype, history_bucket, round_channels, flap_attention_factor,
             compensate, compensate_rank, channel_group, reserved, seed, skip_layers, skip_layer_count,
-            probe_mean_weight,
+            prior_tokens,
         }
         CalibrateOptions = "probeprune_calibrate_options" {
             struct_size, flap, batch_size, progress, user, linear_rank, reserved,

@@ -177,7 +177,7 @@ pub struct MethodSettings {
     pub(super) seed: u64,
     pub(super) skip_layers: *const u32,
     pub(super) skip_layer_count: u64,
-    pub(super) probe_mean_weight: f64,
+    pub(super) prior_tokens: u64,
 }
 
 versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, reserved: [reserved], {
@@ -204,7 +204,7 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, rese
         seed: settings.seed,
         skip_layers: null(),
         skip_layer_count: DEFAULT_LAYERS,
-        probe_mean_weight: settings.probe_mean_weight,
+        prior_tokens: settings.prior_tokens as u64,
     }
 });
 
@@ -259,7 +259,7 @@ impl MethodSettings {
                 bucket: self.history_bucket as usize,
             },
             compensate: choice(self.compensate, &compensations, "compensate")?,
-            probe_mean_weight: self.probe_mean_weight,
+            prior_tokens: usize::try_from(self.prior_tokens).unwrap_or(usize::MAX),
             // 0 is what programs have there that were compiled before there were groups.
             channel_group: self.channel_group.max(1) as usize,
             flap_attention_factor: self.flap_attention_factor,

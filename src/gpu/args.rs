@@ -221,7 +221,7 @@ pub struct CentreEnergyArgs {
     pub(crate) energy: FloatsOut,
     pub(crate) sums: Floats,
     pub(crate) mask: Indices,
-    pub(crate) offset: Floats,
+    pub(crate) prior: Floats,
     pub(crate) mean: FloatsOut,
     pub(crate) batch: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,

@@ -21,20 +21,19 @@ impl<D: Driver> Gpu<D> {
         grid: Grid,
         width: usize,
         mask: Option<&Indices<D>>,
-        weight: f32,
-        offset: Option<&Statistics<D>>,
+        prior: Option<(&Statistics<D>, f32)>,
         mean: &Statistics<D>,
     ) {
         let arguments = CentreEnergyArgs {
             energy: self.floats(energy),
             sums: self.floats(sums),
             mask: self.optional_words(mask),
-            offset: self.optional_floats(offset),
+            prior: self.optional_floats(prior.map(|(prior, _)| prior)),
             mean: self.floats(mean),
             batch: grid.samples as i32,
             tokens: grid.tokens as i32,
             width: width as i32,
-            weight,
+            weight: prior.map_or(1.0, |(_, weight)| weight),
         };
         let geometry = Geometry { grid: [width.div_ceil(32) as u32, 1, 1], threads: THREADS, shared: 0 };
         self.launch(CENTRE_ENERGY, geometry, &arguments);

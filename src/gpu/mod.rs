@@ -343,11 +343,10 @@ impl<D: Driver> Backend for Gpu<D> {
         grid: Grid,
         width: usize,
         mask: Option<&Indices<D>>,
-        weight: f32,
-        offset: Option<&Statistics<D>>,
+        prior: Option<(&Statistics<D>, f32)>,
         mean: &mut Statistics<D>,
     ) {
-        self.centre_energy_kernel(p, sums, grid, width, mask, weight, offset, mean);
+        self.centre_energy_kernel(p, sums, grid, width, mask, prior, mean);
     }
 
     fn gather_pruned(

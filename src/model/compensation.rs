@@ -1,8 +1,8 @@
 //! What stands in for the channels that a probed block prunes (ours; spec compensation).
 //!
 //! A pruned channel c is not 0: over the batch it is about m\[c\] (`probe-mean`), or about B\[c\]·z + b'\[c\] for z = P·x, x the
-//! block's normed input (`linear`). Both m and b' are the probe's mean drawn towards calibration's, because a probe of one
-//! sample is a poor estimate of a batch. So the last projection adds Σ_{c pruned} W\[:,c\]·m\[c\], a vector, and for `linear` the
+//! block's normed input (`linear`). m and b' are the probe's mean of a and of a − B·z, drawn towards calibration's mean: a
+//! probe of few tokens is a poor estimate of a batch. Energies are what is left around them. So the last projection adds Σ_{c pruned} W\[:,c\]·m\[c\], a vector, and for `linear` the
 //! product of z with Σ_{c pruned} W\[:,c\]·B\[c\], a matrix of r columns. Both come from one product of r + 1 rows with the
 //! pruned columns of W, made anew for every batch because the probe decides what is pruned and what m is.
 
@@ -27,10 +27,8 @@ pub struct Compensation<B: Backend> {
     pub mean: B::Statistics,
     /// (r + 1, H): see [`Addition`].
     pub weight: B::Activations,
-    /// What the probe's mean weighs in m or b'.
-    pub mean_weight: f32,
-    /// What is added to it (C): calibration's share of m, or b; `None` without calibration.
-    pub offset: Option<B::Statistics>,
+    /// What it was over calibration (C), towards which the probe's mean is drawn; `None` without calibration.
+    pub prior: Option<B::Statistics>,
     /// `linear` only.
     pub map: Option<LinearMap<B>>,
 }
@@ -55,8 +53,7 @@ impl<B: Backend> Compensation<B> {
         backend: &B,
         config: &ModelConfig,
         kept: &Kept<B>,
-        mean_weight: f32,
-        offset: Option<B::Statistics>,
+        prior: Option<B::Statistics>,
         map: Option<LinearMap<B>>,
     ) -> Result<Self> {
         let of = kept.set.of;
@@ -65,8 +62,7 @@ impl<B: Backend> Compensation<B> {
             pruned: KeptSet { indices: backend.indices(of)?, len: of - kept.set.len, of },
             mean: backend.statistics(of * kept.width)?,
             weight: backend.activations((rank + 1) * config.hidden_size)?,
-            mean_weight,
-            offset,
+            prior,
             map,
         })
     }
@@ -125,11 +121,14 @@ pub fn centred_energies<B: Backend>(
         Some(map) => {
             let rows = grid.rows();
             backend.linear(probe_x, rows, &map.directions, None, None, 1.0, None, z);
-            backend.project(z, rows, &map.negated, None, map.negated.bias.as_ref(), None, Some(a), remainder);
+            backend.project(z, rows, &map.negated, None, None, None, Some(a), remainder);
             &*remainder
         }
     };
     backend.energy(states, grid, width, mask, p, Some(sums));
-    let Compensation { mean_weight, offset, mean, .. } = compensation;
-    backend.centre_energy(p, sums, grid, width, mask, *mean_weight, offset.as_ref(), mean);
+    let Compensation { prior, mean, .. } = compensation;
+    let tokens = grid.rows() as f32;
+    let weight = tokens / (tokens + context.settings.prior_tokens as f32);
+    let prior = prior.as_ref().map(|prior| (prior, weight));
+    backend.centre_energy(p, sums, grid, width, mask, prior, mean);
 }

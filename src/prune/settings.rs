@@ -196,8 +196,9 @@ pub struct Settings {
     pub history_layout: HistoryLayout,
     /// What stands in for pruned channels; `pp`, and `wanda-sp` with `probe-mean`.
     pub compensate: Compensation,
-    /// In \[0, 1\]: what the probe's mean weighs against calibration's in what stands in for a pruned channel.
-    pub probe_mean_weight: f64,
+    /// As many tokens of the probe calibration's mean counts in what stands in for a pruned channel; 0 takes the probe's
+    /// mean alone.
+    pub prior_tokens: usize,
     /// MLP channels are kept in groups of so many neighbours: 1, 8 or 16.
     pub channel_group: usize,
     /// 4 counts q, k, v, o of a head for FLAP's global threshold; 2 counts q and o only, apt for GQA.
@@ -225,7 +226,7 @@ impl Default for Settings {
             momentum: 0.99,
             history_layout: HistoryLayout::default(),
             compensate: Compensation::None,
-            probe_mean_weight: 0.75,
+            prior_tokens: 40,
             channel_group: 1,
             flap_attention_factor: 4,
             seed: 0,
@@ -281,13 +282,6 @@ impl Settings {
             "a number from 0 to 1",
             self.momentum,
             "The paper uses 0.99.",
-        )?;
-        range(
-            "--probe-mean-weight",
-            (0.0..=1.0).contains(&self.probe_mean_weight),
-            "a number from 0 to 1",
-            self.probe_mean_weight,
-            "1 takes the probe's mean alone, 0 calibration's.",
         )?;
         if let Some(weight) = self.fixed_probe_weight {
             range(

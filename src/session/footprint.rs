@@ -139,7 +139,7 @@ fn compensation_of(config: &ModelConfig, settings: &Settings, layer: LayerCounts
     if settings.compensate == Compensation::None || kept == width {
         return Part::default();
     }
-    // Pruned units, mean and offset; P, −B and their biases, Bᵀ; what the last projection adds.
-    let map = if rank > 0 { rank + width + rank * width } else { 0 };
+    // Pruned units, mean and prior; P, p0 and −B, Bᵀ; what the last projection adds.
+    let map = if rank > 0 { rank + rank * width } else { 0 };
     Part { elements: rank * (h + width) + (rank + 1) * h, words: units + 2 * width + map }
 }

@@ -126,6 +126,7 @@ pub(super) fn pin<B: Backend>(
                 continue;
             };
             let width = selection.kept().map_or(1, |kept| kept.width);
+            let group = if block == Block::Mlp { width } else { 1 };
             let units = match block {
                 Block::Attention => Some(indices.clone()),
                 Block::Mlp => {
@@ -137,12 +138,9 @@ pub(super) fn pin<B: Backend>(
                 units.len() == len && units.last().is_some_and(|&last| (last as usize) < of)
             };
             let Some(units) = units.filter(|units| ascending(units) && fits(units)) else {
-                let expected = format!("{len} ascending indices below {of}");
-                let expected = if block == Block::Mlp && width > 1 {
-                    format!("whole groups, {expected}")
-                } else {
-                    expected
-                };
+                let expected = format!("{} ascending indices below {}", len * group, of * group);
+                let expected =
+                    if group > 1 { format!("{expected}, in whole groups of {group}") } else { expected };
                 return Err(Error::argument(name(), expected, format!("{} indices", indices.len()), help));
             };
             let mut kept = Kept::new(backend, config, block, width, len)?;
@@ -227,7 +225,7 @@ fn linear_map<B: Backend>(backend: &B, hidden_size: usize, fit: LinearFit) -> Re
     Ok(LinearMap {
         negated: Linear {
             weight: backend.weight(&negated, WeightUse::Columns)?,
-            bias: Some(upload(backend, &fit.bias.iter().map(|x| -x).collect::<Vec<_>>())?),
+            bias: None,
             out_features: width,
             in_features: rank,
         },
@@ -372,17 +370,13 @@ impl<'a, B: Backend> Builder<'a, B> {
             _ if kept.set.len == kept.set.of => None,
             _ => {
                 let upload = |values: Vec<f32>| upload(backend, &values);
-                // Without calibration there is nothing that the probe's mean could be drawn towards.
-                let weight = if seen > 0 { self.settings.probe_mean_weight as f32 } else { 1.0 };
-                let means = self.moments(layer, block).map(|moments| moments.channel_means(width));
-                let share = |mean: f32| (1.0 - weight) * mean;
-                let offset = match &fit {
+                let prior = match &fit {
                     Some(fit) => Some(fit.bias.clone()),
-                    None => means.map(|means| means.into_iter().map(share).collect()),
+                    None => self.moments(layer, block).map(|moments| moments.channel_means(width)),
                 };
-                let offset = offset.map(upload).transpose()?;
+                let prior = prior.map(upload).transpose()?;
                 let map = fit.map(|fit| linear_map(backend, config.hidden_size, fit)).transpose()?;
-                Some(BlockCompensation::new(backend, config, &kept, weight, offset, map)?)
+                Some(BlockCompensation::new(backend, config, &kept, prior, map)?)
             }
         };
         Ok(Selection::Probed(Probed {

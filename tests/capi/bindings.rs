@@ -248,7 +248,7 @@ pub struct probeprune_settings {
     pub seed: u64,
     pub skip_layers: *const u32,
     pub skip_layer_count: u64,
-    pub probe_mean_weight: f64,
+    pub prior_tokens: u64,
 }
 unsafe extern "C" {
     pub fn probeprune_settings_init(

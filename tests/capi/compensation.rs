@@ -58,7 +58,7 @@ fn compensated_and_grouped_sessions_are_the_librarys() {
     let base = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
     let probe_mean = Compensation::ProbeMean;
     let cases = [
-        (Settings { compensate: probe_mean, probe_mean_weight: 0.5, ..base.clone() }, false),
+        (Settings { compensate: probe_mean, prior_tokens: 3, ..base.clone() }, false),
         (Settings { compensate: Compensation::Linear { rank: RANK as usize }, ..base.clone() }, false),
         (Settings { compensate: probe_mean, channel_group: 8, ..base }, true),
     ];
@@ -69,7 +69,7 @@ fn compensated_and_grouped_sessions_are_the_librarys() {
                 _ => PROBEPRUNE_COMPENSATE_PROBE_MEAN,
             } as i32,
             compensate_rank: settings.compensate.rank() as u32,
-            probe_mean_weight: settings.probe_mean_weight,
+            prior_tokens: settings.prior_tokens as u64,
             channel_group: settings.channel_group as u32,
             ..pruning(0.4)
         };
@@ -124,8 +124,6 @@ fn what_compensation_and_groups_need_is_said() {
     refused(create(grouped(5), plain.0), invalid, &["channel_group", "1, 8 or 16"]);
     // As programs from before there were groups have it.
     drop(session(&model, &grouped(0), limits(2, 8, 0)));
-    let heavy = probeprune_settings { probe_mean_weight: 1.5, ..pruning(0.4) };
-    refused(create(heavy, null()), invalid, &["probe_mean_weight", "from 0 to 1"]);
 
     // Another model's order; and a sorted model does not calibrate.
     let options =

@@ -17,13 +17,13 @@ struct CentreCase {
     grid: Grid,
     width: usize,
     masked: bool,
-    offset: bool,
+    prior: bool,
 }
 
 const WEIGHT: f32 = 0.75;
 
 impl CentreCase {
-    /// a (B, S, C), mask (B, S) with a token in the last slot, offset (C).
+    /// a (B, S, C), mask (B, S) with a token in the last slot, prior (C).
     fn input(&self) -> (Vec<f64>, Vec<u32>, Vec<f32>) {
         let mut rng = rng(self.width as u64);
         let rows = self.grid.rows();
@@ -53,7 +53,7 @@ impl CentreCase {
 
 impl Case for CentreCase {
     fn run<D: Driver>(&self, gpu: &Gpu<D>) -> Result<Vec<Output>> {
-        let (a, mask, offset) = self.input();
+        let (a, mask, prior) = self.input();
         let narrow = |values: Vec<f64>| values.iter().map(|&x| x as f32).collect::<Vec<_>>();
         let squares =
             |values: &[f64], _| values.iter().map(|x| x * x).sum::<f64>() / self.divisor(values.len());
@@ -61,7 +61,7 @@ impl Case for CentreCase {
         let sums = narrow(self.each(&a, &mask, |values, _| values.iter().sum()));
         let mut energy = gpu.put_statistics(&energy);
         let mask = self.masked.then(|| gpu.put_indices(&mask));
-        let offset = self.offset.then(|| gpu.put_statistics(&offset));
+        let prior = self.prior.then(|| gpu.put_statistics(&prior));
         let mut mean = gpu.put_statistics(&vec![f32::NAN; self.width]);
         let sums = gpu.put_statistics(&sums);
         gpu.centre_energy(
@@ -70,8 +70,7 @@ impl Case for CentreCase {
             self.grid,
             self.width,
             mask.as_ref(),
-            WEIGHT,
-            offset.as_ref(),
+            prior.as_ref().map(|prior| (prior, WEIGHT)),
             &mut mean,
         );
         Ok(vec![
@@ -81,22 +80,21 @@ impl Case for CentreCase {
     }
 
     fn expected(&self) -> Vec<Expected> {
-        let (a, mask, offset) = self.input();
+        let (a, mask, prior) = self.input();
         let mean: Vec<f64> = (0..self.width)
             .map(|c| {
                 let all: Vec<f64> = (0..self.grid.tokens).flat_map(|s| self.at(&a, &mask, s, c)).collect();
-                all.iter().sum::<f64>() / all.len() as f64
+                let mean = all.iter().sum::<f64>() / all.len() as f64;
+                let prior = f64::from(prior[c]);
+                if self.prior { prior + f64::from(WEIGHT) * (mean - prior) } else { mean }
             })
             .collect();
         let centred = self.each(&a, &mask, |values, c| {
             values.iter().map(|x| (x - mean[c]).powi(2)).sum::<f64>() / self.divisor(values.len())
         });
-        let shifted = mean.iter().zip(&offset);
-        let shifted =
-            shifted.map(|(m, &o)| f64::from(WEIGHT) * m + if self.offset { f64::from(o) } else { 0.0 });
         // Differences of f32 values up to 4.
         let floats = |values| Expected::Floats { values, tolerance: 5e-6 };
-        vec![floats(centred), floats(shifted.collect())]
+        vec![floats(centred), floats(mean)]
     }
 
     fn dtype(&self) -> GpuDtype {
@@ -109,15 +107,15 @@ fn centre_energy() {
     for (samples, tokens, width) in
         [(1, 2, 1), (1, 9, 31), (3, 8, 32), (2, 33, 40), (5, 17, 97), (40, 3, 70), (1, 128, 576)]
     {
-        for (masked, offset) in [(false, false), (true, true), (false, true)] {
-            check(&CentreCase { grid: Grid { samples, tokens }, width, masked, offset });
+        for (masked, prior) in [(false, false), (true, true), (false, true)] {
+            check(&CentreCase { grid: Grid { samples, tokens }, width, masked, prior });
         }
     }
 }
 
 #[test]
 fn centre_energy_moves_what_its_header_says() {
-    let case = CentreCase { grid: Grid { samples: 2, tokens: 64 }, width: 1024, masked: false, offset: true };
+    let case = CentreCase { grid: Grid { samples: 2, tokens: 64 }, width: 1024, masked: false, prior: true };
     let len = 64 * 1024;
     check_traffic(&case, "centre_energy", 12 * len + 4 * 1024, 4 * len + 4 * 1024);
 }

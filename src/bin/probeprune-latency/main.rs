@@ -96,7 +96,7 @@ fn settings(model: &str, variants: &[Settings], warmup: usize, cli: &Cli) -> Vec
         ("skip_layers", json!(tuning.skip_layers)),
         ("round_channels", json!(tuning.round_channels)),
         ("compensate", json!(tuning.compensate.to_string())),
-        ("probe_mean_weight", json!(tuning.probe_mean_weight)),
+        ("prior_tokens", json!(tuning.prior_tokens)),
         ("channel_group", json!(tuning.channel_group)),
         ("history_dtype", json!(tuning.history_layout.dtype.name())),
         ("history_bucket", json!(tuning.history_layout.bucket)),

@@ -145,9 +145,9 @@ pub(crate) struct TuningArgs {
     /// of the block's input, which calibration fits); for pp, and probe-mean for wanda-sp
     #[arg(long, value_name = "HOW", default_value_t, value_parser = str::parse::<Compensation>)]
     compensate: Compensation,
-    /// What the probe's mean weighs against calibration's under --compensate; 1 takes the probe's alone
-    #[arg(long, value_name = "W", default_value_t = 0.75, allow_negative_numbers = true)]
-    probe_mean_weight: f64,
+    /// As many of the probe's tokens calibration's mean counts under --compensate; 0 takes the probe's mean alone
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    prior_tokens: usize,
     /// Keep MLP channels in groups of so many, sorted by calibration: 1, 8 or 16
     #[arg(long, value_name = "N", default_value_t = 1)]
     channel_group: usize,
@@ -212,7 +212,7 @@ impl TuningArgs {
             momentum: self.momentum,
             history_layout: HistoryLayout { dtype: self.history_dtype, bucket: self.history_bucket },
             compensate: self.compensate,
-            probe_mean_weight: self.probe_mean_weight,
+            prior_tokens: self.prior_tokens,
             channel_group: self.channel_group,
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,
