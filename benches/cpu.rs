@@ -120,7 +120,7 @@ fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
         let weight = backend.weight(&tensor, WeightUse::Rows).expect("weight");
         Linear { weight, bias: None, out_features: rows, in_features: columns }
     };
-    let norm = || Norm { kind: NormKind::Rms, weight: Some(vec![1.0; HIDDEN]), bias: None, eps: 1e-5 };
+    let norm = || Norm { kind: NormKind::Rms, weight: Some(vec![1.0; HIDDEN].into()), bias: None, eps: 1e-5 };
     let layer = Layer {
         attention: Attention {
             norm: norm(),
@@ -155,22 +155,22 @@ fn probed(model: &Model<Cpu>, settings: &Settings, grid: Grid) -> (Selection<Cpu
     let (backend, config) = (&*model.backend, &model.config);
     let channels = counts::kept_channels(settings, config, settings.prune_ratio).expect("channels");
     let kept = Kept::new(backend, config, Block::Mlp, 1, channels).expect("memory");
-    let mut statistic = vec![0.0; INTERMEDIATE];
+    let mut statistic = vec![0.0; INTERMEDIATE].into();
     backend.column_statistic(&model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
     let rank = settings.compensate.rank();
     let linear = |out_features: usize, in_features: usize, usage| {
         let tensor =
             Tensor::from_f32(vec![out_features, in_features], vec![0.01; out_features * in_features]);
         let weight = backend.weight(&tensor, usage).expect("weight");
-        Linear { weight, bias: Some(vec![0.0; out_features]), out_features, in_features }
+        Linear { weight, bias: Some(vec![0.0; out_features].into()), out_features, in_features }
     };
     let map = (rank > 0).then(|| LinearMap {
         directions: linear(rank, HIDDEN, WeightUse::Rows),
         negated: linear(INTERMEDIATE, rank, WeightUse::Columns),
-        coefficients: vec![0.01; rank * INTERMEDIATE],
+        coefficients: vec![0.01; rank * INTERMEDIATE].into(),
     });
     let compensation = (settings.compensate != Compensation::None).then(|| {
-        let prior = Some(vec![0.0; INTERMEDIATE]);
+        let prior = Some(vec![0.0; INTERMEDIATE].into());
         BlockCompensation::new(backend, config, &kept, prior, map).expect("memory")
     });
     // As sessions have it: one row for linear maps, and no updates of energies around a mean.
@@ -178,12 +178,12 @@ fn probed(model: &Model<Cpu>, settings: &Settings, grid: Grid) -> (Selection<Cpu
     if rank > 0 {
         layout.bucket = grid.tokens;
     }
-    let values = vec![0.01; layout.words(grid.tokens, INTERMEDIATE)];
+    let values = vec![0.01; layout.words(grid.tokens, INTERMEDIATE)].into();
     let selection = Selection::Probed(Probed {
         kept,
         statistic,
         history: Some(History { values, slots: grid.tokens, width: INTERMEDIATE, layout }),
-        pending: compensation.is_none().then(|| vec![0.0; grid.tokens * channels]),
+        pending: compensation.is_none().then(|| vec![0.0; grid.tokens * channels].into()),
         recent: None,
         compensation,
         pinned: false,
@@ -206,11 +206,12 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     let all = [Compensation::None, Compensation::ProbeMean, linear].map(with);
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     let rows: Vec<f32> = (0..grid.rows() * HIDDEN).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let zeros = |len: usize| vec![0; len].into();
     let batch = Batch {
         grid,
-        tokens: vec![0; grid.rows()],
-        positions: vec![0; grid.rows()],
-        mask: Vec::new(),
+        tokens: zeros(grid.rows()),
+        positions: zeros(grid.rows()),
+        mask: zeros(0),
         padded: false,
     };
     let mode = Mode::Batch { update_history: true };

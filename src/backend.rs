@@ -284,6 +284,8 @@ pub trait Backend: Sized + Send + Sync + 'static {
     type Statistics: Send + Sync + std::fmt::Debug;
     /// Unsigned 32-bit integers: tokens, positions, masks, kept indices.
     type Indices: Send + Sync + std::fmt::Debug;
+    /// A moment in the device's work; see [`crate::model::timeline`].
+    type Stamp: Send + Sync + std::fmt::Debug;
 
     /// Runs a sequence of operations; a backend with a pool of threads enters it once here instead of in each of them.
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
@@ -341,6 +343,19 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// # Errors
     /// Whatever went wrong on the device since the last download; other operations only take note of it.
     fn download_indices(&self, values: &Self::Indices, len: usize) -> Result<Vec<u32>>;
+
+    /// A stamp, to be taken later. Like memory, made beforehand and never inside a forward.
+    ///
+    /// # Errors
+    /// If the device has no more of them.
+    fn stamp(&self) -> Result<Self::Stamp>;
+    /// Marks the moment between the operations before and those after; waits for nothing.
+    fn take_stamp(&self, stamp: &mut Self::Stamp);
+    /// Seconds from one stamp to a later one, once all operations before both are done.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn seconds_between(&self, from: &Self::Stamp, to: &Self::Stamp) -> Result<f64>;
 
     /// Σ_o |W|, Σ_o W² or sqrt(Σ_o W⁴) of every column of a last projection (spec section 4): out (in_features).
     fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Self::Statistics);

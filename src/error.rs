@@ -47,7 +47,7 @@ pub enum Error {
         /// What to do.
         help: String,
     },
-    /// A device cannot be used, has no room, or failed.
+    /// A device cannot be used or failed.
     #[error("{device}: {what}: expected {expected}, got {got}. {help}")]
     Device {
         /// Which device.
@@ -61,6 +61,25 @@ pub enum Error {
         /// What to do.
         help: String,
     },
+    /// A device has no room. Nothing is broken: what was there before still works.
+    #[error(
+        "{device}: memory: expected {needed} bytes for a buffer, got {free} bytes free of {total}. {help}"
+    )]
+    OutOfMemory {
+        /// Which device.
+        device: String,
+        /// Bytes asked for.
+        needed: usize,
+        /// Bytes that it has left.
+        free: usize,
+        /// Bytes that it has in all.
+        total: usize,
+        /// What to do.
+        help: String,
+    },
+    /// The caller asked for an end: see [`crate::session::Session::canceller`].
+    #[error("cancelled, as the caller asked")]
+    Cancelled,
     /// A score or activation became NaN or infinite while the model ran.
     #[error("layer {layer}, {block}: {what} is not finite (NaN or infinity). {help}")]
     NonFinite {
@@ -73,6 +92,27 @@ pub enum Error {
         /// What to do.
         help: String,
     },
+}
+
+/// What a progress callback may answer: nothing, to go on, or a `Result` whose error ends the work.
+pub trait Proceed {
+    /// Whether to go on.
+    ///
+    /// # Errors
+    /// What the work ends with.
+    fn proceed(self) -> Result<()>;
+}
+
+impl Proceed for () {
+    fn proceed(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Proceed for Result<()> {
+    fn proceed(self) -> Result<()> {
+        self
+    }
 }
 
 impl Error {

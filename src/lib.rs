@@ -8,6 +8,7 @@
 //! - [`weights`], [`model`]: the arithmetic of a decoder. [`model::block`] is the method in four steps.
 //! - [`prune`]: settings, kept counts, calibration and history, FLAP's global ratios, FLOPs.
 //! - [`session`]: what a caller holds: evaluate batches, calibrate, generate.
+//! - `ffi`, with the feature `capi`: the C ABI of include/probeprune.h.
 //! - [`corpus`]: the synthetic language that the bundled models speak.
 //!
 //! # Glossary
@@ -47,6 +48,8 @@ pub mod config;
 pub mod corpus;
 pub mod cpu;
 pub mod error;
+#[cfg(feature = "capi")]
+pub mod ffi;
 pub mod gpu;
 pub mod kv_cache;
 pub mod model;
@@ -58,4 +61,4 @@ pub mod source;
 pub mod tokenizer;
 pub mod weights;
 
-pub use error::{Error, Result};
+pub use error::{Error, Proceed, Result};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     backend::{Backend, Linear, Norm, NormKind, WeightUse},
-    checkpoint::{Checkpoint, Tensor},
+    checkpoint::{Tensor, Tensors},
     config::{Family, ModelConfig},
-    error::Result,
+    error::{Proceed, Result},
 };
 
 /// The attention block of a layer.
@@ -79,7 +79,7 @@ pub struct Weights<B: Backend> {
 
 /// Looks tensors up and puts them on the backend.
 struct Loader<'a, B: Backend> {
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a dyn Tensors,
     config: &'a ModelConfig,
     backend: &'a Arc<B>,
     prefix: &'static str,
@@ -190,13 +190,13 @@ impl<B: Backend> Weights<B> {
     /// MLP channel of the checkpoint stands at each place; `on_layer` is called after each layer with the number loaded.
     ///
     /// # Errors
-    /// A missing tensor, or no room on the device.
-    pub fn load(
-        checkpoint: &Checkpoint,
+    /// A missing tensor, no room on the device, or what `on_layer` ends with.
+    pub fn load<P: Proceed>(
+        checkpoint: &dyn Tensors,
         config: &ModelConfig,
         backend: &Arc<B>,
         order: Option<&[Vec<u32>]>,
-        mut on_layer: impl FnMut(usize),
+        mut on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         let opt = config.family == Family::Opt;
         // Old OPT files leave out `model.`; the checkpoint finds them all the same.
@@ -215,7 +215,7 @@ impl<B: Backend> Weights<B> {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             layers.push(loader.layer(index)?);
-            on_layer(index + 1);
+            on_layer(index + 1).proceed()?;
         }
         let projected = opt && config.word_embed_proj_dim != config.hidden_size;
         let final_norm = if opt { "final_layer_norm" } else { "norm" };

@@ -9,7 +9,7 @@ use common::models::{Folder, Tensors};
 use probeprune::{
     backend::{Backend, Grid, History, KeptBlocks, KeptSet, Unit, WeightUse},
     checkpoint::Tensor,
-    cpu::Cpu,
+    cpu::{Buffer, Cpu},
     model::{
         Block, Model,
         block::{self, Context, Mode},
@@ -17,10 +17,8 @@ use probeprune::{
         scratch::{Batch, Scratch},
         selection::{Kept, Probed, Selection},
     },
-    prune::{
-        calibration::BlockMoments,
-        settings::{Compensation, HistoryLayout, Method, Metric, Settings},
-    },
+    prune::calibration::BlockMoments,
+    prune::settings::{Compensation, HistoryLayout, Method, Metric, Settings},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -30,6 +28,7 @@ const H: usize = 16;
 const C: usize = 40;
 const KEPT: usize = 24;
 const RANK: usize = 3;
+const PRIOR_TOKENS: usize = 7;
 const GRID: Grid = Grid { samples: 5, tokens: 7 };
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
@@ -113,17 +112,17 @@ impl Map {
     }
 
     fn on(&self, cpu: &Cpu) -> LinearMap<Cpu> {
-        let linear = |weight: Vec<f32>, bias: Option<Vec<f32>>, out_features: usize, usage| {
+        let linear = |weight: Vec<f32>, out_features: usize, bias: Option<Vec<f32>>, usage| {
             let in_features = weight.len() / out_features;
             let weight =
                 cpu.weight(&Tensor::from_f32(vec![out_features, in_features], weight), usage).unwrap();
-            probeprune::backend::Linear { weight, bias, out_features, in_features }
+            probeprune::backend::Linear { weight, bias: bias.map(Into::into), out_features, in_features }
         };
         let negated = (0..C).flat_map(|c| (0..RANK).map(move |l| -self.coefficients[l * C + c])).collect();
         LinearMap {
-            directions: linear(self.directions.clone(), Some(self.offsets.clone()), RANK, WeightUse::Rows),
-            negated: linear(negated, None, C, WeightUse::Columns),
-            coefficients: self.coefficients.clone(),
+            directions: linear(self.directions.clone(), RANK, Some(self.offsets.clone()), WeightUse::Rows),
+            negated: linear(negated, C, None, WeightUse::Columns),
+            coefficients: self.coefficients.clone().into(),
         }
     }
 
@@ -157,6 +156,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         probe_tokens: 0.6,
         momentum: 0.75,
         compensate,
+        prior_tokens: PRIOR_TOKENS,
         ..Settings::default()
     };
     let rows = GRID.rows();
@@ -166,7 +166,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     let history: Vec<f32> = values(2, GRID.tokens * C).iter().map(|x| x * x).collect();
     let map = (compensate.rank() > 0).then(Map::new);
     let kept = Kept::new(backend, config, Block::Mlp, 1, KEPT).unwrap();
-    let mut statistic = vec![0.0; C];
+    let mut statistic = vec![0.0; C].into();
     backend.column_statistic(&layer.model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
     let layout = HistoryLayout::default();
     // Calibration's mean, or a linear map's b.
@@ -177,23 +177,23 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
                 backend,
                 config,
                 &kept,
-                Some(prior.clone()),
+                Some(prior.clone().into()),
                 map.as_ref().map(|map| map.on(backend)),
             )
             .unwrap(),
         ),
         kept,
         statistic: statistic.clone(),
-        history: Some(History { values: history.clone(), slots: GRID.tokens, width: C, layout }),
+        history: Some(History { values: history.clone().into(), slots: GRID.tokens, width: C, layout }),
         pending: None,
         recent: None,
         pinned: false,
     });
     let batch = Batch {
         grid: GRID,
-        tokens: vec![0; rows],
+        tokens: vec![0; rows].into(),
         positions: (0..rows as u32).collect(),
-        mask: mask.clone().unwrap_or_default(),
+        mask: mask.clone().unwrap_or_default().into(),
         padded: mask.is_some(),
     };
     let mode = Mode::Batch { update_history: true };
@@ -217,8 +217,9 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         .map(|(i, j)| place(i, j))
         .filter(|&(b, s)| real(b, s))
         .collect();
-    let weight = grid.rows() as f64 / (grid.rows() + settings.prior_tokens) as f64;
-    let stand_in: Vec<f64> = (0..C)
+    let weight = grid.rows() as f64 / (grid.rows() + PRIOR_TOKENS) as f64;
+    // What stands in: the probe's mean drawn towards calibration's.
+    let mean: Vec<f64> = (0..C)
         .map(|c| {
             let mean = tokens.iter().map(|&(b, s)| seen(b, s, c)).sum::<f64>() / tokens.len() as f64;
             f64::from(prior[c]) + weight * (mean - f64::from(prior[c]))
@@ -231,7 +232,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
             let at_slot: Vec<_> =
                 (0..grid.samples).map(|i| place(i, j)).filter(|&(b, s)| real(b, s)).collect();
             let divisor = at_slot.len() as f64 + if mask.is_some() { 1e-3 } else { 0.0 };
-            at_slot.iter().map(|&(b, s)| (seen(b, s, c) - share * stand_in[c]).powi(2)).sum::<f64>() / divisor
+            at_slot.iter().map(|&(b, s)| (seen(b, s, c) - share * mean[c]).powi(2)).sum::<f64>() / divisor
         })
         .collect();
     assert_close("p", &scratch.p[..grid.tokens * C], &p, 1e-5);
@@ -258,7 +259,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     let channels = |want: bool| (0..C as u32).filter(|&c| is_kept[c as usize] == want).collect::<Vec<_>>();
     assert_eq!(kept.set.indices[..KEPT], channels(true));
     assert_eq!(compensation.pruned.indices[..C - KEPT], channels(false));
-    assert_close("mean", &compensation.mean, &stand_in, 1e-5);
+    assert_close("mean", &compensation.mean, &mean, 1e-5);
 
     // The output: every channel of every row, pruned ones by what stands in for them.
     let down = layer.weight("mlp.down_proj");
@@ -267,8 +268,9 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
             let a: Vec<f64> = (0..C)
                 .map(|c| match (is_kept[c], &explained) {
                     (true, _) => states[row * C + c],
-                    (false, None) => stand_in[c],
-                    (false, Some(explained)) => explained[row * C + c] + stand_in[c],
+                    (false, None) => mean[c],
+                    // B·z + the mean of what that leaves.
+                    (false, Some(explained)) => explained[row * C + c] + mean[c],
                 })
                 .collect();
             product(&a, &down, C)
@@ -301,11 +303,11 @@ fn a_linear_map_stands_in_for_pruned_channels() {
 fn groups_score_as_the_norm_of_their_channels() {
     let cpu = Cpu::new(2).unwrap();
     let (tokens, width) = (3, 7 * 48);
-    let p: Vec<f32> = values(3, tokens * width).iter().map(|x| x * x).collect();
-    let statistic: Vec<f32> = values(4, width).iter().map(|x| x.abs()).collect();
+    let p: Buffer<f32> = values(3, tokens * width).iter().map(|x| x * x).collect();
+    let statistic: Buffer<f32> = values(4, width).iter().map(|x| x.abs()).collect();
     for group in [8, 16] {
         for metric in [Metric::Ppsp, Metric::WandaSp, Metric::Flap] {
-            let mut out = vec![f32::NAN; width / group];
+            let mut out = vec![f32::NAN; width / group].into();
             let fusion = probeprune::backend::Fusion::ProbeOnly;
             cpu.channel_score(&p, tokens, width, fusion, metric, &statistic, Unit::Group(group), &mut out);
             let channel = |c: usize| {
@@ -325,10 +327,10 @@ fn pruned_is_what_is_not_kept() {
     for (indices, of, width) in
         [(vec![0, 3, 4], 6, 1), (vec![], 3, 4), (vec![2], 3, 4), (vec![0, 1, 2], 3, 2)]
     {
-        let set = KeptSet { len: indices.len(), of, indices: indices.clone() };
-        let mut pruned = KeptSet { indices: vec![99; of], len: of - indices.len(), of };
-        let (rows, last) = (values(5, 2 * of * width), values(6, of * width));
-        let mut out = vec![0.0; 3 * pruned.len * width];
+        let set = KeptSet { len: indices.len(), of, indices: indices.clone().into() };
+        let mut pruned = KeptSet { indices: vec![99; of].into(), len: of - indices.len(), of };
+        let (rows, last) = (values(5, 2 * of * width).into(), values(6, of * width).into());
+        let mut out = vec![0.0; 3 * pruned.len * width].into();
         let blocks = KeptBlocks { set: &set, width };
         Cpu::new(1).unwrap().gather_pruned(blocks, Some((&rows, 2)), &last, &mut pruned, &mut out);
         let want: Vec<u32> = (0..of as u32).filter(|unit| !indices.contains(unit)).collect();
@@ -346,9 +348,9 @@ fn pruned_is_what_is_not_kept() {
 #[test]
 fn second_moments_are_sums_of_products() {
     let (rows, m, n) = (37, 5, 131);
-    let (a, b) = (values(7, rows * m), values(8, rows * n));
+    let (a, b): (Buffer<f32>, Buffer<f32>) = (values(7, rows * m).into(), values(8, rows * n).into());
     let before = values(9, m * n);
-    let mut out = before.clone();
+    let mut out = before.clone().into();
     Cpu::new(2).unwrap().accumulate_product(&a, &b, rows, [m, n], &mut out);
     let want: Vec<f64> = (0..m * n)
         .map(|i| {

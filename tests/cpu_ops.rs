@@ -6,14 +6,14 @@ use probeprune::{
     backend::{AttentionShape, Backend, Grid, KeptBlocks, KeptSet, Linear, WeightUse},
     checkpoint::{Checkpoint, Tensor},
     config::Activation,
-    cpu::Cpu,
+    cpu::{Buffer, Cpu},
     source::ModelSource,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::{Dtype, tensor::TensorView};
 
-fn random(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+fn random(rng: &mut ChaCha8Rng, n: usize) -> Buffer<f32> {
     (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
 }
 
@@ -37,18 +37,18 @@ fn tensor(dtype: Dtype, rows: usize, columns: usize, values: &[f32]) -> (Tensor,
     (checkpoint.require("w").unwrap(), rounded)
 }
 
-fn linear(cpu: &Cpu, tensor: &Tensor, bias: Option<Vec<f32>>) -> Linear<Cpu> {
+fn linear(cpu: &Cpu, tensor: &Tensor, bias: Option<Buffer<f32>>) -> Linear<Cpu> {
     let &[out_features, in_features] = tensor.shape() else { panic!("a matrix") };
     Linear { weight: cpu.weight(tensor, WeightUse::Rows).unwrap(), bias, out_features, in_features }
 }
 
 /// `len` of `of` indices, ascending.
-fn subset(rng: &mut ChaCha8Rng, of: usize, len: usize) -> KeptSet<Vec<u32>> {
+fn subset(rng: &mut ChaCha8Rng, of: usize, len: usize) -> KeptSet<Buffer<u32>> {
     let mut all: Vec<u32> = (0..of as u32).collect();
     while all.len() > len {
         all.remove(rng.random_range(0..all.len()));
     }
-    KeptSet { indices: all, len, of }
+    KeptSet { indices: all.into(), len, of }
 }
 
 fn assert_close(got: &[f32], expected: &[f64], what: &str) {
@@ -92,7 +92,7 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
             // Kept rows, with bias and scale.
             let rows = subset(&mut rng, n, n.div_ceil(2));
             let kept = Some(KeptBlocks { set: &rows, width: 1 });
-            let mut out = vec![f32::NAN; t * rows.len];
+            let mut out = vec![f32::NAN; t * rows.len].into();
             cpu.linear(&x, t, &dense, kept, None, 0.5, None, &mut out);
             let expected: Vec<f64> = x
                 .chunks(k)
@@ -102,7 +102,7 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
             assert_close(&out, &expected, &format!("{what}, kept rows"));
 
             // Gate and up on all rows.
-            let mut out = vec![f32::NAN; t * n];
+            let mut out = vec![f32::NAN; t * n].into();
             cpu.gated_linear(
                 &x,
                 t,
@@ -125,9 +125,9 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
             let columns = subset(&mut rng, k, k.div_ceil(2));
             let kept = Some(KeptBlocks { set: &columns, width: 1 });
             let residual = random(&mut rng, t * n);
-            let a: Vec<f32> =
+            let a: Buffer<f32> =
                 x.chunks(k).flat_map(|x| columns.indices.iter().map(|&c| x[c as usize])).collect();
-            let mut out = vec![f32::NAN; t * n];
+            let mut out = vec![f32::NAN; t * n].into();
             cpu.project(&a, t, &dense, kept, Some(&bias), None, Some(&residual), &mut out);
             let expected: Vec<f64> = (0..t * n)
                 .map(|i| {
@@ -150,10 +150,10 @@ fn cross_entropy_agrees_with_stored_logits() {
         let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
         let (tensor, _) = tensor(Dtype::F32, n, k, &w);
         let head = linear(&cpu, &tensor, None);
-        let targets: Vec<u32> =
+        let targets: Buffer<u32> =
             (0..t).map(|i| if i % 7 == 3 { u32::MAX } else { (i * 31 % n) as u32 }).collect();
-        let mut losses = vec![f32::NAN; t];
-        cpu.cross_entropy(&x, t, &head, &targets, &mut Vec::new(), &mut losses);
+        let mut losses = vec![f32::NAN; t].into();
+        cpu.cross_entropy(&x, t, &head, &targets, &mut Vec::new().into(), &mut losses);
         let expected: Vec<f64> = (0..t)
             .map(|i| {
                 let logit = |r: usize| -> f64 {
@@ -174,8 +174,8 @@ fn attention(
     v: &[f32],
     s: AttentionShape,
     kv_slots: &[u32],
-    mask: Option<&Vec<u32>>,
-    slots: Option<&Vec<u32>>,
+    mask: Option<&Buffer<u32>>,
+    slots: Option<&Buffer<u32>>,
 ) -> Vec<f64> {
     let d = s.head_dim;
     let slot = |j: usize| slots.map_or(j, |slots| slots[j] as usize);
@@ -231,16 +231,17 @@ fn attention_agrees_with_f64_loops() {
         let q = random(&mut rng, samples * queries * heads * head_dim);
         let k = random(&mut rng, samples * key_capacity * kv_heads * head_dim);
         let v = random(&mut rng, k.len());
-        let kv_slots: Vec<u32> = (0..heads).map(|head| (head * kv_heads / heads) as u32).collect();
+        let kv_slots: Buffer<u32> = (0..heads).map(|head| (head * kv_heads / heads) as u32).collect();
         // Left pads, one sample with more of them than there are keys before its first queries.
         let pads = |b: usize| if b == 0 { keys / 2 } else { b };
-        let mask: Option<Vec<u32>> = padded.then(|| {
+        let mask: Option<Buffer<u32>> = padded.then(|| {
             (0..samples * key_capacity)
                 .map(|i| u32::from(i % key_capacity >= pads(i / key_capacity)))
                 .collect()
         });
-        let slots: Option<Vec<u32>> = (window == Some(4)).then(|| (0..keys as u32).map(|j| j * 2).collect());
-        let mut out = vec![f32::NAN; q.len()];
+        let slots: Option<Buffer<u32>> =
+            (window == Some(4)).then(|| (0..keys as u32).map(|j| j * 2).collect());
+        let mut out = vec![f32::NAN; q.len()].into();
         cpu.attention(&q, &k, &v, shape, &kv_slots, mask.as_ref(), slots.as_ref(), &mut out);
         let expected = attention(&q, &k, &v, shape, &kv_slots, mask.as_ref(), slots.as_ref());
         assert_close(&out, &expected, &format!("{shape:?}"));
@@ -255,7 +256,7 @@ fn one_two_and_three_threads_give_the_same_bits() {
         let (tensor, _) = tensor(Dtype::BF16, n, k, &w);
         let run = |threads| {
             let cpu = Cpu::new(threads).unwrap();
-            let mut out = vec![0.0; t * n];
+            let mut out = vec![0.0; t * n].into();
             cpu.gated_linear(
                 &x,
                 t,

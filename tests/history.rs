@@ -11,7 +11,7 @@ use common::{
 use probeprune::{
     backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Unit},
     config::ModelConfig,
-    cpu::Cpu,
+    cpu::{Buffer, Cpu},
     model::{Block, Model},
     prune::{
         calibration::{BlockMoments, Calibration, FlapMoments},
@@ -341,10 +341,10 @@ fn stored_energy(history: &History<Cpu>, slot: usize, c: usize) -> f64 {
 
 /// History of these energies (slots, width).
 fn stored_history(energies: &[f32], slots: usize, width: usize, layout: HistoryLayout) -> History<Cpu> {
-    History { values: layout.encode(energies, width), slots, width, layout }
+    History { values: layout.encode(energies, width).into(), slots, width, layout }
 }
 
-fn random_energies(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+fn random_energies(rng: &mut ChaCha8Rng, n: usize) -> Buffer<f32> {
     (0..n).map(|_| 10f32.powf(rng.random_range(-3.0..3.0))).collect()
 }
 
@@ -390,7 +390,7 @@ proptest! {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let width = blocks * block;
         let before = stored_history(&random_energies(&mut rng, slots * width), slots, width, layout);
-        let indices: Vec<u32> = (0..blocks as u32).filter(|_| rng.random_range(0..3) > 0).collect();
+        let indices: Buffer<u32> = (0..blocks as u32).filter(|_| rng.random_range(0..3) > 0).collect();
         let set = KeptSet { len: indices.len(), indices: indices.clone(), of: blocks };
         let kept = KeptBlocks { set: &set, width: block };
         let mut p = random_energies(&mut rng, tokens * kept.channels());
@@ -428,8 +428,8 @@ proptest! {
         let p = random_energies(&mut rng, tokens * width);
         let statistic = random_energies(&mut rng, width);
         // Some of them behind history's last slot.
-        let of_probe: Vec<u32> = (0..tokens as u32).map(|s| 3 * s + 1).collect();
-        let mut out = vec![f32::NAN; width];
+        let of_probe: Buffer<u32> = (0..tokens as u32).map(|s| 3 * s + 1).collect();
+        let mut out = vec![f32::NAN; width].into();
         let fusion = Fusion::History { history: &history, slots: &of_probe, fixed_weight };
         Cpu::new(1).unwrap().channel_score(&p, tokens, width, fusion, Metric::Ppsp, &statistic, Unit::Channel, &mut out);
         for (c, &got) in out.iter().enumerate() {

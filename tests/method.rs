@@ -7,7 +7,7 @@ use std::sync::Arc;
 use common::models::Folder;
 use probeprune::{
     backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Probe, Unit},
-    cpu::Cpu,
+    cpu::{Buffer, Cpu},
     model::Model,
     prune::{
         counts::{LEADING_SLOT_LIMIT, probe_counts},
@@ -22,13 +22,13 @@ fn cpu() -> Cpu {
     Cpu::new(2).unwrap()
 }
 
-fn indices(set: impl IntoIterator<Item = u32>, of: usize) -> KeptSet<Vec<u32>> {
-    let indices: Vec<u32> = set.into_iter().collect();
+fn indices(set: impl IntoIterator<Item = u32>, of: usize) -> KeptSet<Buffer<u32>> {
+    let indices: Buffer<u32> = set.into_iter().collect();
     KeptSet { len: indices.len(), indices, of }
 }
 
 /// Values over ten decades, a few of them 0: sums where small terms matter.
-fn energies(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
+fn energies(rng: &mut ChaCha8Rng, n: usize) -> Buffer<f32> {
     let mut value = || {
         if rng.random_range(0..8) == 0 { 0.0 } else { 10f32.powf(rng.random_range(-8.0..2.0)) }
     };
@@ -54,15 +54,15 @@ fn largest<T: PartialOrd>(values: &[T], k: usize) -> Vec<u32> {
     order
 }
 
-fn keep(scores: &[f32], k: usize, fault: &mut Vec<u32>, tag: u32) -> Vec<u32> {
-    let mut kept = KeptSet { indices: vec![u32::MAX; scores.len()], len: k, of: scores.len() };
-    cpu().top_k_keep(&scores.to_vec(), &mut kept, tag, fault);
+fn keep(scores: &[f32], k: usize, fault: &mut Buffer<u32>, tag: u32) -> Vec<u32> {
+    let mut kept = KeptSet { indices: vec![u32::MAX; scores.len()].into(), len: k, of: scores.len() };
+    cpu().top_k_keep(&scores.to_vec().into(), &mut kept, tag, fault);
     kept.indices[..k].to_vec()
 }
 
 #[test]
 fn equal_scores_keep_the_lower_index() {
-    let mut fault = vec![0];
+    let mut fault = vec![0].into();
     assert_eq!(keep(&[1.0, 2.0, 2.0, 1.0, 2.0, 1.0], 4, &mut fault, 9), [0, 1, 2, 4]);
     assert_eq!(keep(&[0.0; 5], 2, &mut fault, 9), [0, 1]);
     assert_eq!(keep(&[1.0, 3.0, 3.0], 1, &mut fault, 9), [1]);
@@ -73,7 +73,7 @@ fn equal_scores_keep_the_lower_index() {
 #[test]
 fn the_first_score_that_is_not_finite_is_the_one_reported() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let mut fault = vec![0];
+        let mut fault = vec![0].into();
         keep(&[1.0, 2.0], 1, &mut fault, 3);
         assert_eq!(fault, [0]);
         keep(&[1.0, bad], 1, &mut fault, 4);
@@ -119,19 +119,19 @@ fn select_plainly(
 
 fn select(
     norms: &[u64],
-    mask: Option<&Vec<u32>>,
-    positions: &Vec<u32>,
+    mask: Option<&Buffer<u32>>,
+    positions: &Buffer<u32>,
     grid: Grid,
     order: ProbeOrder,
     kept: Grid,
 ) -> Probe<Cpu> {
-    let rows = vec![u32::MAX; kept.rows()];
+    let fresh = |len: usize| vec![u32::MAX; len].into();
     let mut probe = Probe {
         grid: kept,
-        samples: vec![u32::MAX; kept.samples],
-        slots: vec![u32::MAX; kept.tokens],
-        positions: rows.clone(),
-        mask: rows,
+        samples: fresh(kept.samples),
+        slots: fresh(kept.tokens),
+        positions: fresh(kept.rows()),
+        mask: fresh(kept.rows()),
     };
     let squares = norms.iter().map(|&n| (n * n) as f32).collect();
     cpu().probe_select(&squares, grid, order, positions, mask, LEADING_SLOT_LIMIT, &mut probe);
@@ -143,7 +143,7 @@ proptest! {
     fn top_k_agrees_with_a_sort(scores in prop::collection::vec(-3i8..3, 1..80), k in 1usize..80) {
         let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
         let k = k.min(scores.len());
-        prop_assert_eq!(keep(&scores, k, &mut vec![0], 1), largest(&scores, k));
+        prop_assert_eq!(keep(&scores, k, &mut vec![0].into(), 1), largest(&scores, k));
     }
 
     #[test]
@@ -156,8 +156,8 @@ proptest! {
         // Samples of different sizes, so that a sample with many pads can come first.
         let sizes: Vec<u64> = (0..samples).map(|_| rng.random_range(1..20)).collect();
         let norms: Vec<u64> = (0..grid.rows()).map(|i| rng.random_range(0..6) * sizes[i / tokens]).collect();
-        let positions: Vec<u32> = (0..grid.rows()).map(|_| rng.random()).collect();
-        let mut mask = vec![1u32; grid.rows()];
+        let positions: Buffer<u32> = (0..grid.rows()).map(|_| rng.random()).collect();
+        let mut mask = Buffer::from(vec![1u32; grid.rows()]);
         for row in mask.chunks_mut(tokens) {
             let pads = rng.random_range(0..tokens);
             match padding {
@@ -174,12 +174,12 @@ proptest! {
         let given = (padding > 0).then_some(&mask);
         let probe = select(&norms, given, &positions, grid, order, Grid { samples: b, tokens: s });
         let expected = select_plainly(&norms, &mask, grid, order, (b, s));
-        prop_assert_eq!((&probe.samples, &probe.slots), (&expected.0, &expected.1));
+        prop_assert_eq!((&*probe.samples, &*probe.slots), (&*expected.0, &*expected.1));
         let rows = || expected.0.iter().flat_map(|&b| {
             expected.1.iter().map(move |&s| b as usize * tokens + s as usize)
         });
-        prop_assert!(rows().map(|row| positions[row]).eq(probe.positions));
-        prop_assert!(rows().map(|row| mask[row]).eq(probe.mask));
+        prop_assert!(rows().map(|row| positions[row]).eq(probe.positions.iter().copied()));
+        prop_assert!(rows().map(|row| mask[row]).eq(probe.mask.iter().copied()));
     }
 
     #[test]
@@ -188,10 +188,10 @@ proptest! {
     ) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let grid = Grid { samples, tokens };
-        let a: Vec<f32> = energies(&mut rng, grid.rows() * width);
-        let mask: Vec<u32> =
+        let a = energies(&mut rng, grid.rows() * width);
+        let mask: Buffer<u32> =
             (0..grid.rows()).map(|_| if masked { rng.random_range(0..2) } else { 1 }).collect();
-        let mut out = vec![f32::NAN; tokens * width];
+        let mut out = vec![f32::NAN; tokens * width].into();
         cpu().energy(&a, grid, width, masked.then_some(&mask), &mut out, None);
         let expected: Vec<f64> = (0..tokens * width).map(|i| {
             let rows = (0..samples).map(|b| b * tokens + i / width).filter(|&row| mask[row] != 0);
@@ -214,7 +214,7 @@ proptest! {
         let statistic = energies(&mut rng, width);
         let history = energies(&mut rng, history_slots.unwrap_or(0) * width);
         // Slots beyond those that history has seen come last.
-        let slots: Vec<u32> = (0..tokens as u32).map(|s| 2 * s).collect();
+        let slots: Buffer<u32> = (0..tokens as u32).map(|s| 2 * s).collect();
         let (layout, values) = (HistoryLayout::default(), history.clone());
         let kept = History { values, slots: history_slots.unwrap_or(0), width, layout };
         let fusion = match history_slots {
@@ -224,7 +224,7 @@ proptest! {
             }
         };
         let unit = if head_dim > 0 { Unit::Head(head_dim) } else { Unit::Channel };
-        let mut out = vec![f32::NAN; width / head_dim.max(1)];
+        let mut out = Buffer::from(vec![f32::NAN; width / head_dim.max(1)]);
         cpu().channel_score(&p, tokens, width, fusion, metric, &statistic, unit, &mut out);
 
         let channel = |c: usize| -> f64 {
@@ -253,7 +253,7 @@ proptest! {
 fn up_to_ten_kept_tokens_include_the_first() {
     let grid = Grid { samples: 1, tokens: 40 };
     let norms: Vec<u64> = (0..40).collect();
-    let positions: Vec<u32> = (0..40).collect();
+    let positions: Buffer<u32> = (0..40).collect();
     let slots = |tokens: usize| {
         let kept = Grid { samples: 1, tokens };
         select(&norms, None, &positions, grid, ProbeOrder::TokensSamples, kept).slots
@@ -266,8 +266,8 @@ fn up_to_ten_kept_tokens_include_the_first() {
 fn the_first_token_is_the_first_that_is_no_pad_in_some_sample() {
     let grid = Grid { samples: 2, tokens: 8 };
     let norms: Vec<u64> = (0..16).map(|i| 1 + i % 8).collect();
-    let mask = [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]].concat();
-    let positions = vec![0; 16];
+    let mask = [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]].concat().into();
+    let positions = vec![0; 16].into();
     let slots = |order, samples| {
         select(&norms, Some(&mask), &positions, grid, order, Grid { samples, tokens: 2 }).slots
     };
@@ -276,7 +276,7 @@ fn the_first_token_is_the_first_that_is_no_pad_in_some_sample() {
     let norms: Vec<u64> = (0..16).map(|i| if i < 8 { 90 + i } else { 1 }).collect();
     let kept = Grid { samples: 1, tokens: 2 };
     let probe = select(&norms, Some(&mask), &positions, grid, ProbeOrder::SamplesTokens, kept);
-    assert_eq!((probe.samples, probe.slots, probe.mask), (vec![0], vec![5, 7], vec![1, 1]));
+    assert_eq!([&*probe.samples, &*probe.slots, &*probe.mask], [&[0][..], &[5, 7], &[1, 1]]);
 }
 
 #[test]
@@ -284,8 +284,8 @@ fn history_moves_only_where_something_finite_was_computed() {
     // 3 slots of 3 blocks of 2 channels; blocks 0 and 2 are kept, slots 1 and 2 are given.
     let set = indices([0, 2], 3);
     let kept = KeptBlocks { set: &set, width: 2 };
-    let p: Vec<f32> = vec![10.0, 20.0, f32::NAN, 40.0, 50.0, f32::INFINITY, 70.0, 80.0];
-    let before: Vec<f32> = (0..18).map(|i| i as f32).collect();
+    let p = vec![10.0, 20.0, f32::NAN, 40.0, 50.0, f32::INFINITY, 70.0, 80.0].into();
+    let before: Buffer<f32> = (0..18).map(|i| i as f32).collect();
     let after = |momentum: f64| {
         let (layout, values) = (HistoryLayout::default(), before.clone());
         let mut history = History { values, slots: 3, width: 6, layout };
@@ -312,9 +312,9 @@ fn kv_heads_are_those_that_kept_heads_use() {
         (3, vec![0, 1], [0, 0, 1]),
     ] {
         let mut kv_kept = indices(vec![7; kv.len()], kv.len());
-        let mut kv_slots = vec![9; 3];
+        let mut kv_slots = vec![9; 3].into();
         cpu().keep_kv_heads(&indices([0, 1, 4], 6), group, &mut kv_kept, &mut kv_slots);
-        assert_eq!((kv_kept.indices, kv_slots), (kv, slots.to_vec()), "group {group}");
+        assert_eq!((&*kv_kept.indices, &*kv_slots), (&*kv, &slots[..]), "group {group}");
     }
 }
 
@@ -330,7 +330,7 @@ fn column_statistics_are_sums_over_outputs() {
             Metric::Flap => f64::from(*w).powi(2),
         };
         let root = |sum: f64| if *metric == Metric::Ppsp { sum.sqrt() } else { sum };
-        let mut got = vec![f32::NAN; 24];
+        let mut got = vec![f32::NAN; 24].into();
         model.backend.column_statistic(&model.weights.layers[1].mlp.down_proj, *metric, &mut got);
         let column = |c: usize| root(weight.iter().skip(c).step_by(24).map(term).sum());
         assert_close(&got, &(0..24).map(column).collect::<Vec<_>>());

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use common::models::Folder;
 use probeprune::{
     cpu::Cpu,
-    model::{Block, Model},
+    model::{Block, Model, timeline::Step},
     prune::{
         calibration::Calibration,
-        settings::{Method, Settings},
+        settings::{Compensation, Method, Settings},
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
 };
@@ -364,6 +364,112 @@ fn a_pinned_session_repeats_another_ones_choice() {
         refused(&|kept| kept[1][0].as_mut().unwrap().reverse(), "expected 2 ascending indices below 4");
         refused(&|kept| *kept[2][1].as_mut().unwrap().last_mut().unwrap() = 24, "ascending indices below 24");
         refused(&|kept| kept[2][1].as_mut().unwrap().truncate(11), "got 11 indices");
+    }
+}
+
+#[test]
+fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let new = |dense_below| {
+            let settings = Settings { dense_below, ..pruning(Method::ProbePruning) };
+            let limits = Limits { capacity: 0, ..LIMITS };
+            Session::new(Arc::clone(&model), settings, limits, Some(&calibrated(&model))).unwrap()
+        };
+        let (large, small) = (random_tokens(1, 4 * 24), random_tokens(2, 2 * 8));
+        let run = |session: &mut Session<Cpu>, tokens: &[u32], samples: usize| {
+            session.evaluate(tokens, samples, None, true).unwrap().to_bits()
+        };
+        let (mut with, mut without) = (new(17), new(0));
+        assert_eq!(run(&mut with, &large, 4), run(&mut without, &large, 4));
+        let kept = with.kept_channels(2).unwrap();
+        assert!(kept.is_some() && with.dense_batches() == 0);
+
+        let fallen = run(&mut with, &small, 2);
+        assert_eq!(fallen, run(&mut dense(&model), &small, 2), "dense to the bit");
+        assert_eq!((with.dense_batches(), with.kept_channels(2).unwrap()), (1, None));
+        let grid = |samples, tokens| probeprune::backend::Grid { samples, tokens };
+        assert_eq!(with.shares(grid(2, 8)).total, 1.0);
+        assert!(with.shares(grid(4, 24)).total < 1.0);
+
+        // As if it had never been there.
+        assert_eq!(run(&mut with, &large, 4), run(&mut without, &large, 4));
+        assert_eq!(with.kept_channels(2).unwrap(), without.kept_channels(2).unwrap());
+        assert_eq!(
+            run(&mut new(16), &small, 2),
+            run(&mut new(0), &small, 2),
+            "16 rows are not fewer than 16"
+        );
+
+        let settings = Settings { dense_below: 17, ..pruning(Method::ProbePruning) };
+        let refused = Session::new(Arc::clone(&model), settings, LIMITS, None);
+        common::assert_error(refused.map(drop), &["--dense-below", "key/value cache", "17"]);
+    }
+}
+
+#[test]
+fn history_goes_back_to_where_it_began() {
+    let plain = load(&folders()[0], 2);
+    let of_plain = calibrated(&plain);
+    let order = Some(of_plain.channel_order.clone());
+    let sorted =
+        Model::load_ordered(&folders()[0].source(), true, Arc::new(Cpu::new(2).unwrap()), order, |_| ());
+    let sorted = Arc::new(sorted.unwrap());
+    let tokens = random_tokens(3, 4 * 24);
+    let none = Compensation::None;
+    for (model, calibration, channel_group, compensate) in [
+        (&plain, None, 1, none),
+        (&plain, Some(&of_plain), 1, none),
+        (&plain, Some(&of_plain), 1, Compensation::ProbeMean),
+        // Channels that are sorted want calibration's energies sorted.
+        (&sorted, Some(&of_plain), 8, none),
+    ] {
+        let settings = Settings { channel_group, compensate, ..pruning(Method::ProbePruning) };
+        let mut session = Session::new(Arc::clone(model), settings, LIMITS, calibration).unwrap();
+        let run = |session: &mut Session<Cpu>| {
+            session.forward(&tokens, 4, None, true).unwrap();
+            assert!(session.next_tokens().is_err(), "nothing is predicted yet");
+            session.predict().unwrap();
+            let best = session.next_tokens().unwrap();
+            let logits = session.next_logits().unwrap();
+            let all = session.logits(4).unwrap();
+            let vocabulary = logits.len() / 4;
+            for (sample, logits) in logits.chunks_exact(vocabulary).enumerate() {
+                let of_all = &all[((sample + 1) * 24 - 1) * vocabulary..][..vocabulary];
+                // Products of few rows sum in another order.
+                assert!(logits.iter().zip(of_all).all(|(a, b)| (a - b).abs() < 1e-5));
+                assert!(logits.iter().all(|&x| x <= logits[best[sample] as usize]));
+            }
+            bits(&all)
+        };
+        let first = run(&mut session);
+        let second = run(&mut session);
+        session.reset_history(calibration);
+        assert!(run(&mut session) == first);
+        assert!(run(&mut session) == second);
+        assert_eq!(
+            first == second,
+            compensate != none,
+            "history moves the choice, except under compensation"
+        );
+    }
+}
+
+#[test]
+fn recording_where_the_time_goes_changes_no_bit() {
+    for folder in folders() {
+        let model = load(&folder, 2);
+        let plain = trace(session(&model, pruning(Method::ProbePruning)));
+        let mut recorded = session(&model, pruning(Method::ProbePruning));
+        assert_eq!(recorded.step_seconds().unwrap(), [0.0; 7], "nothing is recorded unless asked for");
+        recorded.record_steps(true).unwrap();
+        recorded.evaluate(&random_tokens(1, 4 * 24), 4, None, false).unwrap();
+        let seconds = recorded.step_seconds().unwrap();
+        let of = |step: Step| seconds[step as usize];
+        for step in [Step::Embedding, Step::Attention, Step::Mlp, Step::Probe, Step::Selection, Step::Head] {
+            assert!(of(step) > 0.0, "{}: {seconds:?}", step.name());
+        }
+        assert!(trace(recorded) == plain);
     }
 }
 

@@ -3,6 +3,7 @@
 mod file;
 mod header;
 mod index;
+mod random;
 mod shapes;
 mod tensor;
 mod unique;
@@ -13,6 +14,7 @@ use std::{
 };
 
 pub use file::{TensorFile, open_file, read_tensor_file};
+pub use random::RandomTensors;
 pub use shapes::check_shapes;
 pub use tensor::{Dtype, Tensor};
 
@@ -20,6 +22,28 @@ use crate::{
     error::{Error, Result, printable},
     source::ModelSource,
 };
+
+/// Where a model's weights come from.
+pub trait Tensors {
+    /// The tensor called `name`; `None` when there is none that can run.
+    fn tensor(&self, name: &str) -> Option<Tensor>;
+
+    /// [`tensor`](Self::tensor), or the error that says what is the matter.
+    ///
+    /// # Errors
+    /// When there is no such tensor, or its dtype cannot run.
+    fn require(&self, name: &str) -> Result<Tensor>;
+}
+
+impl Tensors for Checkpoint {
+    fn tensor(&self, name: &str) -> Option<Tensor> {
+        self.tensor(name)
+    }
+
+    fn require(&self, name: &str) -> Result<Tensor> {
+        self.require(name)
+    }
+}
 
 /// A model's tensors, by name.
 ///

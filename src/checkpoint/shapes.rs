@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// A size and where in config.json it comes from.
-type Size = (&'static str, usize);
+pub(super) type Size = (&'static str, usize);
 
 /// Checks that `checkpoint` has every tensor that a model of `config` needs, with a dtype that can run and the right
 /// shape, and no bias that `config` does not announce. Other tensors are ignored.
@@ -15,20 +15,35 @@ type Size = (&'static str, usize);
 /// # Errors
 /// For the first tensor that is missing, of the wrong dtype or shape, or not announced.
 pub fn check_shapes(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<()> {
-    let check = Check { config, checkpoint };
+    visit(config, &mut Check { config, checkpoint })
+}
+
+/// What is done with every tensor that a config asks for, or rules out.
+pub(super) trait Visitor {
+    /// The embedding, and the head, whose names and shape these are.
+    fn embedding_and_head(&mut self, embedding: &str, head: &str, shape: [Size; 2]) -> Result<()>;
+    /// A tensor of this shape.
+    fn need(&mut self, name: &str, sizes: &[Size]) -> Result<()>;
+    /// A bias that must not be there, going by a key of config.json.
+    fn absent(&mut self, bias: &str, key: &str) -> Result<()>;
+}
+
+/// Shows `visitor` every tensor of a model of `config`.
+pub(super) fn visit(config: &ModelConfig, visitor: &mut impl Visitor) -> Result<()> {
+    let mut walk = Walk { config, visitor };
     match config.family {
-        Family::Llama => check.llama(),
-        Family::Opt => check.opt(),
+        Family::Llama => walk.llama(),
+        Family::Opt => walk.opt(),
     }
 }
 
-struct Check<'a> {
+struct Walk<'a, V> {
     config: &'a ModelConfig,
-    checkpoint: &'a Checkpoint,
+    visitor: &'a mut V,
 }
 
-impl Check<'_> {
-    fn llama(&self) -> Result<()> {
+impl<V: Visitor> Walk<'_, V> {
+    fn llama(&mut self) -> Result<()> {
         let config = self.config;
         let hidden = ("hidden_size", config.hidden_size);
         let channels = ("intermediate_size", config.intermediate_size);
@@ -51,7 +66,7 @@ impl Check<'_> {
         self.need("model.norm.weight", &[hidden])
     }
 
-    fn opt(&self) -> Result<()> {
+    fn opt(&mut self) -> Result<()> {
         let config = self.config;
         let hidden = ("hidden_size", config.hidden_size);
         let channels = ("ffn_dim", config.intermediate_size);
@@ -78,57 +93,62 @@ impl Check<'_> {
         if config.final_norm { self.layer_norm("model.decoder.final_layer_norm", hidden) } else { Ok(()) }
     }
 
-    /// When tied, either of the two may be the only one there; when not, both must be.
-    fn embedding_and_head(&self, embedding: &str, width: Size) -> Result<()> {
-        const HEAD: &str = "lm_head.weight";
+    fn embedding_and_head(&mut self, embedding: &str, width: Size) -> Result<()> {
         let shape = [("vocab_size", self.config.vocab_size), width];
-        let has = |name: &str| self.checkpoint.find(name).is_some();
-        if !self.config.tie_word_embeddings && !has(HEAD) && has(embedding) {
-            return Err(Error::file(
-                self.checkpoint.path(),
-                format!("tensor {}", printable(HEAD)),
-                "the head, since tie_word_embeddings is false",
-                "no such tensor",
-                "Set tie_word_embeddings to true in config.json if the model shares its embedding, or download all weights.",
-            ));
-        }
-        if has(HEAD) {
-            self.need(HEAD, &shape)?;
-        }
-        if has(HEAD) && !has(embedding) && self.config.tie_word_embeddings {
-            return Ok(());
-        }
-        self.need(embedding, &shape)
+        self.visitor.embedding_and_head(embedding, "lm_head.weight", shape)
+    }
+
+    fn need(&mut self, name: &str, sizes: &[Size]) -> Result<()> {
+        self.visitor.need(name, sizes)
     }
 
     /// A projection's weight, (outputs, inputs), and its bias, (outputs), which is there exactly when `biased`.
-    fn linear(&self, name: &str, outputs: Size, inputs: Size, biased: bool, key: &str) -> Result<()> {
+    fn linear(&mut self, name: &str, outputs: Size, inputs: Size, biased: bool, key: &str) -> Result<()> {
         self.need(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = format!("{name}.bias");
         if biased {
             return self.need(&bias, &[outputs]);
         }
-        if self.checkpoint.find(&bias).is_none() {
-            return Ok(());
-        }
-        Err(Error::file(
-            self.checkpoint.path(),
-            format!("tensor {}", printable(&bias)),
-            format!("no bias here, going by {key} and model_type in config.json"),
-            "one",
-            "Take config.json and the weights from the same place.",
-        ))
+        self.visitor.absent(&bias, key)
     }
 
-    fn layer_norm(&self, name: &str, width: Size) -> Result<()> {
+    fn layer_norm(&mut self, name: &str, width: Size) -> Result<()> {
         if !self.config.norm_affine {
             return Ok(());
         }
         self.need(&format!("{name}.weight"), &[width])?;
         self.need(&format!("{name}.bias"), &[width])
     }
+}
 
-    fn need(&self, name: &str, sizes: &[Size]) -> Result<()> {
+struct Check<'a> {
+    config: &'a ModelConfig,
+    checkpoint: &'a Checkpoint,
+}
+
+impl Visitor for Check<'_> {
+    /// When tied, either of the two may be the only one there; when not, both must be.
+    fn embedding_and_head(&mut self, embedding: &str, head: &str, shape: [Size; 2]) -> Result<()> {
+        let has = |name: &str| self.checkpoint.find(name).is_some();
+        if !self.config.tie_word_embeddings && !has(head) && has(embedding) {
+            return Err(Error::file(
+                self.checkpoint.path(),
+                format!("tensor {}", printable(head)),
+                "the head, since tie_word_embeddings is false",
+                "no such tensor",
+                "Set tie_word_embeddings to true in config.json if the model shares its embedding, or download all weights.",
+            ));
+        }
+        if has(head) {
+            self.need(head, &shape)?;
+        }
+        if has(head) && !has(embedding) && self.config.tie_word_embeddings {
+            return Ok(());
+        }
+        self.need(embedding, &shape)
+    }
+
+    fn need(&mut self, name: &str, sizes: &[Size]) -> Result<()> {
         let found = self.checkpoint.required_shape(name)?;
         if found.iter().eq(sizes.iter().map(|(_, size)| size)) {
             return Ok(());
@@ -140,6 +160,19 @@ impl Check<'_> {
             format!("shape of tensor {}", printable(name)),
             format!("{shape:?} ({} of config.json)", keys.join(", ")),
             format!("{found:?}"),
+            "Take config.json and the weights from the same place.",
+        ))
+    }
+
+    fn absent(&mut self, bias: &str, key: &str) -> Result<()> {
+        if self.checkpoint.find(bias).is_none() {
+            return Ok(());
+        }
+        Err(Error::file(
+            self.checkpoint.path(),
+            format!("tensor {}", printable(bias)),
+            format!("no bias here, going by {key} and model_type in config.json"),
+            "one",
             "Take config.json and the weights from the same place.",
         ))
     }

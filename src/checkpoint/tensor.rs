@@ -55,7 +55,14 @@ pub(super) enum Storage {
     /// In words, so that the bytes are aligned for every element type; the length is in bytes.
     Owned(Vec<u64>, usize),
     Static(&'static [u8]),
+    /// Somebody else's, who keeps it alive: see [`Tensor::borrow`].
+    Borrowed(*const u8, usize),
 }
+
+// SAFETY: nothing is written, and whoever lends memory promises that nobody writes it meanwhile.
+unsafe impl Send for Storage {}
+// SAFETY: as above.
+unsafe impl Sync for Storage {}
 
 impl Storage {
     pub(super) fn bytes(&self) -> &[u8] {
@@ -63,6 +70,8 @@ impl Storage {
             Self::Mapped(map) => map,
             Self::Owned(words, length) => &bytemuck::cast_slice(words)[..*length],
             Self::Static(bytes) => bytes,
+            // SAFETY: promised to `Tensor::borrow`.
+            Self::Borrowed(start, length) => unsafe { std::slice::from_raw_parts(*start, *length) },
         }
     }
 
@@ -99,6 +108,17 @@ impl Tensor {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "data fills the shape");
         let storage = Storage::copy_of(bytemuck::cast_slice(&data));
         Self { range: 0..data.len() * 4, storage: Arc::new(storage), dtype: Dtype::F32, shape }
+    }
+
+    /// A tensor in memory that belongs to somebody else.
+    ///
+    /// # Safety
+    /// `start` is aligned for `dtype`, valid for as many elements as `shape` has while what is returned or a clone of it
+    /// lives, and nobody writes there meanwhile.
+    pub unsafe fn borrow(start: *const u8, dtype: Dtype, shape: Vec<usize>) -> Self {
+        let length = shape.iter().product::<usize>() * dtype.size();
+        let storage = if length == 0 { Storage::Static(&[]) } else { Storage::Borrowed(start, length) };
+        Self { storage: Arc::new(storage), range: 0..length, dtype, shape }
     }
 
     /// A matrix whose i-th row is row `order[i]` of this one; also the entries of a vector.

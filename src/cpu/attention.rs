@@ -1,7 +1,7 @@
 //! Causal softmax attention with an online softmax over blocks of keys: nothing of size (S, S) is ever stored.
 
 use super::{
-    Cpu, Scratch,
+    Buffer, Cpu, Scratch,
     gemm::{PANEL_LEN, product},
     math,
 };
@@ -17,8 +17,8 @@ struct Heads<'a> {
     k: &'a [f32],
     v: &'a [f32],
     kv_slots: &'a [u32],
-    mask: Option<&'a Vec<u32>>,
-    slots: Option<&'a Vec<u32>>,
+    mask: Option<&'a Buffer<u32>>,
+    slots: Option<&'a Buffer<u32>>,
 }
 
 pub(super) fn attention(
@@ -28,8 +28,8 @@ pub(super) fn attention(
     v: &[f32],
     shape: AttentionShape,
     kv_slots: &[u32],
-    mask: Option<&Vec<u32>>,
-    slots: Option<&Vec<u32>>,
+    mask: Option<&Buffer<u32>>,
+    slots: Option<&Buffer<u32>>,
     out: &mut [f32],
 ) {
     let heads = Heads { q, k, v, kv_slots, mask, slots };

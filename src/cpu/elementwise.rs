@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, gemm, math, matrix::Matrix};
+use super::{Buffer, Cpu, gemm, math, matrix::Matrix};
 use crate::{
     backend::{Norm, NormKind},
     config::Activation,
@@ -12,7 +12,7 @@ pub(super) fn embed(
     cpu: &Cpu,
     table: &Matrix,
     tokens: &[u32],
-    position_table: Option<(&Matrix, &Vec<u32>)>,
+    position_table: Option<(&Matrix, &Buffer<u32>)>,
     rows: usize,
     out: &mut [f32],
 ) {

@@ -1,6 +1,6 @@
 //! Weight matrices in the checkpoint's memory, and which of their rows and columns take part in a product.
 
-use super::math;
+use super::{Buffer, math};
 use crate::{
     backend::KeptBlocks,
     checkpoint::{Dtype, Tensor},
@@ -15,6 +15,15 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// A matrix (rows, columns) in memory that belongs to somebody else.
+    ///
+    /// # Safety
+    /// As [`Tensor::borrow`].
+    pub unsafe fn borrow(start: *const u8, dtype: Dtype, [rows, columns]: [usize; 2]) -> Self {
+        // SAFETY: the caller's to keep.
+        Self { tensor: unsafe { Tensor::borrow(start, dtype, vec![rows, columns]) }, rows, columns }
+    }
+
     /// Converts row `index` into `out` (columns).
     #[inline(always)]
     pub(super) fn row_to_f32(&self, index: usize, out: &mut [f32]) {
@@ -111,7 +120,7 @@ impl Pick<'_> {
 }
 
 /// The kept rows or columns of `all`.
-pub(super) fn picked(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick<'_> {
+pub(super) fn picked(kept: Option<KeptBlocks<'_, Buffer<u32>>>, all: usize) -> Pick<'_> {
     let Some(kept) = kept else { return Pick::All(all) };
     let indices = &kept.set.indices[..kept.set.len];
     let fits = |&block: &u32| (block as usize) < all / kept.width;
@@ -120,7 +129,7 @@ pub(super) fn picked(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick
 }
 
 /// The kept rows, where `u32::MAX` stands for a key/value head that is skipped.
-pub(super) fn picked_rows(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) -> Pick<'_> {
+pub(super) fn picked_rows(kept: Option<KeptBlocks<'_, Buffer<u32>>>, all: usize) -> Pick<'_> {
     match kept {
         Some(kept) => Pick::Blocks { indices: &kept.set.indices[..kept.set.len], width: kept.width },
         None => Pick::All(all),
@@ -128,7 +137,7 @@ pub(super) fn picked_rows(kept: Option<KeptBlocks<'_, Vec<u32>>>, all: usize) ->
 }
 
 /// The picked entries of a bias; 0 for a skipped block.
-pub(super) fn picked_bias(bias: Option<&Vec<f32>>, pick: Pick<'_>) -> Option<Vec<f32>> {
+pub(super) fn picked_bias(bias: Option<&Buffer<f32>>, pick: Pick<'_>) -> Option<Vec<f32>> {
     let at = |i: usize, bias: &[f32]| pick.index(i).map_or(0.0, |index| bias[index]);
     bias.map(|bias| (0..pick.len()).map(|i| at(i, bias)).collect())
 }

@@ -4,14 +4,16 @@
 //! Weights stay in the checkpoint's mapping and dtype; activations and statistics are f32.
 
 mod attention;
+mod buffer;
 mod elementwise;
 mod gemm;
 mod math;
 mod matrix;
 mod probe;
 mod score;
+mod threads;
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Instant};
 
 use crate::{
     backend::{
@@ -23,6 +25,7 @@ use crate::{
     error::{Error, Result},
     prune::settings::{Metric, ProbeOrder},
 };
+pub use buffer::Buffer;
 pub use matrix::Matrix;
 use matrix::{Pick, picked, picked_bias, picked_rows};
 
@@ -39,6 +42,8 @@ struct Scratch {
 /// The CPU backend with its own pool of threads.
 pub struct Cpu {
     pool: rayon::ThreadPool,
+    /// After the pool: its threads end once that is gone.
+    _threads: threads::Threads,
     scratch: Vec<Mutex<Scratch>>,
     arch: pulp::Arch,
 }
@@ -49,25 +54,21 @@ impl Cpu {
     /// # Errors
     /// If the threads cannot be started.
     pub fn new(threads: usize) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("probeprune-{i}"))
-            .build()
-            .map_err(|error| {
-                Error::argument(
-                    "--threads",
-                    "a number of threads that can be started",
-                    format!("{threads} ({error})"),
-                    "Ask for fewer.",
-                )
-            })?;
+        let (pool, started) = threads::pool(threads).map_err(|error| {
+            Error::argument(
+                "--threads",
+                "a number of threads that can be started",
+                format!("{threads} ({error})"),
+                "Ask for fewer.",
+            )
+        })?;
         let new = || Scratch {
             panel: vec![0.0; gemm::PANEL_LEN],
             values: vec![0.0; gemm::PANEL_LEN],
             tile: vec![0.0; gemm::PANEL_LEN],
         };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
-        Ok(Self { pool, scratch, arch: pulp::Arch::new() })
+        Ok(Self { pool, _threads: started, scratch, arch: pulp::Arch::new() })
     }
 
     /// Threads at work.
@@ -110,9 +111,10 @@ impl Cpu {
 
 impl Backend for Cpu {
     type Weight = Matrix;
-    type Activations = Vec<f32>;
-    type Statistics = Vec<f32>;
-    type Indices = Vec<u32>;
+    type Activations = Buffer<f32>;
+    type Statistics = Buffer<f32>;
+    type Indices = Buffer<u32>;
+    type Stamp = Instant;
 
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         self.pool.install(operations)
@@ -126,100 +128,119 @@ impl Backend for Cpu {
         Ok(Matrix { tensor: tensor.clone(), rows, columns })
     }
 
-    fn activations(&self, len: usize) -> Result<Vec<f32>> {
-        Ok(vec![0.0; len])
+    fn activations(&self, len: usize) -> Result<Buffer<f32>> {
+        Ok(vec![0.0; len].into())
     }
 
-    fn statistics(&self, len: usize) -> Result<Vec<f32>> {
-        Ok(vec![0.0; len])
+    fn statistics(&self, len: usize) -> Result<Buffer<f32>> {
+        Ok(vec![0.0; len].into())
     }
 
-    fn indices(&self, len: usize) -> Result<Vec<u32>> {
-        Ok(vec![0; len])
+    fn indices(&self, len: usize) -> Result<Buffer<u32>> {
+        Ok(vec![0; len].into())
     }
 
-    fn upload_indices(&self, values: &[u32], out: &mut Vec<u32>) {
+    fn upload_indices(&self, values: &[u32], out: &mut Buffer<u32>) {
         out[..values.len()].copy_from_slice(values);
     }
 
-    fn upload_statistics(&self, values: &[f32], out: &mut Vec<f32>) {
+    fn upload_statistics(&self, values: &[f32], out: &mut Buffer<f32>) {
         out[..values.len()].copy_from_slice(values);
     }
 
-    fn upload_activations(&self, values: &[f32], out: &mut Vec<f32>) {
+    fn upload_activations(&self, values: &[f32], out: &mut Buffer<f32>) {
         out[..values.len()].copy_from_slice(values);
     }
 
-    fn clear_statistics(&self, values: &mut Vec<f32>, len: usize) {
+    fn clear_statistics(&self, values: &mut Buffer<f32>, len: usize) {
         values[..len].fill(0.0);
     }
 
-    fn download_activations(&self, values: &Vec<f32>, len: usize) -> Result<Vec<f32>> {
+    fn download_activations(&self, values: &Buffer<f32>, len: usize) -> Result<Vec<f32>> {
         Ok(values[..len].to_vec())
     }
 
-    fn download_statistics(&self, values: &Vec<f32>, len: usize) -> Result<Vec<f32>> {
+    fn download_statistics(&self, values: &Buffer<f32>, len: usize) -> Result<Vec<f32>> {
         Ok(values[..len].to_vec())
     }
 
-    fn download_indices(&self, values: &Vec<u32>, len: usize) -> Result<Vec<u32>> {
+    fn download_indices(&self, values: &Buffer<u32>, len: usize) -> Result<Vec<u32>> {
         Ok(values[..len].to_vec())
     }
 
-    fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Vec<f32>) {
+    fn stamp(&self) -> Result<Instant> {
+        Ok(Instant::now())
+    }
+
+    fn take_stamp(&self, stamp: &mut Instant) {
+        *stamp = Instant::now();
+    }
+
+    fn seconds_between(&self, from: &Instant, to: &Instant) -> Result<f64> {
+        Ok(to.duration_since(*from).as_secs_f64())
+    }
+
+    fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Buffer<f32>) {
         score::column_statistic(self, &projection.weight, metric, out);
     }
 
     fn embed(
         &self,
         table: &Matrix,
-        tokens: &Vec<u32>,
-        position_table: Option<(&Matrix, &Vec<u32>)>,
+        tokens: &Buffer<u32>,
+        position_table: Option<(&Matrix, &Buffer<u32>)>,
         rows: usize,
-        out: &mut Vec<f32>,
+        out: &mut Buffer<f32>,
     ) {
         elementwise::embed(self, table, tokens, position_table, rows, out);
     }
 
     fn norm(
         &self,
-        x: &Vec<f32>,
+        x: &Buffer<f32>,
         norm: Option<&Norm<Self>>,
         rows: usize,
         width: usize,
-        out: &mut Vec<f32>,
-        sum_squares: &mut Vec<f32>,
+        out: &mut Buffer<f32>,
+        sum_squares: &mut Buffer<f32>,
     ) {
         elementwise::norm(self, x, norm, rows, width, out, sum_squares);
     }
 
     fn probe_select(
         &self,
-        sum_squares: &Vec<f32>,
+        sum_squares: &Buffer<f32>,
         grid: Grid,
         order: ProbeOrder,
-        positions: &Vec<u32>,
-        mask: Option<&Vec<u32>>,
+        positions: &Buffer<u32>,
+        mask: Option<&Buffer<u32>>,
         leading_slot_limit: usize,
         probe: &mut Probe<Self>,
     ) {
         probe::select(sum_squares, grid, order, positions, mask, leading_slot_limit, probe);
     }
 
-    fn probe_gather(&self, x: &Vec<f32>, grid: Grid, width: usize, probe: &Probe<Self>, out: &mut Vec<f32>) {
+    fn probe_gather(
+        &self,
+        x: &Buffer<f32>,
+        grid: Grid,
+        width: usize,
+        probe: &Probe<Self>,
+        out: &mut Buffer<f32>,
+    ) {
         probe::gather(self, x, grid, width, probe, out);
     }
 
     fn linear(
         &self,
-        x: &Vec<f32>,
+        x: &Buffer<f32>,
         rows: usize,
         projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Vec<u32>>>,
+        kept: Option<KeptBlocks<'_, Buffer<u32>>>,
         activation: Option<Activation>,
         scale: f32,
         energy: Option<EnergyOf<'_, Self>>,
-        out: &mut Vec<f32>,
+        out: &mut Buffer<f32>,
     ) {
         let pick = picked_rows(kept, projection.out_features);
         let columns = Pick::All(projection.in_features);
@@ -241,20 +262,20 @@ impl Backend for Cpu {
         self.energy_of(out, pick.len(), energy);
     }
 
-    fn logits(&self, x: &Vec<f32>, rows: usize, head: &Linear<Self>, out: &mut Vec<f32>) {
+    fn logits(&self, x: &Buffer<f32>, rows: usize, head: &Linear<Self>, out: &mut Buffer<f32>) {
         self.linear(x, rows, head, None, None, 1.0, None, out);
     }
 
     fn gated_linear(
         &self,
-        x: &Vec<f32>,
+        x: &Buffer<f32>,
         rows: usize,
         gate: &Linear<Self>,
         up: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Vec<u32>>>,
+        kept: Option<KeptBlocks<'_, Buffer<u32>>>,
         activation: Activation,
         energy: Option<EnergyOf<'_, Self>>,
-        out: &mut Vec<f32>,
+        out: &mut Buffer<f32>,
     ) {
         let pick = picked_rows(kept, gate.out_features);
         let [gate_bias, up_bias] = [gate, up].map(|linear| picked_bias(linear.bias.as_ref(), pick));
@@ -279,14 +300,14 @@ impl Backend for Cpu {
 
     fn project(
         &self,
-        a: &Vec<f32>,
+        a: &Buffer<f32>,
         rows: usize,
         projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Vec<u32>>>,
-        bias: Option<&Vec<f32>>,
+        kept: Option<KeptBlocks<'_, Buffer<u32>>>,
+        bias: Option<&Buffer<f32>>,
         addition: Option<Addition<'_, Self>>,
-        residual: Option<&Vec<f32>>,
-        out: &mut Vec<f32>,
+        residual: Option<&Buffer<f32>>,
+        out: &mut Buffer<f32>,
     ) {
         let columns = picked(kept, projection.in_features);
         let width = projection.out_features;
@@ -316,7 +337,13 @@ impl Backend for Cpu {
         );
     }
 
-    fn place_qkv(&self, q: &mut Vec<f32>, k: &mut Vec<f32>, v: &Vec<f32>, placement: Placement<'_, Self>) {
+    fn place_qkv(
+        &self,
+        q: &mut Buffer<f32>,
+        k: &mut Buffer<f32>,
+        v: &Buffer<f32>,
+        placement: Placement<'_, Self>,
+    ) {
         let Placement { grid, heads, kv_heads, head_dim, rotary, cache } = placement;
         if let Some((table, positions)) = rotary {
             elementwise::rope(self, q, grid.rows(), heads, head_dim, table, positions);
@@ -335,93 +362,99 @@ impl Backend for Cpu {
 
     fn attention(
         &self,
-        q: &Vec<f32>,
-        k: &Vec<f32>,
-        v: &Vec<f32>,
+        q: &Buffer<f32>,
+        k: &Buffer<f32>,
+        v: &Buffer<f32>,
         shape: AttentionShape,
-        kv_slots: &Vec<u32>,
-        mask: Option<&Vec<u32>>,
-        slots: Option<&Vec<u32>>,
-        out: &mut Vec<f32>,
+        kv_slots: &Buffer<u32>,
+        mask: Option<&Buffer<u32>>,
+        slots: Option<&Buffer<u32>>,
+        out: &mut Buffer<f32>,
     ) {
         attention::attention(self, q, k, v, shape, kv_slots, mask, slots, out);
     }
 
     fn energy(
         &self,
-        a: &Vec<f32>,
+        a: &Buffer<f32>,
         grid: Grid,
         width: usize,
-        mask: Option<&Vec<u32>>,
-        out: &mut Vec<f32>,
-        sums: Option<&mut Vec<f32>>,
+        mask: Option<&Buffer<u32>>,
+        out: &mut Buffer<f32>,
+        sums: Option<&mut Buffer<f32>>,
     ) {
         probe::energy(self, a, grid, width, mask, out, sums);
     }
 
     fn centre_energy(
         &self,
-        p: &mut Vec<f32>,
-        sums: &Vec<f32>,
+        p: &mut Buffer<f32>,
+        sums: &Buffer<f32>,
         grid: Grid,
         width: usize,
-        mask: Option<&Vec<u32>>,
-        prior: Option<(&Vec<f32>, f32)>,
+        mask: Option<&Buffer<u32>>,
+        prior: Option<(&Buffer<f32>, f32)>,
         share: f32,
-        mean: &mut Vec<f32>,
+        mean: &mut Buffer<f32>,
     ) {
         probe::centre_energy(self, p, sums, grid, width, mask, prior, share, mean);
     }
 
     fn gather_pruned(
         &self,
-        kept: KeptBlocks<'_, Vec<u32>>,
-        rows: Option<(&Vec<f32>, usize)>,
-        last: &Vec<f32>,
-        pruned: &mut KeptSet<Vec<u32>>,
-        out: &mut Vec<f32>,
+        kept: KeptBlocks<'_, Buffer<u32>>,
+        rows: Option<(&Buffer<f32>, usize)>,
+        last: &Buffer<f32>,
+        pruned: &mut KeptSet<Buffer<u32>>,
+        out: &mut Buffer<f32>,
     ) {
         probe::gather_pruned(kept, rows, last, pruned, out);
     }
 
     fn channel_score(
         &self,
-        p: &Vec<f32>,
+        p: &Buffer<f32>,
         tokens: usize,
         width: usize,
         fusion: Fusion<'_, Self>,
         metric: Metric,
-        statistic: &Vec<f32>,
+        statistic: &Buffer<f32>,
         unit: Unit,
-        out: &mut Vec<f32>,
+        out: &mut Buffer<f32>,
     ) {
         score::channel_score(self, p, tokens, width, fusion, metric, statistic, unit, out);
     }
 
-    fn top_k_keep(&self, scores: &Vec<f32>, kept: &mut KeptSet<Vec<u32>>, tag: u32, fault: &mut Vec<u32>) {
+    fn top_k_keep(
+        &self,
+        scores: &Buffer<f32>,
+        kept: &mut KeptSet<Buffer<u32>>,
+        tag: u32,
+        fault: &mut Buffer<u32>,
+    ) {
         score::top_k_keep(scores, kept, tag, fault);
     }
 
-    fn check_finite(&self, values: &Vec<f32>, len: usize, tag: u32, fault: &mut Vec<u32>) {
+    fn check_finite(&self, values: &Buffer<f32>, len: usize, tag: u32, fault: &mut Buffer<u32>) {
         score::check_finite(&values[..len], tag, fault);
     }
 
     fn keep_kv_heads(
         &self,
-        heads: &KeptSet<Vec<u32>>,
+        heads: &KeptSet<Buffer<u32>>,
         group: usize,
-        kv_kept: &mut KeptSet<Vec<u32>>,
-        kv_slots: &mut Vec<u32>,
+        kv_kept: &mut KeptSet<Buffer<u32>>,
+        kv_slots: &mut Buffer<u32>,
     ) {
         score::keep_kv_heads(heads, group, kv_kept, kv_slots);
     }
 
     fn history_update(
         &self,
-        p: &Vec<f32>,
+        p: &Buffer<f32>,
         tokens: usize,
         at: usize,
-        kept: KeptBlocks<'_, Vec<u32>>,
+        kept: KeptBlocks<'_, Buffer<u32>>,
         momentum: f64,
         history: &mut History<Self>,
     ) {
@@ -430,7 +463,7 @@ impl Backend for Cpu {
 
     fn accumulate_moments(
         &self,
-        a: &Vec<f32>,
+        a: &Buffer<f32>,
         grid: Grid,
         width: usize,
         seen: usize,
@@ -441,16 +474,16 @@ impl Backend for Cpu {
 
     fn accumulate_product(
         &self,
-        a: &Vec<f32>,
-        b: &Vec<f32>,
+        a: &Buffer<f32>,
+        b: &Buffer<f32>,
         rows: usize,
         widths: [usize; 2],
-        out: &mut Vec<f32>,
+        out: &mut Buffer<f32>,
     ) {
         gemm::accumulate_product(self, a, b, rows, widths, out);
     }
 
-    fn argmax(&self, x: &Vec<f32>, rows: usize, width: usize, out: &mut Vec<u32>) {
+    fn argmax(&self, x: &Buffer<f32>, rows: usize, width: usize, out: &mut Buffer<u32>) {
         for (x, out) in x.chunks_exact(width).zip(&mut out[..rows]) {
             let best = probe::largest(x, 1)[0];
             *out = if x.iter().all(|x| x.is_finite()) { best } else { u32::MAX };
@@ -463,12 +496,12 @@ impl Backend for Cpu {
 
     fn cross_entropy(
         &self,
-        x: &Vec<f32>,
+        x: &Buffer<f32>,
         rows: usize,
         head: &Linear<Self>,
-        targets: &Vec<u32>,
-        _scratch: &mut Vec<f32>,
-        out: &mut Vec<f32>,
+        targets: &Buffer<u32>,
+        _scratch: &mut Buffer<f32>,
+        out: &mut Buffer<f32>,
     ) {
         elementwise::cross_entropy(self, x, rows, &head.weight, targets, out);
     }

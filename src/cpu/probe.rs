@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, score::COLUMN_CHUNK};
+use super::{Buffer, Cpu, score::COLUMN_CHUNK};
 use crate::{
     backend::{Grid, KeptBlocks, KeptSet, Probe},
     prune::settings::ProbeOrder,
@@ -15,7 +15,7 @@ pub(super) fn select(
     grid: Grid,
     order: ProbeOrder,
     positions: &[u32],
-    mask: Option<&Vec<u32>>,
+    mask: Option<&Buffer<u32>>,
     leading_slot_limit: usize,
     probe: &mut Probe<Cpu>,
 ) {
@@ -117,13 +117,13 @@ pub(super) fn gather(cpu: &Cpu, x: &[f32], grid: Grid, width: usize, probe: &Pro
 
 /// Whether the token of sample b at slot s is one, and no pad.
 #[inline(always)]
-fn is_real(mask: Option<&Vec<u32>>, tokens: usize, b: usize, s: usize) -> bool {
+fn is_real(mask: Option<&Buffer<u32>>, tokens: usize, b: usize, s: usize) -> bool {
     mask.is_none_or(|mask| mask[b * tokens + s] != 0)
 }
 
 /// Tokens at slot s that are no pads, and what energies there are divided by (spec section 3).
 #[inline(always)]
-fn count_and_divisor(grid: Grid, mask: Option<&Vec<u32>>, s: usize) -> (f32, f32) {
+fn count_and_divisor(grid: Grid, mask: Option<&Buffer<u32>>, s: usize) -> (f32, f32) {
     let count = (0..grid.samples).filter(|&b| is_real(mask, grid.tokens, b, s)).count() as f32;
     (count, if mask.is_some() { count + 1e-3 } else { count })
 }
@@ -134,9 +134,9 @@ pub(super) fn energy(
     a: &[f32],
     grid: Grid,
     width: usize,
-    mask: Option<&Vec<u32>>,
+    mask: Option<&Buffer<u32>>,
     out: &mut [f32],
-    sums: Option<&mut Vec<f32>>,
+    sums: Option<&mut Buffer<f32>>,
 ) {
     let Grid { samples, tokens } = grid;
     let rows = |s: usize| {
@@ -189,8 +189,8 @@ pub(super) fn centre_energy(
     sums: &[f32],
     grid: Grid,
     width: usize,
-    mask: Option<&Vec<u32>>,
-    prior: Option<(&Vec<f32>, f32)>,
+    mask: Option<&Buffer<u32>>,
+    prior: Option<(&Buffer<f32>, f32)>,
     share: f32,
     mean: &mut [f32],
 ) {
@@ -228,10 +228,10 @@ pub(super) fn centre_energy(
 
 /// See [`crate::backend::Backend::gather_pruned`].
 pub(super) fn gather_pruned(
-    kept: KeptBlocks<'_, Vec<u32>>,
-    rows: Option<(&Vec<f32>, usize)>,
+    kept: KeptBlocks<'_, Buffer<u32>>,
+    rows: Option<(&Buffer<f32>, usize)>,
     last: &[f32],
-    pruned: &mut KeptSet<Vec<u32>>,
+    pruned: &mut KeptSet<Buffer<u32>>,
     out: &mut [f32],
 ) {
     let mut kept_units = kept.set.indices[..kept.set.len].iter().peekable();

@@ -6,7 +6,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::{
-    Cpu,
+    Buffer, Cpu,
     matrix::{Matrix, Pick},
     probe::largest,
 };
@@ -136,7 +136,7 @@ fn sum_fused(
     }
 }
 
-pub(super) fn top_k_keep(scores: &[f32], kept: &mut KeptSet<Vec<u32>>, tag: u32, fault: &mut [u32]) {
+pub(super) fn top_k_keep(scores: &[f32], kept: &mut KeptSet<Buffer<u32>>, tag: u32, fault: &mut [u32]) {
     check_finite(&scores[..kept.of], tag, fault);
     kept.indices[..kept.len].copy_from_slice(&largest(&scores[..kept.of], kept.len));
 }
@@ -148,9 +148,9 @@ pub(super) fn check_finite(values: &[f32], tag: u32, fault: &mut [u32]) {
 }
 
 pub(super) fn keep_kv_heads(
-    heads: &KeptSet<Vec<u32>>,
+    heads: &KeptSet<Buffer<u32>>,
     group: usize,
-    kv_kept: &mut KeptSet<Vec<u32>>,
+    kv_kept: &mut KeptSet<Buffer<u32>>,
     kv_slots: &mut [u32],
 ) {
     let mut used = 0;
@@ -171,7 +171,7 @@ pub(super) fn history_update(
     p: &[f32],
     tokens: usize,
     at: usize,
-    kept: KeptBlocks<'_, Vec<u32>>,
+    kept: KeptBlocks<'_, Buffer<u32>>,
     momentum: f64,
     history: &mut History<Cpu>,
 ) {
@@ -218,7 +218,7 @@ pub(super) fn history_update(
 
 /// h\[c\] ← next(h\[c\], p\[j\]) for the kept channels c, the j-th of which has p\[j\].
 #[inline(always)]
-fn fold<T: Copy>(h: &mut [T], p: &[f32], kept: KeptBlocks<'_, Vec<u32>>, next: impl Fn(T, f32) -> T) {
+fn fold<T: Copy>(h: &mut [T], p: &[f32], kept: KeptBlocks<'_, Buffer<u32>>, next: impl Fn(T, f32) -> T) {
     for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
         for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
             *h = next(*h, p);

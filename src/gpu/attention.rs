@@ -28,7 +28,7 @@ const QUERIES_128: [(usize, PerDtype); 3] = [
 ];
 
 /// Head widths up to this one have kernels.
-pub(super) const WIDEST_HEAD: usize = 256;
+pub(crate) const WIDEST_HEAD: usize = 256;
 /// With up to so many new tokens a launch is bound by reading keys and values.
 const DECODE_TOKENS: usize = 8;
 

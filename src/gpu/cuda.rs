@@ -2,8 +2,10 @@
 //! started without CUDA.
 
 mod devices;
+mod event;
 mod kernels;
 mod link;
+mod on_stream;
 mod staging;
 
 use std::{
@@ -17,8 +19,10 @@ use cudarc::driver::{
     sys::{self, CUdevice_attribute, CUfunction, CUgraphExec, CUgraphInstantiate_flags, CUresult, CUstream},
 };
 pub use devices::{Device, Survey, driver_is_installed, survey, version};
+pub use event::Event;
 use kernels::Kernels;
 use link::Link;
+pub use on_stream::OnStream;
 use staging::Ring;
 
 use super::{Activations, Buffer, Driver, Gpu, Indices, Launch, Statistics};
@@ -169,6 +173,11 @@ impl Cuda {
         self.link.raw_stream().cast()
     }
 
+    /// Whether the device broke: CUDA refuses everything else in this process.
+    pub fn is_broken(&self) -> bool {
+        self.link.is_broken()
+    }
+
     /// Waits for everything issued.
     ///
     /// # Errors
@@ -179,14 +188,15 @@ impl Cuda {
 
     fn no_room(&self, bytes: usize) -> Error {
         let (free, total) = result::mem_get_info().unwrap_or_default();
-        Error::device(
-            &self.link.label,
-            "memory",
-            format!("{bytes} bytes for a buffer"),
-            format!("{free} bytes free of {total}"),
-            "Use smaller batches or windows, --history-dtype f16, a larger --history-bucket, end other programs on this \
-             GPU, or use --device cpu.",
-        )
+        Error::OutOfMemory {
+            device: self.link.label.clone(),
+            needed: bytes,
+            free,
+            total,
+            help: "Use smaller batches or windows, --history-dtype f16, a larger --history-bucket, end other programs on \
+                   this GPU, or use --device cpu."
+                .to_string(),
+        }
     }
 
     fn enqueue(&self, function: CUfunction, launch: &Launch, stream: CUstream) -> Result<()> {
@@ -207,6 +217,12 @@ impl Cuda {
     /// # Safety
     /// As [`Gpu::borrow_activations`].
     unsafe fn borrow(&self, address: u64, len: usize) -> Result<Buffer<Self>> {
+        self.check_address(address)?;
+        Ok(Buffer { memory: Memory::Borrowed(address), len })
+    }
+
+    /// Refuses an address that is not this GPU's, or not aligned.
+    fn check_address(&self, address: u64) -> Result<()> {
         self.link.enter()?;
         let mut ordinal = -1i32;
         // SAFETY: writes one int; says so when the address is not CUDA's.
@@ -223,7 +239,7 @@ impl Cuda {
             let help = "Pass the address of device memory, and of its beginning rather than of a slice.";
             return Err(Error::argument("borrowed memory", expected, got, help));
         }
-        Ok(Buffer { memory: Memory::Borrowed(address), len })
+        Ok(())
     }
 }
 
@@ -237,6 +253,7 @@ impl Drop for Cuda {
 impl Driver for Cuda {
     type Memory = Memory;
     type Graph = Graph;
+    type Event = Event;
 
     fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.link.enter()?;
@@ -326,6 +343,18 @@ impl Driver for Cuda {
         // SAFETY: the graph is alive, and its addresses are those of the same launches' buffers now.
         let issued = unsafe { graph::launch(graph.handle, self.link.raw_stream()) };
         self.link.check("launching a graph", issued)
+    }
+
+    fn event(&self) -> Result<Event> {
+        Event::new(&self.link)
+    }
+
+    fn record(&self, event: &Event) -> Result<()> {
+        event.record(self.link.raw_stream())
+    }
+
+    fn elapsed(&self, from: &Event, to: &Event) -> Result<f64> {
+        Event::elapsed(from, to)
     }
 
     fn multiprocessors(&self) -> u32 {

@@ -66,6 +66,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     type Memory: Debug + Send + Sync;
     /// Launches that are issued together.
     type Graph: Debug + Send;
+    /// A moment in the stream.
+    type Event: Debug + Send + Sync;
 
     /// Allocates zeroed memory, at least 256-byte aligned.
     ///
@@ -111,6 +113,24 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// # Errors
     /// A device that failed.
     fn replay(&self, graph: &Self::Graph) -> Result<()>;
+
+    /// An event that was not recorded yet.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn event(&self) -> Result<Self::Event>;
+
+    /// Records the moment when the stream gets here, in place of an earlier one.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn record(&self, event: &Self::Event) -> Result<()>;
+
+    /// Seconds between two events that the stream has passed.
+    ///
+    /// # Errors
+    /// A device that failed, an event that was not recorded or not yet passed.
+    fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> Result<f64>;
 
     /// Multiprocessors of the device, which launch geometry may depend on.
     fn multiprocessors(&self) -> u32;

@@ -33,8 +33,8 @@ impl<D: Driver> Default for Graphs<D> {
 
 /// Sequences remembered. A forward has three, because its residual buffers rotate.
 const SEEN: usize = 64;
-/// Graphs kept: several batch shapes.
-const MADE: usize = 12;
+/// Graphs kept, so that as many sequences as are remembered can go round without making graphs anew.
+const MADE: usize = 64;
 
 impl<D: Driver> Gpu<D> {
     /// The kernel for the compute dtype.
@@ -126,11 +126,25 @@ impl<D: Driver> Gpu<D> {
         launches.iter().try_for_each(|launch| self.driver.launch(launch))
     }
 
+    /// Records an event behind what was issued so far, which then is issued one by one: a graph has no place for it.
+    pub(super) fn record(&self, event: &D::Event) {
+        self.flush();
+        self.note(self.driver.record(event));
+    }
+
     /// Keeps the first error for the next download.
     fn note(&self, outcome: Result<()>) {
         if let Err(error) = outcome {
             self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         }
+    }
+
+    /// The outcome of what was issued since the last download, without waiting for it.
+    ///
+    /// # Errors
+    /// What could not be issued.
+    pub fn issued(&self) -> Result<()> {
+        self.take_error().map_or(Ok(()), Err)
     }
 
     fn take_error(&self) -> Option<Error> {

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 use super::{Driver, Gpu, GpuDtype};
 use crate::{
     backend::WeightUse,
-    checkpoint::{self, Tensor},
+    checkpoint::{self, Checkpoint, Tensor},
+    config::ModelConfig,
     error::Result,
 };
 
@@ -30,6 +31,20 @@ pub struct Statistics<D: Driver>(pub(super) Buffer<D>);
 /// u32 entries.
 #[derive(Debug)]
 pub struct Indices<D: Driver>(pub(super) Buffer<D>);
+
+impl<D: Driver> Statistics<D> {
+    /// Where they are on `gpu`'s device.
+    pub fn address(&self, gpu: &Gpu<D>) -> u64 {
+        gpu.floats(self)
+    }
+}
+
+impl<D: Driver> Indices<D> {
+    /// Where they are on `gpu`'s device.
+    pub fn address(&self, gpu: &Gpu<D>) -> u64 {
+        gpu.words(self)
+    }
+}
 
 /// A weight (rows, columns) in the compute dtype; stored as (columns, rows) for [`WeightUse::Columns`].
 /// Clones share the memory.
@@ -171,6 +186,16 @@ impl<D: Driver> Gpu<D> {
         }
         Ok(())
     }
+}
+
+/// Bytes of a checkpoint's weights on a GPU: matrices have two per entry there, vectors four. A tied head is not there twice.
+pub fn weights_on_gpu(config: &ModelConfig, checkpoint: &Checkpoint) -> u64 {
+    let bytes = |name| {
+        let shape = checkpoint.describe(name).map_or(&[][..], |(_, shape)| shape);
+        shape.iter().product::<usize>() as u64 * if shape.len() < 2 { 4 } else { 2 }
+    };
+    let tied = |name: &str| config.tie_word_embeddings && name == "lm_head.weight";
+    checkpoint.names().filter(|name| !tied(name)).map(bytes).sum()
 }
 
 /// Entries of a weight that are made ready at a time.

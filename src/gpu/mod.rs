@@ -7,7 +7,7 @@
 
 mod argmax;
 mod args;
-mod attention;
+pub(crate) mod attention;
 mod compensation;
 mod cross_entropy;
 pub mod cuda;
@@ -26,19 +26,20 @@ use std::sync::{
 };
 
 pub use cross_entropy::scratch as cross_entropy_scratch;
-pub use cuda::Cuda;
+pub use cuda::{Cuda, OnStream};
 pub use driver::{Driver, Geometry, Kernel, Launch};
-pub use memory::{Activations, Buffer, Indices, Statistics, Weight};
+pub use memory::{Activations, Buffer, Indices, Statistics, Weight, weights_on_gpu};
 
 use crate::{
     backend::{
         Addition, AttentionShape, Backend, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet, Linear,
         Moments, Norm, Placement, Probe, Unit, WeightUse,
     },
-    checkpoint::{self, Tensor},
+    checkpoint::{self, Checkpoint, Tensor},
     config::{Activation, ModelConfig},
     error::{Error, Result},
     prune::settings::{Metric, ProbeOrder},
+    source::ModelSource,
 };
 
 /// The type that weights and activations have on the device; sums are float32.
@@ -57,6 +58,18 @@ impl GpuDtype {
             checkpoint::Dtype::F16 => Self::F16,
             checkpoint::Dtype::BF16 | checkpoint::Dtype::F32 => Self::Bf16,
         }
+    }
+
+    /// What fits the checkpoint at `source`, without loading it.
+    ///
+    /// # Errors
+    /// If its files cannot be read.
+    pub fn for_source(source: &ModelSource) -> Result<Self> {
+        let checkpoint = Checkpoint::open(source, true)?;
+        let is_first = |name: &&str| name.ends_with("layers.0.self_attn.q_proj.weight");
+        let first = checkpoint.names().find(is_first).and_then(|name| checkpoint.tensor(name));
+        // Where it is missing, loading the model says so.
+        Ok(first.map_or(Self::Bf16, |tensor| Self::for_checkpoint(tensor.dtype())))
     }
 
     /// "bf16" or "f16".
@@ -120,6 +133,7 @@ impl<D: Driver> Backend for Gpu<D> {
     type Activations = Activations<D>;
     type Statistics = Statistics<D>;
     type Indices = Indices<D>;
+    type Stamp = D::Event;
 
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         self.collect(operations)
@@ -175,6 +189,18 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn download_indices(&self, values: &Indices<D>, len: usize) -> Result<Vec<u32>> {
         Ok(bytemuck::pod_collect_to_vec(&self.download(&values.0, len, 4)?))
+    }
+
+    fn stamp(&self) -> Result<D::Event> {
+        self.driver.event()
+    }
+
+    fn take_stamp(&self, stamp: &mut D::Event) {
+        self.record(stamp);
+    }
+
+    fn seconds_between(&self, from: &D::Event, to: &D::Event) -> Result<f64> {
+        self.driver.elapsed(from, to)
     }
 
     fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Statistics<D>) {

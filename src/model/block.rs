@@ -7,6 +7,7 @@ use super::{
     mlp,
     scratch::{Batch, Scratch},
     selection::{Kept, Probed, Recent, Selection},
+    timeline::Step,
 };
 use crate::{
     backend::{Backend, EnergyOf, Fusion, Grid, Linear, Norm},
@@ -91,6 +92,7 @@ pub fn run<B: Backend>(
     );
 
     if let (Selection::Probed(probed), Mode::Batch { .. }) = (&mut *selection, mode) {
+        scratch.timeline.mark(backend, Step::of_block(block));
         // 1. The probe: the rows with the largest residual.
         take_probe(context, norm_first, scratch);
         // 2. The energies p (S_p, C) of their intermediate states, dense weights (spec sections 2 and 3).
@@ -98,11 +100,13 @@ pub fn run<B: Backend>(
         if let Some(compensation) = &mut probed.compensation {
             compensation::centred_energies(context, block, compensation, scratch);
         }
+        scratch.timeline.mark(backend, Step::Probe);
         // 3. Fusion with history, scores, the kept set, and what stands in for the rest.
         choose(context, index, block, probed, scratch);
         if let Some(compensation) = &mut probed.compensation {
             compensation.prepare(backend, last, &probed.kept, &mut scratch.compensation);
         }
+        scratch.timeline.mark(backend, Step::Selection);
     }
 
     // 4. The whole batch on what is kept. What it shows goes into history once all of it is known to be finite.
@@ -139,6 +143,7 @@ pub fn run<B: Backend>(
         backend.norm(&scratch.next.rows, Some(norm), rows, h, &mut scratch.x, &mut scratch.next.sum_squares);
         std::mem::swap(&mut scratch.next.rows, &mut scratch.x);
     }
+    scratch.timeline.mark(backend, Step::of_block(block));
 
     if let (Selection::Probed(Probed { kept, recent: Some(recent), .. }), Mode::Decode { recent: Some(at) }) =
         (selection, mode)
@@ -146,6 +151,7 @@ pub fn run<B: Backend>(
         let kept = kept.blocks();
         backend.energy(&scratch.a, batch.grid, kept.channels(), batch.mask(), &mut scratch.p, None);
         backend.history_update(&scratch.p, 1, at, kept, 0.0, &mut recent.energy);
+        scratch.timeline.mark(backend, Step::History);
     }
 }
 
@@ -282,7 +288,7 @@ fn intermediate<B: Backend>(
 ) {
     let Context { model, batch, .. } = *context;
     let (backend, config) = (&*model.backend, &model.config);
-    let Scratch { x, probe_x, q, k, v, a, p, probe, dense_kv_slots, rope_table, .. } = scratch;
+    let Scratch { x, probe_x, q, k, v, a, p, probe, dense_kv_slots, rope_table, timeline, .. } = scratch;
     let alone = matches!(source, Source::Probe(_));
     let (x, grid, positions, mask, slots, energies) = match source {
         Source::Batch => (&*x, batch.grid, &batch.positions, batch.mask(), None, energies),
@@ -308,7 +314,13 @@ fn intermediate<B: Backend>(
             attention::intermediate(backend, config, &layer.attention, x, rows, kept, qkv, past, a);
             if let Some(out) = energies {
                 let channels = kept.map_or(block.channels(config), |kept| kept.blocks().channels());
+                if !alone {
+                    timeline.mark(backend, Step::Attention);
+                }
                 backend.energy(a, grid, channels, mask, out, None);
+                if !alone {
+                    timeline.mark(backend, Step::History);
+                }
             }
         }
     }

@@ -1,11 +1,14 @@
 //! Embedding, every block of every layer, the head's input.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::{
     Block, Model,
     block::{self, Context},
     collect::Collected,
     scratch::{Batch, Residual, Scratch},
     selection::Selection,
+    timeline::Step,
 };
 use crate::{backend::Backend, config::ModelConfig, kv_cache::KvCache};
 
@@ -15,16 +18,23 @@ pub type Selections<B> = Vec<[Selection<B>; 2]>;
 /// What calibration gathers of every layer's blocks, and the number of samples seen.
 pub type Collecting<'a, B> = Option<(&'a mut Vec<[Collected<B>; 2]>, usize)>;
 
-/// Runs the decoder; the residual stream ends in `scratch.current`.
+/// Runs the decoder; the residual stream ends in `scratch.current`. Ends early, between two layers, once `cancelled`.
 pub fn run<B: Backend>(
     context: &Context<'_, B>,
     selections: &mut Selections<B>,
     scratch: &mut Scratch<B>,
     mut cache: Option<&mut KvCache<B>>,
     mut collecting: Collecting<'_, B>,
+    cancelled: &AtomicBool,
 ) {
+    let backend = &*context.model.backend;
+    scratch.timeline.start(backend);
     embed(context, scratch);
+    scratch.timeline.mark(backend, Step::Embedding);
     for (index, selections) in selections.iter_mut().enumerate() {
+        if cancelled.load(Ordering::Relaxed) {
+            return;
+        }
         for (which, (kind, selection)) in Block::ALL.into_iter().zip(selections).enumerate() {
             let collecting =
                 collecting.as_mut().map(|(collected, seen)| (&mut collected[index][which], *seen));

@@ -1,7 +1,7 @@
 //! The arithmetic of LLaMA and OPT decoders, written against [`crate::backend::Backend`] alone.
 //!
 //! [`block`] is where the method happens: probe, energies, scores, and the whole batch on what was kept.
-//! [`attention`] and [`mlp`] lead from a block's input to its intermediate states.
+//! [`timeline`] says where the time goes. [`attention`] and [`mlp`] lead from a block's input to its intermediate states.
 
 pub mod attention;
 pub mod block;
@@ -11,14 +11,15 @@ pub mod forward;
 pub mod mlp;
 pub mod scratch;
 pub mod selection;
+pub mod timeline;
 
 use std::sync::Arc;
 
 use crate::{
     backend::{Backend, Unit},
-    checkpoint::{Checkpoint, check_shapes},
+    checkpoint::{Checkpoint, RandomTensors, check_shapes},
     config::ModelConfig,
-    error::{Error, Result},
+    error::{Error, Proceed, Result},
     source::ModelSource,
     weights::Weights,
 };
@@ -82,12 +83,12 @@ impl<B: Backend> Model<B> {
     /// number of layers loaded so far.
     ///
     /// # Errors
-    /// Whatever is wrong with the files, see [`crate::checkpoint`] and [`crate::config`].
-    pub fn load(
+    /// Whatever is wrong with the files, see [`crate::checkpoint`] and [`crate::config`], or what `on_layer` ends with.
+    pub fn load<P: Proceed>(
         source: &ModelSource,
         mmap: bool,
         backend: Arc<B>,
-        on_layer: impl FnMut(usize),
+        on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         Self::load_ordered(source, mmap, backend, None, on_layer)
     }
@@ -98,12 +99,12 @@ impl<B: Backend> Model<B> {
     ///
     /// # Errors
     /// As [`Model::load`]; an order that is not one of this model's channels.
-    pub fn load_ordered(
+    pub fn load_ordered<P: Proceed>(
         source: &ModelSource,
         mmap: bool,
         backend: Arc<B>,
         channel_order: Option<Vec<Vec<u32>>>,
-        on_layer: impl FnMut(usize),
+        on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         let config = ModelConfig::load(source)?;
         backend.check_model(&config)?;
@@ -114,6 +115,27 @@ impl<B: Backend> Model<B> {
         check_shapes(&config, &checkpoint)?;
         let weights = Weights::load(&checkpoint, &config, &backend, channel_order.as_deref(), on_layer)?;
         Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights, channel_order })
+    }
+
+    /// A model of `config` with random weights: what it says means nothing, but it takes the time of a real one.
+    /// `channel_order` is as for [`Model::load_ordered`]; `on_layer` is called with the number of layers made so far.
+    ///
+    /// # Errors
+    /// A device without room for it, or without operations for it; an order that is not one of its channels; or
+    /// what `on_layer` ends with.
+    pub fn random<P: Proceed>(
+        config: ModelConfig,
+        tensors: &RandomTensors,
+        backend: Arc<B>,
+        channel_order: Option<Vec<Vec<u32>>>,
+        on_layer: impl FnMut(usize) -> P,
+    ) -> Result<Self> {
+        backend.check_model(&config)?;
+        if let Some(order) = &channel_order {
+            check_order(order, &config)?;
+        }
+        let weights = Weights::load(tensors, &config, &backend, channel_order.as_deref(), on_layer)?;
+        Ok(Self { fingerprint: tensors.fingerprint(), config, backend, weights, channel_order })
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     backend::{Backend, Grid, Probe},
     config::ModelConfig,
     error::Result,
-    model::Block,
+    model::{Block, timeline::Timeline},
     prune::{
         counts,
         settings::{Compensation, Method, Settings},
@@ -77,6 +77,8 @@ pub struct Scratch<B: Backend> {
     pub rope_table: B::Statistics,
     /// Embeddings before OPT-350m's `project_in`, head inputs after `project_out` (T, E).
     pub embedded: B::Activations,
+    /// Off, unless the session is to record its steps.
+    pub timeline: Timeline<B>,
     /// For compensation; empty without.
     pub compensation: CompensationScratch<B>,
 }
@@ -177,6 +179,7 @@ impl<B: Backend> Scratch<B> {
             fault: backend.indices(1)?,
             rope_table: backend.statistics(rotary_positions * d)?,
             embedded: backend.activations(t * config.word_embed_proj_dim)?,
+            timeline: Timeline::off(),
             compensation: CompensationScratch::new(backend, config, settings, grid)?,
         })
     }

@@ -114,6 +114,22 @@ impl Calibration {
         Self { layers, ..self.clone() }
     }
 
+    /// Whether it is of the model with this fingerprint.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it is another model's.
+    pub fn check_model(&self, fingerprint: &str) -> Result<()> {
+        if self.fingerprint == fingerprint {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "calibration",
+            format!("one of the model with fingerprint {fingerprint}"),
+            format!("one of {}", self.fingerprint),
+            "Calibrate this model.",
+        ))
+    }
+
     /// Rank of the linear maps; `None` if it holds none.
     pub fn linear_rank(&self) -> Option<usize> {
         self.layers.first().and_then(|[attention, _]| attention.linear.as_ref()).map(LinearFit::rank)

@@ -3,10 +3,11 @@
 use crate::{
     backend::Grid,
     config::{Family, ModelConfig},
+    error::Result,
     model::Block,
     prune::{
         counts,
-        settings::{Compensation, Settings},
+        settings::{Compensation, Method, Settings},
     },
 };
 
@@ -39,6 +40,34 @@ impl LayerCounts {
             compensate: Compensation::None,
         }
     }
+
+    /// Kept counts of every layer by settings alone; FLAP's depend on data, and are taken as if every block had the same
+    /// share.
+    ///
+    /// # Errors
+    /// A ratio that leaves nothing, channels that are not whole groups, or a skipped layer that is not there.
+    pub fn by_settings(config: &ModelConfig, settings: &Settings) -> Result<Vec<Self>> {
+        let mut layers = vec![LayerCounts::dense(config); config.num_hidden_layers];
+        let Some(ratio) = counts::layer_ratio(settings, layers.len())?.filter(|&ratio| ratio > 0.0) else {
+            return Ok(layers);
+        };
+        for (index, layer) in layers.iter_mut().enumerate() {
+            if settings.skip_layers.contains(&index) {
+                continue;
+            }
+            let dynamic = settings.method.is_dynamic();
+            let parallel = settings.method == Method::ProbePruning && settings.parallel_probe;
+            if !(parallel && index == 0) {
+                layer.heads = counts::kept_heads(settings, config, ratio)?;
+                layer.kv_heads = layer.heads.min(config.num_key_value_heads);
+                layer.probes_attention = dynamic;
+            }
+            layer.channels = counts::kept_channels(settings, config, ratio)?;
+            layer.compensate = settings.compensate;
+            layer.probes_mlp = dynamic;
+        }
+        Ok(layers)
+    }
 }
 
 /// Shares of the dense model's projection FLOPs, all layers counted.
@@ -68,7 +97,7 @@ pub fn shares(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts],
     let dense_layer = per_row(config, LayerCounts::dense(config));
     let rows = grid.rows() as f64;
     let (samples, tokens) = match settings.method {
-        super::settings::Method::FullBatch => (grid.samples, grid.tokens),
+        Method::FullBatch => (grid.samples, grid.tokens),
         _ => counts::probe_counts(settings, grid.samples, grid.tokens),
     };
     let probe_rows = (samples * tokens) as f64;

@@ -209,6 +209,9 @@ pub struct Settings {
     pub flap_attention_factor: u32,
     /// For `random`.
     pub seed: u64,
+    /// Batches of fewer rows (samples × tokens) run dense and leave history as it is; 0 prunes every batch. Not for
+    /// sessions with a key/value cache, which has room for kept heads only.
+    pub dense_below: usize,
 }
 
 impl Default for Settings {
@@ -231,6 +234,7 @@ impl Default for Settings {
             channel_group: 1,
             flap_attention_factor: 4,
             seed: 0,
+            dense_below: 0,
         }
     }
 }

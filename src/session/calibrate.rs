@@ -1,13 +1,13 @@
 //! Calibration: a dense pass over samples that gives history its start and the static methods their scores, and a second
 //! one for linear compensation.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{Limits, Session};
 use crate::{
     backend::{Backend, Linear, WeightUse},
     checkpoint::Tensor,
-    error::{Error, Result},
+    error::{Error, Proceed, Result},
     model::{
         Block, Model,
         block::{Context, Mode, norm_and_last},
@@ -38,12 +38,13 @@ pub struct CalibrationOptions {
 /// the number of samples done, twice for each if there are linear maps to fit.
 ///
 /// # Errors
-/// As [`Session::evaluate`]; no samples at all; a model that was loaded with its channels in another order.
-pub fn calibrate<B: Backend>(
+/// As [`Session::evaluate`]; no samples at all; a model that was loaded with its channels in another order; what `on_batch`
+/// ends with.
+pub fn calibrate<B: Backend, P: Proceed>(
     model: &Arc<Model<B>>,
     tokens: &[u32],
     options: CalibrationOptions,
-    on_batch: impl FnMut(usize),
+    on_batch: impl FnMut(usize) -> P,
 ) -> Result<Calibration> {
     let CalibrationOptions { seq_len, batch_size, linear_rank, .. } = options;
     let (backend, config) = (&*model.backend, &model.config);
@@ -132,7 +133,7 @@ struct Run<'a, B: Backend, F> {
     done: usize,
 }
 
-impl<B: Backend, F: FnMut(usize)> Run<'_, B, F> {
+impl<B: Backend, F: FnMut(usize) -> P, P: Proceed> Run<'_, B, F> {
     fn pass(&mut self, collected: &mut Vec<[Collected<B>; 2]>) -> Result<()> {
         let CalibrationOptions { seq_len, batch_size, .. } = self.options;
         let model = Arc::clone(&self.session.model);
@@ -145,11 +146,12 @@ impl<B: Backend, F: FnMut(usize)> Run<'_, B, F> {
                 Context { model: &*model, settings: &session.settings, batch: &session.batch, mode };
             let collecting = Some((&mut *collected, seen));
             let (selections, scratch) = (&mut session.selections, &mut session.scratch);
-            model.backend.scope(|| forward::run(&context, selections, scratch, None, collecting));
+            let going_on = AtomicBool::new(false);
+            model.backend.scope(|| forward::run(&context, selections, scratch, None, collecting, &going_on));
             session.check_fault()?;
             seen += batch.len() / seq_len;
             self.done += batch.len() / seq_len;
-            (self.on_batch)(self.done);
+            (self.on_batch)(self.done).proceed()?;
         }
         Ok(())
     }

@@ -1,90 +1,21 @@
-//! Generation: prefill with a selection, decode with it, stop at eos.
+//! Generation: prefill with a selection, decode with it, stop at eos; all at once, or step by step.
 
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::Session;
+use super::{Sampling, Session};
 use crate::{
     backend::{Backend, Grid},
-    error::{Error, Result},
+    error::{Error, Proceed, Result},
     model::{
         block::{self, Context, Mode},
         forward,
         scratch::Scratch,
         selection::{Probed, Selection},
+        timeline::Step,
     },
-    prune::settings::Compensation,
+    prune::settings::{Compensation, Settings},
 };
-
-/// How the next token is drawn from the logits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampling {
-    /// 0 takes the most likely token.
-    pub temperature: f32,
-    /// Only the k most likely tokens; 0 for all.
-    pub top_k: usize,
-    /// Only the most likely tokens whose probabilities reach this sum, in (0, 1\].
-    pub top_p: f32,
-    /// Sample b of a batch draws from stream b of this seed.
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
-    }
-}
-
-impl Sampling {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] naming the flag.
-    pub fn check(&self) -> Result<()> {
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            let help = "0 is greedy, 1 samples from the model's distribution.";
-            return Err(Error::argument("--temperature", "a number of at least 0", self.temperature, help));
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::argument(
-                "--top-p",
-                "a number above 0 and at most 1",
-                self.top_p,
-                "1 considers every token.",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Draws a token at a temperature above 0. Ties go to the lower id.
-    fn draw(&self, logits: &[f32], rng: &mut ChaCha8Rng) -> u32 {
-        let better = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        order.sort_unstable_by(better);
-        if self.top_k > 0 {
-            order.truncate(self.top_k);
-        }
-        let best = f64::from(logits[order[0] as usize]);
-        let weight = |id: u32| ((f64::from(logits[id as usize]) - best) / f64::from(self.temperature)).exp();
-        let weights: Vec<f64> = order.iter().map(|&id| weight(id)).collect();
-        let total: f64 = weights.iter().sum();
-        let mut nucleus = 0.0;
-        let kept = weights.iter().take_while(|&&weight| {
-            let take = nucleus < f64::from(self.top_p) * total;
-            nucleus += weight;
-            take
-        });
-        let kept = kept.count();
-        let mut point = rng.random::<f64>() * weights[..kept].iter().sum::<f64>();
-        for (&id, weight) in order[..kept].iter().zip(&weights) {
-            point -= weight;
-            if point < 0.0 {
-                return id;
-            }
-        }
-        order[kept - 1]
-    }
-}
 
 /// What to generate.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -106,40 +37,33 @@ pub struct Generated {
     pub tokens: Vec<Vec<u32>>,
 }
 
+/// Where a generation stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Steps {
+    samples: usize,
+    /// Decode steps so far.
+    done: usize,
+    reprobe_every: Option<usize>,
+}
+
 impl<B: Backend> Session<B> {
     /// Generates from `prompts`, which are padded on the left to a common length. `on_token(sample, token)` is called
-    /// for every token as it is drawn.
+    /// for every token as it is drawn; see [`Proceed`] for what it may return.
     ///
     /// Under `pp` the prompt's kept sets stay for the decode steps, so the cache holds kept heads only; with
     /// `reprobe_every` MLP channels are chosen anew (spec section 9).
     ///
     /// # Errors
-    /// An empty prompt, a prompt and new tokens that exceed the session's capacity, settings out of range, or values
-    /// that are not finite.
-    pub fn generate(
+    /// An empty prompt, a prompt and new tokens that exceed the session's capacity, settings out of range, values that
+    /// are not finite, or what `on_token` ends with.
+    pub fn generate<P: Proceed>(
         &mut self,
         prompts: &[Vec<u32>],
         options: &GenerateOptions,
-        mut on_token: impl FnMut(usize, u32),
+        mut on_token: impl FnMut(usize, u32) -> P,
     ) -> Result<Generated> {
         options.sampling.check()?;
-        if options.reprobe_every == Some(0) {
-            return Err(Error::argument(
-                "--reprobe-every",
-                "at least 1",
-                0,
-                "Leave it out to keep the prompt's choice.",
-            ));
-        }
-        if options.reprobe_every.is_some() && self.settings.compensate != Compensation::None {
-            let help = "What stands in for pruned channels is known from the prompt's probe alone.";
-            return Err(Error::argument(
-                "--reprobe-every",
-                "--compensate none",
-                self.settings.compensate,
-                help,
-            ));
-        }
+        check_reprobing(options.reprobe_every, &self.settings)?;
         if prompts.is_empty() {
             return Err(Error::argument("prompts", "at least one", "none", "Pass a prompt."));
         }
@@ -157,53 +81,8 @@ impl<B: Backend> Session<B> {
         if options.max_new_tokens == 0 {
             return Ok(generated);
         }
-        self.prefill(&tokens, samples, &mask, options)?;
-        for step in 1.. {
-            let drawn = self.draw(&options.sampling, &mut rngs, &active)?;
-            let mut next = vec![0u32; samples];
-            for sample in (0..samples).filter(|&sample| active[sample] != 0).collect::<Vec<_>>() {
-                next[sample] = drawn[sample];
-                generated.tokens[sample].push(next[sample]);
-                on_token(sample, next[sample]);
-                active[sample] = u32::from(!options.eos_token_ids.contains(&next[sample]));
-            }
-            if step == options.max_new_tokens || active.iter().all(|&active| active == 0) {
-                return Ok(generated);
-            }
-            self.decode(&next, &active, step - 1, options.reprobe_every)?;
-        }
-        unreachable!("the loop ends after max_new_tokens steps")
-    }
-
-    /// A token for every active sample from the logits of its last slot. Greedy choices are made on the device.
-    fn draw(&mut self, sampling: &Sampling, rngs: &mut [ChaCha8Rng], active: &[u32]) -> Result<Vec<u32>> {
-        let backend = &*self.model.backend;
-        let (samples, vocabulary) = (active.len(), self.model.config.vocab_size);
-        backend.argmax(&self.next_logits, samples, vocabulary, &mut self.next_tokens);
-        let best = backend.download_indices(&self.next_tokens, samples)?;
-        if best.contains(&u32::MAX) {
-            return Err(self.output_fault());
-        }
-        if sampling.temperature == 0.0 {
-            return Ok(best);
-        }
-        let logits = backend.download_statistics(&self.next_logits, samples * vocabulary)?;
-        let draw = |((logits, rng), &active): ((&[f32], &mut ChaCha8Rng), &u32)| {
-            if active == 0 { 0 } else { sampling.draw(logits, rng) }
-        };
-        Ok(logits.chunks_exact(vocabulary).zip(rngs).zip(active).map(draw).collect())
-    }
-
-    /// Runs the prompts and leaves the logits of their last tokens in `next_logits`.
-    fn prefill(
-        &mut self,
-        tokens: &[u32],
-        samples: usize,
-        mask: &[u32],
-        options: &GenerateOptions,
-    ) -> Result<()> {
-        let length = tokens.len() / samples;
-        let (capacity, new_tokens) = (self.limits.capacity, options.max_new_tokens);
+        let (length, capacity, new_tokens) =
+            (tokens.len() / samples, self.limits.capacity, options.max_new_tokens);
         if length.saturating_add(new_tokens) > capacity {
             return Err(Error::argument(
                 "prompt and new tokens",
@@ -212,7 +91,73 @@ impl<B: Backend> Session<B> {
                 "Shorten the prompt or lower --max-new-tokens.",
             ));
         }
-        self.load(tokens, samples, Some(mask))?;
+        self.prefill(&tokens, samples, Some(&mask), options.reprobe_every)?;
+        for step in 1.. {
+            let drawn = self.draw(&options.sampling, &mut rngs, &active)?;
+            let mut next = vec![0u32; samples];
+            for sample in (0..samples).filter(|&sample| active[sample] != 0).collect::<Vec<_>>() {
+                next[sample] = drawn[sample];
+                generated.tokens[sample].push(next[sample]);
+                on_token(sample, next[sample]).proceed()?;
+                active[sample] = u32::from(!options.eos_token_ids.contains(&next[sample]));
+            }
+            if step == options.max_new_tokens || active.iter().all(|&active| active == 0) {
+                return Ok(generated);
+            }
+            self.decode(&next, Some(&active))?;
+        }
+        unreachable!("the loop ends after max_new_tokens steps")
+    }
+
+    /// A token for every active sample from the logits of its last slot. Greedy choices are made on the device.
+    fn draw(&mut self, sampling: &Sampling, rngs: &mut [ChaCha8Rng], active: &[u32]) -> Result<Vec<u32>> {
+        let best = self.next_tokens()?;
+        if sampling.temperature == 0.0 {
+            return Ok(best);
+        }
+        let logits = self.next_logits()?;
+        let vocabulary = self.model.config.vocab_size;
+        let draw = |((logits, rng), &active): ((&[f32], &mut ChaCha8Rng), &u32)| {
+            if active == 0 { 0 } else { sampling.draw(logits, rng) }
+        };
+        Ok(logits.chunks_exact(vocabulary).zip(rngs).zip(active).map(draw).collect())
+    }
+
+    /// Runs prompts (samples, S), padded on the left where `mask` (of the same shape) is 0, and keeps their keys and
+    /// values. Look at the outcome with [`Session::next_logits`] or [`Session::next_tokens`], then go on with
+    /// [`Session::decode`]. With `reprobe_every` MLP channels are chosen anew after so many tokens (`pp` only).
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`]; a session without a cache or with a cache that the prompt does not fit; padding on the
+    /// right.
+    pub fn prefill(
+        &mut self,
+        tokens: &[u32],
+        samples: usize,
+        mask: Option<&[u32]>,
+        reprobe_every: Option<usize>,
+    ) -> Result<()> {
+        check_reprobing(reprobe_every, &self.settings)?;
+        self.load(tokens, samples, mask)?;
+        let (length, capacity) = (tokens.len() / samples, self.limits.capacity);
+        if length > capacity {
+            let help = "Make a session with a larger capacity.";
+            let expected = format!("at most {capacity} tokens, the session's cache");
+            return Err(Error::argument("prompt", expected, length, help));
+        }
+        let ones;
+        let mask = match mask {
+            Some(mask) => mask,
+            None => {
+                ones = vec![1; tokens.len()];
+                &ones
+            }
+        };
+        if let Some(sample) = mask.chunks_exact(length).position(|row| row[length - 1] == 0) {
+            let name = format!("mask of sample {sample}");
+            let help = "Pad shorter prompts on the left.";
+            return Err(Error::argument(name, "a token at the end", "padding", help));
+        }
         let cache = self.cache.as_mut().expect("a capacity above 0 has a cache");
         cache.len = 0;
         let slots = mask
@@ -220,36 +165,104 @@ impl<B: Backend> Session<B> {
             .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(1, capacity - length)));
         self.model.backend.upload_indices(&slots.collect::<Vec<_>>(), &mut cache.mask);
         self.run(Mode::Batch { update_history: true }, true)?;
+        self.keep_cached();
         let last = forward::positions(&self.model.config, samples, length, Some(mask));
         self.next_positions = last.chunks_exact(length).map(|row| row[length - 1] + 1).collect();
-        if options.reprobe_every.is_some() {
+        if reprobe_every.is_some() {
             self.clear_recent();
         }
         self.last_logits(length);
         self.update_history(true);
+        self.steps = Some(Steps { samples, done: 0, reprobe_every });
         Ok(())
     }
 
-    /// Runs one token per sample; finished samples (`active` 0) are pads. `step` counts from 0.
-    fn decode(&mut self, tokens: &[u32], active: &[u32], step: usize, reprobe: Option<usize>) -> Result<()> {
-        let samples = tokens.len();
+    /// Runs one token per sample after what [`Session::prefill`] and earlier steps have run; samples where `active` is 0
+    /// are finished, and their tokens count as pads.
+    ///
+    /// # Errors
+    /// No prompts before, another number of samples than theirs, a token that is not in the vocabulary, a full cache; and,
+    /// ending the generation, values that are not finite or a device that failed.
+    pub fn decode(&mut self, tokens: &[u32], active: Option<&[u32]>) -> Result<()> {
+        let Some(Steps { samples, done, reprobe_every }) = self.steps else {
+            let help = "Run the prompts first; other batches in between end a generation.";
+            return Err(Error::argument("decode", "a generation that has begun", "none", help));
+        };
+        let (slot, vocabulary) =
+            (self.cache.as_ref().map_or(0, |cache| cache.len), self.model.config.vocab_size);
+        if tokens.len() != samples || active.is_some_and(|active| active.len() != samples) {
+            let got = format!("{} tokens", tokens.len());
+            let expected = format!("{samples} tokens, one per sample");
+            return Err(Error::argument(
+                "decode",
+                expected,
+                got,
+                "Finished samples need one too: any will do.",
+            ));
+        }
+        if let Some(sample) = tokens.iter().position(|&token| token as usize >= vocabulary) {
+            let expected = format!("an id below {vocabulary}, the model's vocab_size");
+            let help = "The text was tokenised for another model.";
+            return Err(Error::argument(format!("token of sample {sample}"), expected, tokens[sample], help));
+        }
+        if slot == self.limits.capacity {
+            let help = "Make a session with a larger capacity.";
+            let expected = format!("at most {slot} tokens in all, the session's cache");
+            return Err(Error::argument("prompt and new tokens", expected, slot + 1, help));
+        }
+        // A step that fails half-way cannot be repeated.
+        (self.steps, self.predicted) = (None, None);
         let backend = &*self.model.backend;
-        let slot = self.cache.as_ref().map_or(0, |cache| cache.len);
         self.batch.grid = Grid { samples, tokens: 1 };
         backend.upload_indices(tokens, &mut self.batch.tokens);
         backend.upload_indices(&self.next_positions, &mut self.batch.positions);
-        self.next_positions.iter_mut().for_each(|position| *position += 1);
-        self.batch.padded = active.contains(&0);
-        backend.upload_indices(active, &mut self.batch.mask);
-        let recent = reprobe.map(|every| step % every);
+        self.batch.padded = active.is_some_and(|active| active.contains(&0));
+        if let Some(active) = active {
+            backend.upload_indices(active, &mut self.batch.mask);
+        }
+        let recent = reprobe_every.map(|every| done % every);
         self.run(Mode::Decode { recent }, true)?;
-        if let (Some(every), Some(recent)) = (reprobe, recent)
+        self.keep_cached();
+        self.next_positions.iter_mut().for_each(|position| *position += 1);
+        if let (Some(every), Some(recent)) = (reprobe_every, recent)
             && recent + 1 == every
         {
             self.reprobe(slot + 1 - every, every)?;
         }
         self.last_logits(1);
+        self.steps = Some(Steps { samples, done: done + 1, reprobe_every });
         Ok(())
+    }
+
+    /// Logits (samples, V) of every sample's next token, after [`Session::prefill`], [`Session::decode`] or
+    /// [`Session::predict`].
+    ///
+    /// # Errors
+    /// None of them before, or a device that failed.
+    pub fn next_logits(&self) -> Result<Vec<f32>> {
+        let len = self.samples_predicted()? * self.model.config.vocab_size;
+        self.model.backend.download_statistics(&self.next_logits, len)
+    }
+
+    /// The most likely next token of every sample, chosen on the device.
+    ///
+    /// # Errors
+    /// As [`Session::next_logits`], and logits that are not finite.
+    pub fn next_tokens(&mut self) -> Result<Vec<u32>> {
+        let samples = self.samples_predicted()?;
+        let backend = &*self.model.backend;
+        let vocabulary = self.model.config.vocab_size;
+        backend.argmax(&self.next_logits, samples, vocabulary, &mut self.next_tokens);
+        self.scratch.timeline.mark(backend, Step::Head);
+        let best = backend.download_indices(&self.next_tokens, samples)?;
+        if best.contains(&u32::MAX) { Err(self.output_fault()) } else { Ok(best) }
+    }
+
+    /// Samples whose next token's logits are there.
+    fn samples_predicted(&self) -> Result<usize> {
+        let help = "Run the prompts first; other batches in between end a generation.";
+        let missing = || Error::argument("next token", "a generation that has begun", "none", help);
+        self.predicted.ok_or_else(missing)
     }
 
     /// Forgets what an earlier generation gathered for re-probing.
@@ -274,24 +287,44 @@ impl<B: Backend> Session<B> {
             }
             block::reprobe(&context, layer, mlp, tokens, &mut self.scratch);
         }
+        self.scratch.timeline.mark(backend, Step::Selection);
         self.check_fault()
     }
 
-    /// Leaves the logits (B, V) at every sample's last of `tokens` slots, which then count as cached, in `next_logits`.
-    fn last_logits(&mut self, tokens: usize) {
+    /// The latest batch's slots count as cached.
+    fn keep_cached(&mut self) {
+        if let Some(cache) = &mut self.cache {
+            cache.len += self.batch.grid.tokens;
+        }
+    }
+
+    /// Leaves the logits (B, V) at every sample's last of `tokens` slots in `next_logits`.
+    pub(super) fn last_logits(&mut self, tokens: usize) {
         let backend = &*self.model.backend;
         let (grid, width) = (self.batch.grid, self.model.config.hidden_size);
-        if let Some(cache) = &mut self.cache {
-            cache.len += tokens;
-        }
         self.last.grid.samples = grid.samples;
         backend.upload_indices(&[tokens as u32 - 1], &mut self.last.slots);
-        let Scratch { current, next, x, embedded, .. } = &mut self.scratch;
+        let Scratch { current, next, x, embedded, timeline, .. } = &mut self.scratch;
+        timeline.mark(backend, None);
         backend.probe_gather(&current.rows, grid, width, &self.last, &mut next.rows);
         let input = forward::head_input(&self.model, next, grid.samples, x, embedded);
         let head = &self.model.weights.lm_head;
         backend.logits(input, grid.samples, head, &mut self.next_logits);
+        timeline.mark(backend, Step::Head);
+        self.predicted = Some(grid.samples);
     }
+}
+
+fn check_reprobing(every: Option<usize>, settings: &Settings) -> Result<()> {
+    if every == Some(0) {
+        let help = "Leave it out to keep the prompt's choice.";
+        return Err(Error::argument("--reprobe-every", "at least 1", 0, help));
+    }
+    if every.is_some() && settings.compensate != Compensation::None {
+        let help = "What stands in for pruned channels is known from the prompt's probe alone.";
+        return Err(Error::argument("--reprobe-every", "--compensate none", settings.compensate, help));
+    }
+    Ok(())
 }
 
 /// (B·S tokens, B·S mask) with shorter prompts padded on the left by token 0, which the mask hides.
@@ -318,37 +351,6 @@ fn pad_left(prompts: &[Vec<u32>]) -> Result<(Vec<u32>, Vec<u32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn draws(sampling: Sampling, logits: &[f32], n: usize) -> Vec<u32> {
-        let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
-        (0..n).map(|_| sampling.draw(logits, &mut rng)).collect()
-    }
-
-    #[test]
-    fn top_k_and_top_p_limit_the_choice() {
-        let logits = [0.0, 2.0, 1.0, -1.0];
-        let base = Sampling { temperature: 1.0, ..Sampling::default() };
-        let seen = |sampling| {
-            let mut ids = draws(sampling, &logits, 2000);
-            ids.sort_unstable();
-            ids.dedup();
-            ids
-        };
-        assert_eq!(seen(base), [0, 1, 2, 3]);
-        assert_eq!(seen(Sampling { top_k: 2, ..base }), [1, 2]);
-        // Probabilities are .644, .237, .087, .032 in order of rank.
-        assert_eq!(seen(Sampling { top_p: 0.6, ..base }), [1]);
-        assert_eq!(seen(Sampling { top_p: 0.8, ..base }), [1, 2]);
-        assert_eq!(seen(Sampling { top_p: 0.9, ..base }), [0, 1, 2]);
-    }
-
-    #[test]
-    fn frequencies_follow_the_distribution() {
-        let sampling = Sampling { temperature: 0.5, ..Sampling::default() };
-        let ones = draws(sampling, &[0.0, 0.5], 20_000).iter().filter(|&&id| id == 1).count();
-        let expected = 1.0 / (1.0 + (-1.0f64).exp());
-        assert!((ones as f64 / 20_000.0 - expected).abs() < 0.02, "{ones}");
-    }
 
     #[test]
     fn prompts_are_padded_on_the_left() {

@@ -3,13 +3,23 @@
 mod calibrate;
 mod footprint;
 mod generate;
+mod losses;
+mod measure;
+mod sampling;
 mod selections;
 
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 pub use calibrate::{CalibrationOptions, calibrate};
 pub use footprint::{Footprint, Part};
-pub use generate::{GenerateOptions, Generated, Sampling};
+pub use generate::{GenerateOptions, Generated};
+pub use sampling::Sampling;
 
 use crate::{
     backend::{Backend, Grid, Probe},
@@ -21,6 +31,8 @@ use crate::{
         block::{self, Context, Mode},
         forward::{self, Selections},
         scratch::{Batch, Scratch},
+        selection::Selection,
+        timeline::Step,
     },
     prune::{
         calibration::Calibration,
@@ -63,10 +75,24 @@ pub struct Session<B: Backend> {
     next_positions: Vec<u32>,
     /// Logits of a generation step (B, V).
     next_logits: B::Statistics,
+    /// Whether there is room for them; without a cache only once somebody asked for them.
+    has_next_logits: bool,
     /// The most likely token of each (B).
     next_tokens: B::Indices,
+    /// Samples whose next token's logits these are, if they are of the latest batch.
+    predicted: Option<usize>,
+    /// Where a generation stands; `None` before [`Session::prefill`] and after any other batch.
+    steps: Option<generate::Steps>,
     /// Sequence length that the rotary table was made for; only dynamic scaling ever changes it.
     rope_length: usize,
+    /// Stands in for `selections` where a batch falls back to dense; none where none does.
+    dense: Option<Selections<B>>,
+    /// Whether the latest batch fell back.
+    fell_back: bool,
+    /// How many did.
+    dense_batches: usize,
+    /// Set from outside to end what runs.
+    cancel: Arc<AtomicBool>,
 }
 
 impl<B: Backend> Session<B> {
@@ -105,23 +131,26 @@ impl<B: Backend> Session<B> {
                 "Pass some input.",
             ));
         }
-        if let Some(calibration) =
-            calibration.filter(|calibration| calibration.fingerprint != model.fingerprint)
-        {
+        if settings.dense_below > 0 && limits.capacity > 0 {
             return Err(Error::argument(
-                "calibration",
-                format!("one of the model with fingerprint {}", model.fingerprint),
-                format!("one of {}", calibration.fingerprint),
-                "Calibrate this model.",
+                "--dense-below",
+                "0 where text is generated: the key/value cache has room for kept heads only",
+                settings.dense_below,
+                "Leave it out.",
             ));
+        }
+        if let Some(calibration) = calibration {
+            calibration.check_model(&model.fingerprint)?;
         }
         let grid = Grid { samples: limits.samples, tokens: limits.tokens };
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
         let mut scratch = Scratch::new(backend, config, &settings, grid, rotary_positions)?;
-        // A calibration is in the checkpoint's order of channels.
-        let reordered = calibration.zip(model.channel_order.as_ref()).map(|(of, order)| of.reordered(order));
-        let calibration = reordered.as_ref().or(calibration);
-        let (selections, counts) = selections::build(&model, &settings, limits, calibration, &mut scratch)?;
+        let calibration = in_order(&model, calibration);
+        let (selections, counts) =
+            selections::build(&model, &settings, limits, calibration.as_deref(), &mut scratch)?;
+        let prunes = selections.iter().flatten().any(|selection| selection.kept().is_some());
+        let dense = || selections.iter().map(|_| [Selection::Dense, Selection::Dense]).collect();
+        let dense = (prunes && settings.dense_below > 0).then(dense);
         let rows = grid.rows();
         let indices = |len: usize| backend.indices(len);
         let cache = match limits.capacity {
@@ -157,13 +186,20 @@ impl<B: Backend> Session<B> {
                 mask: indices(limits.samples)?,
             },
             next_positions: Vec::new(),
+            has_next_logits: limits.capacity > 0,
             next_logits: backend.statistics(if limits.capacity > 0 {
                 limits.samples * config.vocab_size
             } else {
                 0
             })?,
             next_tokens: indices(limits.samples)?,
+            predicted: None,
+            steps: None,
             rope_length: 0,
+            dense,
+            fell_back: false,
+            dense_batches: 0,
+            cancel: Arc::default(),
             model: Arc::clone(&model),
         };
         let samples: Vec<u32> = (0..limits.samples as u32).collect();
@@ -177,6 +213,12 @@ impl<B: Backend> Session<B> {
         &self.model
     }
 
+    /// Set to true, from any thread, this ends the batch or step that runs now, between two layers, or else the next one,
+    /// with [`Error::Cancelled`]; it is false again then. The session stays usable.
+    pub fn canceller(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancel)
+    }
+
     /// Kept counts of every layer.
     pub fn layer_counts(&self) -> &[LayerCounts] {
         &self.counts
@@ -184,7 +226,14 @@ impl<B: Backend> Session<B> {
 
     /// Shares of the dense model's projection FLOPs for a batch of this shape.
     pub fn shares(&self, grid: Grid) -> Shares {
+        if self.falls_back(grid) {
+            return Shares { total: 1.0, probe: 0.0 };
+        }
         flops::shares(&self.model.config, &self.settings, &self.counts, grid)
+    }
+
+    fn falls_back(&self, grid: Grid) -> bool {
+        self.dense.is_some() && grid.rows() < self.settings.dense_below
     }
 
     /// Heads that layer `layer` keeps now; `None` if it is dense.
@@ -203,9 +252,14 @@ impl<B: Backend> Session<B> {
         self.kept(layer, Block::Mlp)
     }
 
+    /// What the latest batch ran on.
+    fn selections(&self) -> &Selections<B> {
+        self.dense.as_ref().filter(|_| self.fell_back).unwrap_or(&self.selections)
+    }
+
     /// Heads, or channels as the checkpoint numbers them, ascending.
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
-        let Some(kept) = self.selections[layer][block as usize].kept() else {
+        let Some(kept) = self.selections()[layer][block as usize].kept() else {
             return Ok(None);
         };
         let mut units = self.model.backend.download_indices(&kept.set.indices, kept.set.len)?;
@@ -221,12 +275,12 @@ impl<B: Backend> Session<B> {
     }
 
     /// The scores that `block` of layer `layer` was chosen by last: of its heads (N) or channels (I), under `random`
-    /// their ranks. `None` if the block is dense or pinned.
+    /// their ranks. `None` if the block is dense, in the latest batch at least, or pinned.
     ///
     /// # Errors
     /// A device that failed.
     pub fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>> {
-        let scored = self.selections[layer][block as usize].kept().filter(|_| !self.pinned);
+        let scored = self.selections()[layer][block as usize].kept().filter(|_| !self.pinned);
         let scores = &self.scratch.scores[layer][block as usize];
         scored.map(|kept| self.model.backend.download_statistics(scores, kept.set.of)).transpose()
     }
@@ -238,56 +292,11 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// Another number of layers, heads or channels, or indices that are not ascending or not there.
     pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
+        // What a generation has cached are the heads that were kept before.
+        (self.steps, self.predicted) = (None, None);
         selections::pin(&self.model, kept, &mut self.selections)?;
         self.pinned = true;
         Ok(())
-    }
-
-    /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.
-    ///
-    /// `tokens` is (samples, S); `mask` of the same shape has 0 for pads. With `update_history` the batch is folded
-    /// into history after it ran.
-    ///
-    /// # Errors
-    /// A token that is not in the vocabulary, a row of pads only, a batch over the session's limits, or values that
-    /// are not finite; the session stays usable.
-    pub fn evaluate(
-        &mut self,
-        tokens: &[u32],
-        samples: usize,
-        mask: Option<&[u32]>,
-        update_history: bool,
-    ) -> Result<f64> {
-        self.load(tokens, samples, mask)?;
-        self.run(Mode::Batch { update_history }, false)?;
-        let length = tokens.len() / samples;
-        let real = |i: usize| mask.is_none_or(|mask| mask[i] != 0);
-        let targets: Vec<u32> = (0..tokens.len())
-            .map(|i| if (i + 1) % length != 0 && real(i) && real(i + 1) { tokens[i + 1] } else { u32::MAX })
-            .collect();
-        let count = targets.iter().filter(|&&target| target != u32::MAX).count();
-        if count == 0 {
-            return Err(Error::argument(
-                "batch",
-                "at least two tokens in some sample",
-                "no token with a successor",
-                "Use longer windows.",
-            ));
-        }
-        let backend = &*self.model.backend;
-        backend.upload_indices(&targets, &mut self.targets);
-        let Scratch { current, x, embedded, .. } = &mut self.scratch;
-        let input = forward::head_input(&self.model, current, tokens.len(), x, embedded);
-        let head = &self.model.weights.lm_head;
-        let (rows, scratch) = (tokens.len(), &mut self.loss_scratch);
-        backend.cross_entropy(input, rows, head, &self.targets, scratch, &mut self.losses);
-        let losses = backend.download_statistics(&self.losses, rows)?;
-        let mean = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / count as f64;
-        if !mean.is_finite() {
-            return Err(self.output_fault());
-        }
-        self.update_history(update_history);
-        Ok(mean)
     }
 
     /// Runs the decoder on a batch; see [`Session::evaluate`] for the arguments. Look at the outcome with
@@ -310,14 +319,16 @@ impl<B: Backend> Session<B> {
 
     /// Folds the batch that ran into history, unless it was a warm-up.
     fn update_history(&mut self, update_history: bool) {
-        if !update_history {
+        if !update_history || self.fell_back {
             return;
         }
+        self.scratch.timeline.mark(&self.model.backend, None);
         let mode = Mode::Batch { update_history };
         let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
         let selections = self.selections.iter_mut().flatten();
         let fold = || selections.for_each(|selection| block::update_history(&context, selection));
         self.model.backend.scope(fold);
+        self.scratch.timeline.mark(&self.model.backend, Step::History);
     }
 
     /// Logits (samples·S, V) of the first `samples` samples of the batch that ran last.
@@ -325,18 +336,34 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// A device that has no room for them or failed.
     pub fn logits(&mut self, samples: usize) -> Result<Vec<f32>> {
-        let rows = samples.min(self.batch.grid.samples) * self.batch.grid.tokens;
+        let (logits, shape) = self.device_logits(samples)?;
+        self.model.backend.download_statistics(&logits, shape.iter().product())
+    }
+
+    /// Shape \[samples, S, V\] of [`Session::logits`].
+    pub fn logits_shape(&self, samples: usize) -> [usize; 3] {
+        let Grid { samples: all, tokens } = self.batch.grid;
+        [samples.min(all), tokens, self.model.weights.lm_head.out_features]
+    }
+
+    /// As [`Session::logits`], in new memory on the device, with their shape \[samples, S, V\].
+    ///
+    /// # Errors
+    /// As [`Session::logits`].
+    pub fn device_logits(&mut self, samples: usize) -> Result<(B::Statistics, [usize; 3])> {
+        let shape = self.logits_shape(samples);
+        let rows = shape[0] * shape[1];
         let backend = &*self.model.backend;
         let Scratch { current, x, embedded, .. } = &mut self.scratch;
         let input = forward::head_input(&self.model, current, rows, x, embedded);
-        let head = &self.model.weights.lm_head;
-        let mut logits = backend.statistics(rows * head.out_features)?;
-        backend.logits(input, rows, head, &mut logits);
-        backend.download_statistics(&logits, rows * head.out_features)
+        let mut logits = backend.statistics(rows * shape[2])?;
+        backend.logits(input, rows, &self.model.weights.lm_head, &mut logits);
+        Ok((logits, shape))
     }
 
     /// Checks a batch and puts it on the device.
     fn load(&mut self, tokens: &[u32], samples: usize, mask: Option<&[u32]>) -> Result<()> {
+        (self.steps, self.predicted) = (None, None);
         let (config, limits) = (&self.model.config, self.limits);
         if samples == 0 || tokens.is_empty() || !tokens.len().is_multiple_of(samples) {
             return Err(Error::argument(
@@ -391,11 +418,16 @@ impl<B: Backend> Session<B> {
     fn run(&mut self, mode: Mode, cached: bool) -> Result<()> {
         let past = if cached { self.cache.as_ref().map_or(0, |cache| cache.len) } else { 0 };
         self.prepare_rope(past + self.batch.grid.tokens);
+        self.fell_back = self.falls_back(self.batch.grid);
+        self.dense_batches += usize::from(self.fell_back);
         let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
         let cache = self.cache.as_mut().filter(|_| cached);
-        let (selections, scratch) = (&mut self.selections, &mut self.scratch);
-        self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None));
-        self.check_fault()
+        let dense = self.dense.as_mut().filter(|_| self.fell_back);
+        let (selections, scratch) = (dense.unwrap_or(&mut self.selections), &mut self.scratch);
+        let cancel = &*self.cancel;
+        self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None, cancel));
+        let outcome = self.check_fault();
+        if self.cancel.swap(false, Ordering::Relaxed) { Err(Error::Cancelled) } else { outcome }
     }
 
     fn check_fault(&mut self) -> Result<()> {
@@ -428,6 +460,16 @@ impl<B: Backend> Session<B> {
         }
         self.model.backend.upload_statistics(&table, &mut self.scratch.rope_table);
     }
+}
+
+/// A calibration is in the checkpoint's order of channels, the model's may be another.
+fn in_order<'a, B: Backend>(
+    model: &Model<B>,
+    calibration: Option<&'a Calibration>,
+) -> Option<Cow<'a, Calibration>> {
+    calibration.map(|of| {
+        model.channel_order.as_ref().map_or(Cow::Borrowed(of), |order| Cow::Owned(of.reordered(order)))
+    })
 }
 
 /// Reports and clears the fault that operations left behind, if they did.

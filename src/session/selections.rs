@@ -126,6 +126,7 @@ pub(super) fn pin<B: Backend>(
                 continue;
             };
             let width = selection.kept().map_or(1, |kept| kept.width);
+            let group = if block == Block::Mlp { width } else { 1 };
             let units = match block {
                 Block::Attention => Some(indices.clone()),
                 Block::Mlp => {
@@ -137,8 +138,9 @@ pub(super) fn pin<B: Backend>(
                 units.len() == len && units.last().is_some_and(|&last| (last as usize) < of)
             };
             let Some(units) = units.filter(|units| ascending(units) && fits(units)) else {
-                let expected = format!("{len} ascending indices below {of}");
-                let expected = if width > 1 { format!("whole groups, {expected}") } else { expected };
+                let expected = format!("{} ascending indices below {}", len * group, of * group);
+                let expected =
+                    if group > 1 { format!("{expected}, in whole groups of {group}") } else { expected };
                 return Err(Error::argument(name(), expected, format!("{} indices", indices.len()), help));
             };
             let mut kept = Kept::new(backend, config, block, width, len)?;
@@ -156,6 +158,37 @@ pub(super) fn pin<B: Backend>(
     Ok(())
 }
 
+/// See [`super::Session::reset_history`].
+pub(super) fn reset_history<B: Backend>(
+    model: &Model<B>,
+    calibration: Option<&Calibration>,
+    selections: &mut Selections<B>,
+) {
+    let backend = &*model.backend;
+    for (layer, selections) in selections.iter_mut().enumerate() {
+        for (block, selection) in Block::ALL.into_iter().zip(selections) {
+            // Without pending energies history is never updated.
+            if let Selection::Probed(Probed { history: Some(history), pending: Some(_), .. }) = selection {
+                let words = history.layout.words(history.slots, history.width);
+                backend.clear_statistics(&mut history.values, words);
+                if let Some(moments) = moments(calibration, layer, block) {
+                    fill(backend, history, &moments.energy);
+                }
+            }
+        }
+    }
+}
+
+fn moments(calibration: Option<&Calibration>, layer: usize, block: Block) -> Option<&BlockMoments> {
+    calibration.map(|calibration| &calibration.layers[layer][block as usize])
+}
+
+/// Puts energies (slots, C) into a history of zeros.
+fn fill<B: Backend>(backend: &B, history: &mut History<B>, energy: &[f32]) {
+    let values = history.layout.encode(energy, history.width);
+    backend.upload_statistics(&values, &mut history.values);
+}
+
 /// Groups of `width` channels from the channels that are in them, as the checkpoint numbers these; `None` if some are
 /// not whole.
 fn units(channels: &[u32], order: Option<&[u32]>, width: usize) -> Option<Vec<u32>> {
@@ -167,11 +200,14 @@ fn units(channels: &[u32], order: Option<&[u32]>, width: usize) -> Option<Vec<u3
             channels.iter().map(|&channel| place_of.get(channel as usize).copied()).collect::<Option<_>>()?;
         places.sort_unstable();
     }
-    let is_group =
-        |group: &[u32]| group[0] as usize % width == 0 && group.iter().zip(group[0]..).all(|(a, b)| *a == b);
+    let is_group = |group: &[u32]| {
+        (group[0] as usize).is_multiple_of(width) && group.iter().zip(group[0]..).all(|(a, b)| *a == b)
+    };
     let mut groups = places.chunks_exact(width);
     groups.by_ref().all(is_group).then_some(())?;
-    (places.len() % width == 0)
+    places
+        .len()
+        .is_multiple_of(width)
         .then(|| places.iter().step_by(width).map(|place| place / width as u32).collect())
 }
 
@@ -208,7 +244,7 @@ struct Builder<'a, B: Backend> {
 
 impl<'a, B: Backend> Builder<'a, B> {
     fn moments(&self, layer: usize, block: Block) -> Option<&'a BlockMoments> {
-        self.calibration.map(|calibration| &calibration.layers[layer][usize::from(block == Block::Mlp)])
+        moments(self.calibration, layer, block)
     }
 
     fn flap_moments(&self, layer: usize, block: Block) -> Result<&'a FlapMoments> {
@@ -310,14 +346,14 @@ impl<'a, B: Backend> Builder<'a, B> {
             }
             let mut history = history(slots, layout)?;
             if let Some(moments) = self.moments(layer, block) {
-                let energies = match (&fit, compensate) {
-                    (Some(fit), _) => layout.encode(&fit.variance, width),
-                    (None, Compensation::None) => layout.encode(&moments.energy, width),
+                match (&fit, compensate) {
+                    (Some(fit), _) => fill(backend, &mut history, &fit.variance),
+                    (None, Compensation::None) => fill(backend, &mut history, &moments.energy),
                     (None, _) => {
-                        layout.encode(&moments.centred_energy(width, Compensation::CENTRED_SHARE), width)
+                        let energies = moments.centred_energy(width, Compensation::CENTRED_SHARE);
+                        fill(backend, &mut history, &energies);
                     }
-                };
-                backend.upload_statistics(&energies, &mut history.values);
+                }
             }
             kept_history = Some(history);
         }

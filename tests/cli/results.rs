@@ -182,7 +182,9 @@ fn doctor_and_completions_run() {
 
 #[test]
 fn the_demonstration_compares_every_method_at_every_ratio() {
-    let folder = Folder::llama_with(json!({ "num_hidden_layers": 4, "max_position_embeddings": 128 }));
+    let folder = Folder::llama_with(
+        json!({ "num_hidden_layers": 4, "intermediate_size": 96, "max_position_embeddings": 128 }),
+    );
     let demo = |format| stdout(["demo", "--model", path(folder.path()), "--format", format]);
     let rows: Vec<Value> = serde_json::from_str(&demo("json")).unwrap();
     assert_eq!(rows.len(), 13);

@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
+    time::Instant,
 };
 
 use probeprune::{
@@ -74,6 +75,7 @@ fn failed(error: ptx_emu::Error) -> Error {
 impl Driver for Emulator {
     type Memory = Memory;
     type Graph = Vec<Launch>;
+    type Event = Mutex<Option<Instant>>;
 
     fn alloc(&self, bytes: usize) -> Result<Memory> {
         let mut device = self.device.lock().unwrap();
@@ -122,6 +124,20 @@ impl Driver for Emulator {
 
     fn replay(&self, graph: &Vec<Launch>) -> Result<()> {
         graph.iter().try_for_each(|launch| self.launch(launch))
+    }
+
+    fn event(&self) -> Result<Mutex<Option<Instant>>> {
+        Ok(Mutex::default())
+    }
+
+    fn record(&self, event: &Mutex<Option<Instant>>) -> Result<()> {
+        *event.lock().unwrap() = Some(Instant::now());
+        Ok(())
+    }
+
+    fn elapsed(&self, from: &Mutex<Option<Instant>>, to: &Mutex<Option<Instant>>) -> Result<f64> {
+        let [from, to] = [from, to].map(|event| event.lock().unwrap().expect("the event was recorded"));
+        Ok((to - from).as_secs_f64())
     }
 
     fn multiprocessors(&self) -> u32 {

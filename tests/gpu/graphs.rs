@@ -26,6 +26,7 @@ enum Event {
     /// A graph of so many launches was made.
     Graph(usize),
     Replay,
+    Record,
 }
 use Event::{Replay, Write};
 
@@ -59,6 +60,7 @@ impl Recorder {
 impl Driver for Recorder {
     type Memory = Memory;
     type Graph = Counted;
+    type Event = <Emulator as Driver>::Event;
 
     fn alloc(&self, bytes: usize) -> Result<Memory> {
         self.emulator.alloc(bytes)
@@ -102,6 +104,19 @@ impl Driver for Recorder {
         graph.launches.iter().try_for_each(|launch| self.emulator.launch(launch))
     }
 
+    fn event(&self) -> Result<Self::Event> {
+        self.emulator.event()
+    }
+
+    fn record(&self, event: &Self::Event) -> Result<()> {
+        self.note(Event::Record);
+        self.emulator.record(event)
+    }
+
+    fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> Result<f64> {
+        self.emulator.elapsed(from, to)
+    }
+
     fn multiprocessors(&self) -> u32 {
         self.emulator.multiprocessors()
     }
@@ -112,7 +127,7 @@ impl Driver for Recorder {
 }
 
 const WIDTH: usize = 16;
-const ROWS: usize = 40;
+const ROWS: usize = 66;
 
 /// A backend with a matrix x and room for copies of it.
 struct Bench {
@@ -197,14 +212,14 @@ fn launches_that_come_again_are_replayed_from_a_graph() {
 fn the_least_recently_used_graphs_go() {
     let mut bench = Bench::new();
     bench.fill(1.0);
-    for rows in 1..=20 {
+    for rows in 1..=ROWS {
         bench.copies(rows);
         assert_eq!(bench.copies(rows), [Event::Graph(2), Replay]);
         assert_eq!(bench.copies(1), [Replay], "used all the time");
     }
     let alive = Arc::strong_count(&bench.gpu.driver().graphs) - 1;
-    assert_eq!(alive, 12);
-    assert_eq!(bench.copies(2), [Event::Graph(2), Replay], "made again");
+    assert_eq!(alive, 64);
+    assert_eq!(bench.copies(3), [Event::Graph(2), Replay], "made again");
 }
 
 #[test]
@@ -225,6 +240,26 @@ fn uploads_and_clears_inside_a_scope_keep_their_place() {
             "round {round}"
         );
         assert_eq!((bench.first(0), bench.first(1)), (1.0, 2.0));
+    }
+}
+
+#[test]
+fn events_inside_a_scope_keep_their_place_and_make_no_graph() {
+    let mut bench = Bench::new();
+    bench.fill(1.0);
+    let mut stamps = [bench.gpu.stamp().unwrap(), bench.gpu.stamp().unwrap()];
+    for round in 0..3 {
+        let events = bench.scope(|bench| {
+            let [from, to] = &mut stamps;
+            bench.copy(1, 0);
+            bench.gpu.take_stamp(from);
+            bench.copy(1, 0);
+            bench.copy(1, 1);
+            bench.gpu.take_stamp(to);
+        });
+        let launch = Event::Launch;
+        assert_eq!(events, [launch, Event::Record, launch, launch, Event::Record], "round {round}");
+        assert!(bench.gpu.seconds_between(&stamps[0], &stamps[1]).unwrap() > 0.0);
     }
 }
 

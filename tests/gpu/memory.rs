@@ -57,6 +57,7 @@ impl Meter {
 impl Driver for Meter {
     type Memory = Metered;
     type Graph = ();
+    type Event = ();
 
     fn alloc(&self, bytes: usize) -> Result<Metered> {
         let bytes = bytes as u64;
@@ -93,6 +94,18 @@ impl Driver for Meter {
 
     fn replay(&self, (): &()) -> Result<()> {
         Ok(())
+    }
+
+    fn event(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn record(&self, (): &()) -> Result<()> {
+        Ok(())
+    }
+
+    fn elapsed(&self, (): &(), (): &()) -> Result<f64> {
+        Ok(0.0)
     }
 
     fn multiprocessors(&self) -> u32 {

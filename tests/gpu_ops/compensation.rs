@@ -86,18 +86,14 @@ impl Case for CentreCase {
         let mean: Vec<f64> = (0..self.width)
             .map(|c| {
                 let all: Vec<f64> = (0..self.grid.tokens).flat_map(|s| self.at(&a, &mask, s, c)).collect();
-                all.iter().sum::<f64>() / all.len() as f64
+                let mean = all.iter().sum::<f64>() / all.len() as f64;
+                let prior = f64::from(prior[c]);
+                if self.prior { prior + f64::from(WEIGHT) * (mean - prior) } else { mean }
             })
             .collect();
-        let drawn = |(m, &prior): (&f64, &f32)| {
-            let prior = f64::from(prior);
-            if self.prior { prior + f64::from(WEIGHT) * (m - prior) } else { *m }
-        };
-        let mean: Vec<f64> = mean.iter().zip(&prior).map(drawn).collect();
-        let around = mean.clone();
-        let centred = self.each(&a, &mask, move |values, c| {
-            let m = f64::from(SHARE) * around[c];
-            values.iter().map(|x| (x - m).powi(2)).sum::<f64>() / self.divisor(values.len())
+        let centred = self.each(&a, &mask, |values, c| {
+            values.iter().map(|x| (x - f64::from(SHARE) * mean[c]).powi(2)).sum::<f64>()
+                / self.divisor(values.len())
         });
         // Differences of f32 values up to 4.
         let floats = |values| Expected::Floats { values, tolerance: 5e-6 };

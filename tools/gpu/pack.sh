@@ -44,7 +44,9 @@ for line in sys.stdin:
   cp "$program" "$out/bin/$1"
 }
 
+export PROBEPRUNE_COMMIT=$(git rev-parse HEAD)
 build probeprune probeprune build --release --bin probeprune
+build probeprune-latency probeprune-latency build --release --bin probeprune-latency
 build conformance_gpu conformance_gpu build --release -p ptx-emu --features gpu --example conformance_gpu
 for test in gpu_ops gpu gpu_model; do
   if [[ -e tests/$test.rs || -e tests/$test/main.rs ]]; then
@@ -54,7 +56,7 @@ done
 for bench in benches/*.rs; do
   bench=$(basename "$bench" .rs)
   [[ $bench != cpu ]] || continue
-  build "bench-$bench" "$bench" bench --bench "$bench" --no-run
+  build "bench-$bench" "$bench" bench --bench "$bench" --features cublas --no-run
 done
 
 # The bundled models are in the programs.

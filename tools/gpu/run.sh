@@ -152,6 +152,9 @@ for model in tiny-llama tiny-opt; do
     fi
   done
 done
+step 'time: llama-2-7b, layer pair' "$here/bin/probeprune-latency" --device cuda --shape llama-2-7b --layers 2 --batch-size 1,4,20 \
+  --prompt-len 128,512,1024 --breakdown --format json
+step 'goals' "$here/bin/bench-kernels" --bench --goals
 found=
 for bench in bin/bench-*; do
   [[ -x $bench ]] || continue

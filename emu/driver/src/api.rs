@@ -285,6 +285,16 @@ api! {
             }
         }
     }
+    fn cuEventElapsedTime_v2(milliseconds: *mut f32, from: usize, to: usize) {
+        let state = State::enter()?;
+        let passed = |event: usize| match state.events.get(&event) {
+            Some(0) => state.passed.get(&event).copied().ok_or(INVALID_HANDLE),
+            Some(_) => Err(NOT_READY),
+            None => misuse("reading no event"),
+        };
+        // SAFETY: the API's contract.
+        unsafe { put(milliseconds, (passed(to)? - passed(from)?).as_secs_f32() * 1e3) }
+    }
     fn cuEventDestroy_v2(event: usize) {
         State::enter()?.events.remove(&event).map(drop).unwrap_or_else(|| misuse("destroying no event"))
     }

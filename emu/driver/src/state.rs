@@ -6,6 +6,7 @@ use std::{
     ops::Range,
     path::Path,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use ptx_emu::{Args, Device, Launch, Module, Settings};
@@ -19,7 +20,9 @@ pub(crate) const NO_DEVICE: Code = 100;
 pub(crate) const INVALID_DEVICE: Code = 101;
 pub(crate) const INVALID_IMAGE: Code = 200;
 pub(crate) const INVALID_CONTEXT: Code = 201;
+pub(crate) const INVALID_HANDLE: Code = 400;
 pub(crate) const NOT_FOUND: Code = 500;
+pub(crate) const NOT_READY: Code = 600;
 pub(crate) const ILLEGAL_ADDRESS: Code = 700;
 pub(crate) const CAPTURE_UNSUPPORTED: Code = 900;
 
@@ -104,6 +107,8 @@ pub(crate) struct State {
     pub(crate) streams: HashMap<usize, Stream>,
     /// How many recordings of each event are waiting.
     pub(crate) events: HashMap<usize, usize>,
+    /// When the stream last passed an event.
+    pub(crate) passed: HashMap<usize, Instant>,
     pub(crate) pinned: HashMap<usize, Box<[u64]>>,
     pub(crate) modules: HashMap<usize, String>,
     pub(crate) functions: HashMap<usize, Function>,
@@ -199,6 +204,7 @@ impl State {
             }
             Operation::Event(event) => {
                 self.events.entry(event).and_modify(|waiting| *waiting -= 1);
+                self.passed.insert(event, Instant::now());
                 Ok(())
             }
         }

@@ -4,7 +4,7 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use crate::{
-    args::Cli,
+    cli::Cli,
     failure::{Result, print},
 };
 

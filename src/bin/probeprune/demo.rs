@@ -21,6 +21,7 @@ use crate::{
     failure::{Result, print},
     input::Loaded,
     progress,
+    statistics::median,
     table::{Format, Table, csv, json, percent},
 };
 
@@ -252,13 +253,6 @@ fn rows<B: Backend>(cases: &[Case<B>]) -> Vec<Row> {
         }
     };
     cases.iter().map(row).collect()
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }
 
 fn table(rows: &[Row]) -> Table {

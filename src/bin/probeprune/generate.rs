@@ -90,7 +90,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
             temperature: args.temperature,
             top_k: args.top_k,
             top_p: args.top_p,
-            seed: args.method.seed,
+            seed: args.method.tuning.seed,
         },
         reprobe_every: args.reprobe_every,
         eos_token_ids: Vec::new(),

@@ -7,9 +7,8 @@ use probeprune::{
     backend::Grid,
     checkpoint::{Checkpoint, check_shapes},
     config::{Family, ModelConfig, RopeScaling},
-    gpu::cross_entropy_scratch,
+    gpu::{cross_entropy_scratch, weights_on_gpu},
     prune::{
-        counts,
         flops::{LayerCounts, shares},
         settings::{Method, Settings},
     },
@@ -58,11 +57,11 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     print(&describe_config(&source.name(), &config))?;
     print(&describe_tensors(&checkpoint, args.tensors))?;
     check_shapes(&config, &checkpoint)?;
-    let layers = layer_counts(&config, &settings)?;
+    let layers = LayerCounts::by_settings(&config, &settings)?;
     let place = match chosen_gpu(args.device.device)? {
         None => Place { name: "the CPU".to_string(), weights: checkpoint.file_bytes(), element: 4, loss: 0 },
         Some(ordinal) => {
-            let dtype = args.device.dtype.on_gpu(&source)?;
+            let dtype = args.device.dtype.on_gpu(Some(&source))?;
             let name = format!("cuda:{ordinal} in {}", dtype.name());
             let loss = 4 * cross_entropy_scratch(grid.rows(), config.vocab_size);
             Place { name, weights: weights_on_gpu(&config, &checkpoint), element: 2, loss }
@@ -135,30 +134,6 @@ fn describe_tensors(checkpoint: &Checkpoint, all: bool) -> String {
     out + &list
 }
 
-/// Kept counts by settings alone; FLAP's depend on data, and are taken as if every block had the same share.
-fn layer_counts(config: &ModelConfig, settings: &Settings) -> Result<Vec<LayerCounts>> {
-    let mut layers = vec![LayerCounts::dense(config); config.num_hidden_layers];
-    let Some(ratio) = counts::layer_ratio(settings, layers.len())?.filter(|&ratio| ratio > 0.0) else {
-        return Ok(layers);
-    };
-    for (index, layer) in layers.iter_mut().enumerate() {
-        if settings.skip_layers.contains(&index) {
-            continue;
-        }
-        let dynamic = settings.method.is_dynamic();
-        let parallel = settings.method == Method::ProbePruning && settings.parallel_probe;
-        if !(parallel && index == 0) {
-            layer.heads = counts::kept_heads(settings, config, ratio)?;
-            layer.kv_heads = layer.heads.min(config.num_key_value_heads);
-            layer.probes_attention = dynamic;
-        }
-        layer.channels = counts::kept_channels(settings, config, ratio)?;
-        layer.compensate = settings.compensate;
-        layer.probes_mlp = dynamic;
-    }
-    Ok(layers)
-}
-
 /// Where the model would run, which need not be there.
 struct Place {
     name: String,
@@ -168,16 +143,6 @@ struct Place {
     element: usize,
     /// Bytes that cross-entropy needs beside its result.
     loss: usize,
-}
-
-/// Matrices have two bytes per entry there, vectors four. A tied head is not there twice.
-fn weights_on_gpu(config: &ModelConfig, checkpoint: &Checkpoint) -> u64 {
-    let bytes = |name| {
-        let shape = checkpoint.describe(name).map_or(&[][..], |(_, shape)| shape);
-        shape.iter().product::<usize>() as u64 * if shape.len() < 2 { 4 } else { 2 }
-    };
-    let tied = |name: &str| config.tie_word_embeddings && name == "lm_head.weight";
-    checkpoint.names().filter(|name| !tied(name)).map(bytes).sum()
 }
 
 fn describe_memory(

@@ -1,26 +1,23 @@
 //! The command-line program: see `probeprune --help`.
 
-mod args;
 mod calibrate;
+mod cli;
 mod completions;
 mod corpus;
 mod demo;
-mod device;
 mod doctor;
-mod failure;
 mod generate;
-mod input;
 mod inspect;
-mod interrupt;
 mod perplexity;
-mod progress;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod sweep;
-mod table;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command};
 use clap::Parser;
+use cli::{Cli, Command};
+use shared::{args, device, failure, input, interrupt, progress, statistics, table};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

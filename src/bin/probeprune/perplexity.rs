@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs},
     device::{Task, with_model},
-    failure::{Result, print},
+    failure::{Result, note, print},
     input::Loaded,
     interrupt, progress,
     table::{Format, Table, csv, json, percent},
@@ -77,6 +77,8 @@ struct Report {
     #[serde(flatten)]
     summary: Summary,
     batch_losses: Vec<f64>,
+    /// Batches that ran dense because of --dense-below, warm-up included.
+    dense_batches: usize,
     settings: SettingsReport,
     kept: Vec<KeptReport>,
 }
@@ -98,6 +100,7 @@ struct SettingsReport {
     channel_group: usize,
     flap_attention_factor: u32,
     seed: u64,
+    dense_below: usize,
 }
 
 impl SettingsReport {
@@ -117,6 +120,7 @@ impl SettingsReport {
             channel_group: settings.channel_group,
             flap_attention_factor: settings.flap_attention_factor,
             seed: settings.seed,
+            dense_below: settings.dense_below,
         }
     }
 }
@@ -185,6 +189,7 @@ impl Task for &PerplexityArgs {
                 calibration_samples,
             },
             batch_losses: measured.batch_losses,
+            dense_batches: session.dense_batches(),
             settings: SettingsReport::new(&settings),
             kept: session
                 .layer_counts()
@@ -192,6 +197,9 @@ impl Task for &PerplexityArgs {
                 .map(|layer| KeptReport { heads: layer.heads, channels: layer.channels })
                 .collect(),
         };
+        if session.dense_batches() > 0 {
+            note(&format!("--dense-below ran {} batches dense", session.dense_batches()));
+        }
         if let Some(path) = &self.dump {
             save(path, &dump)?;
         }

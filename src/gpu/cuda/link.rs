@@ -77,6 +77,11 @@ impl Link {
         let _ = self.context.bind_to_thread();
     }
 
+    /// Whether something broke the context.
+    pub(super) fn is_broken(&self) -> bool {
+        self.poison.get().is_some()
+    }
+
     /// Waits for everything on the stream.
     pub(super) fn synchronize(&self, what: &str) -> Result<()> {
         self.enter()?;

@@ -17,7 +17,7 @@ use probeprune::{
 };
 
 use super::record::{Histogram, LayerRecord, Part, Record};
-use crate::input::Loaded;
+use crate::{input::Loaded, statistics::median};
 
 /// The text in its batches, and how often each is timed.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +182,10 @@ impl<B: Backend> Run<'_, B> {
         }
         let kept = self.chosen.is_some().then(|| self.kept()).transpose()?;
         if let (Some(chosen), Some(kept)) = (&mut self.chosen, kept) {
-            chosen.pin(&kept)?;
+            // A batch that fell back to dense leaves nothing to pin.
+            if kept.iter().flatten().any(Option::is_some) {
+                chosen.pin(&kept)?;
+            }
             evaluate(chosen, &mut times.chosen)?;
         }
         Ok(losses)
@@ -241,11 +244,6 @@ pub(super) fn quartiles(values: &[f64]) -> [f64; 3] {
         let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
         low + (high - low) * place.fract()
     })
-}
-
-/// The middle value.
-pub(super) fn median(values: &[f64]) -> f64 {
-    quartiles(values)[1]
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::{
-    measure::{median, quartiles},
-    record::Record,
+use super::{measure::quartiles, record::Record};
+use crate::{
+    statistics::median,
+    table::{Table, percent},
 };
-use crate::table::{Table, percent};
 
 /// The dense model, or one variant at one ratio.
 #[derive(Clone, Debug, Serialize)]

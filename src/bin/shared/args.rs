@@ -1,9 +1,9 @@
-//! The command line, and the groups of flags that several commands share.
+//! Groups of flags that several commands share.
 
 use std::{path::PathBuf, str::FromStr};
 
 use clap::{
-    Args, Parser, Subcommand,
+    Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use probeprune::{
@@ -16,51 +16,9 @@ use probeprune::{
 };
 
 use crate::{
-    calibrate, completions, corpus, demo,
     device::{DeviceChoice, DtypeChoice},
     failure::{Result, note},
-    generate, inspect, perplexity, sweep,
 };
-
-/// Runs LLaMA and OPT checkpoints densely and pruned by a probe (Probe Pruning, ICLR 2025).
-///
-/// Without a command, a demonstration on a small bundled model: dense against Probe Pruning and other methods.
-#[derive(Debug, Parser)]
-#[command(name = "probeprune", version)]
-pub(crate) struct Cli {
-    #[command(subcommand)]
-    pub(crate) command: Option<Command>,
-}
-
-/// What to do.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Compare dense, pp, wanda-sp, flap and random at 20, 40 and 60 % (what runs without a command)
-    Demo(demo::DemoArgs),
-    /// Measure perplexity, time and FLOPs, dense or pruned
-    Perplexity(perplexity::PerplexityArgs),
-    /// Compare methods and ratios on one text: perplexity, time, kept sets, and a report to look at
-    Sweep(sweep::SweepArgs),
-    /// Run text densely once and save what history and the static methods need
-    Calibrate(calibrate::CalibrateArgs),
-    /// Continue prompts, dense or pruned
-    Generate(generate::GenerateArgs),
-    /// Show a model's config, tensors, memory needed, and what a prune ratio keeps
-    Inspect(inspect::InspectArgs),
-    /// Show what this machine offers and what this build contains
-    Doctor,
-    /// Write a shell's completion script to standard output
-    Completions(completions::CompletionsArgs),
-    /// Write synthetic text to standard output
-    #[command(hide = true)]
-    Corpus(corpus::CorpusArgs),
-}
-
-impl Default for Command {
-    fn default() -> Self {
-        Self::Demo(demo::DemoArgs::default())
-    }
-}
 
 /// Which model, and how to run it.
 #[derive(Debug, Args)]
@@ -137,6 +95,14 @@ pub(crate) struct MethodArgs {
     /// Share of heads and channels to prune, over all layers, from 0 to below 1
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub(crate) prune_ratio: Option<f64>,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
+}
+
+/// Every part of the method but its name and its ratio.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Method")]
+pub(crate) struct TuningArgs {
     /// Score of a channel or head under pp
     #[arg(long, default_value_t = Metric::Ppsp, value_parser = names::<Metric>(Metric::ALL, Metric::name))]
     metric: Metric,
@@ -191,12 +157,14 @@ pub(crate) struct MethodArgs {
     /// Seed of --method random, and of sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Run batches of fewer tokens (samples × tokens) dense, where pruning would be slower; 0 prunes every batch
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    pub(crate) dense_below: usize,
 }
 
 impl MethodArgs {
     /// The settings for a model, checked as far as that goes without its weights.
     pub(crate) fn settings(&self, config: &ModelConfig) -> Result<Settings> {
-        let layers = config.num_hidden_layers;
         let method = match (self.method, self.prune_ratio) {
             (Some(method), _) => method,
             (None, Some(_)) => Method::ProbePruning,
@@ -207,9 +175,29 @@ impl MethodArgs {
             let expected = format!("a ratio, since --method is {method}");
             return Err(Error::argument("--prune-ratio", expected, "none", help).into());
         }
+        self.tuning.settings(
+            method,
+            self.prune_ratio.unwrap_or(0.0),
+            &Settings::default().skip_layers,
+            config,
+        )
+    }
+}
+
+impl TuningArgs {
+    /// The settings of a method at a ratio for a model, checked as far as that goes without its weights.
+    /// `skip_layers` stay dense where --skip-layers is not given, as far as the model has them.
+    pub(crate) fn settings(
+        &self,
+        method: Method,
+        prune_ratio: f64,
+        skip_layers: &[usize],
+        config: &ModelConfig,
+    ) -> Result<Settings> {
+        let layers = config.num_hidden_layers;
         let mut settings = Settings {
             method,
-            prune_ratio: self.prune_ratio.unwrap_or(0.0),
+            prune_ratio,
             metric: self.metric,
             probe_tokens: self.probe_tokens,
             probe_samples: self.probe_samples,
@@ -218,7 +206,7 @@ impl MethodArgs {
             fixed_probe_weight: self.fixed_probe_weight,
             skip_layers: match &self.skip_layers {
                 Some(LayerList(skip)) => skip.clone(),
-                None => Settings::default().skip_layers.into_iter().filter(|&layer| layer < layers).collect(),
+                None => skip_layers.iter().copied().filter(|&layer| layer < layers).collect(),
             },
             round_channels: self.round_channels,
             momentum: self.momentum,
@@ -228,6 +216,7 @@ impl MethodArgs {
             channel_group: self.channel_group,
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,
+            dense_below: self.dense_below,
         };
         settings.check()?;
         if method == Method::None {
@@ -310,7 +299,7 @@ impl FromStr for LayerList {
 }
 
 /// Takes one of the names of `all`, and shows them in the help.
-fn names<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+pub(crate) fn names<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
 where
     T: Copy + Send + Sync + FromStr<Err = Error> + 'static,
 {

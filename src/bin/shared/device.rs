@@ -6,7 +6,6 @@ use clap::ValueEnum;
 use probeprune::{
     Error,
     backend::Backend,
-    checkpoint::Checkpoint,
     cpu::Cpu,
     gpu::{
         Cuda, Driver, Gpu, GpuDtype,
@@ -18,7 +17,7 @@ use probeprune::{
 use crate::{
     args::{DeviceArgs, PlaceArgs},
     failure::{Result, note},
-    input::Loaded,
+    input::{Loaded, Origin},
     progress,
 };
 
@@ -64,18 +63,12 @@ pub(crate) enum DtypeChoice {
 }
 
 impl DtypeChoice {
-    /// The number format on a GPU.
-    pub(crate) fn on_gpu(self, source: &ModelSource) -> Result<GpuDtype> {
-        Ok(match self {
-            Self::Bf16 => GpuDtype::Bf16,
-            Self::F16 => GpuDtype::F16,
-            Self::Auto => {
-                let checkpoint = Checkpoint::open(source, true)?;
-                let is_first = |name: &&str| name.ends_with("layers.0.self_attn.q_proj.weight");
-                let first = checkpoint.names().find(is_first).and_then(|name| checkpoint.tensor(name));
-                // Where it is missing, loading the model says so.
-                first.map_or(GpuDtype::Bf16, |tensor| GpuDtype::for_checkpoint(tensor.dtype()))
-            }
+    /// The number format on a GPU; without files, weights are bfloat16.
+    pub(crate) fn on_gpu(self, files: Option<&ModelSource>) -> Result<GpuDtype> {
+        Ok(match (self, files) {
+            (Self::Bf16, _) | (Self::Auto, None) => GpuDtype::Bf16,
+            (Self::F16, _) => GpuDtype::F16,
+            (Self::Auto, Some(source)) => GpuDtype::for_source(source)?,
         })
     }
 }
@@ -111,22 +104,26 @@ pub(crate) trait Task {
 
 /// Loads `model` to the device that the flags name, and runs `task` there.
 pub(crate) fn with_model(model: &str, mmap: bool, place: &PlaceArgs, task: impl Task) -> Result<()> {
-    let source = ModelSource::locate(model)?;
+    with_weights(Origin::files(model, mmap)?, place, task)
+}
+
+/// As [`with_model`], wherever the weights come from.
+pub(crate) fn with_weights(origin: Origin, place: &PlaceArgs, task: impl Task) -> Result<()> {
     match open_gpu(place.device)? {
         None => {
             let cpu = Cpu::new(place.threads.threads.into())?;
             let place = Place { device: "cpu".into(), gpu: None, dtype: "f32", threads: Some(cpu.threads()) };
-            task.run(Loaded::open(source, mmap, Arc::new(cpu), place)?)
+            task.run(Loaded::open(origin, Arc::new(cpu), place)?)
         }
         Some(cuda) => {
-            let dtype = place.device.dtype.on_gpu(&source)?;
+            let dtype = place.device.dtype.on_gpu(origin.source())?;
             let place = Place {
                 device: format!("cuda:{}", cuda.device().ordinal),
                 gpu: Some(cuda.description()),
                 dtype: dtype.name(),
                 threads: None,
             };
-            task.run(Loaded::open(source, mmap, Arc::new(Gpu::new(cuda, dtype)), place)?)
+            task.run(Loaded::open(origin, Arc::new(Gpu::new(cuda, dtype)), place)?)
         }
     }
 }

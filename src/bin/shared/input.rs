@@ -9,7 +9,7 @@ use std::{
 use probeprune::{
     Error,
     backend::Backend,
-    checkpoint::read_tensor_file,
+    checkpoint::{RandomTensors, read_tensor_file},
     config::ModelConfig,
     model::Model,
     perplexity::windows,
@@ -38,25 +38,73 @@ const SHORT: usize = 10;
 /// Longest window taken when nothing else is said.
 const DEFAULT_SEQ_LEN: usize = 1024;
 
+/// Where a model's weights come from.
+pub(crate) enum Origin {
+    /// A model's files, mapped or read.
+    Files {
+        /// Where they are.
+        source: ModelSource,
+        /// Map them.
+        mmap: bool,
+    },
+    /// Random numbers.
+    Random {
+        /// What the shape is called.
+        name: String,
+        /// The shape.
+        config: Box<ModelConfig>,
+        /// The numbers.
+        tensors: RandomTensors,
+    },
+}
+
+impl Origin {
+    /// The files of `model`.
+    pub(crate) fn files(model: &str, mmap: bool) -> Result<Self> {
+        Ok(Self::Files { source: ModelSource::locate(model)?, mmap })
+    }
+
+    /// The files.
+    pub(crate) fn source(&self) -> Option<&ModelSource> {
+        match self {
+            Self::Files { source, .. } => Some(source),
+            Self::Random { .. } => None,
+        }
+    }
+
+    /// What to call the model.
+    fn name(&self) -> String {
+        match self {
+            Self::Files { source, .. } => source.name(),
+            Self::Random { name, .. } => name.clone(),
+        }
+    }
+
+    fn config(&self) -> Result<ModelConfig> {
+        match self {
+            Self::Files { source, .. } => Ok(ModelConfig::load(source)?),
+            Self::Random { config, .. } => Ok(ModelConfig::clone(config)),
+        }
+    }
+}
+
 /// A model, ready to run.
 pub(crate) struct Loaded<B: Backend> {
     /// What to call it.
     pub(crate) name: String,
-    /// Where its files are.
-    pub(crate) source: ModelSource,
+    /// Where it comes from.
+    pub(crate) origin: Origin,
     /// Its weights on the device.
     pub(crate) model: Arc<Model<B>>,
     /// The device.
     pub(crate) place: Place,
-    /// Whether its files are mapped.
-    mmap: bool,
 }
 
 impl<B: Backend> Loaded<B> {
     /// Loads a model to a device.
-    pub(crate) fn open(source: ModelSource, mmap: bool, backend: Arc<B>, place: Place) -> Result<Self> {
-        let model = Arc::new(load(&source, mmap, backend, &place, None)?);
-        Ok(Self { name: source.name(), source, model, place, mmap })
+    pub(crate) fn open(origin: Origin, backend: Arc<B>, place: Place) -> Result<Self> {
+        let model = Arc::new(load(&origin, backend, &place, None)?);
+        Ok(Self { name: origin.name(), origin, model, place })
     }
 
     /// The model as the settings need it: groups of channels want these sorted, as the calibration found them.
@@ -73,18 +121,22 @@ impl<B: Backend> Loaded<B> {
             )
             .into());
         };
-        let Self { name, source, model, place, mmap } = self;
+        let Self { name, origin, model, place } = self;
         let backend = Arc::clone(&model.backend);
         // Before the other one is loaded, or a device would have to hold both.
         drop(model);
         let order = Some(calibration.channel_order.clone());
-        let model = Arc::new(load(&source, mmap, backend, &place, order)?);
-        Ok(Self { name, source, model, place, mmap })
+        let model = Arc::new(load(&origin, backend, &place, order)?);
+        Ok(Self { name, origin, model, place })
     }
 
     /// The model's tokenizer.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::load(&self.source, self.model.config.vocab_size)?)
+        let Some(source) = self.origin.source() else {
+            let help = "Pass the folder of a model with --model.";
+            return Err(Error::argument("tokenizer", "a model with one", "random weights", help).into());
+        };
+        Ok(Tokenizer::load(source, self.model.config.vocab_size)?)
     }
 
     /// --seq-len, or what is taken without it.
@@ -201,15 +253,19 @@ impl<B: Backend> Loaded<B> {
 }
 
 fn load<B: Backend>(
-    source: &ModelSource,
-    mmap: bool,
+    origin: &Origin,
     backend: Arc<B>,
     place: &Place,
     order: Option<Vec<Vec<u32>>>,
 ) -> Result<Model<B>> {
-    let layers = ModelConfig::load(source)?.num_hidden_layers;
-    let bar = progress::bar(if place.gpu.is_some() { "uploading" } else { "loading" }, layers);
-    let model = Model::load_ordered(source, mmap, backend, order, |layers| bar.set_position(layers as u64))?;
+    let config = origin.config()?;
+    let bar =
+        progress::bar(if place.gpu.is_some() { "uploading" } else { "loading" }, config.num_hidden_layers);
+    let done = |layers: usize| bar.set_position(layers as u64);
+    let model = match origin {
+        Origin::Files { source, mmap } => Model::load_ordered(source, *mmap, backend, order, done)?,
+        Origin::Random { tensors, .. } => Model::random(config, tensors, backend, order, done)?,
+    };
     bar.finish_and_clear();
     Ok(model)
 }

@@ -1,0 +1,179 @@
+//! A whole decoder layer, dense or pruned, probe and history included.
+
+use std::sync::Arc;
+
+use probeprune::{
+    Result,
+    backend::{Backend, Grid, History, Linear},
+    checkpoint::RandomTensors,
+    config::ModelConfig,
+    model::{
+        Block, Model,
+        block::{self, Context, Mode},
+        scratch::{Batch, Scratch},
+        selection::{Kept, Probed, Selection},
+        timeline::{Step, Timeline},
+    },
+    prune::{
+        counts,
+        settings::{Method, Settings},
+    },
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::case::Shape;
+
+/// How a layer's kept sets come about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pruning {
+    /// Everything is kept.
+    Dense,
+    /// A probe chooses so much less; with the share of tokens in it.
+    Probe(f64, f64),
+    /// What was kept before, as in decoding.
+    Fixed(f64),
+}
+
+/// A layer and its buffers.
+pub struct LayerRun<B: Backend> {
+    model: Arc<Model<B>>,
+    settings: Settings,
+    scratch: Scratch<B>,
+    batch: Batch<B>,
+    selections: [Selection<B>; 2],
+}
+
+/// A model of one layer in this shape, with random weights; `layers` of them.
+///
+/// # Errors
+/// A device without room.
+pub fn model<B: Backend>(
+    backend: &Arc<B>,
+    shape: Shape,
+    layers: usize,
+    vocab_size: usize,
+) -> Result<Arc<Model<B>>> {
+    let Shape { hidden, intermediate, heads, head_dim, grid, .. } = shape;
+    let config = format!(
+        r#"{{"architectures": ["LlamaForCausalLM"], "hidden_size": {hidden}, "intermediate_size": {intermediate},
+            "num_attention_heads": {heads}, "head_dim": {head_dim}, "num_hidden_layers": {layers},
+            "vocab_size": {vocab_size}, "max_position_embeddings": {}, "rms_norm_eps": 1e-5}}"#,
+        grid.tokens
+    );
+    let config = ModelConfig::from_json("bench".as_ref(), &config, None)?;
+    let tensors = RandomTensors::new(&config, 1);
+    Ok(Arc::new(Model::random(config, &tensors, Arc::clone(backend), None, |_| ())?))
+}
+
+impl<B: Backend> LayerRun<B> {
+    /// Layer 0 of `model` on a batch of this grid.
+    ///
+    /// # Errors
+    /// A device without room, or a ratio that keeps nothing.
+    pub fn new(model: &Arc<Model<B>>, grid: Grid, pruning: Pruning) -> Result<Self> {
+        let (backend, config) = (&*model.backend, &model.config);
+        let (ratio, probe_tokens) = match pruning {
+            Pruning::Dense => (0.0, 0.5),
+            Pruning::Probe(ratio, tokens) => (ratio, tokens),
+            Pruning::Fixed(ratio) => (ratio, 0.5),
+        };
+        let method = Method::ProbePruning;
+        let settings = Settings {
+            method,
+            prune_ratio: ratio,
+            probe_tokens,
+            skip_layers: Vec::new(),
+            ..Settings::default()
+        };
+        let select = |block: Block| {
+            let len = match block {
+                Block::Attention => counts::kept_heads(&settings, config, ratio)?,
+                Block::Mlp => counts::kept_channels(&settings, config, ratio)?,
+            };
+            selection(model, &settings, block, len, grid, pruning)
+        };
+        let selections = [select(Block::Attention)?, select(Block::Mlp)?];
+        let mut scratch = Scratch::new(backend, config, &settings, grid, grid.tokens)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let mut random = |len: usize| (0..len).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
+        backend.upload_activations(&random(grid.rows() * config.hidden_size), &mut scratch.current.rows);
+        backend.upload_statistics(&random(grid.tokens * config.head_dim), &mut scratch.rope_table);
+        let rows = grid.rows();
+        let mut batch = Batch {
+            grid,
+            tokens: backend.indices(rows)?,
+            positions: backend.indices(rows)?,
+            mask: backend.indices(rows)?,
+            padded: false,
+        };
+        let positions: Vec<u32> = (0..rows).map(|row| (row % grid.tokens) as u32).collect();
+        backend.upload_indices(&positions, &mut batch.positions);
+        Ok(Self { model: Arc::clone(model), settings, scratch, batch, selections })
+    }
+
+    /// Runs both blocks once.
+    pub fn run(&mut self) {
+        let Self { model, settings, scratch, batch, selections } = self;
+        let mode = match selections[0] {
+            Selection::Probed(_) => Mode::Batch { update_history: true },
+            _ => Mode::Decode { recent: None },
+        };
+        let context = Context { model, settings, batch, mode };
+        model.backend.scope(|| {
+            scratch.timeline.start(&model.backend);
+            // Both read the same residual, so that every run is the same sequence of launches.
+            for (block, selection) in Block::ALL.into_iter().zip(selections) {
+                block::run(&context, 0, block, selection, scratch, None, None);
+                block::update_history(&context, selection);
+                scratch.timeline.mark(&model.backend, Step::History);
+            }
+        });
+    }
+
+    /// Seconds of every step of one run.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn steps(&mut self) -> Result<[f64; Step::ALL.len()]> {
+        let model = Arc::clone(&self.model);
+        if !self.scratch.timeline.is_on() {
+            self.scratch.timeline = Timeline::on(&*model.backend, 1)?;
+        }
+        self.run();
+        model.backend.download_indices(&self.scratch.fault, 1)?;
+        self.scratch.timeline.seconds(&model.backend)
+    }
+}
+
+fn selection<B: Backend>(
+    model: &Model<B>,
+    settings: &Settings,
+    block: Block,
+    len: usize,
+    grid: Grid,
+    pruning: Pruning,
+) -> Result<Selection<B>> {
+    let (backend, config) = (&*model.backend, &model.config);
+    if pruning == Pruning::Dense {
+        return Ok(Selection::Dense);
+    }
+    let mut kept =
+        Kept::new(backend, config, block, block.unit(config, settings.channel_group).width(), len)?;
+    let spread: Vec<u32> = (0..len).map(|i| (i * kept.set.of / len) as u32).collect();
+    backend.upload_indices(&spread, &mut kept.set.indices);
+    kept.follow_kv_heads(backend, config);
+    if let Pruning::Fixed(_) = pruning {
+        return Ok(Selection::Fixed { kept, bias: None });
+    }
+    let (_, last): (_, &Linear<B>) = block::norm_and_last(&model.weights.layers[0], block);
+    let width = block.channels(config);
+    let mut statistic = backend.statistics(width)?;
+    backend.column_statistic(last, settings.metric, &mut statistic);
+    let layout = settings.history_layout;
+    let values = backend.statistics(layout.words(grid.tokens, width))?;
+    let history = Some(History { values, slots: grid.tokens, width, layout });
+    let pending = Some(backend.statistics(grid.tokens * kept.blocks().channels())?);
+    let (recent, compensation, pinned) = (None, None, false);
+    Ok(Selection::Probed(Probed { kept, statistic, history, pending, recent, compensation, pinned }))
+}

@@ -1,0 +1,89 @@
+"""A pruned MLP block in NumPy's memory and, where it is installed, PyTorch's: nothing is copied."""
+
+import numpy as np
+
+import probeprune as pp
+
+
+def check(name, got, expected):
+    error = np.abs(np.asarray(got) - expected).max()
+    print(f"{name}: largest difference {error:.1e}")
+    assert error < 1e-5, name
+
+
+def block(device, library, zeros, array):
+    """Keeps 12 of 32 channels by score, and runs them; `zeros` and `array` make tensors of the library."""
+    random = np.random.default_rng(0)
+    x, gate, up, down = (random.standard_normal(shape, np.float32) * 0.3 for shape in [(6, 16), (32, 16), (32, 16), (16, 32)])
+    scores = random.random(32, np.float32)
+    kept, a, out = zeros(12, np.int32), zeros((6, 12), np.float32), zeros((6, 16), np.float32)
+    lent = [array(values) for values in (x, gate, up, down, scores)]
+    device.run("topk_keep", scores=lent[4], kept=kept)
+    device.run("gemm_sparse_swiglu", x=lent[0], gate=lent[1], up=lent[2], kept=kept, out=a)
+    device.run("gemm_sparse_columns", a=a, weight=lent[3], kept=kept, residual=lent[0], out=out)
+    chosen = np.sort(np.argsort(-scores, kind="stable")[:12])
+    assert (np.asarray(kept) == chosen).all()
+    gated = x @ gate[chosen].T
+    intermediate = gated / (1 + np.exp(-gated)) * (x @ up[chosen].T)
+    check(library, out, x + intermediate @ down[:, chosen].T)
+
+
+def refusals(device):
+    x = np.ones((6, 16), np.float32)
+    cases = [
+        ("a dtype", dict(x=x.astype(np.float64)), "expected float32, got float64"),
+        ("strides", dict(x=np.ones((16, 6), np.float32).T), "x: strides"),
+        ("a shape", dict(gate=np.ones((32, 8), np.float32)), "gate: shape"),
+    ]
+    for what, change, message in cases:
+        weight = np.ones((32, 16), np.float32)
+        arguments = dict(x=x, gate=weight, up=weight, out=np.zeros((6, 32), np.float32)) | change
+        try:
+            device.run("gemm_sparse_swiglu", **arguments)
+        except pp.Error as error:
+            assert error.status == "PROBEPRUNE_INVALID_TENSOR" and message in str(error), error
+            continue
+        raise AssertionError(f"{what} was not refused")
+    frozen = np.zeros((6, 32), np.float32)
+    frozen.flags.writeable = False
+    try:
+        device.run("gemm_sparse_swiglu", x=x, gate=np.ones((32, 16), np.float32), up=np.ones((32, 16), np.float32), out=frozen)
+    except (pp.Error, BufferError) as error:
+        print("refused:", error)
+    else:
+        raise AssertionError("read-only memory was written")
+
+
+def exports():
+    model = pp.Model("bundled:tiny-llama", threads=2)
+    settings = pp.Settings(method=pp.METHODS.index("pp"), prune_ratio=0.4)
+    session = pp.Session(model, settings, pp.Limits(samples=2, tokens=16))
+    losses = session.losses(np.arange(32).reshape(2, 16))
+    logits = np.from_dlpack(session.logits(2))
+    assert logits.shape == (2, 16, model.info.vocab_size)
+    shifted = logits - logits.max(-1, keepdims=True)
+    logarithms = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(logarithms[:, :-1], np.arange(32).reshape(2, 16)[:, 1:, None], 2)[..., 0]
+    check("losses against exported logits", losses[:, :-1], expected)
+    channels = np.from_dlpack(session.kept(5, 1))
+    print(f"layer 5 keeps {channels.size} channels, the first is {channels[0]}")
+    unused = session.kept(5, 0)
+    del unused, session, model
+    assert np.isfinite(logits).all(), "tensors outlive what made them"
+
+
+def main():
+    device = pp.Device(threads=2)
+    block(device, "NumPy", np.zeros, np.ascontiguousarray)
+    refusals(device)
+    exports()
+    try:
+        import torch
+    except ImportError:
+        print("PyTorch is not installed")
+        return
+    of = {np.float32: torch.float32, np.int32: torch.int32}
+    block(device, "PyTorch", lambda shape, dtype: torch.zeros(shape, dtype=of[dtype]), torch.from_numpy)
+
+
+main()

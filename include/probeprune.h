@@ -1,0 +1,767 @@
+/* probeprune: LLaMA and OPT inference with Probe Pruning (ICLR 2025), and the method's operations one by one.
+ *
+ * Two halves. "Models" runs whole checkpoints: load, calibrate, sessions, generation. "Operations" runs single steps of
+ * the method in your memory and on your stream, for engines that have a model of their own.
+ *
+ * CONVENTIONS
+ *
+ * Results. Every fallible function returns a probeprune_status; PROBEPRUNE_OK is 0. Outputs are written on success only.
+ * probeprune_last_error() says what was wrong, what was expected, what was found and what to do.
+ *
+ * Structs. Options begin with struct_size. Fill them by their _init function with sizeof, then set what you want:
+ *
+ *     probeprune_settings settings;
+ *     probeprune_settings_init(&settings, sizeof settings);
+ *     settings.method = PROBEPRUNE_METHOD_PP;
+ *
+ * A program compiled for an older header keeps working: fields it does not have take their defaults. One compiled for a
+ * newer header works as long as the fields that this library does not know are 0; otherwise, and where a struct is shorter
+ * than it was in version 1, PROBEPRUNE_INVALID_STRUCT. Reserved fields are 0. Structs that a function fills need
+ * struct_size too. Where a NULL for options is allowed, it stands for the defaults.
+ *
+ * Pointers. NULL and misaligned pointers are refused, except where NULL is documented. What you pass is read during the
+ * call only, unless said otherwise. Objects are freed by their _free function, which takes NULL. The order does not matter: a
+ * session keeps its model alive. Never free an object while a call on it runs.
+ *
+ * Buffers. Functions with (out, capacity, count) write at most `capacity` entries and their number to `count`. With NULL for
+ * out they only write the number needed. A buffer that is too small is PROBEPRUNE_TOO_SMALL, and nothing is written.
+ *
+ * Threads. Models, calibrations, tokenizers and devices may be used by any number of threads at once. A session is one
+ * thread's at a time (PROBEPRUNE_BUSY otherwise), whichever thread that is; probeprune_session_cancel alone may be called by
+ * another one. Two sessions on two threads give the same bits as one after the other.
+ *
+ * Callbacks run on the calling thread, inside the call. They must not call functions on the same session, nor leave by
+ * longjmp or a C++ exception. A Rust callback that panics gives PROBEPRUNE_PANIC.
+ *
+ * Panics, which are defects in this library, never leave it: PROBEPRUNE_PANIC, after which the handle of that call can only
+ * be freed. The library never ends the process. (A weight file that shrinks while it is mapped does, as with every memory
+ * map; set read_weights where that can happen.)
+ *
+ * Text is UTF-8, NUL-terminated unless its length is passed. Sizes are in entries unless they say bytes.
+ *
+ * Shapes. B samples, S tokens per sample, T = B S rows (sample by sample), H hidden_size, I intermediate_size, N query
+ * heads, K key/value heads, D head_dim, C channels (N D or I), V vocab_size. A subscript p means the probe's. Row-major.
+ *
+ * VERSIONS. PROBEPRUNE_ABI_VERSION, which is the soname's number, changes when something here is removed or changes its
+ * meaning or layout. New functions, new constants and new fields at the end of structs do not change it.
+ */
+#ifndef PROBEPRUNE_H
+#define PROBEPRUNE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PROBEPRUNE_ABI_VERSION 1
+
+/* ---- DLPack 1.x (https://dmlc.github.io/dlpack) -----------------------------------------------------------------
+ * The parts that are needed, with DLPack's own names and layout. Include dlpack.h before this header to use that. */
+#ifndef DLPACK_DLPACK_H_
+#ifndef PROBEPRUNE_DLPACK
+#define PROBEPRUNE_DLPACK
+
+#ifdef __cplusplus
+extern "C" {
+typedef enum : int32_t {
+#else
+typedef enum {
+#endif
+    kDLCPU = 1,
+    kDLCUDA = 2,
+    kDLCUDAHost = 3,
+    kDLCUDAManaged = 13
+} DLDeviceType;
+
+typedef struct {
+    DLDeviceType device_type;
+    int32_t device_id;
+} DLDevice;
+
+typedef enum { kDLInt = 0U, kDLUInt = 1U, kDLFloat = 2U, kDLBfloat = 4U } DLDataTypeCode;
+
+typedef struct {
+    uint8_t code;
+    uint8_t bits;
+    uint16_t lanes;
+} DLDataType;
+
+typedef struct {
+    void *data;
+    DLDevice device;
+    int32_t ndim;
+    DLDataType dtype;
+    int64_t *shape;
+    int64_t *strides; /* in entries; NULL: compact row-major */
+    uint64_t byte_offset;
+} DLTensor;
+
+typedef struct {
+    uint32_t major;
+    uint32_t minor;
+} DLPackVersion;
+
+typedef struct DLManagedTensorVersioned {
+    DLPackVersion version;
+    void *manager_ctx;
+    void (*deleter)(struct DLManagedTensorVersioned *self);
+    uint64_t flags; /* bit 0: read-only */
+    DLTensor dl_tensor;
+} DLManagedTensorVersioned;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Results ---------------------------------------------------------------------------------------------------- */
+
+typedef int32_t probeprune_status;
+enum {
+    PROBEPRUNE_OK = 0,
+    PROBEPRUNE_INVALID_ARGUMENT = 1, /* a value, pointer or setting that cannot be */
+    PROBEPRUNE_INVALID_STRUCT = 2,   /* too short, or something where this version knows nothing */
+    PROBEPRUNE_INVALID_TENSOR = 3,   /* dtype, device, strides, shape, alignment, version; outputs that overlap */
+    PROBEPRUNE_FILE = 4,             /* missing, damaged, or not what it has to be */
+    PROBEPRUNE_DEVICE = 5,           /* cannot be used, or failed */
+    PROBEPRUNE_OUT_OF_MEMORY = 6,    /* on the device; what was there before still works */
+    PROBEPRUNE_NOT_FINITE = 7,       /* NaN or infinity while a model ran; the session stays usable */
+    PROBEPRUNE_CANCELLED = 8,        /* as you asked; the session stays usable */
+    PROBEPRUNE_BUSY = 9,             /* another thread is in this session, or you call from its callback */
+    PROBEPRUNE_POISONED = 10,        /* a fault broke the GPU for this process: start it anew */
+    PROBEPRUNE_PANIC = 11,           /* a defect: the handle can only be freed */
+    PROBEPRUNE_TOO_SMALL = 12        /* a buffer or workspace of yours */
+};
+
+/* Why the last call on this thread failed; "" if it did not. Valid until the next call on this thread. */
+const char *probeprune_last_error(void);
+/* "PROBEPRUNE_OK", ...; "unknown status" for other numbers. Static. */
+const char *probeprune_status_name(probeprune_status status);
+
+/* The library's PROBEPRUNE_ABI_VERSION: compare it with the header's. */
+uint32_t probeprune_abi_version(void);
+/* Version, and what the CUDA kernels were compiled for. Static. */
+const char *probeprune_build_info(void);
+/* 1 if there is a GPU that this build's kernels run on. Every build has them; the driver is loaded when it is asked for. */
+int32_t probeprune_has_cuda(void);
+
+/* ---- Models ----------------------------------------------------------------------------------------------------- */
+
+typedef struct probeprune_model probeprune_model;
+typedef struct probeprune_calibration probeprune_calibration;
+typedef struct probeprune_session probeprune_session;
+typedef struct probeprune_tokenizer probeprune_tokenizer;
+
+/* Called with `done` of `of` units. Another result than 0 ends the work with PROBEPRUNE_CANCELLED. */
+typedef int32_t (*probeprune_progress)(void *user, uint64_t done, uint64_t of);
+/* Called with every token of every sample as it is drawn. Another result than 0 ends generation. */
+typedef int32_t (*probeprune_token)(void *user, uint64_t sample, uint32_t token);
+
+enum { PROBEPRUNE_DTYPE_AUTO = 0, PROBEPRUNE_DTYPE_BF16 = 1, PROBEPRUNE_DTYPE_F16 = 2 };
+
+typedef struct probeprune_model_options {
+    uint32_t struct_size;
+    int32_t device_type;  /* kDLCPU (the default) or kDLCUDA */
+    int32_t device_id;    /* the GPU's number */
+    uint32_t threads;     /* of the CPU; 0: all cores. The result does not depend on it */
+    int32_t dtype;        /* PROBEPRUNE_DTYPE_, of weights and activations on a GPU; auto fits the checkpoint */
+    int32_t read_weights; /* 1: read weight files instead of mapping them */
+    int32_t use_stream;   /* 1: work on `stream` instead of a stream of its own */
+    uint32_t reserved;
+    void *stream; /* CUstream or cudaStream_t of the primary context, NULL: legacy default; it outlives all sessions */
+    probeprune_progress progress; /* layers loaded; may be NULL */
+    void *user;
+    /* Of the same weights: MLP channels are sorted as it found, for channel_group. Sorted ones are copies, not mapped.
+     * NULL: as in the checkpoint. What a session tells and takes has the checkpoint's numbers either way. */
+    const probeprune_calibration *channel_order;
+} probeprune_model_options;
+probeprune_status probeprune_model_options_init(probeprune_model_options *options, uint32_t struct_size);
+
+enum { PROBEPRUNE_FAMILY_LLAMA = 0, PROBEPRUNE_FAMILY_OPT = 1 };
+
+typedef struct probeprune_model_info {
+    uint32_t struct_size;
+    int32_t family; /* PROBEPRUNE_FAMILY_ */
+    uint64_t vocab_size;
+    uint64_t hidden_size;
+    uint64_t intermediate_size;
+    uint64_t num_hidden_layers;
+    uint64_t num_attention_heads;
+    uint64_t num_key_value_heads;
+    uint64_t head_dim;
+    uint64_t max_position_embeddings;
+    uint64_t file_bytes; /* of the weight files */
+} probeprune_model_info;
+probeprune_status probeprune_model_info_init(probeprune_model_info *info, uint32_t struct_size);
+
+/* What a model is, without loading it. `model`: a Hugging Face folder, "org/name" in the local cache, or
+ * "bundled:tiny-llama" / "bundled:tiny-opt". Nothing is downloaded. */
+probeprune_status probeprune_model_inspect(const char *model, probeprune_model_info *info);
+
+/* Loads a model. options may be NULL. */
+probeprune_status probeprune_model_load(const char *model, const probeprune_model_options *options,
+                                        probeprune_model **out);
+void probeprune_model_free(probeprune_model *model);
+probeprune_status probeprune_model_get_info(const probeprune_model *model, probeprune_model_info *info);
+/* Identifies the weights; lives as long as the model. */
+probeprune_status probeprune_model_fingerprint(const probeprune_model *model, const char **out);
+/* Tokens that end a generation, as config.json has them. */
+probeprune_status probeprune_model_eos_tokens(const probeprune_model *model, uint32_t *out, size_t capacity,
+                                              size_t *count);
+
+/* ---- Settings of the method ------------------------------------------------------------------------------------- */
+
+enum {
+    PROBEPRUNE_METHOD_NONE = 0, /* dense: nothing is pruned */
+    PROBEPRUNE_METHOD_PP = 1,   /* Probe Pruning */
+    PROBEPRUNE_METHOD_FULL_BATCH = 2,
+    PROBEPRUNE_METHOD_WANDA_SP = 3, /* needs a calibration */
+    PROBEPRUNE_METHOD_FLAP = 4,     /* needs a calibration with flap */
+    PROBEPRUNE_METHOD_MAGNITUDE = 5,
+    PROBEPRUNE_METHOD_RANDOM = 6
+};
+enum { PROBEPRUNE_METRIC_PPSP = 0, PROBEPRUNE_METRIC_WANDA_SP = 1, PROBEPRUNE_METRIC_FLAP = 2 };
+enum {
+    PROBEPRUNE_ORDER_TOKENS_SAMPLES = 0,
+    PROBEPRUNE_ORDER_SAMPLES_TOKENS = 1,
+    PROBEPRUNE_ORDER_TOKENS = 2, /* every sample is in the probe */
+    PROBEPRUNE_ORDER_SAMPLES = 3 /* every token is in the probe */
+};
+enum { PROBEPRUNE_HISTORY_F32 = 0, PROBEPRUNE_HISTORY_F16 = 1 };
+enum {
+    PROBEPRUNE_COMPENSATE_NONE = 0,
+    PROBEPRUNE_COMPENSATE_PROBE_MEAN = 1, /* pp, and wanda-sp */
+    PROBEPRUNE_COMPENSATE_LINEAR = 2      /* pp, with a calibration that has linear maps of this rank */
+};
+/* skip_layer_count: the paper's layers 0, 1, 2, as far as the model has them. */
+#define PROBEPRUNE_DEFAULT_LAYERS UINT64_MAX
+
+typedef struct probeprune_settings {
+    uint32_t struct_size;
+    int32_t method;             /* PROBEPRUNE_METHOD_; NONE */
+    int32_t metric;             /* PROBEPRUNE_METRIC_, of pp; PPSP */
+    int32_t probe_order;        /* PROBEPRUNE_ORDER_; TOKENS_SAMPLES */
+    double prune_ratio;         /* share of heads and channels over all layers, in [0, 1); 0 is dense to the bit */
+    double probe_tokens;        /* in (0, 1]: the probe's share of tokens; 0.5 */
+    double probe_samples;       /* in (0, 1]: the probe's share of samples; 0.05 */
+    double fixed_probe_weight;  /* in [0, 1] in place of the importance-scaled fusion, or -1 */
+    double momentum;            /* in [0, 1], of history; 0.99 */
+    int32_t parallel_probe;     /* 1: probe from the previous residual */
+    int32_t history_dtype;      /* PROBEPRUNE_HISTORY_ */
+    uint32_t history_bucket;    /* slots that share a row of history; 1 */
+    uint32_t round_channels;    /* kept channels are a multiple of this; 64 */
+    uint32_t flap_attention_factor; /* 4 or 2 */
+    int32_t compensate;         /* PROBEPRUNE_COMPENSATE_: what stands in for pruned channels; NONE */
+    uint32_t compensate_rank;   /* of LINEAR; 0: 32 */
+    uint32_t channel_group;     /* MLP channels are kept in groups of 8 or 16, in a model that was loaded with
+                                   channel_order; 1 or 0: one by one */
+    uint32_t reserved[4];
+    uint64_t seed;              /* of random */
+    const uint32_t *skip_layers; /* layers that stay dense */
+    uint64_t skip_layer_count;   /* PROBEPRUNE_DEFAULT_LAYERS */
+    uint64_t prior_tokens;       /* as many of the probe's tokens calibration's mean counts in compensation; 40 */
+} probeprune_settings;
+probeprune_status probeprune_settings_init(probeprune_settings *settings, uint32_t struct_size);
+
+typedef struct probeprune_limits {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t samples;  /* B of the largest batch */
+    uint64_t tokens;   /* S of the largest batch or prompt */
+    uint64_t capacity; /* prompt and new tokens that keys and values are kept of; 0: the session does not generate */
+} probeprune_limits;
+probeprune_status probeprune_limits_init(probeprune_limits *limits, uint32_t struct_size);
+
+typedef struct probeprune_memory {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t weights; /* bytes; on the CPU those of the files, which are mapped */
+    uint64_t scratch;
+    uint64_t history;
+    uint64_t probed; /* what else probed blocks have */
+    uint64_t cache;  /* keys and values */
+    uint64_t total;
+    uint64_t compensation; /* what stands in for pruned channels, and room to compute it */
+} probeprune_memory;
+probeprune_status probeprune_memory_init(probeprune_memory *memory, uint32_t struct_size);
+
+/* Bytes that a model and one session of it will take, before anything is loaded. options and settings may be NULL. */
+probeprune_status probeprune_memory_estimate(const char *model, const probeprune_model_options *options,
+                                             const probeprune_settings *settings, const probeprune_limits *limits,
+                                             probeprune_memory *out);
+
+/* ---- Calibration: where history starts, and what the static methods score by ------------------------------------- */
+
+typedef struct probeprune_calibrate_options {
+    uint32_t struct_size;
+    int32_t flap;        /* 1: also what the method FLAP needs, in three times the memory */
+    uint64_t batch_size; /* samples at a time; 8 */
+    probeprune_progress progress; /* samples done, each twice where there are linear maps; may be NULL */
+    void *user;
+    uint32_t linear_rank; /* of the linear maps that COMPENSATE_LINEAR needs, which take a second pass; 0: none */
+    uint32_t reserved;
+} probeprune_calibrate_options;
+probeprune_status probeprune_calibrate_options_init(probeprune_calibrate_options *options, uint32_t struct_size);
+
+/* Runs tokens (samples, length) densely, in a model without channel_order. options may be NULL. */
+probeprune_status probeprune_calibrate(const probeprune_model *model, const uint32_t *tokens, size_t samples,
+                                       size_t length, const probeprune_calibrate_options *options,
+                                       probeprune_calibration **out);
+/* Writes the history file that the command line takes too; whole or not at all. */
+probeprune_status probeprune_calibration_save(const probeprune_calibration *calibration, const char *path);
+/* Reads a history file, which has to be of this model. */
+probeprune_status probeprune_calibration_load(const probeprune_model *model, const char *path,
+                                              probeprune_calibration **out);
+/* The same without a loaded model, named as in probeprune_model_load: to load it with this channel_order. */
+probeprune_status probeprune_calibration_open(const char *model, const char *path, probeprune_calibration **out);
+void probeprune_calibration_free(probeprune_calibration *calibration);
+
+/* ---- Sessions ---------------------------------------------------------------------------------------------------
+ * A session has its own settings, buffers, history and cache; the model's weights are shared. To switch between dense
+ * and pruned, keep a session of each. */
+
+/* settings (NULL: dense) and calibration (NULL: history starts at 0) are copied. */
+probeprune_status probeprune_session_create(const probeprune_model *model, const probeprune_settings *settings,
+                                            const probeprune_limits *limits,
+                                            const probeprune_calibration *calibration, probeprune_session **out);
+void probeprune_session_free(probeprune_session *session);
+/* From any thread: ends what runs in the session between two layers or tokens, or else what runs next, with
+ * PROBEPRUNE_CANCELLED. */
+probeprune_status probeprune_session_cancel(const probeprune_session *session);
+/* Waits for the device; late faults surface here. */
+probeprune_status probeprune_session_synchronize(probeprune_session *session);
+
+typedef struct probeprune_layer_counts {
+    uint32_t struct_size;
+    int32_t probes_attention; /* 1: a probe runs before the block */
+    int32_t probes_mlp;
+    uint32_t reserved;
+    uint64_t heads;       /* kept query heads */
+    uint64_t kv_heads;    /* key/value heads computed, at most */
+    uint64_t channels;    /* kept MLP channels */
+    double head_ratio;    /* share pruned */
+    double channel_ratio; /* share pruned */
+} probeprune_layer_counts;
+probeprune_status probeprune_layer_counts_init(probeprune_layer_counts *counts, uint32_t struct_size);
+/* Counts follow from settings (FLAP: from calibration), never from a batch. */
+probeprune_status probeprune_session_layer_counts(probeprune_session *session, uint64_t layer,
+                                                  probeprune_layer_counts *out);
+
+typedef struct probeprune_work {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t probe_samples; /* B_p; 0 without a probe */
+    uint64_t probe_tokens;  /* S_p */
+    double flops_share;     /* projection FLOPs, the probe's included, as a share of the dense model's */
+    double probe_flops_share;
+} probeprune_work;
+probeprune_status probeprune_work_init(probeprune_work *work, uint32_t struct_size);
+/* The probe and the work of a batch of this shape. */
+probeprune_status probeprune_session_work(probeprune_session *session, size_t samples, size_t length,
+                                          probeprune_work *out);
+
+/* Batches: tokens (samples, length), mask of the same shape with 0 for pads, or NULL. With update_history the batch is
+ * folded into history after it ran. */
+
+/* Mean cross-entropy (nats) of every token's successor, pads left out. */
+probeprune_status probeprune_session_evaluate(probeprune_session *session, const uint32_t *tokens,
+                                              const uint32_t *mask, size_t samples, size_t length,
+                                              int32_t update_history, double *loss);
+/* Cross-entropy (nats) of every token's successor, (samples, length): minus its log-likelihood. 0 where there is none. */
+probeprune_status probeprune_session_losses(probeprune_session *session, const uint32_t *tokens,
+                                            const uint32_t *mask, size_t samples, size_t length,
+                                            int32_t update_history, float *out, size_t capacity, size_t *count);
+/* Runs the decoder only. */
+probeprune_status probeprune_session_forward(probeprune_session *session, const uint32_t *tokens,
+                                             const uint32_t *mask, size_t samples, size_t length,
+                                             int32_t update_history);
+/* Logits (samples, length, V) of the first samples of the batch that ran last, float32. */
+probeprune_status probeprune_session_logits(probeprune_session *session, size_t samples, float *out, size_t capacity,
+                                            size_t *count);
+/* The same as a tensor on the model's device, complete when this returns. Free it by probeprune_tensor_free. */
+probeprune_status probeprune_session_export_logits(probeprune_session *session, size_t samples,
+                                                   DLManagedTensorVersioned **out);
+
+enum { PROBEPRUNE_BLOCK_ATTENTION = 0, PROBEPRUNE_BLOCK_MLP = 1 };
+/* Heads or channels that a block keeps now, ascending; all of them in a dense block. */
+probeprune_status probeprune_session_kept(probeprune_session *session, uint64_t layer, int32_t block, uint32_t *out,
+                                          size_t capacity, size_t *count);
+/* The same as an int32 tensor on the model's device; a copy. */
+probeprune_status probeprune_session_export_kept(probeprune_session *session, uint64_t layer, int32_t block,
+                                                 DLManagedTensorVersioned **out);
+/* Keeps these from now on instead of choosing: int32 or uint32 tensors in host memory, kept[2 layer + block], as many
+ * entries as the layer's counts; NULL for dense blocks. `count` is twice the number of layers. */
+probeprune_status probeprune_session_pin(probeprune_session *session, const DLTensor *const *kept, size_t count);
+
+/* ---- Generation ------------------------------------------------------------------------------------------------- */
+
+/* Step by step. Runs prompts (samples, length), padded on the left where mask is 0, keeps their keys and values, and
+ * under pp what they kept. reprobe_every: choose MLP channels anew after so many tokens; 0: never. */
+probeprune_status probeprune_session_prefill(probeprune_session *session, const uint32_t *tokens,
+                                             const uint32_t *mask, size_t samples, size_t length,
+                                             uint64_t reprobe_every);
+/* One token per sample more. active (samples): 0 for finished ones, whose token is a pad; NULL: all are active. Other
+ * batches in between, and a step that failed or was cancelled while it ran, end the generation: begin with prefill. */
+probeprune_status probeprune_session_decode(probeprune_session *session, const uint32_t *tokens,
+                                            const uint32_t *active, size_t samples);
+/* Logits (samples, V) of the next tokens, after prefill or decode. */
+probeprune_status probeprune_session_next_logits(probeprune_session *session, float *out, size_t capacity,
+                                                 size_t *count);
+/* The most likely next token of every sample. */
+probeprune_status probeprune_session_next_tokens(probeprune_session *session, uint32_t *out, size_t capacity,
+                                                 size_t *count);
+
+typedef struct probeprune_generate_options {
+    uint32_t struct_size;
+    float temperature; /* 0: the most likely token */
+    float top_p;       /* in (0, 1] */
+    uint32_t top_k;    /* 0: all */
+    uint64_t seed;
+    uint64_t max_new_tokens; /* per sample; 64 */
+    uint64_t reprobe_every;  /* 0: never */
+    const uint32_t *eos_tokens; /* a sample ends with one of them */
+    uint64_t eos_token_count;
+    probeprune_token on_token; /* may be NULL */
+    void *user;
+} probeprune_generate_options;
+probeprune_status probeprune_generate_options_init(probeprune_generate_options *options, uint32_t struct_size);
+
+/* All at once. prompts[b] has lengths[b] tokens; out is (samples, max_new_tokens), of which counts[b] entries of row b
+ * are written. */
+probeprune_status probeprune_session_generate(probeprune_session *session, const uint32_t *const *prompts,
+                                              const size_t *lengths, size_t samples,
+                                              const probeprune_generate_options *options, uint32_t *out,
+                                              size_t *counts);
+
+/* ---- Tokenizers ------------------------------------------------------------------------------------------------- */
+
+/* tokenizer.json of a model, named as for probeprune_model_inspect. */
+probeprune_status probeprune_tokenizer_load(const char *model, probeprune_tokenizer **out);
+void probeprune_tokenizer_free(probeprune_tokenizer *tokenizer);
+/* Token ids of `bytes` bytes of UTF-8. */
+probeprune_status probeprune_tokenizer_encode(const probeprune_tokenizer *tokenizer, const char *text, size_t bytes,
+                                              int32_t add_special_tokens, uint32_t *out, size_t capacity,
+                                              size_t *count);
+/* UTF-8 without a NUL at its end; capacity and count are bytes. */
+probeprune_status probeprune_tokenizer_decode(const probeprune_tokenizer *tokenizer, const uint32_t *tokens,
+                                              size_t token_count, int32_t skip_special_tokens, char *out,
+                                              size_t capacity, size_t *count);
+
+/* ---- Tensors ---------------------------------------------------------------------------------------------------- */
+
+/* The tensor in a managed one of another library, after a look at its version, its flags and its fields. It stays theirs:
+ * out points into it, and you call its deleter as before. writable: refuse read-only memory. */
+probeprune_status probeprune_tensor_import(const DLManagedTensorVersioned *managed, int32_t writable,
+                                           const DLTensor **out);
+/* Calls the tensor's deleter. NULL is allowed. */
+void probeprune_tensor_free(DLManagedTensorVersioned *managed);
+
+/* ---- Operations -------------------------------------------------------------------------------------------------
+ * One step of the method each, in your tensors, on your stream. For every operation X:
+ *
+ *     probeprune_X_args_init(&args, sizeof args)                   then set tensors and settings
+ *     probeprune_X_workspace_size(device, &args, &bytes)           depends on shapes only
+ *     probeprune_X(device, &args, workspace, bytes, stream)
+ *
+ * Tensors are on the device of `device`, compact row-major (strides may be NULL), every dimension from 1 to 2^31 - 1; where
+ * rows (T, .) are asked for, (B, S, .) will do. Kinds:
+ *   states   float32 on the CPU; bfloat16 or float16 on a GPU, one of them throughout a call
+ *   weight   float32, float16 or bfloat16 on the CPU; the states' dtype on a GPU
+ *   floats   float32
+ *   indices  int32 or uint32
+ * No output may overlap another tensor or the workspace. data + byte_offset is aligned to the dtype on the CPU, to 16 bytes
+ * on a GPU. Tensors marked "optional" may be NULL.
+ *
+ * workspace: memory on the device, aligned to 256 bytes, not in use by another call at the same time; NULL will do for 0
+ * bytes. Its content does not matter.
+ *
+ * On a GPU calls only enqueue: they neither allocate device memory nor wait, and may be captured into a graph (run the
+ * operation once before, so that its kernel is loaded). stream: CUstream or cudaStream_t of the device's primary context,
+ * NULL: legacy default. Tensors stay alive until the work is over. Values of indices on the device cannot be checked: wrong
+ * ones break the context. Late faults surface at probeprune_synchronize.
+ *
+ * On the CPU calls return when the work is done; stream is ignored; values of indices are checked. Threads and their
+ * buffers belong to the device; beyond them a call allocates only lists of the length of its indices, biases, scores or
+ * rows of history, freed before it returns.
+ *
+ * The same input gives the same bits, for any number of threads. */
+
+typedef struct probeprune_device probeprune_device;
+
+typedef struct probeprune_device_options {
+    uint32_t struct_size;
+    int32_t device_type; /* kDLCPU or kDLCUDA */
+    int32_t device_id;
+    uint32_t threads; /* of the CPU; 0: all cores */
+} probeprune_device_options;
+probeprune_status probeprune_device_options_init(probeprune_device_options *options, uint32_t struct_size);
+
+/* Starts threads, or loads all kernels to a GPU. options may be NULL: the CPU. */
+probeprune_status probeprune_device_open(const probeprune_device_options *options, probeprune_device **out);
+void probeprune_device_free(probeprune_device *device);
+/* Waits for everything on the stream. */
+probeprune_status probeprune_synchronize(const probeprune_device *device, void *stream);
+
+enum { PROBEPRUNE_NORM_RMS = 0, PROBEPRUNE_NORM_LAYER = 1, PROBEPRUNE_NORM_COPY = 2 };
+
+/* out = norm(x), and sum_squares = sum of x^2 per row: the residual importance that probes are chosen by. */
+typedef struct probeprune_norm_args {
+    uint32_t struct_size;
+    int32_t kind; /* PROBEPRUNE_NORM_ */
+    float eps;    /* 1e-5 */
+    uint32_t reserved;
+    const DLTensor *x;           /* states (T, H) */
+    const DLTensor *weight;      /* floats (H), optional */
+    const DLTensor *bias;        /* floats (H), optional */
+    const DLTensor *out;         /* written: states (T, H) */
+    const DLTensor *sum_squares; /* written: floats (T) */
+} probeprune_norm_args;
+
+/* Chooses the probe: the tokens and samples with the largest residual norms (paper section 3.1). How many, say the
+ * lengths of `samples` and `slots`. */
+typedef struct probeprune_probe_select_args {
+    uint32_t struct_size;
+    int32_t order;               /* PROBEPRUNE_ORDER_ */
+    uint32_t leading_slot_limit; /* probes of at most so many tokens have the first token; 10 */
+    uint32_t reserved;
+    const DLTensor *sum_squares;     /* floats (B, S) */
+    const DLTensor *positions;       /* indices (B, S), optional unless probe_positions is asked for */
+    const DLTensor *mask;            /* indices (B, S), 0 for pads, optional */
+    const DLTensor *samples;         /* written: indices (B_p), ascending */
+    const DLTensor *slots;           /* written: indices (S_p), ascending */
+    const DLTensor *probe_positions; /* written: indices (B_p, S_p), optional */
+    const DLTensor *probe_mask;      /* written: indices (B_p, S_p), optional */
+} probeprune_probe_select_args;
+
+/* out = the probe's rows of x. */
+typedef struct probeprune_probe_gather_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const DLTensor *x;       /* states (B, S, H) */
+    const DLTensor *samples; /* indices (B_p), ascending */
+    const DLTensor *slots;   /* indices (S_p), ascending */
+    const DLTensor *out;     /* written: states (B_p, S_p, H) */
+} probeprune_probe_gather_args;
+
+enum {
+    PROBEPRUNE_ACTIVATION_NONE = 0,
+    PROBEPRUNE_ACTIVATION_SILU = 1,
+    PROBEPRUNE_ACTIVATION_RELU = 2,
+    PROBEPRUNE_ACTIVATION_GELU = 3,
+    PROBEPRUNE_ACTIVATION_GELU_TANH = 4
+};
+
+/* out = activation(x W[kept]^T + bias[kept]) scale: the kept rows of a weight. */
+typedef struct probeprune_gemm_sparse_rows_args {
+    uint32_t struct_size;
+    uint32_t block_width; /* an index in kept stands for so many rows: 1, or D for heads */
+    int32_t activation;   /* PROBEPRUNE_ACTIVATION_; NONE */
+    float scale;          /* 1 */
+    const DLTensor *x;           /* states (T, H) */
+    const DLTensor *weight;      /* weight (C, H) */
+    const DLTensor *bias;        /* floats (C), optional */
+    const DLTensor *kept;        /* indices (n), ascending, optional: all */
+    const DLTensor *energy;      /* written: floats (S, n block_width), mean over samples of out^2; optional */
+    const DLTensor *energy_mask; /* indices (B, S), optional */
+    const DLTensor *out;         /* written: states (T, n block_width) */
+} probeprune_gemm_sparse_rows_args;
+
+/* out = activation(x gate[kept]^T) (x up[kept]^T): SwiGLU in one. */
+typedef struct probeprune_gemm_sparse_swiglu_args {
+    uint32_t struct_size;
+    uint32_t block_width;
+    int32_t activation; /* of the gate; SILU */
+    uint32_t reserved;
+    const DLTensor *x;           /* states (T, H) */
+    const DLTensor *gate;        /* weight (I, H) */
+    const DLTensor *up;          /* weight (I, H) */
+    const DLTensor *gate_bias;   /* floats (I), optional */
+    const DLTensor *up_bias;     /* floats (I), optional */
+    const DLTensor *kept;        /* indices (n), ascending, optional: all */
+    const DLTensor *energy;      /* written: floats (S, n block_width), optional */
+    const DLTensor *energy_mask; /* indices (B, S), optional */
+    const DLTensor *out;         /* written: states (T, n block_width) */
+} probeprune_gemm_sparse_swiglu_args;
+
+/* out = residual + a W[:, kept]^T + bias: the kept columns of a weight, on compact intermediate states.
+ *
+ * On a GPU the weight is stored column by column, strides (1, H), so that a kept column is contiguous; transpose it once
+ * when you load it. The CPU takes that too, through a workspace of the weight's size, and is faster with rows. */
+typedef struct probeprune_gemm_sparse_columns_args {
+    uint32_t struct_size;
+    uint32_t block_width;
+    const DLTensor *a;        /* states (T, n block_width) */
+    const DLTensor *weight;   /* weight (H, C) */
+    const DLTensor *kept;     /* indices (n), ascending, optional: all */
+    const DLTensor *bias;     /* floats (H), optional */
+    const DLTensor *residual; /* states (T, H), optional */
+    const DLTensor *out;      /* written: states (T, H) */
+} probeprune_gemm_sparse_columns_args;
+
+/* out = mean over samples of a^2; with a mask over those that are not pads, divided by their number + 1e-3. */
+typedef struct probeprune_energy_args {
+    uint32_t struct_size;
+    uint32_t reserved;
+    const DLTensor *a;    /* states (B, S, C) */
+    const DLTensor *mask; /* indices (B, S), optional */
+    const DLTensor *out;  /* written: floats (S, C) */
+} probeprune_energy_args;
+
+/* The metric's static part, once per weight: sqrt(sum W^4), sum |W| or sum W^2 of every column. Stored as for
+ * probeprune_gemm_sparse_columns. */
+typedef struct probeprune_column_statistic_args {
+    uint32_t struct_size;
+    int32_t metric;         /* PROBEPRUNE_METRIC_ */
+    const DLTensor *weight; /* weight (H, C) */
+    const DLTensor *out;    /* written: floats (C) */
+} probeprune_column_statistic_args;
+
+/* Scores of channels or heads: energies fused with history, summed over the probe's tokens, times the statistic. */
+typedef struct probeprune_channel_score_args {
+    uint32_t struct_size;
+    int32_t metric;             /* PROBEPRUNE_METRIC_ */
+    uint32_t head_dim;          /* scores heads of so many channels; 0: channels */
+    uint32_t bucket;            /* slots that share a row of history; 1 */
+    uint64_t history_slots;     /* later slots count as 0; 0: all that the rows have room for */
+    double fixed_probe_weight;  /* in [0, 1] in place of the importance-scaled one, or -1 */
+    const DLTensor *p;         /* floats (S_p, C) */
+    const DLTensor *statistic; /* floats (C) */
+    const DLTensor *history;   /* floats, or float16 square roots, (rows, C); optional */
+    const DLTensor *slots;     /* indices (S_p) of the probe's tokens; with history only */
+    const DLTensor *out;       /* written: floats (C) or (N) */
+} probeprune_channel_score_args;
+
+/* The highest scores, as many as kept has entries; ties keep the lower index. */
+typedef struct probeprune_topk_keep_args {
+    uint32_t struct_size;
+    uint32_t fault_tag;     /* not 0 */
+    const DLTensor *scores; /* floats (C or N) */
+    const DLTensor *kept;   /* written: indices (n), ascending */
+    const DLTensor *fault;  /* written: indices (1), becomes fault_tag if it is 0 and a score is not finite; optional */
+} probeprune_topk_keep_args;
+
+/* The key/value heads of kept query heads: ascending, 0xffffffff behind the last; and each query head's place among
+ * them. */
+typedef struct probeprune_keep_kv_heads_args {
+    uint32_t struct_size;
+    uint32_t group;           /* query heads per key/value head */
+    const DLTensor *heads;    /* indices (n), ascending */
+    const DLTensor *kv_kept;  /* written: indices (min(n, K)) */
+    const DLTensor *kv_slots; /* written: indices (n) */
+} probeprune_keep_kv_heads_args;
+
+/* Causal softmax attention of kept heads. Query i sits at slot keys - S + i. A query that sees no key gives 0. */
+typedef struct probeprune_attention_args {
+    uint32_t struct_size;
+    uint32_t keys;   /* valid keys per sample; 0: all */
+    uint32_t window; /* a query sees keys less than so many slots back; 0: all */
+    float scale;     /* of q k; 0: D^-1/2 */
+    const DLTensor *q;        /* states (B, S, heads, D) */
+    const DLTensor *k;        /* states (B, capacity, kv heads, D) */
+    const DLTensor *v;        /* states (B, capacity, kv heads, D) */
+    const DLTensor *kv_slots; /* indices (heads): the key/value head of each query head */
+    const DLTensor *mask;     /* indices (B, capacity): 0 hides a key; optional */
+    const DLTensor *slots;    /* indices (keys): slots of a probe's tokens, for window; optional */
+    const DLTensor *out;      /* written: states (B, S, heads, D) */
+} probeprune_attention_args;
+
+/* history = momentum history + (1 - momentum) p for slots at, at + 1, ... and the kept channels; elsewhere it stays. */
+typedef struct probeprune_history_update_args {
+    uint32_t struct_size;
+    uint32_t block_width;
+    uint32_t bucket;
+    uint32_t reserved;
+    uint64_t history_slots; /* 0: all that the rows have room for */
+    uint64_t at;
+    double momentum;         /* in [0, 1]; 0.99 */
+    const DLTensor *p;       /* floats (S, n block_width) */
+    const DLTensor *kept;    /* indices (n), ascending */
+    const DLTensor *history; /* read and written: floats, or float16 square roots, (rows, C) */
+} probeprune_history_update_args;
+
+probeprune_status probeprune_norm_args_init(probeprune_norm_args *args, uint32_t struct_size);
+probeprune_status probeprune_norm_workspace_size(const probeprune_device *device,
+    const probeprune_norm_args *args, size_t *bytes);
+probeprune_status probeprune_norm(const probeprune_device *device, const probeprune_norm_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_probe_select_args_init(probeprune_probe_select_args *args, uint32_t struct_size);
+probeprune_status probeprune_probe_select_workspace_size(const probeprune_device *device,
+    const probeprune_probe_select_args *args, size_t *bytes);
+probeprune_status probeprune_probe_select(const probeprune_device *device, const probeprune_probe_select_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_probe_gather_args_init(probeprune_probe_gather_args *args, uint32_t struct_size);
+probeprune_status probeprune_probe_gather_workspace_size(const probeprune_device *device,
+    const probeprune_probe_gather_args *args, size_t *bytes);
+probeprune_status probeprune_probe_gather(const probeprune_device *device, const probeprune_probe_gather_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_gemm_sparse_rows_args_init(probeprune_gemm_sparse_rows_args *args, uint32_t struct_size);
+probeprune_status probeprune_gemm_sparse_rows_workspace_size(const probeprune_device *device,
+    const probeprune_gemm_sparse_rows_args *args, size_t *bytes);
+probeprune_status probeprune_gemm_sparse_rows(const probeprune_device *device, const probeprune_gemm_sparse_rows_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_gemm_sparse_swiglu_args_init(probeprune_gemm_sparse_swiglu_args *args, uint32_t struct_size);
+probeprune_status probeprune_gemm_sparse_swiglu_workspace_size(const probeprune_device *device,
+    const probeprune_gemm_sparse_swiglu_args *args, size_t *bytes);
+probeprune_status probeprune_gemm_sparse_swiglu(const probeprune_device *device, const probeprune_gemm_sparse_swiglu_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_gemm_sparse_columns_args_init(probeprune_gemm_sparse_columns_args *args, uint32_t struct_size);
+probeprune_status probeprune_gemm_sparse_columns_workspace_size(const probeprune_device *device,
+    const probeprune_gemm_sparse_columns_args *args, size_t *bytes);
+probeprune_status probeprune_gemm_sparse_columns(const probeprune_device *device, const probeprune_gemm_sparse_columns_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_energy_args_init(probeprune_energy_args *args, uint32_t struct_size);
+probeprune_status probeprune_energy_workspace_size(const probeprune_device *device,
+    const probeprune_energy_args *args, size_t *bytes);
+probeprune_status probeprune_energy(const probeprune_device *device, const probeprune_energy_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_column_statistic_args_init(probeprune_column_statistic_args *args, uint32_t struct_size);
+probeprune_status probeprune_column_statistic_workspace_size(const probeprune_device *device,
+    const probeprune_column_statistic_args *args, size_t *bytes);
+probeprune_status probeprune_column_statistic(const probeprune_device *device, const probeprune_column_statistic_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_channel_score_args_init(probeprune_channel_score_args *args, uint32_t struct_size);
+probeprune_status probeprune_channel_score_workspace_size(const probeprune_device *device,
+    const probeprune_channel_score_args *args, size_t *bytes);
+probeprune_status probeprune_channel_score(const probeprune_device *device, const probeprune_channel_score_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_topk_keep_args_init(probeprune_topk_keep_args *args, uint32_t struct_size);
+probeprune_status probeprune_topk_keep_workspace_size(const probeprune_device *device,
+    const probeprune_topk_keep_args *args, size_t *bytes);
+probeprune_status probeprune_topk_keep(const probeprune_device *device, const probeprune_topk_keep_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_keep_kv_heads_args_init(probeprune_keep_kv_heads_args *args, uint32_t struct_size);
+probeprune_status probeprune_keep_kv_heads_workspace_size(const probeprune_device *device,
+    const probeprune_keep_kv_heads_args *args, size_t *bytes);
+probeprune_status probeprune_keep_kv_heads(const probeprune_device *device, const probeprune_keep_kv_heads_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_attention_args_init(probeprune_attention_args *args, uint32_t struct_size);
+probeprune_status probeprune_attention_workspace_size(const probeprune_device *device,
+    const probeprune_attention_args *args, size_t *bytes);
+probeprune_status probeprune_attention(const probeprune_device *device, const probeprune_attention_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+probeprune_status probeprune_history_update_args_init(probeprune_history_update_args *args, uint32_t struct_size);
+probeprune_status probeprune_history_update_workspace_size(const probeprune_device *device,
+    const probeprune_history_update_args *args, size_t *bytes);
+probeprune_status probeprune_history_update(const probeprune_device *device, const probeprune_history_update_args *args,
+    void *workspace, size_t workspace_bytes, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,182 @@
+//! The command line.
+
+use clap::{Args, Parser, ValueEnum};
+use probeprune::{
+    Error,
+    config::ModelConfig,
+    prune::settings::{Method, Settings},
+};
+
+use crate::{
+    args::{PlaceArgs, TuningArgs, names},
+    failure::Result,
+    numbers::Numbers,
+    shape::Shape,
+};
+
+/// Measures how long prompts and decoding take, dense and pruned, on a shape or a model.
+///
+/// Pruned times include the probe, its scores, the selection and the update of history. The repetitions of all
+/// configurations alternate, and every ratio is taken between neighbours, so that a noisy machine cancels out.
+#[derive(Debug, Parser)]
+#[command(name = "probeprune-latency", version)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) weights: WeightArgs,
+    /// Read the weights to memory instead of mapping their files
+    #[arg(long, help_heading = "Model")]
+    pub(crate) no_mmap: bool,
+    /// So many layers of the --shape [default: all]
+    #[arg(long, value_name = "N", conflicts_with = "model", help_heading = "Model", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) layers: Option<u16>,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// How kept heads and channels are chosen; several with commas between them
+    #[arg(
+        long,
+        value_name = "METHODS",
+        default_value = "pp",
+        value_delimiter = ',',
+        value_parser = names::<Method>(Method::ALL, Method::name),
+        help_heading = "Method"
+    )]
+    method: Vec<Method>,
+    /// Shares of heads and channels to prune; dense runs are always there to compare with
+    #[arg(
+        long,
+        value_name = "RATIOS",
+        default_value = "0,0.2,0.4,0.6",
+        value_delimiter = ',',
+        help_heading = "Method"
+    )]
+    prune_ratio: Vec<f64>,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(crate) tests: TestArgs,
+    /// How to write the result
+    #[arg(long, value_enum, default_value_t, help_heading = "Output")]
+    pub(crate) format: Format,
+}
+
+/// Where the weights come from.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct WeightArgs {
+    /// Random weights in this shape: nothing is downloaded
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub(crate) shape: Option<Shape>,
+    /// A folder, bundled:NAME, or org/name in the local Hugging Face cache
+    #[arg(long, value_name = "M", help_heading = "Model")]
+    pub(crate) model: Option<String>,
+}
+
+/// What to measure. Lists are as 1,4,20 or 128-1024*2 (doubling) or 0-96+32 (steps of 32).
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tests")]
+pub(crate) struct TestArgs {
+    /// Tokens of a prompt, a list [default: 128,512; with --break-even: 16-1024*2]
+    #[arg(long, value_name = "LIST")]
+    prompt_len: Option<Numbers>,
+    /// Tokens to decode after each prompt, a list
+    #[arg(long, value_name = "LIST", default_value = "32")]
+    gen_len: Numbers,
+    /// Samples of a batch, a list
+    #[arg(long, value_name = "LIST", default_value = "1")]
+    batch_size: Numbers,
+    /// pp: prompts, without a cache; tg: decoding behind a prompt; pg: prompt and decoding
+    #[arg(
+        long = "test",
+        value_name = "TESTS",
+        value_enum,
+        default_value = "pp,tg,pg",
+        value_delimiter = ','
+    )]
+    tests: Vec<Test>,
+    /// Timed repetitions of each configuration
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) repetitions: u32,
+    /// Repetitions before those [default: 1; on a GPU 6, so that all graphs are made]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub(crate) warmup: Option<u32>,
+    /// Measure once more with time stamps between the steps of a forward, and show where the time goes
+    #[arg(long)]
+    pub(crate) breakdown: bool,
+    /// Find the fewest tokens of a batch from which on pruning is faster; measures prompts only
+    #[arg(long)]
+    pub(crate) break_even: bool,
+}
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Test {
+    /// Prompts: a batch without a cache, up to the next token of each sample
+    Pp,
+    /// Decoding behind a prompt that is not timed
+    Tg,
+    /// A prompt and decoding
+    Pg,
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Lines and columns for people
+    #[default]
+    Table,
+    /// Markdown tables
+    Markdown,
+    /// A header and comma-separated rows; samples with semicolons between them
+    Csv,
+    /// One JSON value with everything
+    Json,
+    /// One JSON object per row
+    Jsonl,
+}
+
+impl TestArgs {
+    /// Sizes to measure, all at least 1 but for the last list's: prompts, batches, tokens to decode.
+    pub(crate) fn sizes(&self) -> Result<[Vec<usize>; 3]> {
+        let prompts = match &self.prompt_len {
+            Some(Numbers(given)) => given.clone(),
+            None if self.break_even => (4..=10).map(|power| 1 << power).collect(),
+            None => vec![128, 512],
+        };
+        for (flag, numbers) in [("--prompt-len", &prompts), ("--batch-size", &self.batch_size.0)] {
+            if numbers.contains(&0) {
+                return Err(Error::argument(flag, "numbers of at least 1", 0, "Leave out the 0.").into());
+            }
+        }
+        if !self.wants(Test::Pp) && self.gen_len.0 == [0] {
+            let help = "Pass --gen-len with tokens to decode, or add pp.";
+            return Err(
+                Error::argument("--test", "something to measure", "decoding of 0 tokens", help).into()
+            );
+        }
+        Ok([prompts, self.batch_size.0.clone(), self.gen_len.0.clone()])
+    }
+
+    /// Whether a test is asked for.
+    pub(crate) fn wants(&self, test: Test) -> bool {
+        if self.break_even { test == Test::Pp } else { self.tests.contains(&test) }
+    }
+}
+
+impl Cli {
+    /// The settings to compare, dense ones first.
+    pub(crate) fn variants(&self, config: &ModelConfig) -> Result<Vec<Settings>> {
+        // An excerpt of a model is there to be pruned: its layers stand for those that are not skipped.
+        let skipped = if self.layers.is_some() { Vec::new() } else { Settings::default().skip_layers };
+        let settings = |method, ratio| self.tuning.settings(method, ratio, &skipped, config);
+        let mut variants = vec![settings(Method::None, 0.0)?];
+        for &method in self.method.iter().filter(|&&method| method != Method::None) {
+            for &ratio in &self.prune_ratio {
+                let variant = settings(method, ratio)?;
+                if ratio > 0.0 && !variants.contains(&variant) {
+                    variants.push(variant);
+                }
+            }
+        }
+        Ok(variants)
+    }
+}

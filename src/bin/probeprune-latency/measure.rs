@@ -1,0 +1,284 @@
+//! The runs: every configuration's repetitions alternate with the others'.
+
+use std::{sync::Arc, time::Instant};
+
+use indicatif::ProgressBar;
+use probeprune::{
+    backend::{Backend, Grid},
+    model::{Model, timeline::Step},
+    prune::{
+        calibration::Calibration,
+        settings::{Method, Settings},
+    },
+    session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    cli::{Cli, Test},
+    failure::{Result, note},
+    progress,
+    statistics::median,
+};
+
+/// Windows that static methods are calibrated with: how long they take does not depend on what they keep.
+const CALIBRATION_WINDOWS: usize = 2;
+
+/// One configuration's measurement of one test.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) test: Test,
+    /// Which of the variants.
+    pub(crate) variant: usize,
+    /// B × S of the prompt.
+    pub(crate) grid: Grid,
+    /// Tokens decoded behind it, per sample.
+    pub(crate) decoded: usize,
+    /// Of every repetition.
+    pub(crate) seconds: Vec<f64>,
+    /// Shares of the dense model's projection FLOPs; none for decoding.
+    pub(crate) flops_share: Option<f64>,
+    /// Repetitions that fell back to dense.
+    pub(crate) dense_batches: usize,
+    /// blake3 of the logits (B, V) behind the last token.
+    pub(crate) logits: String,
+    /// Whether every repetition had the same.
+    pub(crate) same_logits: bool,
+    pub(crate) breakdown: Option<Breakdown>,
+}
+
+/// Where the time of a forward goes: of the prompt, or of the last decoding step.
+#[derive(Debug)]
+pub(crate) struct Breakdown {
+    /// Medians over the repetitions, in the order of [`Step::ALL`].
+    pub(crate) seconds: [f64; Step::ALL.len()],
+    /// Median of the whole with time stamps: of the prompt's run, or of a decoding step on average.
+    pub(crate) whole: f64,
+}
+
+/// A session of one variant.
+struct Case<'a, B: Backend> {
+    session: Session<B>,
+    calibration: Option<&'a Calibration>,
+}
+
+/// One run.
+struct Round {
+    /// Until the first token of every sample.
+    first: f64,
+    /// From there to the last one.
+    rest: f64,
+    logits: blake3::Hash,
+    steps: [f64; Step::ALL.len()],
+}
+
+/// Calibrations by the length of their windows.
+pub(crate) type Calibrations = Vec<(usize, Calibration)>;
+
+/// Calibrations at every length of prompts, if any of the variants needs one.
+pub(crate) fn calibrations<B: Backend>(
+    model: &Arc<Model<B>>,
+    variants: &[Settings],
+    args: &Cli,
+) -> Result<Calibrations> {
+    let sorts = |settings: &Settings| settings.method != Method::None && settings.channel_group > 1;
+    if !variants.iter().any(|settings| is_calibrated(settings) || sorts(settings)) {
+        return Ok(Vec::new());
+    }
+    note("calibrated with random tokens: the times are real, what is kept is not");
+    let flap = variants.iter().any(|settings| settings.method == Method::Flap);
+    let ranks = variants.iter().filter(|settings| is_calibrated(settings));
+    let linear_rank = ranks.map(|settings| settings.compensate.rank()).max().unwrap_or(0);
+    let [mut lengths, ..] = args.tests.sizes()?;
+    lengths.sort_unstable();
+    lengths.dedup();
+    let one = |seq_len: usize| {
+        let tokens = tokens(model, args, CALIBRATION_WINDOWS * seq_len);
+        let options = CalibrationOptions { seq_len, batch_size: CALIBRATION_WINDOWS, flap, linear_rank };
+        Ok((seq_len, calibrate(model, &tokens, options, |_| ())?))
+    };
+    lengths.into_iter().map(one).collect()
+}
+
+/// Whether a session cannot do without a calibration.
+fn is_calibrated(settings: &Settings) -> bool {
+    let fitted = settings.method == Method::ProbePruning && settings.compensate.rank() > 0;
+    settings.method.needs_calibration() || fitted
+}
+
+/// The same random tokens every time.
+fn tokens<B: Backend>(model: &Model<B>, args: &Cli, count: usize) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(args.tuning.seed);
+    let vocabulary = model.config.vocab_size as u32;
+    (0..count).map(|_| rng.random_range(0..vocabulary)).collect()
+}
+
+/// Measures every test of every variant at every size. `variants[0]` is dense.
+pub(crate) fn measure<B: Backend>(
+    model: &Arc<Model<B>>,
+    variants: &[Settings],
+    calibrations: &Calibrations,
+    args: &Cli,
+    warmup: usize,
+) -> Result<Vec<Measured>> {
+    let [prompts, batches, decoded] = args.tests.sizes()?;
+    let generating = args.tests.wants(Test::Tg) || args.tests.wants(Test::Pg);
+    let mut plan = Vec::new();
+    for &samples in &batches {
+        for &tokens in &prompts {
+            let grid = Grid { samples, tokens };
+            plan.extend(args.tests.wants(Test::Pp).then_some((grid, 0)));
+            plan.extend(decoded.iter().filter(|&&n| n > 0 && generating).map(|&n| (grid, n)));
+        }
+    }
+    let rounds = warmup + args.tests.repetitions as usize * (1 + usize::from(args.tests.breakdown));
+    let bar = progress::bar("measuring", plan.len() * rounds * variants.len());
+    let runner = Runner { model, variants, calibrations, args, warmup, bar };
+    let mut measured = Vec::new();
+    for (grid, decoded) in plan {
+        measured.extend(runner.group(grid, decoded)?);
+    }
+    runner.bar.finish_and_clear();
+    Ok(measured)
+}
+
+struct Runner<'a, B: Backend> {
+    model: &'a Arc<Model<B>>,
+    variants: &'a [Settings],
+    calibrations: &'a Calibrations,
+    args: &'a Cli,
+    warmup: usize,
+    bar: ProgressBar,
+}
+
+impl<'a, B: Backend> Runner<'a, B> {
+    /// All variants at one size; `decoded` of 0 for prompts alone.
+    fn group(&self, grid: Grid, decoded: usize) -> Result<Vec<Measured>> {
+        let tokens = tokens(self.model, self.args, grid.rows());
+        let mut cases = Vec::new();
+        for settings in self.variants {
+            cases.push(self.case(settings, grid, decoded)?);
+        }
+        let repetitions = self.args.tests.repetitions as usize;
+        self.rounds(&mut cases, self.warmup, &tokens, grid, decoded)?;
+        let before: Vec<usize> = cases.iter().map(|case| case.session.dense_batches()).collect();
+        let rounds = self.rounds(&mut cases, repetitions, &tokens, grid, decoded)?;
+        let fallen: Vec<usize> =
+            cases.iter().zip(before).map(|(case, before)| case.session.dense_batches() - before).collect();
+        let mut recorded = Vec::new();
+        if self.args.tests.breakdown {
+            for case in &mut cases {
+                case.session.record_steps(true)?;
+            }
+            recorded = self.rounds(&mut cases, repetitions, &tokens, grid, decoded)?;
+        }
+        let tests: &[Test] = if decoded == 0 { &[Test::Pp] } else { &[Test::Tg, Test::Pg] };
+        let mut measured = Vec::new();
+        for &test in tests.iter().filter(|&&test| self.args.tests.wants(test)) {
+            for (variant, (rounds, case)) in rounds.iter().zip(&cases).enumerate() {
+                measured.push(Measured {
+                    test,
+                    variant,
+                    grid,
+                    decoded,
+                    seconds: rounds.iter().map(|round| round.seconds(test)).collect(),
+                    flops_share: (test == Test::Pp).then(|| case.session.shares(grid).total),
+                    dense_batches: fallen[variant],
+                    logits: rounds[0].logits.to_string(),
+                    same_logits: rounds.iter().all(|round| round.logits == rounds[0].logits),
+                    breakdown: recorded.get(variant).and_then(|rounds| breakdown(rounds, test, decoded)),
+                });
+            }
+        }
+        Ok(measured)
+    }
+
+    /// Runs every case `count` times, one after another in each round.
+    fn rounds(
+        &self,
+        cases: &mut [Case<'_, B>],
+        count: usize,
+        tokens: &[u32],
+        grid: Grid,
+        decoded: usize,
+    ) -> Result<Vec<Vec<Round>>> {
+        let mut rounds: Vec<Vec<Round>> = cases.iter().map(|_| Vec::with_capacity(count)).collect();
+        for _ in 0..count {
+            for (case, rounds) in cases.iter_mut().zip(&mut rounds) {
+                rounds.push(case.round(tokens, grid, decoded)?);
+                self.bar.inc(1);
+            }
+        }
+        Ok(rounds)
+    }
+
+    fn case(&self, settings: &Settings, grid: Grid, decoded: usize) -> Result<Case<'a, B>> {
+        let mut settings = settings.clone();
+        // Every sample's first token comes out of the prompt.
+        let capacity = if decoded == 0 { 0 } else { grid.tokens + decoded + 1 };
+        if capacity > 0 {
+            settings.dense_below = 0;
+        }
+        let mut calibrations = self.calibrations.iter().filter(|_| is_calibrated(&settings));
+        let calibration = calibrations.find_map(|(length, of)| (*length == grid.tokens).then_some(of));
+        let limits = Limits { samples: grid.samples, tokens: grid.tokens, capacity };
+        let session = Session::new(Arc::clone(self.model), settings, limits, calibration)?;
+        Ok(Case { session, calibration })
+    }
+}
+
+impl<B: Backend> Case<'_, B> {
+    /// One run, from the same history every time, so that all give the same bits.
+    fn round(&mut self, tokens: &[u32], grid: Grid, decoded: usize) -> Result<Round> {
+        let session = &mut self.session;
+        let prompts: Vec<Vec<u32>> = tokens.chunks_exact(grid.tokens).map(<[u32]>::to_vec).collect();
+        let start = Instant::now();
+        let (first, last) = if decoded == 0 {
+            session.forward(tokens, grid.samples, None, true)?;
+            // On a GPU this waits, for tokens that fit a packet; the logits are fetched later.
+            session.predict()?;
+            session.next_tokens()?;
+            let end = Instant::now();
+            (end, end)
+        } else {
+            let options = GenerateOptions { max_new_tokens: decoded + 1, ..GenerateOptions::default() };
+            let (mut first, mut last) = (None, start);
+            session.generate(&prompts, &options, |_, _| {
+                last = Instant::now();
+                first.get_or_insert(last);
+            })?;
+            (first.unwrap_or(last), last)
+        };
+        let steps = session.step_seconds()?;
+        session.reset_history(self.calibration);
+        // The download also waits for the history to be back.
+        let logits = blake3::hash(bytemuck::cast_slice(&session.next_logits()?));
+        let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();
+        Ok(Round { first: seconds(start, first), rest: seconds(first, last), logits, steps })
+    }
+}
+
+impl Round {
+    fn seconds(&self, test: Test) -> f64 {
+        match test {
+            Test::Pp => self.first,
+            Test::Tg => self.rest,
+            Test::Pg => self.first + self.rest,
+        }
+    }
+}
+
+/// Of recorded rounds; a generation has stamps of its last step only, which says nothing of a prompt with decoding.
+fn breakdown(rounds: &[Round], test: Test, decoded: usize) -> Option<Breakdown> {
+    let forwards = match test {
+        Test::Pp => 1,
+        Test::Tg => decoded,
+        Test::Pg => return None,
+    };
+    let of = |value: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
+    Some(Breakdown {
+        seconds: std::array::from_fn(|step| of(&|round| round.steps[step])),
+        whole: of(&|round| round.seconds(test) / forwards as f64),
+    })
+}

@@ -1,0 +1,12 @@
+//! What the command-line programs have in common. Each uses a part of it.
+
+#![allow(dead_code)]
+
+pub(crate) mod args;
+pub(crate) mod device;
+pub(crate) mod failure;
+pub(crate) mod input;
+pub(crate) mod interrupt;
+pub(crate) mod progress;
+pub(crate) mod statistics;
+pub(crate) mod table;

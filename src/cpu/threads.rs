@@ -1,0 +1,37 @@
+//! A pool of threads that are gone when it is.
+
+use std::{cell::Cell, thread::JoinHandle};
+
+thread_local! {
+    /// Whether this thread belongs to a pool.
+    static IN_POOL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Waits for threads to end, so that a program may unload this code as soon as it has freed what it made.
+pub(super) struct Threads(Vec<JoinHandle<()>>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // One of the threads themselves would wait for itself.
+        if !IN_POOL.get() {
+            self.0.drain(..).for_each(|thread| drop(thread.join()));
+        }
+    }
+}
+
+/// A pool and its threads, which end once the pool is gone; 0 for as many as there are cores.
+pub(super) fn pool(threads: usize) -> Result<(rayon::ThreadPool, Threads), rayon::ThreadPoolBuildError> {
+    let mut started = Threads(Vec::new());
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .spawn_handler(|thread| {
+            let builder = std::thread::Builder::new().name(format!("probeprune-{}", thread.index()));
+            started.0.push(builder.spawn(|| {
+                IN_POOL.set(true);
+                thread.run();
+            })?);
+            Ok(())
+        })
+        .build()?;
+    Ok((pool, started))
+}

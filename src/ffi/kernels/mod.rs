@@ -1,0 +1,217 @@
+//! The method's operations one by one, in callers' memory and on callers' streams.
+//!
+//! Every operation reads its arguments into checked tensors, says how much workspace it wants, and runs on either
+//! backend over borrowed memory. On a GPU nothing is allocated there and nothing waits.
+
+mod attend;
+mod columns;
+mod lend;
+mod operands;
+mod probe;
+mod products;
+mod score;
+
+use std::{ffi::c_void, sync::Arc};
+
+pub use attend::*;
+pub use columns::*;
+use lend::Lend;
+use operands::{Operands, Workspace};
+pub use probe::*;
+pub use products::*;
+pub use score::*;
+
+use super::{
+    check::{self, Out, Versioned},
+    dlpack::{self, DLDataType, DLDevice, DLTensor, Tensor},
+    handle::{self, Handle},
+    place,
+    status::{Outcome, call},
+    structs::DeviceOptions,
+};
+use crate::{
+    cpu::Cpu,
+    gpu::{Cuda, Gpu, GpuDtype, OnStream},
+};
+
+/// What `probeprune_device*` leads to.
+pub enum Opened {
+    /// The CPU, with a pool of threads.
+    Cpu(Box<Cpu>),
+    /// A GPU, its kernels loaded.
+    Cuda(Arc<Cuda>),
+}
+
+/// `probeprune_device`.
+pub type Device = Handle<Opened>;
+
+impl Opened {
+    fn device(&self) -> DLDevice {
+        match self {
+            Self::Cpu(_) => DLDevice { device_type: dlpack::CPU, device_id: 0 },
+            Self::Cuda(cuda) => {
+                DLDevice { device_type: dlpack::CUDA, device_id: cuda.device().ordinal as i32 }
+            }
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        match self {
+            Self::Cpu(_) => false,
+            Self::Cuda(cuda) => cuda.is_broken(),
+        }
+    }
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_device_open(options: *const DeviceOptions, out: *mut *mut Device) -> i32 {
+    call(|| {
+        // SAFETY: the caller's to keep.
+        let (options, out) =
+            unsafe { (check::versioned_or_default(options, "options")?, Out::new(out, "out")?) };
+        let opened = match options.device_type {
+            dlpack::CPU => Opened::Cpu(Box::new(Cpu::new(options.threads as usize)?)),
+            dlpack::CUDA => Opened::Cuda(Arc::new(Cuda::new(place::ordinal(options.device_id)?)?)),
+            other => return Err(place::no_such_device(other)),
+        };
+        check::give(out, Handle::new(opened));
+        Ok(())
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_device_free(device: *mut Device) {
+    // SAFETY: the caller's to keep.
+    unsafe { check::take_back(device) }
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_synchronize(device: *const Device, stream: *mut c_void) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        handle::with(device, "device", |device| {
+            let Opened::Cuda(cuda) = device else { return Ok(()) };
+            let done = OnStream::new(Arc::clone(cuda), stream).synchronize();
+            done.map_err(|error| place::poisoned(error.into(), cuda.is_broken()))
+        })
+    })
+}
+
+/// One of the method's operations, its arguments checked.
+trait Operation<'a>: Sized {
+    /// The header's struct.
+    type Arguments: Versioned;
+
+    /// # Safety
+    /// Pointers in `arguments` that are not null lead to what the header says, for 'a.
+    unsafe fn read(arguments: &Self::Arguments, operands: &mut Operands) -> Outcome<Self>;
+
+    /// Bytes that it wants.
+    fn workspace(&self) -> usize {
+        0
+    }
+
+    /// # Safety
+    /// The tensors' memory may be used as the header says until the operation is over.
+    unsafe fn run<B: Lend>(self, backend: &B, workspace: Workspace) -> Outcome;
+}
+
+/// # Safety
+/// As the header says.
+unsafe fn run<'a, O: Operation<'a>>(
+    device: *const Device,
+    arguments: *const O::Arguments,
+    workspace: *mut c_void,
+    workspace_size: usize,
+    stream: *mut c_void,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        handle::with(device, "device", |device| {
+            let mut operands = Operands::new(device.device());
+            let operation = O::read(&check::versioned(arguments, "args")?, &mut operands)?;
+            let workspace = operands.workspace(workspace, workspace_size, operation.workspace())?;
+            match device {
+                Opened::Cpu(cpu) => operation.run(&**cpu, workspace),
+                Opened::Cuda(cuda) => {
+                    let dtype = match operands.activations() {
+                        Some(DLDataType::FLOAT16) => GpuDtype::F16,
+                        _ => GpuDtype::Bf16,
+                    };
+                    let gpu = Gpu::new(OnStream::new(Arc::clone(cuda), stream), dtype);
+                    operation
+                        .run(&gpu, workspace)
+                        .and_then(|()| Ok(gpu.issued()?))
+                        .map_err(|failure| place::poisoned(failure, device.is_broken()))
+                }
+            }
+        })
+    })
+}
+
+/// # Safety
+/// As the header says.
+unsafe fn workspace_size<'a, O: Operation<'a>>(
+    device: *const Device,
+    arguments: *const O::Arguments,
+    size: *mut usize,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        handle::with(device, "device", |device| {
+            let size = Out::new(size, "size")?;
+            let mut operands = Operands::new(device.device());
+            let operation = O::read(&check::versioned(arguments, "args")?, &mut operands)?;
+            size.write(operation.workspace());
+            Ok(())
+        })
+    })
+}
+
+/// The two functions of an operation; its struct's `_init` comes from `versioned!`.
+macro_rules! operation {
+    ($operation:ident, $arguments:ident, $run:ident, $size:ident) => {
+        /// See include/probeprune.h.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $run(
+            device: *const $crate::ffi::kernels::Device,
+            args: *const $arguments,
+            workspace: *mut ::std::ffi::c_void,
+            workspace_size: usize,
+            stream: *mut ::std::ffi::c_void,
+        ) -> i32 {
+            // SAFETY: the caller's to keep.
+            unsafe {
+                $crate::ffi::kernels::run::<$operation<'_>>(device, args, workspace, workspace_size, stream)
+            }
+        }
+
+        /// See include/probeprune.h.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $size(
+            device: *const $crate::ffi::kernels::Device,
+            args: *const $arguments,
+            size: *mut usize,
+        ) -> i32 {
+            // SAFETY: the caller's to keep.
+            unsafe { $crate::ffi::kernels::workspace_size::<$operation<'_>>(device, args, size) }
+        }
+    };
+}
+use operation;
+
+/// Indices that a tensor on the host holds.
+///
+/// # Safety
+/// Pointers that are not null lead to what DLPack says.
+pub(super) unsafe fn host_indices(tensor: *const DLTensor, name: &'static str) -> Outcome<Vec<u32>> {
+    let host = DLDevice { device_type: dlpack::CPU, device_id: 0 };
+    // SAFETY: the caller's to keep; the tensor says that so many entries are there.
+    unsafe {
+        let tensor = Tensor::new(tensor, name, host)?.of(&operands::INDICES)?.compact()?;
+        Ok(check::array(tensor.data.cast::<u32>(), tensor.entries(), name)?.to_vec())
+    }
+}

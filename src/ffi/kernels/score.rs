@@ -1,0 +1,348 @@
+//! Scores, kept sets, history.
+
+use std::{ffi::c_void, ptr::null};
+
+use super::{
+    Operation,
+    lend::Lend,
+    operands::{Access, Operands, Workspace},
+    operation,
+    probe::optional,
+};
+use crate::{
+    backend::{Fusion, KeptBlocks, KeptSet, Unit},
+    ffi::{
+        dlpack::{DLDataType, DLTensor, Tensor, refused},
+        status::{Failure, Outcome},
+        structs::{choice, versioned},
+    },
+    prune::settings::Metric,
+};
+
+/// A history and how it is laid out.
+#[derive(Debug)]
+struct HistoryOperand<'a> {
+    tensor: Tensor<'a>,
+    slots: usize,
+    width: usize,
+    bucket: usize,
+}
+
+impl<'a> HistoryOperand<'a> {
+    /// # Safety
+    /// As [`Operation::read`].
+    unsafe fn read(
+        tensor: *const DLTensor,
+        slots: u64,
+        bucket: u32,
+        access: Access,
+        operands: &mut Operands,
+    ) -> Outcome<Self> {
+        let bucket = bucket as usize;
+        // SAFETY: the caller's to keep.
+        let tensor = unsafe { operands.history(tensor, "history", access) }?;
+        let [rows, width] = tensor.sizes()?;
+        if bucket == 0 {
+            return Err(Failure::argument("bucket", "at least 1", 0, "1 keeps every slot."));
+        }
+        let most = rows.saturating_mul(bucket);
+        let slots = if slots == 0 { most } else { usize::try_from(slots).unwrap_or(usize::MAX) };
+        if slots > most || slots > i32::MAX as usize {
+            let help = "A row holds a bucket of slots; 0 takes as many as there is room for.";
+            return Err(Failure::argument("history_slots", format!("at most {most}"), slots, help));
+        }
+        if tensor.dtype == DLDataType::FLOAT16 && !tensor.entries().is_multiple_of(2) {
+            let expected = "an even number of float16 entries";
+            return Err(refused("history", "shape", expected, format!("{:?}", tensor.shape)));
+        }
+        Ok(Self { tensor, slots, width, bucket })
+    }
+}
+
+/// `probeprune_channel_score_args`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ScoreArguments {
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) metric: i32,
+    pub(in crate::ffi) head_dim: u32,
+    pub(in crate::ffi) bucket: u32,
+    pub(in crate::ffi) history_slots: u64,
+    pub(in crate::ffi) fixed_probe_weight: f64,
+    pub(in crate::ffi) p: *const DLTensor,
+    pub(in crate::ffi) statistic: *const DLTensor,
+    pub(in crate::ffi) history: *const DLTensor,
+    pub(in crate::ffi) slots: *const DLTensor,
+    pub(in crate::ffi) out: *const DLTensor,
+}
+
+versioned!(ScoreArguments, "probeprune_channel_score_args", probeprune_channel_score_args_init, reserved: [], Self {
+    struct_size: 0,
+    metric: 0,
+    head_dim: 0,
+    bucket: 1,
+    history_slots: 0,
+    fixed_probe_weight: -1.0,
+    p: null(),
+    statistic: null(),
+    history: null(),
+    slots: null(),
+    out: null(),
+});
+
+#[derive(Debug)]
+struct Score<'a> {
+    metric: Metric,
+    head_dim: Option<usize>,
+    fixed_weight: Option<f32>,
+    tokens: usize,
+    width: usize,
+    p: Tensor<'a>,
+    statistic: Tensor<'a>,
+    history: Option<(HistoryOperand<'a>, Tensor<'a>)>,
+    out: Tensor<'a>,
+}
+
+impl<'a> Operation<'a> for Score<'a> {
+    type Arguments = ScoreArguments;
+
+    unsafe fn read(arguments: &ScoreArguments, operands: &mut Operands) -> Outcome<Self> {
+        // SAFETY: the caller's to keep.
+        unsafe {
+            let p = operands.floats(arguments.p, "p", Access::Read)?;
+            let [tokens, width] = p.sizes()?;
+            let head_dim = (arguments.head_dim > 0).then_some(arguments.head_dim as usize);
+            let units = width / head_dim.unwrap_or(1);
+            if !width.is_multiple_of(head_dim.unwrap_or(1)) {
+                let help = "0 scores single channels.";
+                let expected = format!("a divisor of {width}, the channels");
+                return Err(Failure::argument("head_dim", expected, arguments.head_dim, help));
+            }
+            let weight = arguments.fixed_probe_weight;
+            if weight != -1.0 && !(0.0..=1.0).contains(&weight) {
+                let help = "-1 takes the importance-scaled one.";
+                return Err(Failure::argument("fixed_probe_weight", "0 to 1, or -1", weight, help));
+            }
+            let statistic = operands.floats(arguments.statistic, "statistic", Access::Read)?;
+            let history = if arguments.history.is_null() {
+                None
+            } else {
+                let (slots, bucket) = (arguments.history_slots, arguments.bucket);
+                let history = HistoryOperand::read(arguments.history, slots, bucket, Access::Read, operands)?;
+                if history.width != width {
+                    let got = format!("{:?}", history.tensor.shape);
+                    return Err(refused("history", "shape", format!("(rows, {width}) as p has it"), got));
+                }
+                let slots = operands.indices(arguments.slots, "slots", Access::Read)?;
+                Some((history, slots.with_entries(tokens, "(S_p)")?))
+            };
+            Ok(Self {
+                metric: choice(arguments.metric, Metric::ALL, "metric")?,
+                head_dim,
+                fixed_weight: (weight != -1.0).then_some(weight as f32),
+                tokens,
+                width,
+                p,
+                statistic: statistic.with_entries(width, "(C)")?,
+                history,
+                out: operands
+                    .floats(arguments.out, "out", Access::Write)?
+                    .with_entries(units, "one per unit")?,
+            })
+        }
+    }
+
+    unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
+        // SAFETY: the caller's to keep.
+        unsafe {
+            let (p, statistic) = (backend.floats(&self.p)?, backend.floats(&self.statistic)?);
+            let mut out = backend.floats(&self.out)?;
+            let lent = match &self.history {
+                None => None,
+                Some((history, slots)) => {
+                    let HistoryOperand { tensor, slots: held, width, bucket } = history;
+                    Some((backend.history_of(tensor, *held, *width, *bucket)?, backend.indices_of(slots)?))
+                }
+            };
+            let fusion = match &lent {
+                None => Fusion::ProbeOnly,
+                Some((history, slots)) => Fusion::History { history, slots, fixed_weight: self.fixed_weight },
+            };
+            let (tokens, width) = (self.tokens, self.width);
+            backend.channel_score(
+                &p,
+                tokens,
+                width,
+                fusion,
+                self.metric,
+                &statistic,
+                self.head_dim.map_or(Unit::Channel, Unit::Head),
+                &mut out,
+            );
+        }
+        Ok(())
+    }
+}
+
+operation!(Score, ScoreArguments, probeprune_channel_score, probeprune_channel_score_workspace_size);
+
+/// `probeprune_topk_keep_args`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct KeepArguments {
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) fault_tag: u32,
+    pub(in crate::ffi) scores: *const DLTensor,
+    pub(in crate::ffi) kept: *const DLTensor,
+    pub(in crate::ffi) fault: *const DLTensor,
+}
+
+versioned!(KeepArguments, "probeprune_topk_keep_args", probeprune_topk_keep_args_init, reserved: [], Self {
+    struct_size: 0,
+    fault_tag: 1,
+    scores: null(),
+    kept: null(),
+    fault: null(),
+});
+
+#[derive(Debug)]
+struct Keep<'a> {
+    tag: u32,
+    scores: Tensor<'a>,
+    kept: Tensor<'a>,
+    fault: Option<Tensor<'a>>,
+}
+
+impl<'a> Operation<'a> for Keep<'a> {
+    type Arguments = KeepArguments;
+
+    unsafe fn read(arguments: &KeepArguments, operands: &mut Operands) -> Outcome<Self> {
+        if arguments.fault_tag == 0 {
+            let help = "0 in fault stands for none.";
+            return Err(Failure::argument("fault_tag", "another number than 0", 0, help));
+        }
+        // SAFETY: the caller's to keep.
+        unsafe {
+            let scores = operands.floats(arguments.scores, "scores", Access::Read)?;
+            let kept = operands.indices(arguments.kept, "kept", Access::Write)?;
+            if kept.entries() > scores.entries() {
+                let expected = format!("at most {} entries, one per score", scores.entries());
+                return Err(refused("kept", "shape", expected, kept.entries()));
+            }
+            let fault = optional!(operands.indices(arguments.fault, "fault", Write));
+            let fault = fault.map(|fault| fault.with_entries(1, "(1)")).transpose()?;
+            Ok(Self { tag: arguments.fault_tag, scores, kept, fault })
+        }
+    }
+
+    fn workspace(&self) -> usize {
+        if self.fault.is_none() { Workspace::part(4) } else { 0 }
+    }
+
+    unsafe fn run<B: Lend>(self, backend: &B, mut workspace: Workspace) -> Outcome {
+        // SAFETY: the caller's to keep; the workspace has a part for a fault that is not asked for.
+        unsafe {
+            let scores = backend.floats(&self.scores)?;
+            let mut kept: KeptSet<B::Indices> = backend.kept(&self.kept, self.scores.entries())?;
+            let fault: *mut c_void = self.fault.map_or_else(|| workspace.take(4), |fault| fault.data);
+            let mut fault = backend.indices_at(fault, 1)?;
+            backend.top_k_keep(&scores, &mut kept, self.tag, &mut fault);
+        }
+        Ok(())
+    }
+}
+
+operation!(Keep, KeepArguments, probeprune_topk_keep, probeprune_topk_keep_workspace_size);
+
+/// `probeprune_history_update_args`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct UpdateArguments {
+    pub(in crate::ffi) struct_size: u32,
+    pub(in crate::ffi) block_width: u32,
+    pub(in crate::ffi) bucket: u32,
+    pub(in crate::ffi) reserved: u32,
+    pub(in crate::ffi) history_slots: u64,
+    pub(in crate::ffi) at: u64,
+    pub(in crate::ffi) momentum: f64,
+    pub(in crate::ffi) p: *const DLTensor,
+    pub(in crate::ffi) kept: *const DLTensor,
+    pub(in crate::ffi) history: *const DLTensor,
+}
+
+versioned!(UpdateArguments, "probeprune_history_update_args", probeprune_history_update_args_init, reserved: [reserved], Self {
+    struct_size: 0,
+    block_width: 1,
+    bucket: 1,
+    reserved: 0,
+    history_slots: 0,
+    at: 0,
+    momentum: 0.99,
+    p: null(),
+    kept: null(),
+    history: null(),
+});
+
+#[derive(Debug)]
+struct Update<'a> {
+    block_width: usize,
+    tokens: usize,
+    at: usize,
+    momentum: f64,
+    p: Tensor<'a>,
+    kept: Tensor<'a>,
+    history: HistoryOperand<'a>,
+}
+
+impl<'a> Operation<'a> for Update<'a> {
+    type Arguments = UpdateArguments;
+
+    unsafe fn read(arguments: &UpdateArguments, operands: &mut Operands) -> Outcome<Self> {
+        if !(0.0..=1.0).contains(&arguments.momentum) {
+            let help = "The paper uses 0.99.";
+            return Err(Failure::argument("momentum", "a number from 0 to 1", arguments.momentum, help));
+        }
+        // SAFETY: the caller's to keep.
+        unsafe {
+            let p = operands.floats(arguments.p, "p", Access::Read)?;
+            let [tokens, channels] = p.sizes()?;
+            let (slots, bucket) = (arguments.history_slots, arguments.bucket);
+            let history = HistoryOperand::read(arguments.history, slots, bucket, Access::Write, operands)?;
+            let block_width = arguments.block_width as usize;
+            if block_width == 0 || !history.width.is_multiple_of(block_width) {
+                let expected = format!("a divisor of {}, the channels", history.width);
+                let help = "1 for single channels, head_dim for heads.";
+                return Err(Failure::argument("block_width", expected, block_width, help));
+            }
+            let kept = operands.indices(arguments.kept, "kept", Access::Read)?;
+            operands.check_ascending(&kept)?;
+            operands.check_below(&kept, history.width / block_width)?;
+            if kept.entries() * block_width != channels {
+                let expected = format!("(S, {}), the kept channels", kept.entries() * block_width);
+                return Err(refused("p", "shape", expected, format!("{:?}", p.shape)));
+            }
+            let at = usize::try_from(arguments.at).unwrap_or(usize::MAX);
+            if at > i32::MAX as usize - tokens {
+                let help = "Slots are counted from 0.";
+                return Err(Failure::argument("at", "a slot", at, help));
+            }
+            let momentum = arguments.momentum;
+            Ok(Self { block_width, tokens, at, momentum, p, kept, history })
+        }
+    }
+
+    unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
+        // SAFETY: the caller's to keep.
+        unsafe {
+            let HistoryOperand { tensor, slots, width, bucket } = &self.history;
+            let mut history = backend.history_of(tensor, *slots, *width, *bucket)?;
+            let set = backend.kept(&self.kept, width / self.block_width)?;
+            let kept = KeptBlocks { set: &set, width: self.block_width };
+            let p = backend.floats(&self.p)?;
+            backend.history_update(&p, self.tokens, self.at, kept, self.momentum, &mut history);
+        }
+        Ok(())
+    }
+}
+
+operation!(Update, UpdateArguments, probeprune_history_update, probeprune_history_update_workspace_size);

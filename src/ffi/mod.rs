@@ -1,0 +1,70 @@
+//! The C ABI of include/probeprune.h, which documents every function and struct here. Built with the feature `capi`.
+//!
+//! `status` is the boundary that no panic crosses; `check` turns what comes from the other side into checked values.
+//! Models and sessions of either device hide behind the trait objects of `place`; [`kernels`] has single operations on
+//! callers' memory and streams.
+
+// Every exported function has its contract in the header.
+#![allow(clippy::missing_safety_doc, reason = "include/probeprune.h says what callers have to keep")]
+#![allow(missing_debug_implementations, reason = "what opaque pointers lead to is nobody's to print")]
+
+mod check;
+pub mod dlpack;
+mod generate;
+mod handle;
+pub mod kernels;
+#[cfg(test)]
+mod layout;
+mod model;
+mod place;
+mod session;
+mod status;
+mod structs;
+mod tokenizer;
+
+use std::{
+    ffi::{CString, c_char},
+    sync::LazyLock,
+};
+
+pub use generate::*;
+pub use model::*;
+pub use session::*;
+pub use status::{Status, probeprune_last_error, probeprune_status_name};
+pub use structs::*;
+pub use tokenizer::*;
+
+use crate::gpu::cuda;
+
+/// `PROBEPRUNE_ABI_VERSION`: another one is another ABI.
+pub const ABI_VERSION: u32 = 1;
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub extern "C" fn probeprune_abi_version() -> u32 {
+    ABI_VERSION
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub extern "C" fn probeprune_build_info() -> *const c_char {
+    static INFO: LazyLock<CString> = LazyLock::new(|| {
+        let (version, kernels) = (env!("CARGO_PKG_VERSION"), cuda::build());
+        let info = format!("probeprune {version}, ABI {ABI_VERSION}; CUDA kernels for {kernels}");
+        CString::new(info).unwrap_or_default()
+    });
+    INFO.as_ptr()
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub extern "C" fn probeprune_has_cuda() -> i32 {
+    let usable = || {
+        if !cuda::driver_is_installed() {
+            return false;
+        }
+        let survey = cuda::survey();
+        survey.is_ok_and(|survey| survey.devices.iter().any(|device| survey.supports(device).is_ok()))
+    };
+    std::panic::catch_unwind(usable).unwrap_or(false).into()
+}

@@ -1,0 +1,349 @@
+//! Models: what they are, what they need, loading, calibration.
+
+use std::ffi::{CString, c_char};
+
+use super::{
+    check::{self, Buffer, Out, OutStruct},
+    dlpack,
+    handle::{self, Handle},
+    place::{self, AnyModel},
+    status::{Failure, Outcome, call},
+    structs::{
+        CalibrateOptions, Memory, MethodSettings, ModelInfo, ModelOptions, Progress, SessionLimits, choice,
+        flag,
+    },
+};
+use crate::{
+    checkpoint::{Checkpoint, check_shapes},
+    config::{Family, ModelConfig},
+    error::{Error, Result},
+    gpu::{cross_entropy_scratch, weights_on_gpu},
+    model::Block,
+    prune::{calibration::Calibration, flops::LayerCounts},
+    session::{CalibrationOptions, Footprint},
+    source::ModelSource,
+};
+
+/// What `probeprune_model*` leads to.
+pub struct LoadedModel {
+    pub(super) model: Box<dyn AnyModel>,
+    fingerprint: CString,
+    file_bytes: u64,
+}
+
+/// `probeprune_model`.
+pub type Model = Handle<LoadedModel>;
+/// `probeprune_calibration`.
+pub type History = Handle<Calibration>;
+
+/// The source that a caller names.
+///
+/// # Safety
+/// As [`check::text`].
+pub(super) unsafe fn source(model: *const c_char) -> Outcome<ModelSource> {
+    // SAFETY: the caller's to keep.
+    Ok(ModelSource::locate(unsafe { check::text(model, "model") }?)?)
+}
+
+fn info(config: &ModelConfig, file_bytes: u64) -> ModelInfo {
+    ModelInfo {
+        struct_size: 0,
+        family: if config.family == Family::Llama { 0 } else { 1 },
+        vocab_size: config.vocab_size as u64,
+        hidden_size: config.hidden_size as u64,
+        intermediate_size: config.intermediate_size as u64,
+        num_hidden_layers: config.num_hidden_layers as u64,
+        num_attention_heads: config.num_attention_heads as u64,
+        num_key_value_heads: config.num_key_value_heads as u64,
+        head_dim: config.head_dim as u64,
+        max_position_embeddings: config.max_position_embeddings as u64,
+        file_bytes,
+    }
+}
+
+/// Calls a caller's progress function.
+pub(super) fn report(progress: Progress, user: *mut std::ffi::c_void, done: usize, of: usize) -> Result<()> {
+    // SAFETY: the caller's function, with the caller's pointer.
+    match progress.map(|progress| unsafe { progress(user, done as u64, of as u64) }) {
+        None | Some(0) => Ok(()),
+        Some(_) => Err(Error::Cancelled),
+    }
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_model_inspect(model: *const c_char, out: *mut ModelInfo) -> i32 {
+    call(|| {
+        // SAFETY: the caller's to keep.
+        let (source, out) = unsafe { (source(model)?, OutStruct::new(out, "info")?) };
+        let config = ModelConfig::load(&source)?;
+        let checkpoint = Checkpoint::open(&source, true)?;
+        check_shapes(&config, &checkpoint)?;
+        out.write(info(&config, checkpoint.file_bytes()));
+        Ok(())
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_memory_estimate(
+    model: *const c_char,
+    options: *const ModelOptions,
+    settings: *const MethodSettings,
+    limits: *const SessionLimits,
+    out: *mut Memory,
+) -> i32 {
+    call(|| {
+        // SAFETY: the caller's to keep.
+        let (source, options, settings, limits, out) = unsafe {
+            (
+                source(model)?,
+                check::versioned_or_default(options, "options")?,
+                check::versioned_or_default(settings, "settings")?,
+                check::versioned(limits, "limits")?.limits(),
+                OutStruct::new(out, "memory")?,
+            )
+        };
+        let config = ModelConfig::load(&source)?;
+        let checkpoint = Checkpoint::open(&source, true)?;
+        check_shapes(&config, &checkpoint)?;
+        // SAFETY: as above.
+        let settings = unsafe { settings.settings(config.num_hidden_layers) }?;
+        settings.check()?;
+        let layers = LayerCounts::by_settings(&config, &settings)?;
+        let footprint = Footprint::new(&config, &settings, &layers, limits);
+        let (weights, element, loss) = match options.device_type {
+            dlpack::CPU => (checkpoint.file_bytes(), 4, 0),
+            dlpack::CUDA => {
+                let loss = 4 * cross_entropy_scratch(limits.samples * limits.tokens, config.vocab_size);
+                (weights_on_gpu(&config, &checkpoint), 2, loss as u64)
+            }
+            other => return Err(place::no_such_device(other)),
+        };
+        let Footprint { scratch, history, probed, compensation, cache } = footprint;
+        let [scratch, history, probed, compensation, cache] =
+            [scratch, history, probed, compensation, cache].map(|part| part.bytes(element));
+        let scratch = scratch + loss;
+        let total = weights + scratch + history + probed + compensation + cache;
+        out.write(Memory {
+            struct_size: 0,
+            reserved: 0,
+            weights,
+            scratch,
+            history,
+            probed,
+            cache,
+            total,
+            compensation,
+        });
+        Ok(())
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_model_load(
+    model: *const c_char,
+    options: *const ModelOptions,
+    out: *mut *mut Model,
+) -> i32 {
+    call(|| {
+        // SAFETY: the caller's to keep.
+        let (source, options, out) = unsafe {
+            (source(model)?, check::versioned_or_default(options, "options")?, Out::new(out, "out")?)
+        };
+        flag(options.read_weights, "read_weights")?;
+        flag(options.use_stream, "use_stream")?;
+        let checkpoint = Checkpoint::open(&source, true)?;
+        let order = match options.channel_order.is_null() {
+            true => None,
+            // SAFETY: as above.
+            false => Some(unsafe {
+                handle::with(options.channel_order, "channel_order", |calibration| {
+                    calibration.check_model(&checkpoint.fingerprint())?;
+                    Ok(calibration.channel_order.clone())
+                })
+            }?),
+        };
+        let layers = ModelConfig::load(&source)?.num_hidden_layers;
+        let mut progress = |done| report(options.progress, options.user, done, layers);
+        // SAFETY: as above.
+        let model = unsafe { place::load(&source, &options, order, &mut progress) }?;
+        let fingerprint = CString::new(model.fingerprint()).unwrap_or_default();
+        let file_bytes = checkpoint.file_bytes();
+        check::give(out, Handle::new(LoadedModel { model, fingerprint, file_bytes }));
+        Ok(())
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_model_free(model: *mut Model) {
+    // SAFETY: the caller's to keep.
+    unsafe { check::take_back(model) }
+}
+
+/// Runs `body` on a model.
+///
+/// # Safety
+/// As [`handle::with`].
+pub(super) unsafe fn with_model<R>(
+    model: *const Model,
+    body: impl FnOnce(&LoadedModel) -> Outcome<R>,
+) -> Outcome<R> {
+    // SAFETY: the caller's to keep.
+    unsafe {
+        handle::with(model, "model", |model| {
+            body(model).map_err(|failure| place::poisoned(failure, model.model.is_broken()))
+        })
+    }
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_model_get_info(model: *const Model, out: *mut ModelInfo) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_model(model, |model| {
+            OutStruct::new(out, "info")?.write(info(model.model.config(), model.file_bytes));
+            Ok(())
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_model_fingerprint(model: *const Model, out: *mut *const c_char) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_model(model, |model| {
+            Out::new(out, "out")?.write(model.fingerprint.as_ptr());
+            Ok(())
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_model_eos_tokens(
+    model: *const Model,
+    out: *mut u32,
+    capacity: usize,
+    count: *mut usize,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_model(model, |model| {
+            Buffer::new(out, capacity, count, "out")?.write(&model.model.config().eos_token_ids)
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_calibrate(
+    model: *const Model,
+    tokens: *const u32,
+    samples: usize,
+    length: usize,
+    options: *const CalibrateOptions,
+    out: *mut *mut History,
+) -> i32 {
+    call(|| {
+        // SAFETY: the caller's to keep.
+        unsafe {
+            with_model(model, |model| {
+                let count = entries(samples, length)?;
+                let tokens = check::array(tokens, count, "tokens")?;
+                let options = check::versioned_or_default(options, "options")?;
+                let out = Out::new(out, "out")?;
+                let batch_size = usize::try_from(options.batch_size).unwrap_or(usize::MAX);
+                if batch_size == 0 {
+                    return Err(Failure::argument("batch_size", "at least 1", 0, "8 is the default."));
+                }
+                let flap = flag(options.flap, "flap")?;
+                let linear_rank = options.linear_rank as usize;
+                let batch_size = batch_size.min(samples.max(1));
+                let how = CalibrationOptions { seq_len: length, batch_size, flap, linear_rank };
+                let of = if linear_rank > 0 { 2 * samples } else { samples };
+                let mut progress = |done| report(options.progress, options.user, done, of);
+                check::give(out, Handle::new(model.model.calibrate(tokens, how, &mut progress)?));
+                Ok(())
+            })
+        }
+    })
+}
+
+/// samples × length.
+pub(super) fn entries(samples: usize, length: usize) -> Outcome<usize> {
+    samples.checked_mul(length).ok_or_else(|| {
+        Failure::argument(
+            "batch",
+            "a size that fits memory",
+            format!("{samples} × {length}"),
+            "Check the counts.",
+        )
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_calibration_save(
+    calibration: *const History,
+    path: *const c_char,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        handle::with(calibration, "calibration", |calibration| {
+            Ok(calibration.save(check::text(path, "path")?.as_ref())?)
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_calibration_load(
+    model: *const Model,
+    path: *const c_char,
+    out: *mut *mut History,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_model(model, |model| {
+            let (path, out) = (check::text(path, "path")?, Out::new(out, "out")?);
+            let (fingerprint, config) = (model.model.fingerprint(), model.model.config());
+            check::give(out, Handle::new(Calibration::load(path.as_ref(), fingerprint, config)?));
+            Ok(())
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_calibration_open(
+    model: *const c_char,
+    path: *const c_char,
+    out: *mut *mut History,
+) -> i32 {
+    call(|| {
+        // SAFETY: the caller's to keep.
+        let (source, path, out) =
+            unsafe { (source(model)?, check::text(path, "path")?, Out::new(out, "out")?) };
+        let config = ModelConfig::load(&source)?;
+        let fingerprint = Checkpoint::open(&source, true)?.fingerprint();
+        check::give(out, Handle::new(Calibration::load(path.as_ref(), &fingerprint, &config)?));
+        Ok(())
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_calibration_free(calibration: *mut History) {
+    // SAFETY: the caller's to keep.
+    unsafe { check::take_back(calibration) }
+}
+
+/// The block with this number in the header.
+pub(super) fn block(number: i32) -> Outcome<Block> {
+    choice(number, &Block::ALL, "block")
+}

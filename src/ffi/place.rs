@@ -1,0 +1,346 @@
+//! The one place where a device becomes a backend's type: models and sessions of either behind trait objects.
+
+use std::{
+    ffi::c_void,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use super::{
+    dlpack::{self, DLDataType, DLDevice, Exported},
+    status::{Failure, Outcome, Status},
+    structs::ModelOptions,
+};
+use crate::{
+    backend::{Backend, Grid},
+    config::ModelConfig,
+    cpu::Cpu,
+    error::Result,
+    gpu::{Cuda, Gpu, GpuDtype},
+    model::Model,
+    prune::{
+        calibration::Calibration,
+        flops::{LayerCounts, Shares},
+        settings::Settings,
+    },
+    session::{CalibrationOptions, GenerateOptions, Generated, Limits, Session, calibrate},
+    source::ModelSource,
+};
+
+/// What the boundary needs to know of a backend beyond its operations.
+pub(super) trait Place: Backend {
+    /// As tensors name it.
+    fn device(&self) -> DLDevice;
+    /// Whether a fault broke it.
+    fn is_broken(&self) -> bool;
+    /// Waits for everything issued.
+    fn synchronize(&self) -> Result<()>;
+    /// Where statistics are.
+    fn address_of(&self, values: &Self::Statistics) -> *mut c_void;
+    /// Where indices are.
+    fn address_of_indices(&self, values: &Self::Indices) -> *mut c_void;
+}
+
+impl Place for Cpu {
+    fn device(&self) -> DLDevice {
+        DLDevice { device_type: dlpack::CPU, device_id: 0 }
+    }
+
+    fn is_broken(&self) -> bool {
+        false
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn address_of(&self, values: &Self::Statistics) -> *mut c_void {
+        values.as_ptr().cast_mut().cast()
+    }
+
+    fn address_of_indices(&self, values: &Self::Indices) -> *mut c_void {
+        values.as_ptr().cast_mut().cast()
+    }
+}
+
+impl Place for Gpu<Cuda> {
+    fn device(&self) -> DLDevice {
+        DLDevice { device_type: dlpack::CUDA, device_id: self.driver().device().ordinal as i32 }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.driver().is_broken()
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.issued()?;
+        self.driver().synchronize()
+    }
+
+    fn address_of(&self, values: &Self::Statistics) -> *mut c_void {
+        std::ptr::with_exposed_provenance_mut(values.address(self) as usize)
+    }
+
+    fn address_of_indices(&self, values: &Self::Indices) -> *mut c_void {
+        std::ptr::with_exposed_provenance_mut(values.address(self) as usize)
+    }
+}
+
+/// A model on some device.
+pub(super) trait AnyModel: Send + Sync {
+    fn config(&self) -> &ModelConfig;
+    fn fingerprint(&self) -> &str;
+    fn is_broken(&self) -> bool;
+    fn calibrate(
+        &self,
+        tokens: &[u32],
+        options: CalibrationOptions,
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Calibration>;
+    fn session(
+        &self,
+        settings: Settings,
+        limits: Limits,
+        calibration: Option<&Calibration>,
+    ) -> Result<Box<dyn AnySession>>;
+}
+
+impl<B: Place> AnyModel for Arc<Model<B>> {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn is_broken(&self) -> bool {
+        self.backend.is_broken()
+    }
+
+    fn calibrate(
+        &self,
+        tokens: &[u32],
+        options: CalibrationOptions,
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Calibration> {
+        calibrate(self, tokens, options, progress)
+    }
+
+    fn session(
+        &self,
+        settings: Settings,
+        limits: Limits,
+        calibration: Option<&Calibration>,
+    ) -> Result<Box<dyn AnySession>> {
+        Ok(Box::new(Session::new(Arc::clone(self), settings, limits, calibration)?))
+    }
+}
+
+/// A session on some device. See [`Session`].
+pub(super) trait AnySession: Send {
+    fn config(&self) -> &ModelConfig;
+    fn is_broken(&self) -> bool;
+    fn synchronize(&self) -> Result<()>;
+    fn canceller(&self) -> Arc<AtomicBool>;
+    fn layer_counts(&self) -> &[LayerCounts];
+    fn shares(&self, grid: Grid) -> Shares;
+    fn losses(&mut self, batch: Batch<'_>, update_history: bool) -> Result<Vec<f32>>;
+    fn evaluate(&mut self, batch: Batch<'_>, update_history: bool) -> Result<f64>;
+    fn forward(&mut self, batch: Batch<'_>, update_history: bool) -> Result<()>;
+    fn logits_shape(&self, samples: usize) -> [usize; 3];
+    fn logits(&mut self, samples: usize) -> Result<Vec<f32>>;
+    fn export_logits(&mut self, samples: usize) -> Result<Exported>;
+    fn kept(&self, layer: usize, mlp: bool) -> Result<Option<Vec<u32>>>;
+    fn export_indices(&self, indices: &[u32]) -> Result<Exported>;
+    fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()>;
+    fn prefill(&mut self, batch: Batch<'_>, reprobe_every: Option<usize>) -> Result<()>;
+    fn decode(&mut self, tokens: &[u32], active: Option<&[u32]>) -> Result<()>;
+    fn next_logits(&self) -> Result<Vec<f32>>;
+    fn next_tokens(&mut self) -> Result<Vec<u32>>;
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        options: &GenerateOptions,
+        on_token: &mut dyn FnMut(usize, u32) -> Result<()>,
+    ) -> Result<Generated>;
+}
+
+/// Tokens (samples, S) and their mask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) tokens: &'a [u32],
+    pub(super) samples: usize,
+    pub(super) mask: Option<&'a [u32]>,
+}
+
+impl<B: Place> AnySession for Session<B> {
+    fn config(&self) -> &ModelConfig {
+        &self.model().config
+    }
+
+    fn is_broken(&self) -> bool {
+        self.model().backend.is_broken()
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.model().backend.synchronize()
+    }
+
+    fn canceller(&self) -> Arc<AtomicBool> {
+        self.canceller()
+    }
+
+    fn layer_counts(&self) -> &[LayerCounts] {
+        self.layer_counts()
+    }
+
+    fn shares(&self, grid: Grid) -> Shares {
+        self.shares(grid)
+    }
+
+    fn losses(&mut self, batch: Batch<'_>, update_history: bool) -> Result<Vec<f32>> {
+        self.losses(batch.tokens, batch.samples, batch.mask, update_history)
+    }
+
+    fn evaluate(&mut self, batch: Batch<'_>, update_history: bool) -> Result<f64> {
+        self.evaluate(batch.tokens, batch.samples, batch.mask, update_history)
+    }
+
+    fn forward(&mut self, batch: Batch<'_>, update_history: bool) -> Result<()> {
+        self.forward(batch.tokens, batch.samples, batch.mask, update_history)
+    }
+
+    fn logits_shape(&self, samples: usize) -> [usize; 3] {
+        self.logits_shape(samples)
+    }
+
+    fn logits(&mut self, samples: usize) -> Result<Vec<f32>> {
+        self.logits(samples)
+    }
+
+    fn export_logits(&mut self, samples: usize) -> Result<Exported> {
+        let (logits, shape) = self.device_logits(samples)?;
+        let backend = &self.model().backend;
+        // Whoever reads them may do so on another stream.
+        backend.synchronize()?;
+        Ok(Exported {
+            data: backend.address_of(&logits),
+            memory: Box::new((logits, Arc::clone(backend))),
+            device: backend.device(),
+            dtype: DLDataType::FLOAT32,
+            shape: shape.map(|size| size as i64).to_vec(),
+        })
+    }
+
+    fn kept(&self, layer: usize, mlp: bool) -> Result<Option<Vec<u32>>> {
+        if mlp { self.kept_channels(layer) } else { self.kept_heads(layer) }
+    }
+
+    fn export_indices(&self, indices: &[u32]) -> Result<Exported> {
+        let backend = &self.model().backend;
+        let mut copy = backend.indices(indices.len())?;
+        backend.upload_indices(indices, &mut copy);
+        backend.synchronize()?;
+        Ok(Exported {
+            data: backend.address_of_indices(&copy),
+            memory: Box::new((copy, Arc::clone(backend))),
+            device: backend.device(),
+            // Not unsigned: few frameworks index by that, and no index is that large.
+            dtype: DLDataType::INT32,
+            shape: vec![indices.len() as i64],
+        })
+    }
+
+    fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
+        self.pin(kept)
+    }
+
+    fn prefill(&mut self, batch: Batch<'_>, reprobe_every: Option<usize>) -> Result<()> {
+        self.prefill(batch.tokens, batch.samples, batch.mask, reprobe_every)
+    }
+
+    fn decode(&mut self, tokens: &[u32], active: Option<&[u32]>) -> Result<()> {
+        self.decode(tokens, active)
+    }
+
+    fn next_logits(&self) -> Result<Vec<f32>> {
+        self.next_logits()
+    }
+
+    fn next_tokens(&mut self) -> Result<Vec<u32>> {
+        self.next_tokens()
+    }
+
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        options: &GenerateOptions,
+        on_token: &mut dyn FnMut(usize, u32) -> Result<()>,
+    ) -> Result<Generated> {
+        self.generate(prompts, options, on_token)
+    }
+}
+
+/// Loads a model to the device that the options name, its channels in `order`.
+///
+/// # Safety
+/// A stream in the options is as [`Cuda::on_stream`] wants it.
+pub(super) unsafe fn load(
+    source: &ModelSource,
+    options: &ModelOptions,
+    order: Option<Vec<Vec<u32>>>,
+    progress: &mut dyn FnMut(usize) -> Result<()>,
+) -> Outcome<Box<dyn AnyModel>> {
+    let mmap = options.read_weights == 0;
+    match options.device_type {
+        dlpack::CPU if options.dtype != 0 => {
+            let help = "The CPU keeps the checkpoint's weights and computes in float32.";
+            Err(Failure::argument("dtype", "PROBEPRUNE_DTYPE_AUTO on the CPU", options.dtype, help))
+        }
+        dlpack::CPU => {
+            let cpu = Arc::new(Cpu::new(options.threads as usize)?);
+            Ok(Box::new(Arc::new(Model::load_ordered(source, mmap, cpu, order, progress)?)))
+        }
+        dlpack::CUDA => {
+            let ordinal = ordinal(options.device_id)?;
+            let cuda = match options.use_stream {
+                0 => Cuda::new(ordinal)?,
+                // SAFETY: the caller's to keep.
+                _ => unsafe { Cuda::on_stream(ordinal, options.stream) }?,
+            };
+            let gpu = Arc::new(Gpu::new(cuda, gpu_dtype(options.dtype, source)?));
+            Ok(Box::new(Arc::new(Model::load_ordered(source, mmap, gpu, order, progress)?)))
+        }
+        other => Err(no_such_device(other)),
+    }
+}
+
+pub(super) fn gpu_dtype(dtype: i32, source: &ModelSource) -> Outcome<GpuDtype> {
+    match dtype {
+        0 => Ok(GpuDtype::for_source(source)?),
+        1 => Ok(GpuDtype::Bf16),
+        2 => Ok(GpuDtype::F16),
+        other => {
+            let expected = "a PROBEPRUNE_DTYPE_ constant";
+            Err(Failure::argument("dtype", expected, other, "Fill the struct by its _init function first."))
+        }
+    }
+}
+
+pub(super) fn ordinal(device_id: i32) -> Outcome<usize> {
+    usize::try_from(device_id)
+        .map_err(|_| Failure::argument("device_id", "0 or more", device_id, "GPUs are counted from 0."))
+}
+
+pub(super) fn no_such_device(device_type: i32) -> Failure {
+    let expected = "kDLCPU (1) or kDLCUDA (2)";
+    Failure::argument("device_type", expected, device_type, "Other devices have no kernels.")
+}
+
+/// What a broken device says from now on.
+pub(super) fn poisoned(mut failure: Failure, broken: bool) -> Failure {
+    if broken && failure.status != Status::Panic {
+        failure.status = Status::Poisoned;
+    }
+    failure
+}

@@ -1,0 +1,414 @@
+//! Sessions: batches, and what they kept.
+
+use std::sync::{
+    Arc, Mutex, TryLockError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use super::{
+    check::{self, Buffer, Out, OutStruct},
+    dlpack::{DLManagedTensorVersioned, DLTensor},
+    handle::{self, Handle},
+    kernels::host_indices,
+    model::{History, Model, block, entries, with_model},
+    place::{self, AnySession, Batch},
+    status::{Failure, Outcome, Status, call},
+    structs::{Counts, MethodSettings, SessionLimits, Work},
+};
+use crate::{
+    backend::Grid,
+    model::Block,
+    prune::{
+        counts,
+        settings::{Method, Settings},
+    },
+};
+
+/// What `probeprune_session*` leads to.
+pub struct State {
+    pub(super) session: Box<dyn AnySession>,
+    settings: Settings,
+    /// Whether a batch has run whose logits can be asked for.
+    pub(super) ran: bool,
+}
+
+/// A session that one thread at a time may enter, and what cancels it from any other.
+pub struct Guarded {
+    state: Mutex<State>,
+    cancel: Arc<AtomicBool>,
+}
+
+/// `probeprune_session`.
+pub type Session = Handle<Guarded>;
+
+/// Runs `body` on a session.
+///
+/// # Safety
+/// As [`handle::with`].
+pub(super) unsafe fn with_session<R>(
+    session: *const Session,
+    body: impl FnOnce(&mut State) -> Outcome<R>,
+) -> Outcome<R> {
+    // SAFETY: the caller's to keep.
+    unsafe {
+        handle::with(session, "session", |guarded| {
+            let mut state = match guarded.state.try_lock() {
+                Ok(state) => state,
+                // The handle says so from now on.
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    let help = "One thread at a time may use a session, and its callbacks may not.";
+                    let got = "a call on it has not returned";
+                    return Err(Failure::new(Status::Busy, "session", "nobody else in it", got, help));
+                }
+            };
+            let broken = state.session.is_broken();
+            body(&mut state).map_err(|failure| place::poisoned(failure, broken || state.session.is_broken()))
+        })
+    }
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_create(
+    model: *const Model,
+    settings: *const MethodSettings,
+    limits: *const SessionLimits,
+    calibration: *const History,
+    out: *mut *mut Session,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_model(model, |model| {
+            let model = &model.model;
+            let settings = check::versioned_or_default(settings, "settings")?;
+            let settings = settings.settings(model.config().num_hidden_layers)?;
+            let limits = check::versioned(limits, "limits")?.limits();
+            let out = Out::new(out, "out")?;
+            let session = match calibration.is_null() {
+                true => model.session(settings.clone(), limits, None)?,
+                false => handle::with(calibration, "calibration", |calibration| {
+                    Ok(model.session(settings.clone(), limits, Some(calibration))?)
+                })?,
+            };
+            let cancel = session.canceller();
+            let state = Mutex::new(State { session, settings, ran: false });
+            check::give(out, Handle::new(Guarded { state, cancel }));
+            Ok(())
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_free(session: *mut Session) {
+    // SAFETY: the caller's to keep.
+    unsafe { check::take_back(session) }
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_cancel(session: *const Session) -> i32 {
+    call(|| {
+        // SAFETY: the caller's to keep. It does not matter whether the session is in use.
+        let session = unsafe { check::read(session, "session") }?;
+        session.value().cancel.store(true, Ordering::Relaxed);
+        Ok(())
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_synchronize(session: *mut Session) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe { with_session(session, |state| Ok(state.session.synchronize()?)) })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_layer_counts(
+    session: *mut Session,
+    layer: u64,
+    out: *mut Counts,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            let out = OutStruct::new(out, "counts")?;
+            let config = state.session.config();
+            let counts = state.session.layer_counts()[index(layer, config.num_hidden_layers)?];
+            let share = |kept: usize, of: usize| 1.0 - kept as f64 / of as f64;
+            out.write(Counts {
+                struct_size: 0,
+                probes_attention: counts.probes_attention.into(),
+                probes_mlp: counts.probes_mlp.into(),
+                reserved: 0,
+                heads: counts.heads as u64,
+                kv_heads: counts.kv_heads as u64,
+                channels: counts.channels as u64,
+                head_ratio: share(counts.heads, config.num_attention_heads),
+                channel_ratio: share(counts.channels, config.intermediate_size),
+            });
+            Ok(())
+        })
+    })
+}
+
+fn index(layer: u64, layers: usize) -> Outcome<usize> {
+    usize::try_from(layer).ok().filter(|&layer| layer < layers).ok_or_else(|| {
+        Failure::argument("layer", format!("a number below {layers}"), layer, "Layers are counted from 0.")
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_work(
+    session: *mut Session,
+    samples: usize,
+    length: usize,
+    out: *mut Work,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            let out = OutStruct::new(out, "work")?;
+            if entries(samples, length)? == 0 {
+                let help = "Give the batch's size.";
+                return Err(Failure::argument("batch", "at least one token", "none", help));
+            }
+            let settings = &state.settings;
+            let (probe_samples, probe_tokens) = match settings.method {
+                Method::ProbePruning => counts::probe_counts(settings, samples, length),
+                Method::FullBatch => (samples, length),
+                _ => (0, 0),
+            };
+            let shares = state.session.shares(Grid { samples, tokens: length });
+            out.write(Work {
+                struct_size: 0,
+                reserved: 0,
+                probe_samples: probe_samples as u64,
+                probe_tokens: probe_tokens as u64,
+                flops_share: shares.total,
+                probe_flops_share: shares.probe,
+            });
+            Ok(())
+        })
+    })
+}
+
+/// The batch that a caller passes.
+///
+/// # Safety
+/// Pointers that are not null are valid for reading samples × length entries while the result is used.
+pub(super) unsafe fn batch<'a>(
+    tokens: *const u32,
+    mask: *const u32,
+    samples: usize,
+    length: usize,
+) -> Outcome<Batch<'a>> {
+    let count = entries(samples, length)?;
+    // SAFETY: the caller's to keep.
+    let (tokens, mask) =
+        unsafe { (check::array(tokens, count, "tokens")?, check::optional_array(mask, count, "mask")?) };
+    Ok(Batch { tokens, samples, mask })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_evaluate(
+    session: *mut Session,
+    tokens: *const u32,
+    mask: *const u32,
+    samples: usize,
+    length: usize,
+    update_history: i32,
+    loss: *mut f64,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            let (batch, loss) = (batch(tokens, mask, samples, length)?, Out::new(loss, "loss")?);
+            loss.write(state.session.evaluate(batch, update_history != 0)?);
+            state.ran = true;
+            Ok(())
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_losses(
+    session: *mut Session,
+    tokens: *const u32,
+    mask: *const u32,
+    samples: usize,
+    length: usize,
+    update_history: i32,
+    out: *mut f32,
+    capacity: usize,
+    count: *mut usize,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            let out = Buffer::new(out, capacity, count, "out")?;
+            let needed = entries(samples, length)?;
+            if out.is_query() {
+                out.answer(needed);
+                return Ok(());
+            }
+            out.check(needed)?;
+            let batch = batch(tokens, mask, samples, length)?;
+            let losses = state.session.losses(batch, update_history != 0)?;
+            state.ran = true;
+            out.write(&losses)
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_forward(
+    session: *mut Session,
+    tokens: *const u32,
+    mask: *const u32,
+    samples: usize,
+    length: usize,
+    update_history: i32,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            state.session.forward(batch(tokens, mask, samples, length)?, update_history != 0)?;
+            state.ran = true;
+            Ok(())
+        })
+    })
+}
+
+fn check_ran(state: &State) -> Outcome {
+    if state.ran {
+        return Ok(());
+    }
+    Err(Failure::argument("logits", "a batch that has run", "none", "Run one first."))
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_logits(
+    session: *mut Session,
+    samples: usize,
+    out: *mut f32,
+    capacity: usize,
+    count: *mut usize,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            check_ran(state)?;
+            let out = Buffer::new(out, capacity, count, "out")?;
+            let needed = state.session.logits_shape(samples).iter().product();
+            if out.is_query() {
+                out.answer(needed);
+                return Ok(());
+            }
+            out.check(needed)?;
+            out.write(&state.session.logits(samples)?)
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_export_logits(
+    session: *mut Session,
+    samples: usize,
+    out: *mut *mut DLManagedTensorVersioned,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            check_ran(state)?;
+            let out = Out::new(out, "out")?;
+            state.session.export_logits(samples)?.give(out);
+            Ok(())
+        })
+    })
+}
+
+/// What a block keeps; all units of a dense one.
+fn kept(state: &State, layer: u64, number: i32) -> Outcome<Vec<u32>> {
+    let (config, block) = (state.session.config(), block(number)?);
+    let layer = index(layer, config.num_hidden_layers)?;
+    let all = match block {
+        Block::Attention => config.num_attention_heads,
+        Block::Mlp => config.intermediate_size,
+    };
+    let kept = state.session.kept(layer, block == Block::Mlp)?;
+    Ok(kept.unwrap_or_else(|| (0..all as u32).collect()))
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_kept(
+    session: *mut Session,
+    layer: u64,
+    block: i32,
+    out: *mut u32,
+    capacity: usize,
+    count: *mut usize,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            let out = Buffer::new(out, capacity, count, "out")?;
+            out.write(&kept(state, layer, block)?)
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_export_kept(
+    session: *mut Session,
+    layer: u64,
+    block: i32,
+    out: *mut *mut DLManagedTensorVersioned,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            let out = Out::new(out, "out")?;
+            state.session.export_indices(&kept(state, layer, block)?)?.give(out);
+            Ok(())
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_pin(
+    session: *mut Session,
+    kept: *const *const DLTensor,
+    count: usize,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            let kept = check::array(kept, count, "kept")?;
+            let expected = 2 * state.session.config().num_hidden_layers;
+            if kept.len() != expected {
+                let help = "Heads and channels of every layer; NULL for a dense block.";
+                return Err(Failure::argument("kept", format!("{expected} tensors"), kept.len(), help));
+            }
+            let read = |tensor: &*const DLTensor| match tensor.is_null() {
+                true => Ok(None),
+                false => host_indices(*tensor, "kept").map(Some),
+            };
+            let sets = kept.iter().map(read).collect::<Outcome<Vec<_>>>()?;
+            let mut sets = sets.into_iter();
+            let pairs: Vec<_> = (0..expected / 2).map(|_| [(); 2].map(|()| sets.next().flatten())).collect();
+            Ok(state.session.pin(&pairs)?)
+        })
+    })
+}

@@ -1,0 +1,18 @@
+//! The C ABI through the header's own declarations (`bindings.rs`): what it refuses, and that it does what the library does.
+
+mod bindings;
+#[path = "../common/mod.rs"]
+mod common;
+mod compensation;
+#[cfg(target_os = "linux")]
+#[path = "../common/emulated_cuda.rs"]
+mod emulated_cuda;
+mod gpu;
+mod models;
+mod operations;
+mod structs;
+mod support;
+mod tensors;
+
+// The symbols come from it.
+use probeprune as _;
