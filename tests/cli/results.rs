@@ -187,8 +187,8 @@ fn the_demonstration_compares_every_method_at_every_ratio() {
     );
     let demo = |format| stdout(["demo", "--model", path(folder.path()), "--format", format]);
     let rows: Vec<Value> = serde_json::from_str(&demo("json")).unwrap();
-    assert_eq!(rows.len(), 13);
+    assert_eq!(rows.len(), 1 + 7 * 3);
     assert_eq!((&rows[0]["method"], &rows[0]["flops_share"]), (&json!("dense"), &json!(1.0)));
-    assert_eq!((&rows[5]["method"], &rows[5]["prune_ratio"]), (&json!("pp"), &json!(0.4)));
+    assert_eq!((&rows[8]["method"], &rows[8]["prune_ratio"]), (&json!("pp"), &json!(0.4)));
     assert!(demo("table").contains("pp at 40 %"));
 }
