@@ -3,12 +3,13 @@
 Usage:
   python tools/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
   python tools/measure.py quality --smollm2 FOLDER
+  python tools/measure.py demo
 
 speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
 on the prose of tools/fetch_text.py, and pp on its technical text; after a stop it goes on where it was. FOLDER is what
-tools/fetch_smollm2.py made. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
+tools/fetch_smollm2.py made. demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
 """
 import argparse
 import json
@@ -69,10 +70,19 @@ def speed(args):
         result["pytorch"] = run(args.pytorch_python, "-c", "import torch; print(torch.__version__)").strip()
     result["memory"] = memory
     result["machine"] = f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}"
-    demos = ("tiny-llama", "tiny-opt")
-    result["demo"] = {name: json.loads(run(PROGRAM, "demo", "--model", f"bundled:{name}", "--threads", args.threads,
-                                           "--format", "json")) for name in demos}
+    result["demo"] = demonstrations(args)
     return result
+
+
+def demonstrations(args):
+    """The demonstration on both bundled models."""
+    return {name: json.loads(run(PROGRAM, "demo", "--model", f"bundled:{name}", "--threads", args.threads,
+                                 "--format", "json")) for name in ("tiny-llama", "tiny-opt")}
+
+
+def with_new_demonstrations(args):
+    """cpu.json as it is, but for its demonstrations."""
+    return {**readme_tables.load("cpu.json"), "demo": demonstrations(args)}
 
 
 VARIANTS = ("pp", "pp+compensate=probe-mean", "pp+compensate=linear:32", "pp+channel-group=8",
@@ -119,8 +129,8 @@ def quality(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "quality"))
-    parser.add_argument("--smollm2", required=True)
+    parser.add_argument("what", choices=("speed", "quality", "demo"))
+    parser.add_argument("--smollm2")
     parser.add_argument("--pytorch-python")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--max-tokens", default="10240")
@@ -129,8 +139,12 @@ def main():
     args = parser.parse_args()
     if not os.path.exists(PROGRAM):
         sys.exit("build first: cargo build --release")
-    result, name, show = ((speed(args), "cpu.json", readme_tables.speed) if args.what == "speed" else
-                          (quality(args), "smollm2.json", readme_tables.sweep))
+    if args.what != "demo" and not args.smollm2:
+        sys.exit(f"{args.what} needs --smollm2 FOLDER")
+    measure, name, show = {"speed": (speed, "cpu.json", readme_tables.speed),
+                           "quality": (quality, "smollm2.json", readme_tables.sweep),
+                           "demo": (with_new_demonstrations, "cpu.json", readme_tables.speed)}[args.what]
+    result = measure(args)
     path = os.path.join(ROOT, "benches", "results", name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as f:

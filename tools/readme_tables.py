@@ -68,14 +68,32 @@ def sweep(result):
     rows = [f"{result['machine']}, {result['threads']} threads; {result['text']}, {result['tokens']} tokens in batches of "
             f"{result['batch_size']}×{result['seq_len']}; every pruned batch in turns with the dense model; "
             f"probeprune {result['version']}.", "",
-            "| method | pruned | perplexity | tokens/s | time, % of dense (quartiles) | PRR |", "|---|---|---|---|---|---|"]
+            "| method | pruned | perplexity | projection FLOPs, % of dense | tokens/s | time, % of dense (quartiles) | PRR |",
+            "|---|---|---|---|---|---|---|"]
     for row in result["rows"]:
         prr = "–" if row["prr"] is None else f"{row['prr']:.4f}"
         time, low, high = (100 * row[key] for key in ("time_share", "time_share_low", "time_share_high"))
         around = f" ({low:.1f} to {high:.1f})" if row["prune_ratio"] else ""
-        rows.append(f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.3f} "
-                    f"| {row['tokens_per_second']:.0f} | {time:.1f}{around} | {prr} |")
+        rows.append(f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} "
+                    f"| {100 * row['flops_share']:.1f} | {row['tokens_per_second']:.0f} | {time:.1f}{around} | {prr} |")
+    if "technical" in result:
+        rows += ["", "Technical text, calibrated with as much prose as technical text:", "",
+                 "| method | pruned | perplexity |", "|---|---|---|"]
+        rows += [f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} |"
+                 for row in result["technical"]["rows"]]
     return "\n".join(rows)
+
+
+def compensation(result):
+    """What compensation adds to the time of the pruned block."""
+    rows = ["| pruned MLP block (hidden 1024, intermediate 2816, bf16) at 40 % | compensation | time over the same without | goal |",
+            "|---|---|---|---|"]
+    for case in result["mlp"]:
+        for key, name, goal in (("probe_mean", "probe-mean", 1.01), ("linear_32", "linear:32", 1.03)):
+            if key in case:
+                rows.append(f"| {case['batch']}×{case['seq']}, {case[key]['kept_channels']} channels kept | {name} "
+                            f"| {spread(case[key]['time_over_pruned'], case[key]['quartiles'], 3)} | ≤ {goal} |")
+    return "\n".join(rows) if len(rows) > 2 else "Not yet measured."
 
 
 def load(name):
@@ -90,7 +108,7 @@ def load(name):
 def main():
     result = load("cpu.json")
     tables = {"quality": quality(result["demo"]["tiny-llama"]), "quality-opt": quality(result["demo"]["tiny-opt"]),
-              "speed": speed(result), "smollm2": sweep(load("smollm2.json"))}
+              "speed": speed(result), "compensation": compensation(result), "smollm2": sweep(load("smollm2.json"))}
     path = os.path.join(ROOT, "README.md")
     with open(path, encoding="utf-8") as f:
         old = text = f.read()

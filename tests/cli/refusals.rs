@@ -68,6 +68,26 @@ fn a_row_of_padding_is_refused() {
 }
 
 #[test]
+fn compensation_and_groups_that_cannot_be_are_refused() {
+    let pp =
+        |args: &[&'static str]| perplexity(&[&["--method", "pp", "--prune-ratio", "0.4"], args].concat());
+    for compensate in ["linear:0", "linear:", "linear:x", "mean", ""] {
+        let args = perplexity(&["--prune-ratio", "0.4", "--compensate", compensate]);
+        program(args).assert().code(2).stderr(predicates::str::contains("--compensate"));
+    }
+    refused(&pp(&["--channel-group", "3"]), &["--channel-group", "1, 8 or 16", "3"]);
+    refused(&pp(&["--channel-group", "8"]), &["--channel-group 8", "calibration", "--history"]);
+    refused(&pp(&["--compensate", "linear"]), &["linear:32", "calibrat"]);
+    refused(&pp(&["--compensate", "linear:500"]), &["linear:500", "channels"]);
+    for (method, compensate, instead) in
+        [("flap", "probe-mean", "wanda-sp"), ("wanda-sp", "linear", "pp"), ("random", "probe-mean", "pp")]
+    {
+        let args = ["--method", method, "--prune-ratio", "0.4", "--compensate", compensate];
+        refused(&perplexity(&args), &["--compensate", instead, method]);
+    }
+}
+
+#[test]
 fn ratios_out_of_range_are_refused() {
     for ratio in ["NaN", "-0.1", "1", "1.5", "inf"] {
         for method in ["none", "pp"] {

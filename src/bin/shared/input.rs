@@ -240,7 +240,9 @@ impl<B: Backend> Loaded<B> {
             return Ok(None);
         }
         if !given {
-            if method == Method::ProbePruning {
+            // What cannot do without is refused later, in one line.
+            let needed = settings.channel_group > 1 || settings.compensate.rank() > 0;
+            if method == Method::ProbePruning && !needed {
                 note_empty_history();
             }
             return Ok(None);
