@@ -2,9 +2,11 @@
 //!
 //! A pruned channel c is not 0: over the batch it is about m\[c\] (`probe-mean`), or about B\[c\]·z + b'\[c\] for z = P·x, x the
 //! block's normed input (`linear`). m and b' are the probe's mean of a and of a − B·z, drawn towards calibration's mean: a
-//! probe of few tokens is a poor estimate of a batch. Energies are what is left around them. So the last projection adds Σ_{c pruned} W\[:,c\]·m\[c\], a vector, and for `linear` the
-//! product of z with Σ_{c pruned} W\[:,c\]·B\[c\], a matrix of r columns. Both come from one product of r + 1 rows with the
-//! pruned columns of W, made anew for every batch because the probe decides what is pruned and what m is.
+//! probe of few tokens is a poor estimate of a batch. Energies are what is left around a share of them.
+//!
+//! So the last projection adds Σ_{c pruned} W\[:,c\]·m\[c\], a vector, and for `linear` the product of z with
+//! Σ_{c pruned} W\[:,c\]·B\[c\], a matrix of r columns. Both come from one product of r + 1 rows with the pruned columns of W,
+//! made anew for every batch because the probe decides what is pruned and what m is.
 
 use super::{
     Block,
@@ -39,7 +41,7 @@ pub struct Compensation<B: Backend> {
 pub struct LinearMap<B: Backend> {
     /// P (r, H) with p0 as its bias.
     pub directions: Linear<B>,
-    /// −B (C, r) with −b as its bias: what it adds to a leaves the remainder ρ.
+    /// −B (C, r): what it adds to a leaves what z does not explain.
     pub negated: Linear<B>,
     /// Bᵀ (r, C).
     pub coefficients: B::Statistics,

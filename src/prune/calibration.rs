@@ -40,12 +40,7 @@ pub struct BlockMoments {
 impl BlockMoments {
     /// μ̄ (C): mean of μ over the slots.
     pub fn channel_means(&self, width: usize) -> Vec<f32> {
-        let mut means = vec![0.0f64; width];
-        for slot in self.mean.chunks_exact(width) {
-            means.iter_mut().zip(slot).for_each(|(mean, &x)| *mean += f64::from(x));
-        }
-        let slots = (self.mean.len() / width) as f64;
-        means.into_iter().map(|sum| (sum / slots) as f32).collect()
+        slot_mean(&self.mean, width).into_iter().map(|mean| mean as f32).collect()
     }
 
     /// h (S, C) around a share of the channels' means: E\[(a − γ·μ̄)²\] = h − 2·γ·μ̄·μ + γ²·μ̄² (spec compensation, where
@@ -78,6 +73,17 @@ impl BlockMoments {
             }),
         }
     }
+}
+
+/// Mean over the slots of (S, width).
+pub(crate) fn slot_mean(values: &[f32], width: usize) -> Vec<f64> {
+    let mut mean = vec![0.0; width];
+    for slot in values.chunks_exact(width) {
+        mean.iter_mut().zip(slot).for_each(|(mean, &x)| *mean += f64::from(x));
+    }
+    let slots = (values.len() / width) as f64;
+    mean.iter_mut().for_each(|mean| *mean /= slots);
+    mean
 }
 
 /// FLAP's moments, reduced over the S slots.

@@ -15,7 +15,7 @@ use crate::{
         forward,
     },
     prune::{
-        calibration::{BlockMoments, Calibration, FlapMoments},
+        calibration::{BlockMoments, Calibration, FlapMoments, slot_mean},
         linear_fit,
         settings::{Metric, Settings},
     },
@@ -177,17 +177,6 @@ pub(super) fn directions<B: Backend>(
     backend.upload_statistics(offsets, &mut bias);
     let weight = backend.weight(&tensor, WeightUse::Rows)?;
     Ok(Linear { weight, bias: Some(bias), out_features, in_features })
-}
-
-/// Mean over the slots of (S, width).
-fn slot_mean(values: &[f32], width: usize) -> Vec<f64> {
-    let mut mean = vec![0.0; width];
-    for slot in values.chunks_exact(width) {
-        mean.iter_mut().zip(slot).for_each(|(mean, &x)| *mean += f64::from(x));
-    }
-    let slots = (values.len() / width) as f64;
-    mean.iter_mut().for_each(|mean| *mean /= slots);
-    mean
 }
 
 fn block_moments<B: Backend>(
