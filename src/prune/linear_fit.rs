@@ -54,18 +54,16 @@ pub fn directions(mean: &[f64], second: &[f32], rank: usize) -> (Vec<f32>, Vec<f
     let h = mean.len();
     let covariance: Vec<f64> =
         second.iter().enumerate().map(|(i, &x)| f64::from(x) - mean[i / h] * mean[i % h]).collect();
-    let apply = |v: &[f64]| -> Vec<f64> { covariance.chunks_exact(h).map(|row| dot(row, v)).collect() };
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let mut basis: Vec<Vec<f64>> =
         (0..rank).map(|_| (0..h).map(|_| rng.random_range(-1.0..1.0)).collect()).collect();
     orthonormalise(&mut basis);
     for _ in 0..ROUNDS {
-        use rayon::prelude::*;
-        basis = basis.par_iter().map(|v| apply(v)).collect();
+        basis = images(&covariance, &basis);
         orthonormalise(&mut basis);
     }
     // Whitening by Cholesky: with L·Lᵀ = Vᵀ·Cov·V, the covariance of L⁻¹·Vᵀ·x is the identity.
-    let images: Vec<Vec<f64>> = basis.iter().map(|v| apply(v)).collect();
+    let images = images(&covariance, &basis);
     let mut lower = vec![vec![0.0; rank]; rank];
     // A direction without variance, which a short calibration may leave, must not be divided by.
     let floor =
@@ -115,6 +113,21 @@ pub fn fit(
         bias: means.iter().map(|&x| x as f32).collect(),
         variance: variance.into_iter().map(|x| x.max(0.0) as f32).collect(),
     }
+}
+
+/// Each vector times a symmetric matrix (H, H), which is read once for all of them.
+fn images(matrix: &[f64], vectors: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    use rayon::prelude::*;
+    let (rank, h) = (vectors.len(), vectors[0].len());
+    // (H, r), so that the innermost loop goes over independent sums.
+    let columns: Vec<f64> = (0..h).flat_map(|i| vectors.iter().map(move |v| v[i])).collect();
+    let mut products = vec![0.0; h * rank];
+    products.par_chunks_exact_mut(rank).zip(matrix.par_chunks_exact(h)).for_each(|(sums, row)| {
+        for (x, column) in row.iter().zip(columns.chunks_exact(rank)) {
+            sums.iter_mut().zip(column).for_each(|(sum, y)| *sum += x * y);
+        }
+    });
+    (0..rank).map(|r| products.iter().skip(r).step_by(rank).copied().collect()).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
