@@ -108,7 +108,7 @@ def sweep(args, name, text, calibration, variants, ratios):
     result = json.loads(run(
         PROGRAM, "sweep", "--model", os.path.abspath(args.smollm2), "--text", text, "--calibrate-text", *calibration,
         "--seq-len", "256", "--batch-size", "10", "--max-tokens", args.max_tokens, "--threads", args.threads,
-        "--variants", ",".join(variants), "--ratios", ratios, "--out", out, "--format", "json"))
+        "--rounds", "1", "--variants", ",".join(variants), "--ratios", ratios, "--out", out, "--format", "json"))
     result.pop("runs")
     return result
 

@@ -274,8 +274,8 @@ impl<B: Backend> Session<B> {
         Ok(Some(units))
     }
 
-    /// The scores that `block` of layer `layer` was chosen by last: of its heads (N) or channels (I), under `random`
-    /// their ranks. `None` if the block is dense, in the latest batch at least, or pinned.
+    /// The scores that `block` of layer `layer` was chosen by last: of its heads (N) or its channels or groups of
+    /// channels (I / group), under `random` their ranks. `None` if the block is dense, in the latest batch at least, or pinned.
     ///
     /// # Errors
     /// A device that failed.

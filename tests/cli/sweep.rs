@@ -26,7 +26,7 @@ fn lines(out: &Path) -> Vec<Value> {
 #[test]
 fn its_perplexities_are_those_of_perplexity() {
     let folder = TempDir::new().unwrap();
-    let args = ["--variants", "pp,flap,pp+metric=flap", "--ratios", "0.4", "--format", "json"];
+    let args = ["--variants", "pp,flap,pp+metric=flap,pp+channel-group=8", "--ratios", "0.4", "--format", "json"];
     let report: Value = serde_json::from_str(&stdout(sweep(folder.path(), &args))).unwrap();
     let rows = report["rows"].as_array().unwrap();
     let history = ["--history", path(&FILES.history), "--prune-ratio", "0.4"];
@@ -35,6 +35,7 @@ fn its_perplexities_are_those_of_perplexity() {
         ("pp", history.to_vec()),
         ("flap", [&history[..], &["--method", "flap"]].concat()),
         ("pp+metric=flap", [&history[..], &["--metric", "flap"]].concat()),
+        ("pp+channel-group=8", [&history[..], &["--channel-group", "8"]].concat()),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (name, args)) in rows.iter().zip(expected) {
@@ -48,7 +49,7 @@ fn its_perplexities_are_those_of_perplexity() {
         assert_eq!(row["head_overlap"].is_null(), !name.starts_with("pp"));
     }
     let csv = fs::read_to_string(folder.path().join("sweep.csv")).unwrap();
-    assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 5);
+    assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 6);
     let saved: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("sweep.json")).unwrap()).unwrap();
     assert_eq!(saved, report);

@@ -216,10 +216,14 @@ impl<B: Backend> Run<'_, B> {
     }
 
     fn histograms(&self) -> Result<[Option<Histogram>; 2]> {
+        let config = &self.pruned.model().config;
         let mut histograms = [None, None];
         for (layer, counts) in self.pruned.layer_counts().iter().enumerate() {
+            let of = [config.num_attention_heads, config.intermediate_size];
             for (block, kept) in [(Block::Attention, counts.heads), (Block::Mlp, counts.channels)] {
                 if let Some(scores) = self.pruned.scores(layer, block)? {
+                    // Channels in groups have a score for each group.
+                    let kept = kept * scores.len() / of[block as usize];
                     let histogram = &mut histograms[block as usize];
                     histogram.get_or_insert_with(Histogram::default).add(&scores, kept);
                 }
