@@ -7,16 +7,15 @@
 //!   one run per line of input.
 //! - `authors`: the same model pruned by 40 % against the authors' operations in PyTorch.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    path::PathBuf,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::Arc,
-    time::Instant,
-};
+#![allow(unreachable_pub)]
+
+mod peer;
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use clap::Parser;
 use half::bf16;
+use peer::Peer;
 use probeprune::{
     backend::{Backend, Grid, History, Linear, Norm, NormKind, WeightUse},
     checkpoint::{Checkpoint, Tensor},
@@ -258,51 +257,6 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
         "dense_seconds": median(&samples.iter().map(|s| s[0]).collect::<Vec<_>>()),
         "probe_mean": probe_mean, "linear_32": linear,
     })
-}
-
-/// A process that measures another program: one line in, one line out.
-struct Peer {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Peer {
-    fn start(command: &str) -> Self {
-        let mut child = Command::new("sh")
-            .args(["-c", &format!("exec {command}")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the peer's command starts");
-        let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-        let mut peer = Self { child, input, output: BufReader::new(output) };
-        assert_eq!(peer.line(), "ready", "the peer says when it is ready");
-        peer
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("a line from the peer");
-        line.trim().to_string()
-    }
-
-    fn ask(&mut self, what: &str) -> String {
-        writeln!(self.input, "{what}").expect("the peer listens");
-        self.line()
-    }
-
-    fn measure(&mut self, what: &str) -> f64 {
-        self.ask(what).parse().expect("seconds")
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // It only waits for input: nothing is lost.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 const PREFILL: Grid = Grid { samples: 4, tokens: 256 };

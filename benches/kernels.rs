@@ -3,7 +3,8 @@
 //! - `cargo bench --bench kernels`: criterion's measurement of the case table, then each case's time, rate, share of
 //!   what this machine can do, and time over the whole operation's at the same shape.
 //! - `cargo bench --bench kernels -- --test`: every case once, at a small shape.
-//! - `cargo bench --bench kernels --features cublas -- --goals`: the project's goals for a GPU, each with its limit.
+//! - `cargo bench --bench kernels --features cublas -- --goals [--pytorch "PYTHON tools/peers/gpu.py"]`: the project's goals
+//!   for a GPU, each with its limit.
 
 #![allow(unreachable_pub)]
 
@@ -17,6 +18,9 @@ mod ceiling;
 mod cuda;
 #[path = "kernels/goals.rs"]
 mod goals;
+mod peer;
+#[path = "kernels/pytorch.rs"]
+mod pytorch;
 #[path = "kernels/timer.rs"]
 mod timer;
 
@@ -54,7 +58,8 @@ fn main() {
     // Without --bench, cargo test runs this.
     let smoke = flag("--test") || !flag("--bench");
     if flag("--goals") && !smoke {
-        return goals::print();
+        let mut rest = std::env::args().skip_while(|argument| argument != "--pytorch").skip(1);
+        return goals::print(rest.next().as_deref());
     }
     let short = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
@@ -102,6 +107,7 @@ fn goals_once<B: Backend>(backend: &Arc<B>) -> Result<()> {
     let peer = |_| Ok(Some(Box::new(|| ()) as Peer<'static>));
     goals::products(&**backend, &mut timer, &peer, SMALL, &[32], 1)?;
     goals::decoding_bandwidth(&**backend, &mut timer, token, 2)?;
+    pytorch::rows(backend, &mut timer, [SMALL, SMALL, SMALL, token], 4, &mut |_| 1.0, 1)?;
     Ok(())
 }
 

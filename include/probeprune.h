@@ -258,7 +258,8 @@ typedef struct probeprune_settings {
     uint32_t compensate_rank;   /* of LINEAR; 0: 32 */
     uint32_t channel_group;     /* MLP channels are kept in groups of 8 or 16, in a model that was loaded with
                                    channel_order; 1 or 0: one by one */
-    uint32_t reserved[4];
+    uint32_t dense_below;       /* batches of fewer tokens than this, pads included, run densely; 0: none */
+    uint32_t reserved[3];
     uint64_t seed;              /* of random */
     const uint32_t *skip_layers; /* layers that stay dense */
     uint64_t skip_layer_count;   /* PROBEPRUNE_DEFAULT_LAYERS */
@@ -392,6 +393,10 @@ probeprune_status probeprune_session_kept(probeprune_session *session, uint64_t 
 /* The same as an int32 tensor on the model's device; a copy. */
 probeprune_status probeprune_session_export_kept(probeprune_session *session, uint64_t layer, int32_t block,
                                                  DLManagedTensorVersioned **out);
+/* The scores that the block was chosen by last, float32: of its heads, of its channels or groups of channels in the order
+ * of channel_order. None in a block that is dense, was so in the last batch, or is pinned. */
+probeprune_status probeprune_session_scores(probeprune_session *session, uint64_t layer, int32_t block, float *out,
+                                            size_t capacity, size_t *count);
 /* Keeps these from now on instead of choosing: int32 or uint32 tensors in host memory, kept[2 layer + block], as many
  * entries as the layer's counts; NULL for dense blocks. `count` is twice the number of layers. */
 probeprune_status probeprune_session_pin(probeprune_session *session, const DLTensor *const *kept, size_t count);
@@ -631,7 +636,9 @@ typedef struct probeprune_channel_score_args {
     const DLTensor *statistic; /* floats (C) */
     const DLTensor *history;   /* floats, or float16 square roots, (rows, C); optional */
     const DLTensor *slots;     /* indices (S_p) of the probe's tokens; with history only */
-    const DLTensor *out;       /* written: floats (C) or (N) */
+    const DLTensor *out;       /* written: floats, one per channel, head or group */
+    uint32_t channel_group;    /* 8 or 16: scores groups of so many channels, by the L2 norm of theirs; 0 or 1: channels */
+    uint32_t reserved;
 } probeprune_channel_score_args;
 
 /* The highest scores, as many as kept has entries; ties keep the lower index. */

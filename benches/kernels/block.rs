@@ -112,8 +112,8 @@ impl<B: Backend> LayerRun<B> {
         Ok(Self { model: Arc::clone(model), settings, scratch, batch, selections })
     }
 
-    /// Runs both blocks once.
-    pub fn run(&mut self) {
+    /// Runs these blocks once.
+    pub fn run(&mut self, blocks: &[Block]) {
         let Self { model, settings, scratch, batch, selections } = self;
         let mode = match selections[0] {
             Selection::Probed(_) => Mode::Batch { update_history: true },
@@ -123,7 +123,8 @@ impl<B: Backend> LayerRun<B> {
         model.backend.scope(|| {
             scratch.timeline.start(&model.backend);
             // Both read the same residual, so that every run is the same sequence of launches.
-            for (block, selection) in Block::ALL.into_iter().zip(selections) {
+            for &block in blocks {
+                let selection = &mut selections[block as usize];
                 block::run(&context, 0, block, selection, scratch, None, None);
                 block::update_history(&context, selection);
                 scratch.timeline.mark(&model.backend, Step::History);
@@ -140,7 +141,7 @@ impl<B: Backend> LayerRun<B> {
         if !self.scratch.timeline.is_on() {
             self.scratch.timeline = Timeline::on(&*model.backend, 1)?;
         }
-        self.run();
+        self.run(&Block::ALL);
         model.backend.download_indices(&self.scratch.fault, 1)?;
         self.scratch.timeline.seconds(&model.backend)
     }

@@ -51,6 +51,9 @@ pub const LARGE: [Shape; 4] = [
 pub const MEDIUM: [Shape; 2] =
     [shape("medium_4x256", [4, 256], MEDIUM_SIZES), shape("medium_1x1", [1, 1], MEDIUM_SIZES)];
 
+/// r of the linear map of compensation.
+const RANK: usize = 32;
+
 /// To see that everything runs.
 pub const SMALL: Shape = shape("small_3x24", [3, 24], [48, 80, 3, 16, 2, 48]);
 
@@ -83,11 +86,23 @@ pub enum Op {
     TopK,
     /// History of the MLP's kept channels.
     History,
+    /// Energies of the MLP's probe around what stands in for its channels.
+    CentreEnergy,
+    /// The pruned channels' coefficients of a linear map, and what stands in for them.
+    GatherPruned,
+    /// Their product with down_proj's pruned columns.
+    PrunedProduct,
+    /// down_proj by kept channels with what it adds for pruned ones.
+    DownAdded,
+    /// Calibration's moments of the MLP's intermediate states.
+    Moments,
+    /// Calibration's second moments of a block's input.
+    InputProduct,
 }
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
         Self::Norm,
         Self::ProbeSelect,
         Self::ProbeGather,
@@ -101,6 +116,12 @@ impl Op {
         Self::Score,
         Self::TopK,
         Self::History,
+        Self::CentreEnergy,
+        Self::GatherPruned,
+        Self::PrunedProduct,
+        Self::DownAdded,
+        Self::Moments,
+        Self::InputProduct,
     ];
 
     /// In benchmarks' names.
@@ -119,6 +140,12 @@ impl Op {
             Self::Score => "channel_score",
             Self::TopK => "top_k_keep",
             Self::History => "history_update",
+            Self::CentreEnergy => "centre_energy",
+            Self::GatherPruned => "gather_pruned",
+            Self::PrunedProduct => "project_pruned",
+            Self::DownAdded => "project_down_added",
+            Self::Moments => "accumulate_moments",
+            Self::InputProduct => "accumulate_product",
         }
     }
 
@@ -172,6 +199,11 @@ impl Case {
         if self.pruned { self.shape.kept_channels } else { self.shape.intermediate }
     }
 
+    /// What is not kept of I.
+    fn pruned_channels(&self) -> usize {
+        self.shape.intermediate - self.shape.kept_channels
+    }
+
     /// B_p × S_p.
     fn probe(&self) -> Grid {
         let Grid { samples, tokens } = self.shape.grid;
@@ -187,6 +219,9 @@ impl Case {
             Op::Output => Some([t, h, self.head_channels()]),
             Op::Gated => Some([t, self.channels(), h]),
             Op::Down => Some([t, h, self.channels()]),
+            Op::PrunedProduct => Some([RANK + 1, h, self.pruned_channels()]),
+            Op::DownAdded => Some([t, h, self.shape.kept_channels + RANK]),
+            Op::InputProduct => Some([h, h, t]),
             _ => None,
         }
     }
@@ -214,6 +249,7 @@ impl Case {
         let (t, h, i) = (self.shape.grid.rows(), self.shape.hidden, self.shape.intermediate);
         let Grid { tokens, .. } = self.shape.grid;
         let (n, probe) = (self.head_channels(), self.probe());
+        let (kept, pruned) = (self.shape.kept_channels, self.pruned_channels());
         let bytes = match self.op {
             Op::Norm => element * 2 * t * h + 4 * (t + h),
             Op::ProbeSelect => 4 * (2 * t + probe.rows()),
@@ -226,8 +262,14 @@ impl Case {
             Op::Attention => element * 4 * t * n,
             Op::Energy => element * t * n + 4 * tokens * n,
             Op::Score => 4 * (2 * probe.tokens * i + 2 * i),
-            Op::TopK => 4 * (i + self.shape.kept_channels),
-            Op::History => 4 * 3 * tokens * self.shape.kept_channels,
+            Op::TopK => 4 * (i + kept),
+            Op::History => 4 * 3 * tokens * kept,
+            Op::CentreEnergy => 4 * (3 * probe.tokens * i + i),
+            Op::GatherPruned => 4 * (i + (RANK + 1) * pruned) + element * (RANK + 1) * pruned,
+            Op::PrunedProduct => element * (RANK + 1) * (pruned + h) + weight * pruned * h,
+            Op::DownAdded => element * (t * (kept + RANK + 2 * h) + (RANK + 1) * h) + weight * kept * h,
+            Op::Moments => element * t * i + 4 * 4 * tokens * i,
+            Op::InputProduct => element * t * h + 4 * 2 * h * h,
         };
         bytes as f64
     }

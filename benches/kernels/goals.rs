@@ -6,7 +6,7 @@ use probeprune::{
     Result,
     backend::{Backend, Grid},
     gpu::{Cuda, Gpu, GpuDtype, cuda::survey},
-    model::timeline::Step,
+    model::{Block, timeline::Step},
     prune::settings::{HistoryDtype, HistoryLayout, Method, Settings},
     session::{Limits, Session},
 };
@@ -15,6 +15,7 @@ use crate::{
     block::{LayerRun, Pruning, model},
     case::{Case, LARGE, Op, Shape},
     cuda::{FLUSH, Peer, copy_bandwidth, cublas, memory_taken},
+    peer, pytorch,
     timer::{Timer, median, ratio},
 };
 
@@ -45,17 +46,17 @@ const GOALS: [Goal; 15] = [
 ];
 
 /// What came out for a row.
-type Finding = std::result::Result<String, String>;
+pub type Finding = std::result::Result<String, String>;
 
-/// Measures what this machine can, and prints every row.
-pub fn print() {
+/// Measures what this machine can, and prints every row. `pytorch`: a command that runs tools/peers/gpu.py.
+pub fn print(pytorch: Option<&str>) {
     let opened = survey().and_then(|survey| survey.supports(survey.device(0)?)).and_then(|()| Cuda::new(0));
     let findings: Vec<(usize, Finding)> = match opened {
         Ok(cuda) => {
             let gpu = Arc::new(Gpu::new(cuda, GpuDtype::Bf16));
             println!("{:?}", gpu.driver().device());
             println!("dense layers are this project's own; row 9 compares its products with cuBLAS");
-            on_gpu(&gpu).unwrap_or_else(|error| {
+            on_gpu(&gpu, pytorch).unwrap_or_else(|error| {
                 println!("stopped: {error}");
                 Vec::new()
             })
@@ -77,7 +78,7 @@ pub fn print() {
     }
 }
 
-fn on_gpu(gpu: &Arc<Gpu<Cuda>>) -> Result<Vec<(usize, Finding)>> {
+fn on_gpu(gpu: &Arc<Gpu<Cuda>>, pytorch: Option<&str>) -> Result<Vec<(usize, Finding)>> {
     let mut timer = Timer::new(&**gpu, FLUSH)?;
     let peer = |sizes: [usize; 3]| cublas(gpu, sizes);
     let mut found = layers(gpu, &mut timer, LARGE, 15)?;
@@ -86,8 +87,12 @@ fn on_gpu(gpu: &Arc<Gpu<Cuda>>) -> Result<Vec<(usize, Finding)>> {
     let share = decoding_bandwidth(&**gpu, &mut timer, LARGE[3], 2)? / copy;
     found.push((12, Ok(format!("{share:.3} of {:.0} GB/s", copy / 1e9))));
     found.push((14, Ok(format!("{:.4}", memory(gpu)?))));
-    for row in [8, 13, 15] {
-        found.push((row, Err("needs PyTorch, see tools/peers".to_string())));
+    if let Some(command) = pytorch {
+        let mut peer = peer::Peer::start(command);
+        found.extend(pytorch::rows(gpu, &mut timer, LARGE, 32, &mut |what| peer.measure(what), 9)?);
+    } else {
+        let why = "needs --pytorch \"PYTHON tools/peers/gpu.py\"";
+        found.extend([8, 13, 15].map(|row| (row, Err(why.to_string()))));
     }
     Ok(found)
 }
@@ -135,7 +140,7 @@ fn against_dense<B: Backend>(
         layers.push(LayerRun::new(model, grid, pruning)?);
     }
     let mut runs: Vec<Box<dyn FnMut()>> =
-        layers.iter_mut().map(|layer| Box::new(|| layer.run()) as Box<dyn FnMut()>).collect();
+        layers.iter_mut().map(|layer| Box::new(|| layer.run(&Block::ALL)) as Box<dyn FnMut()>).collect();
     // The second time a layer becomes a graph.
     let times = timer.interleaved(&model.backend, &mut runs, 3, rounds)?;
     Ok((times[1..].iter().map(|times_of| ratio(times_of, &times[0])).collect(), median(&times[0])))
@@ -219,6 +224,7 @@ fn memory(gpu: &Arc<Gpu<Cuda>>) -> Result<f64> {
     Ok(taken(Settings { method, prune_ratio: 0.4, history_layout, ..Settings::default() })? / dense)
 }
 
-fn joined(values: &[f64], digits: usize) -> String {
+/// As "1/2/3".
+pub fn joined(values: &[f64], digits: usize) -> String {
     values.iter().map(|value| format!("{value:.digits$}")).collect::<Vec<_>>().join("/")
 }

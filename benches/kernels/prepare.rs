@@ -2,20 +2,20 @@
 
 use probeprune::{
     backend::{
-        AttentionShape, Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Linear, Norm, NormKind,
+        Addition, AttentionShape, Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Linear, Moments, Norm, NormKind,
         Placement, Probe, Unit, WeightUse,
     },
     checkpoint::Tensor,
     config::Activation,
     prune::{
         counts,
-        settings::{HistoryLayout, Metric, ProbeOrder},
+        settings::{Compensation, HistoryLayout, Metric, ProbeOrder},
     },
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Case, Op, Shape};
+use super::{Case, Op, RANK, Shape};
 
 /// A case with its buffers: runs once, and returns what came out if asked to.
 pub type Ready<B> = Box<dyn FnMut(&B, bool) -> Vec<f32>>;
@@ -184,6 +184,81 @@ impl Case {
                     let kept = KeptBlocks { set: &kept, width: 1 };
                     backend.history_update(&p, tokens, 0, kept, 0.99, &mut history);
                     statistics(backend, read, &history.values, tokens * width)
+                })
+            }
+            Op::CentreEnergy => {
+                let (len, prior) =
+                    (probe_grid.tokens * intermediate, make.statistics(intermediate, -0.1..0.1)?);
+                let (mut p, sums) = (make.statistics(len, 1.0..2.0)?, make.statistics(len, -1.0..1.0)?);
+                let mut mean = backend.statistics(intermediate)?;
+                Box::new(move |backend, read| {
+                    let prior = Some((&prior, 0.9));
+                    let share = Compensation::CENTRED_SHARE;
+                    backend.centre_energy(
+                        &mut p,
+                        &sums,
+                        probe_grid,
+                        intermediate,
+                        None,
+                        prior,
+                        share,
+                        &mut mean,
+                    );
+                    statistics(backend, read, &p, len)
+                })
+            }
+            Op::GatherPruned => {
+                let kept = make.kept(kept_channels, intermediate)?;
+                let coefficients = make.statistics(RANK * intermediate, -1.0..1.0)?;
+                let mean = make.statistics(intermediate, -1.0..1.0)?;
+                let len = self.pruned_channels();
+                let mut pruned = KeptSet { indices: backend.indices(len)?, len, of: intermediate };
+                let mut out = backend.activations((RANK + 1) * len)?;
+                Box::new(move |backend, read| {
+                    let kept = KeptBlocks { set: &kept, width: 1 };
+                    backend.gather_pruned(kept, Some((&coefficients, RANK)), &mean, &mut pruned, &mut out);
+                    activations(backend, read, &out, (RANK + 1) * len)
+                })
+            }
+            Op::PrunedProduct => {
+                let c = self.pruned_channels();
+                let (a, pruned) = (make.activations((RANK + 1) * c)?, make.kept(c, intermediate)?);
+                let weight = make.linear(h, intermediate, WeightUse::Columns)?;
+                let mut out = backend.activations((RANK + 1) * h)?;
+                Box::new(move |backend, read| {
+                    let pruned = Some(KeptBlocks { set: &pruned, width: 1 });
+                    backend.project(&a, RANK + 1, &weight, pruned, None, None, None, &mut out);
+                    activations(backend, read, &out, (RANK + 1) * h)
+                })
+            }
+            Op::DownAdded => {
+                let (a, kept) = (make.activations(t * kept_channels)?, make.kept(kept_channels, intermediate)?);
+                let (z, added) = (make.activations(t * RANK)?, make.activations((RANK + 1) * h)?);
+                let (weight, residual) =
+                    (make.linear(h, intermediate, WeightUse::Columns)?, make.activations(t * h)?);
+                let mut out = backend.activations(t * h)?;
+                Box::new(move |backend, read| {
+                    let kept = Some(KeptBlocks { set: &kept, width: 1 });
+                    let addition = Some(Addition { z: &z, rank: RANK, weight: &added });
+                    backend.project(&a, t, &weight, kept, None, addition, Some(&residual), &mut out);
+                    activations(backend, read, &out, t * h)
+                })
+            }
+            Op::Moments => {
+                let (a, len) = (make.activations(t * intermediate)?, grid.tokens * intermediate);
+                let [energy, mean] = [backend.statistics(len)?, backend.statistics(len)?];
+                let none = || backend.statistics(0);
+                let mut moments = Moments { energy, mean, baseline: none()?, fluctuation: none()? };
+                Box::new(move |backend, read| {
+                    backend.accumulate_moments(&a, grid, intermediate, 0, &mut moments);
+                    statistics(backend, read, &moments.energy, len)
+                })
+            }
+            Op::InputProduct => {
+                let (x, mut out) = (make.activations(t * h)?, backend.statistics(h * h)?);
+                Box::new(move |backend, read| {
+                    backend.accumulate_product(&x, &x, t, [h, h], &mut out);
+                    statistics(backend, read, &out, h * h)
                 })
             }
         })

@@ -48,8 +48,8 @@ fn both_sides_agree_on_every_field() {
         MethodSettings = "probeprune_settings" {
             struct_size, method, metric, probe_order, prune_ratio, probe_tokens, probe_samples, fixed_probe_weight,
             momentum, parallel_probe, history_dtype, history_bucket, round_channels, flap_attention_factor,
-            compensate, compensate_rank, channel_group, reserved, seed, skip_layers, skip_layer_count,
-            prior_tokens,
+            compensate, compensate_rank, channel_group, dense_below, reserved, seed, skip_layers,
+            skip_layer_count, prior_tokens,
         }
         CalibrateOptions = "probeprune_calibrate_options" {
             struct_size, flap, batch_size, progress, user, linear_rank, reserved,
@@ -86,7 +86,7 @@ fn both_sides_agree_on_every_field() {
         StatisticArguments = "probeprune_column_statistic_args" { struct_size, metric, weight, out }
         ScoreArguments = "probeprune_channel_score_args" {
             struct_size, metric, head_dim, bucket, history_slots, fixed_probe_weight, p, statistic, history, slots,
-            out,
+            out, channel_group, reserved,
         }
         KeepArguments = "probeprune_topk_keep_args" { struct_size, fault_tag, scores, kept, fault }
         UpdateArguments = "probeprune_history_update_args" {

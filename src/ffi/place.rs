@@ -16,7 +16,7 @@ use crate::{
     cpu::Cpu,
     error::Result,
     gpu::{Cuda, Gpu, GpuDtype},
-    model::Model,
+    model::{Block, Model},
     prune::{
         calibration::Calibration,
         flops::{LayerCounts, Shares},
@@ -151,6 +151,7 @@ pub(super) trait AnySession: Send {
     fn logits(&mut self, samples: usize) -> Result<Vec<f32>>;
     fn export_logits(&mut self, samples: usize) -> Result<Exported>;
     fn kept(&self, layer: usize, mlp: bool) -> Result<Option<Vec<u32>>>;
+    fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>>;
     fn export_indices(&self, indices: &[u32]) -> Result<Exported>;
     fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()>;
     fn prefill(&mut self, batch: Batch<'_>, reprobe_every: Option<usize>) -> Result<()>;
@@ -234,6 +235,10 @@ impl<B: Place> AnySession for Session<B> {
 
     fn kept(&self, layer: usize, mlp: bool) -> Result<Option<Vec<u32>>> {
         if mlp { self.kept_channels(layer) } else { self.kept_heads(layer) }
+    }
+
+    fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>> {
+        self.scores(layer, block)
     }
 
     fn export_indices(&self, indices: &[u32]) -> Result<Exported> {

@@ -369,6 +369,27 @@ pub unsafe extern "C" fn probeprune_session_kept(
 
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_scores(
+    session: *mut Session,
+    layer: u64,
+    block: i32,
+    out: *mut f32,
+    capacity: usize,
+    count: *mut usize,
+) -> i32 {
+    // SAFETY: the caller's to keep.
+    call(|| unsafe {
+        with_session(session, |state| {
+            let out = Buffer::new(out, capacity, count, "out")?;
+            let layer = index(layer, state.session.config().num_hidden_layers)?;
+            let scores = state.session.scores(layer, self::block(block)?)?;
+            out.write(&scores.unwrap_or_default())
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_session_export_kept(
     session: *mut Session,
     layer: u64,

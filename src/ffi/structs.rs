@@ -173,7 +173,8 @@ pub struct MethodSettings {
     pub(super) compensate: i32,
     pub(super) compensate_rank: u32,
     pub(super) channel_group: u32,
-    pub(super) reserved: [u32; 4],
+    pub(super) dense_below: u32,
+    pub(super) reserved: [u32; 3],
     pub(super) seed: u64,
     pub(super) skip_layers: *const u32,
     pub(super) skip_layer_count: u64,
@@ -200,7 +201,8 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, rese
         compensate: 0,
         compensate_rank: 0,
         channel_group: settings.channel_group as u32,
-        reserved: [0; 4],
+        dense_below: settings.dense_below as u32,
+        reserved: [0; 3],
         seed: settings.seed,
         skip_layers: null(),
         skip_layer_count: DEFAULT_LAYERS,
@@ -264,8 +266,7 @@ impl MethodSettings {
             channel_group: self.channel_group.max(1) as usize,
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,
-            // Programs of their own have a dense session for small batches.
-            dense_below: 0,
+            dense_below: self.dense_below as usize,
         })
     }
 }

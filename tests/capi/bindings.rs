@@ -244,7 +244,8 @@ pub struct probeprune_settings {
     pub compensate: i32,
     pub compensate_rank: u32,
     pub channel_group: u32,
-    pub reserved: [u32; 4usize],
+    pub dense_below: u32,
+    pub reserved: [u32; 3usize],
     pub seed: u64,
     pub skip_layers: *const u32,
     pub skip_layer_count: u64,
@@ -477,6 +478,16 @@ unsafe extern "C" {
         layer: u64,
         block: i32,
         out: *mut *mut DLManagedTensorVersioned,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_session_scores(
+        session: *mut probeprune_session,
+        layer: u64,
+        block: i32,
+        out: *mut f32,
+        capacity: usize,
+        count: *mut usize,
     ) -> probeprune_status;
 }
 unsafe extern "C" {
@@ -750,6 +761,8 @@ pub struct probeprune_channel_score_args {
     pub history: *const DLTensor,
     pub slots: *const DLTensor,
     pub out: *const DLTensor,
+    pub channel_group: u32,
+    pub reserved: u32,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -8,6 +8,7 @@ use std::{
 
 use probeprune::{
     cpu::Cpu,
+    model::Block,
     prune::settings::{Method, Settings},
     session::{self as library, Limits},
     source::ModelSource,
@@ -36,6 +37,17 @@ pub(crate) fn kept(session: &Session, layer: u64, block: u32) -> Vec<u32> {
     ok(unsafe {
         let (out, capacity) = (out.as_mut_ptr(), out.len());
         probeprune_session_kept(session.0, layer, block as i32, out, capacity, &mut count)
+    });
+    out.truncate(count);
+    out
+}
+
+fn scores(session: &Session, layer: u64, block: u32) -> Vec<f32> {
+    let (mut out, mut count) = (vec![0.0; 4096], 0);
+    // SAFETY: living handles and buffers.
+    ok(unsafe {
+        let (out, capacity) = (out.as_mut_ptr(), out.len());
+        probeprune_session_scores(session.0, layer, block as i32, out, capacity, &mut count)
     });
     out.truncate(count);
     out
@@ -75,7 +87,10 @@ fn batches_calibration_and_kept_sets_are_the_librarys() {
             if let (Some(heads), Some(channels)) = (heads, channels) {
                 assert_eq!(kept(&session, layer as u64, PROBEPRUNE_BLOCK_ATTENTION), heads);
                 assert_eq!(kept(&session, layer as u64, PROBEPRUNE_BLOCK_MLP), channels);
+                let of_channels = scores(&session, layer as u64, PROBEPRUNE_BLOCK_MLP);
+                assert_eq!(of_channels, expected.scores(layer, Block::Mlp).unwrap().unwrap());
             } else {
+                assert!(scores(&session, layer as u64, PROBEPRUNE_BLOCK_MLP).is_empty());
                 let all = kept(&session, layer as u64, PROBEPRUNE_BLOCK_ATTENTION);
                 assert_eq!(all, (0..all.len() as u32).collect::<Vec<_>>(), "a dense block keeps everything");
             }
@@ -100,6 +115,20 @@ fn batches_calibration_and_kept_sets_are_the_librarys() {
     assert!(counts.probes_mlp == 1 && counts.channel_ratio > 0.3 && counts.channel_ratio < 0.6);
     assert_eq!((work.probe_samples, work.probe_tokens), (1, 8));
     assert!(work.flops_share < 1.0 && work.probe_flops_share > 0.0);
+}
+
+#[test]
+fn small_batches_run_densely_where_that_is_asked_for() {
+    let model = tiny_llama();
+    let mut settings = pruning(0.4);
+    settings.dense_below = 33;
+    let [dense, pruned, either] =
+        [&pruning(0.0), &pruning(0.4), &settings].map(|settings| session(&model, settings, limits(4, 16, 0)));
+    for (samples, same_as) in [(2, &dense), (3, &pruned)] {
+        let batch = tokens(samples * 16, 3);
+        let (loss, expected) = (evaluate(&either, &batch, samples), evaluate(same_as, &batch, samples));
+        assert_eq!(loss.to_bits(), expected.to_bits(), "{samples} samples");
+    }
 }
 
 /// Tokens that follow two prompts of different lengths.

@@ -204,6 +204,31 @@ fn attention_over_kept_heads() {
 }
 
 #[test]
+fn scores_of_groups_are_norms_of_their_channels() {
+    let device = device();
+    let (p, statistic) = (floats(values(48, 1), &[2, 24]), floats(values(24, 2), &[24]));
+    let energy = |c: usize| f64::from(p.data[c] + p.data[24 + c]) * f64::from(statistic.data[c]);
+    let out = floats(vec![f32::NAN; 3], &[3]);
+    let mut args = defaults(probeprune_channel_score_args_init);
+    args.channel_group = 8;
+    [args.p, args.statistic, args.out] = [&p.tensor, &statistic.tensor, &out.tensor];
+    // SAFETY: living tensors.
+    unsafe { run!(device, probeprune_channel_score, probeprune_channel_score_workspace_size, args) };
+    let norm = |group: usize| (8 * group..8 * group + 8).map(|c| energy(c).powi(2)).sum::<f64>().sqrt();
+    assert_close(&out.data, &[norm(0), norm(1), norm(2)], 1e-6);
+    // SAFETY: as above.
+    let score = |args: &probeprune_channel_score_args| unsafe {
+        probeprune_channel_score(device.0, args, null_mut(), 0, null_mut())
+    };
+    for (channel_group, head_dim, what) in
+        [(16, 0, "a divisor of 24"), (5, 0, "0, 1, 8 or 16"), (8, 8, "head_dim")]
+    {
+        (args.channel_group, args.head_dim) = (channel_group, head_dim);
+        refused(score(&args), PROBEPRUNE_INVALID_ARGUMENT, &["channel_group", what]);
+    }
+}
+
+#[test]
 fn scores_and_history_in_either_format() {
     let device = device();
     let (tokens, width) = (2, 6);

@@ -125,9 +125,9 @@ fn structs_of_other_versions() {
         refused(create(&grown), invalid, &["struct_size of probeprune_settings", "at least 136", "_init"]);
     }
     grown.value.struct_size = size;
-    grown.value.reserved[3] = 7;
+    grown.value.reserved[2] = 7;
     refused(create(&grown), invalid, &["reserved fields of probeprune_settings"]);
-    grown.value.reserved[3] = 0;
+    grown.value.reserved[2] = 0;
     grown.value.method = 99;
     refused(create(&grown), PROBEPRUNE_INVALID_ARGUMENT, &["method", "99"]);
     grown.value.method = PROBEPRUNE_METHOD_PP as i32;

@@ -74,9 +74,11 @@ pub struct ScoreArguments {
     pub(in crate::ffi) history: *const DLTensor,
     pub(in crate::ffi) slots: *const DLTensor,
     pub(in crate::ffi) out: *const DLTensor,
+    pub(in crate::ffi) channel_group: u32,
+    pub(in crate::ffi) reserved: u32,
 }
 
-versioned!(ScoreArguments, "probeprune_channel_score_args", probeprune_channel_score_args_init, reserved: [], Self {
+versioned!(ScoreArguments, "probeprune_channel_score_args", probeprune_channel_score_args_init, reserved: [reserved], Self {
     struct_size: 0,
     metric: 0,
     head_dim: 0,
@@ -88,12 +90,14 @@ versioned!(ScoreArguments, "probeprune_channel_score_args", probeprune_channel_s
     history: null(),
     slots: null(),
     out: null(),
+    channel_group: 0,
+    reserved: 0,
 });
 
 #[derive(Debug)]
 struct Score<'a> {
     metric: Metric,
-    head_dim: Option<usize>,
+    unit: Unit,
     fixed_weight: Option<f32>,
     tokens: usize,
     width: usize,
@@ -111,12 +115,20 @@ impl<'a> Operation<'a> for Score<'a> {
         unsafe {
             let p = operands.floats(arguments.p, "p", Access::Read)?;
             let [tokens, width] = p.sizes()?;
-            let head_dim = (arguments.head_dim > 0).then_some(arguments.head_dim as usize);
-            let units = width / head_dim.unwrap_or(1);
-            if !width.is_multiple_of(head_dim.unwrap_or(1)) {
+            let ScoreArguments { head_dim, channel_group, .. } = *arguments;
+            let (unit, field) = match (head_dim as usize, channel_group as usize) {
+                (0, 0 | 1) => (Unit::Channel, "channel_group"),
+                (0, group @ (8 | 16)) => (Unit::Group(group), "channel_group"),
+                (head_dim, 0 | 1) => (Unit::Head(head_dim), "head_dim"),
+                (_, group) => {
+                    let help = "Heads are not grouped: with head_dim, leave it at 0.";
+                    return Err(Failure::argument("channel_group", "0, 1, 8 or 16", group, help));
+                }
+            };
+            if !width.is_multiple_of(unit.width()) {
                 let help = "0 scores single channels.";
                 let expected = format!("a divisor of {width}, the channels");
-                return Err(Failure::argument("head_dim", expected, arguments.head_dim, help));
+                return Err(Failure::argument(field, expected, unit.width(), help));
             }
             let weight = arguments.fixed_probe_weight;
             if weight != -1.0 && !(0.0..=1.0).contains(&weight) {
@@ -138,7 +150,7 @@ impl<'a> Operation<'a> for Score<'a> {
             };
             Ok(Self {
                 metric: choice(arguments.metric, Metric::ALL, "metric")?,
-                head_dim,
+                unit,
                 fixed_weight: (weight != -1.0).then_some(weight as f32),
                 tokens,
                 width,
@@ -147,7 +159,7 @@ impl<'a> Operation<'a> for Score<'a> {
                 history,
                 out: operands
                     .floats(arguments.out, "out", Access::Write)?
-                    .with_entries(units, "one per unit")?,
+                    .with_entries(width / unit.width(), "one per unit")?,
             })
         }
     }
@@ -176,7 +188,7 @@ impl<'a> Operation<'a> for Score<'a> {
                 fusion,
                 self.metric,
                 &statistic,
-                self.head_dim.map_or(Unit::Channel, Unit::Head),
+                self.unit,
                 &mut out,
             );
         }
