@@ -3,13 +3,16 @@
 Usage:
   python tools/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
   python tools/measure.py quality --smollm2 FOLDER
+  python tools/measure.py latency
   python tools/measure.py demo
 
 speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
 on the prose of tools/fetch_text.py, and pp on its technical text; after a stop it goes on where it was. FOLDER is what
-tools/fetch_smollm2.py made. demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
+tools/fetch_smollm2.py made. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's
+shape on the CPU. demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are
+fair on a busy machine too, tokens/s are not.
 """
 import argparse
 import json
@@ -86,7 +89,7 @@ def with_new_demonstrations(args):
 
 
 VARIANTS = ("pp", "pp+compensate=probe-mean", "pp+compensate=linear:32", "pp+channel-group=8",
-            "pp+compensate=linear:32+channel-group=8", "full-batch", "wanda-sp", "wanda-sp+compensate=probe-mean", "flap")
+            "pp+compensate=probe-mean+channel-group=8", "pp+compensate=linear:32+channel-group=8", "full-batch", "wanda-sp", "wanda-sp+compensate=probe-mean", "flap")
 
 
 def split(path, folder, share):
@@ -127,9 +130,17 @@ def quality(args):
     return result
 
 
+def latency(args):
+    """Everything of latency-cpu.json."""
+    return json.loads(run(
+        os.path.join(ROOT, "target", "release", "probeprune-latency"), "--device", "cpu", "--threads", args.threads,
+        "--shape", "llama-2-7b", "--layers", "2", "--prompt-len", "128", "--gen-len", "16", "--batch-size", "1,4",
+        "--prune-ratio", "0,0.2,0.4,0.6", "--repetitions", "3", "--breakdown", "--format", "json"))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "quality", "demo"))
+    parser.add_argument("what", choices=("speed", "quality", "latency", "demo"))
     parser.add_argument("--smollm2")
     parser.add_argument("--pytorch-python")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
@@ -139,10 +150,11 @@ def main():
     args = parser.parse_args()
     if not os.path.exists(PROGRAM):
         sys.exit("build first: cargo build --release")
-    if args.what != "demo" and not args.smollm2:
+    if args.what in ("speed", "quality") and not args.smollm2:
         sys.exit(f"{args.what} needs --smollm2 FOLDER")
     measure, name, show = {"speed": (speed, "cpu.json", readme_tables.speed),
                            "quality": (quality, "smollm2.json", readme_tables.sweep),
+                           "latency": (latency, "latency-cpu.json", readme_tables.latency),
                            "demo": (with_new_demonstrations, "cpu.json", readme_tables.speed)}[args.what]
     result = measure(args)
     path = os.path.join(ROOT, "benches", "results", name)

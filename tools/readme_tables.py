@@ -61,6 +61,17 @@ def speed(result):
     return "\n".join(rows)
 
 
+def over(variant, rows):
+    """Shows a row's perplexity as a multiple of the variant's at the same ratio.
+
+    >>> rows = [{"variant": v, "prune_ratio": 0.4, "perplexity": p} for v, p in (("pp", 8.0), ("flap", 9.0))]
+    >>> over("pp", rows)(rows[1])
+    '1.125'
+    """
+    of = {row["prune_ratio"]: row["perplexity"] for row in rows if row["variant"] == variant}
+    return lambda row: f"{row['perplexity'] / of[row['prune_ratio']]:.3f}" if row["prune_ratio"] in of else "–"
+
+
 def sweep(result):
     """A sweep's rows; `result` is None where there was none yet."""
     if result is None:
@@ -68,18 +79,20 @@ def sweep(result):
     rows = [f"{result['machine']}, {result['threads']} threads; {result['text']}, {result['tokens']} tokens in batches of "
             f"{result['batch_size']}×{result['seq_len']}; every pruned batch in turns with the dense model; "
             f"probeprune {result['version']}.", "",
-            "| method | pruned | perplexity | projection FLOPs, % of dense | tokens/s | time, % of dense (quartiles) | PRR |",
-            "|---|---|---|---|---|---|---|"]
+            "| method | pruned | perplexity | × pp's | projection FLOPs, % of dense | tokens/s | time, % of dense (quartiles) | PRR |",
+            "|---|---|---|---|---|---|---|---|"]
+    over_pp = over("pp", result["rows"])
     for row in result["rows"]:
         prr = "–" if row["prr"] is None else f"{row['prr']:.4f}"
         time, low, high = (100 * row[key] for key in ("time_share", "time_share_low", "time_share_high"))
         around = f" ({low:.1f} to {high:.1f})" if row["prune_ratio"] else ""
         rows.append(f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} "
-                    f"| {100 * row['flops_share']:.1f} | {row['tokens_per_second']:.0f} | {time:.1f}{around} | {prr} |")
+                    f"| {over_pp(row)} | {100 * row['flops_share']:.1f} | {row['tokens_per_second']:.0f} | {time:.1f}{around} | {prr} |")
     if "technical" in result:
         rows += ["", "Technical text, calibrated with as much prose as technical text:", "",
-                 "| method | pruned | perplexity |", "|---|---|---|"]
-        rows += [f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} |"
+                 "| method | pruned | perplexity | × pp's |", "|---|---|---|---|"]
+        over_pp = over("pp", result["technical"]["rows"])
+        rows += [f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} | {over_pp(row)} |"
                  for row in result["technical"]["rows"]]
     return "\n".join(rows)
 
@@ -96,6 +109,23 @@ def compensation(result):
     return "\n".join(rows) if len(rows) > 2 else "Not yet measured."
 
 
+def latency(result):
+    """probeprune-latency's rows; `result` is None where there was none yet."""
+    if result is None:
+        return "Not yet measured."
+    where = result["environment"]
+    rows = [f"{where['cpu']}, {where['threads']} threads; {result['settings']['model']}; pp: prompts, tg: decoding; pruned "
+            "times include the probe, scores, selection and history.", "",
+            "| test | batch | pruned | ms (median) | tokens/s | time, × dense | attention, MLP, probe, selection, history, head: ms |",
+            "|---|---|---|---|---|---|---|"]
+    steps = [f"{step}_ms" for step in ("attention", "mlp", "probe", "selection", "history", "head")]
+    for row in result["rows"]:
+        parts = ", ".join(f"{row[step]:.1f}" for step in steps) if row[steps[0]] is not None else "–"
+        rows.append(f"| {row['test']} | {row['batch_size']} | {100 * row['prune_ratio']:.0f} % | {row['median_ms']:.0f} "
+                    f"| {row['tokens_per_second']:.1f} | {row['time_ratio']:.3f} | {parts} |")
+    return "\n".join(rows)
+
+
 def load(name):
     """A file of benches/results; None if it is not there."""
     path = os.path.join(ROOT, "benches", "results", name)
@@ -108,7 +138,8 @@ def load(name):
 def main():
     result = load("cpu.json")
     tables = {"quality": quality(result["demo"]["tiny-llama"]), "quality-opt": quality(result["demo"]["tiny-opt"]),
-              "speed": speed(result), "compensation": compensation(result), "smollm2": sweep(load("smollm2.json"))}
+              "speed": speed(result), "compensation": compensation(result), "smollm2": sweep(load("smollm2.json")),
+              "latency": latency(load("latency-cpu.json"))}
     path = os.path.join(ROOT, "README.md")
     with open(path, encoding="utf-8") as f:
         old = text = f.read()

@@ -17,7 +17,7 @@ use crate::{
     prune::{
         calibration::{BlockMoments, Calibration, FlapMoments, slot_mean},
         linear_fit,
-        settings::{Metric, Settings},
+        settings::{Compensation, Metric, Settings},
     },
 };
 
@@ -215,7 +215,11 @@ fn channel_order<B: Backend>(model: &Model<B>, layers: &[[BlockMoments; 2]]) -> 
     let mut orders = Vec::new();
     for ([_, moments], layer) in layers.iter().zip(&model.weights.layers) {
         backend.column_statistic(norm_and_last(layer, Block::Mlp).1, Metric::Ppsp, &mut statistic);
-        let mut scores = slot_mean(&moments.energy, width);
+        // Energies that compensated runs score by; where nothing compensates they group as well as plain ones.
+        let mut scores = match &moments.linear {
+            Some(fit) => fit.variance.iter().map(|&x| f64::from(x)).collect(),
+            None => slot_mean(&moments.centred_energy(width, Compensation::CENTRED_SHARE), width),
+        };
         let statistic = backend.download_statistics(&statistic, width)?;
         scores.iter_mut().zip(statistic).for_each(|(score, statistic)| *score *= f64::from(statistic));
         let mut order: Vec<u32> = (0..width as u32).collect();

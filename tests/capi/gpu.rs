@@ -8,6 +8,10 @@ use std::{
     ptr::{null, null_mut, with_exposed_provenance_mut},
 };
 
+use cudarc::driver::{
+    result::{graph, stream},
+    sys::{CUgraphInstantiate_flags, CUstream, CUstreamCaptureMode},
+};
 use half::bf16;
 use probeprune::gpu::{Cuda, Driver, cuda::Memory};
 
@@ -107,13 +111,35 @@ fn a_pruned_block_in_others_memory_on_others_streams() {
         // SAFETY: this asks for nothing but what there is.
         assert_eq!(unsafe { probeprune_has_cuda() }, 1);
         for stream in [engine.0.stream(), null_mut()] {
-            pruned_block(&engine, &device, stream);
+            pruned_block(&engine, &device, stream, |issue| issue());
         }
     });
 }
 
-/// Scores, kept channels, the pruned products, history.
-fn pruned_block(engine: &Engine, device: &Device, stream: *mut c_void) {
+#[test]
+fn a_pruned_block_in_others_graphs() {
+    emulated("a_pruned_block_in_others_graphs", || {
+        let (engine, device) = (Engine(Cuda::new(0).unwrap()), gpu());
+        let stream: CUstream = engine.0.stream().cast();
+        pruned_block(&engine, &device, stream.cast(), |issue| {
+            // SAFETY: the engine's stream, on which nothing else runs; the graph is launched while its tensors live.
+            unsafe {
+                let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+                stream::begin_capture(stream, mode).unwrap();
+                issue();
+                let template = stream::end_capture(stream).unwrap();
+                let made = graph::instantiate(template, CUgraphInstantiate_flags(0)).unwrap();
+                graph::destroy(template).unwrap();
+                graph::launch(made, stream).unwrap();
+                stream::synchronize(stream).unwrap();
+                graph::exec_destroy(made).unwrap();
+            }
+        });
+    });
+}
+
+/// Scores, kept channels, the pruned products, history. `run` gets what issues them to the stream.
+fn pruned_block(engine: &Engine, device: &Device, stream: *mut c_void, run: impl FnOnce(&dyn Fn())) {
     let (rows, h, i, n) = (40, 16, 24, 9);
     let [x, gate, up] = [values(rows * h, 1), values(i * h, 2), values(i * h, 3)];
     let down = values(i * h, 4);
@@ -145,8 +171,6 @@ fn pruned_block(engine: &Engine, device: &Device, stream: *mut c_void) {
         let mut bytes = 0;
         ok(probeprune_topk_keep_workspace_size(device.0, &keep, &mut bytes));
         assert_eq!(bytes, 256);
-        ok(probeprune_topk_keep(device.0, &keep, space.tensor.data, bytes, stream));
-        ok(probeprune_gemm_sparse_swiglu(device.0, &swiglu, null_mut(), 0, stream));
         let by_rows = probeprune_gemm_sparse_columns(device.0, &columns, null_mut(), 0, stream);
         refused(
             by_rows,
@@ -154,8 +178,12 @@ fn pruned_block(engine: &Engine, device: &Device, stream: *mut c_void) {
             &["weight: strides", "stored column by column, 1 and 16"],
         );
         lent_down.tensor.strides = strides.as_mut_ptr();
-        ok(probeprune_gemm_sparse_columns(device.0, &columns, null_mut(), 0, stream));
-        ok(probeprune_history_update(device.0, &update, null_mut(), 0, stream));
+        run(&|| {
+            ok(probeprune_topk_keep(device.0, &keep, space.tensor.data, bytes, stream));
+            ok(probeprune_gemm_sparse_swiglu(device.0, &swiglu, null_mut(), 0, stream));
+            ok(probeprune_gemm_sparse_columns(device.0, &columns, null_mut(), 0, stream));
+            ok(probeprune_history_update(device.0, &update, null_mut(), 0, stream));
+        });
         ok(probeprune_synchronize(device.0, stream));
     }
     let mut order: Vec<usize> = (0..i).collect();
