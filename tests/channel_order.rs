@@ -19,7 +19,8 @@ fn channels_are_ordered_by_what_compensated_runs_score_by() {
     let model = Arc::new(Model::load(&source, true, Arc::new(Cpu::new(2).unwrap()), |_| ()).unwrap());
     let (hidden, width) = (model.config.hidden_size, model.config.intermediate_size);
     let mut rng = ChaCha8Rng::seed_from_u64(17);
-    let tokens: Vec<u32> = (0..12 * 16).map(|_| rng.random_range(0..model.config.vocab_size as u32)).collect();
+    let tokens: Vec<u32> =
+        (0..12 * 16).map(|_| rng.random_range(0..model.config.vocab_size as u32)).collect();
     for linear_rank in [0, 3] {
         let options = CalibrationOptions { seq_len: 16, batch_size: 4, flap: false, linear_rank };
         let calibration = calibrate(&model, &tokens, options, |_| ()).unwrap();

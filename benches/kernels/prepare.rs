@@ -2,8 +2,8 @@
 
 use probeprune::{
     backend::{
-        Addition, AttentionShape, Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Linear, Moments, Norm, NormKind,
-        Placement, Probe, Unit, WeightUse,
+        Addition, AttentionShape, Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Linear, Moments, Norm,
+        NormKind, Placement, Probe, Unit, WeightUse,
     },
     checkpoint::Tensor,
     config::Activation,
@@ -232,7 +232,8 @@ impl Case {
                 })
             }
             Op::DownAdded => {
-                let (a, kept) = (make.activations(t * kept_channels)?, make.kept(kept_channels, intermediate)?);
+                let (a, kept) =
+                    (make.activations(t * kept_channels)?, make.kept(kept_channels, intermediate)?);
                 let (z, added) = (make.activations(t * RANK)?, make.activations((RANK + 1) * h)?);
                 let (weight, residual) =
                     (make.linear(h, intermediate, WeightUse::Columns)?, make.activations(t * h)?);

@@ -181,16 +181,7 @@ impl<'a> Operation<'a> for Score<'a> {
                 Some((history, slots)) => Fusion::History { history, slots, fixed_weight: self.fixed_weight },
             };
             let (tokens, width) = (self.tokens, self.width);
-            backend.channel_score(
-                &p,
-                tokens,
-                width,
-                fusion,
-                self.metric,
-                &statistic,
-                self.unit,
-                &mut out,
-            );
+            backend.channel_score(&p, tokens, width, fusion, self.metric, &statistic, self.unit, &mut out);
         }
         Ok(())
     }
