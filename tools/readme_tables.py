@@ -4,6 +4,7 @@ Usage: python tools/readme_tables.py [--check]
 """
 import json
 import os
+import statistics
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -88,6 +89,19 @@ def sweep(result):
         around = f" ({low:.1f} to {high:.1f})" if row["prune_ratio"] else ""
         rows.append(f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} "
                     f"| {over_pp(row)} | {100 * row['flops_share']:.1f} | {row['tokens_per_second']:.0f} | {time:.1f}{around} | {prr} |")
+    groups = []
+    for row in result["rows"]:
+        single = row["variant"].removesuffix("+channel-group=8")
+        if single != row["variant"]:
+            groups.append((single, row["perplexity"] / next(
+                other["perplexity"] for other in result["rows"]
+                if other["variant"] == single and other["prune_ratio"] == row["prune_ratio"])))
+    if groups:
+        means = (f"{name} {statistics.geometric_mean(cost for of, cost in groups if of == name):.3f}"
+                 for name in dict.fromkeys(name for name, _ in groups))
+        rows += ["", "Perplexity with groups of 8 over the same with single channels, geometric mean over the ratios: "
+                 + ", ".join(means) + f"; single cases from {min(cost for _, cost in groups):.3f} to "
+                 f"{max(cost for _, cost in groups):.3f}."]
     if "technical" in result:
         rows += ["", "Technical text, calibrated with as much prose as technical text:", "",
                  "| method | pruned | perplexity | × pp's |", "|---|---|---|---|"]

@@ -27,7 +27,7 @@ fn lines(out: &Path) -> Vec<Value> {
 fn its_perplexities_are_those_of_perplexity() {
     let folder = TempDir::new().unwrap();
     let args =
-        ["--variants", "pp,flap,pp+metric=flap,pp+channel-group=8", "--ratios", "0.4", "--format", "json"];
+        ["--variants", "pp,flap,pp+metric=flap", "--ratios", "0.4", "--format", "json"];
     let report: Value = serde_json::from_str(&stdout(sweep(folder.path(), &args))).unwrap();
     let rows = report["rows"].as_array().unwrap();
     let history = ["--history", path(&FILES.history), "--prune-ratio", "0.4"];
@@ -36,7 +36,6 @@ fn its_perplexities_are_those_of_perplexity() {
         ("pp", history.to_vec()),
         ("flap", [&history[..], &["--method", "flap"]].concat()),
         ("pp+metric=flap", [&history[..], &["--metric", "flap"]].concat()),
-        ("pp+channel-group=8", [&history[..], &["--channel-group", "8"]].concat()),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (name, args)) in rows.iter().zip(expected) {
@@ -50,10 +49,26 @@ fn its_perplexities_are_those_of_perplexity() {
         assert_eq!(row["head_overlap"].is_null(), !name.starts_with("pp"));
     }
     let csv = fs::read_to_string(folder.path().join("sweep.csv")).unwrap();
-    assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 6);
+    assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 5);
     let saved: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("sweep.json")).unwrap()).unwrap();
     assert_eq!(saved, report);
+}
+
+#[test]
+fn groups_of_channels_have_scores_of_their_own() {
+    let folder = TempDir::new().unwrap();
+    let args = ["--variants", "pp,pp+channel-group=8", "--ratios", "0.4", "--format", "json"];
+    let report: Value = serde_json::from_str(&stdout(sweep(folder.path(), &args))).unwrap();
+    let alone = ["--history", path(&FILES.history), "--prune-ratio", "0.4", "--channel-group", "8"];
+    let [ours, its] = [&report["rows"][2], &json_of(&alone)].map(|row| row["perplexity"].as_f64().unwrap());
+    assert!((ours - its).abs() <= 1e-12 * its, "{ours} and {its}");
+    let scores = |run: &Value| -> u64 {
+        let counts = run["histograms"][1]["counts"].as_array().unwrap();
+        counts.iter().map(|count| count.as_u64().unwrap()).sum()
+    };
+    let [single, grouped] = [1, 2].map(|run| scores(&lines(folder.path())[run]));
+    assert_eq!(single, 8 * grouped);
 }
 
 #[test]
