@@ -26,8 +26,7 @@ fn lines(out: &Path) -> Vec<Value> {
 #[test]
 fn its_perplexities_are_those_of_perplexity() {
     let folder = TempDir::new().unwrap();
-    let args =
-        ["--variants", "pp,flap,pp+metric=flap", "--ratios", "0.4", "--format", "json"];
+    let args = ["--variants", "pp,flap,pp+metric=flap", "--ratios", "0.4", "--format", "json"];
     let report: Value = serde_json::from_str(&stdout(sweep(folder.path(), &args))).unwrap();
     let rows = report["rows"].as_array().unwrap();
     let history = ["--history", path(&FILES.history), "--prune-ratio", "0.4"];

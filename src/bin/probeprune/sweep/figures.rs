@@ -91,11 +91,12 @@ pub(super) fn breakdown(records: &[Record], rows: &[Row]) -> String {
         Some(Bar { label: row.name(), parts })
     });
     let all: Vec<Bar> = std::iter::once(dense).chain(pruned).collect();
-    let longest = all.iter().map(|bar| bar.parts.iter().map(|part| part.0).sum()).fold(0.0, f64::max);
+    // The names stand to the right of the bars, at about so many pixels a letter.
+    let room = |bar: &Bar| 1.0 - 9.0 * bar.label.len() as f64 / f64::from(WIDE.0);
+    let ends = all.iter().map(|bar| bar.parts.iter().map(|part| part.0).sum::<f64>() / room(bar).max(0.2));
     let x = Axis {
         label: "time of a batch, % of dense",
-        // The names stand to the right of the bars.
-        range: 0.0..longest * 1.35,
+        range: 0.0..ends.fold(0.0, f64::max),
         digits: 0,
         logarithmic: false,
     };

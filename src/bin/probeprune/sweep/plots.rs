@@ -13,7 +13,7 @@ use plotters::{
 };
 
 /// Colours that colour-blind people can tell apart too (Okabe and Ito), taken in turn.
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 12] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -21,6 +21,11 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(230, 159, 0),
     RGBColor(110, 110, 110),
+    RGBColor(93, 58, 155),
+    RGBColor(136, 34, 85),
+    RGBColor(140, 140, 20),
+    RGBColor(64, 200, 190),
+    RGBColor(20, 20, 20),
 ];
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(226, 226, 226);

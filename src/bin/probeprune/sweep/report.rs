@@ -69,7 +69,7 @@ pub(super) fn html(ledger: &Ledger, rows: &[Row]) -> String {
         "Where the time goes",
         "In % of the dense model's time; FLOPs are those of the projections, in % of the dense model's. The \
          choice (probe, scores, selection, history) is what a batch takes longer than one that is given the same kept \
-         heads and channels; methods that choose once have none.",
+         heads and channels; methods that choose once have none, and with compensation it is not told apart.",
         &format!("{}{}", legend(&figures::parts_key(records)), figures::breakdown(records, rows)),
         &time_table(rows),
     );
