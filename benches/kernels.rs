@@ -107,7 +107,7 @@ fn goals_once<B: Backend>(backend: &Arc<B>) -> Result<()> {
     let peer = |_| Ok(Some(Box::new(|| ()) as Peer<'static>));
     goals::products(&**backend, &mut timer, &peer, SMALL, &[32], 1)?;
     goals::decoding_bandwidth(&**backend, &mut timer, token, 2)?;
-    pytorch::rows(backend, &mut timer, [SMALL, SMALL, SMALL, token], 4, &mut |_| 1.0, 1)?;
+    pytorch::rows(backend, &mut timer, [SMALL, SMALL, SMALL, token], 8, &mut |_| 1.0, 1)?;
     Ok(())
 }
 
