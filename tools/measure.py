@@ -9,7 +9,7 @@ Usage:
 speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
-on the prose of tools/fetch_text.py, and pp on its technical text; after a stop it goes on where it was. FOLDER is what
+on the prose of tools/fetch_text.py, and pp and wanda-sp on its technical text; after a stop it goes on where it was. FOLDER is what
 tools/fetch_smollm2.py made. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's
 shape on the CPU. demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are
 fair on a busy machine too, tokens/s are not.
@@ -92,6 +92,10 @@ VARIANTS = ("pp", "pp+compensate=probe-mean", "pp+compensate=linear:32", "pp+cha
             "pp+compensate=probe-mean+channel-group=8", "pp+compensate=linear:32+channel-group=8", "full-batch", "wanda-sp", "wanda-sp+compensate=probe-mean", "flap")
 
 
+# On another kind of text than calibration's, wholly or by half.
+SHIFTED = ("pp", "pp+compensate=probe-mean", "pp+compensate=linear:32", "wanda-sp", "wanda-sp+compensate=probe-mean")
+
+
 def split(path, folder, share):
     """The first `share` of a text and the rest, as two files."""
     with open(path, encoding="utf-8") as f:
@@ -118,7 +122,7 @@ def sweep(args, name, text, calibration, variants, ratios):
 
 def quality(args):
     """Everything of smollm2.json. Calibration and evaluation take different parts of a text; for technical text
-    calibration is half prose."""
+    calibration is half prose ("technical") or all of it ("shifted")."""
     with tempfile.TemporaryDirectory() as scratch:
         scratch = os.path.join(scratch, "text")
         run(sys.executable, "tools/fetch_text.py", scratch)
@@ -126,7 +130,8 @@ def quality(args):
         own = split(prose, scratch, 0.25)
         result = sweep(args, "prose", own[1], own[:1], VARIANTS, "0.2,0.4,0.6")
         other = split(technical, scratch, 0.12)
-        result["technical"] = sweep(args, "technical", other[1], [own[0], other[0]], VARIANTS[:3], "0.4")
+        result["technical"] = sweep(args, "technical", other[1], [own[0], other[0]], SHIFTED, "0.4")
+        result["shifted"] = sweep(args, "shifted", other[1], own[:1], SHIFTED, "0.4")
     return result
 
 

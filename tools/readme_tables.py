@@ -102,12 +102,13 @@ def sweep(result):
         rows += ["", "Perplexity with groups of 8 over the same with single channels, geometric mean over the ratios: "
                  + ", ".join(means) + f"; single cases from {min(cost for _, cost in groups):.3f} to "
                  f"{max(cost for _, cost in groups):.3f}."]
-    if "technical" in result:
-        rows += ["", "Technical text, calibrated with as much prose as technical text:", "",
-                 "| method | pruned | perplexity | × pp's |", "|---|---|---|---|"]
-        over_pp = over("pp", result["technical"]["rows"])
-        rows += [f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} | {over_pp(row)} |"
-                 for row in result["technical"]["rows"]]
+    for key, calibration in (("technical", "as much prose as technical text"), ("shifted", "prose only")):
+        if key in result:
+            rows += ["", f"Technical text, calibrated with {calibration}:", "",
+                     "| method | pruned | perplexity | × pp's |", "|---|---|---|---|"]
+            over_pp = over("pp", result[key]["rows"])
+            rows += [f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} | {over_pp(row)} |"
+                     for row in result[key]["rows"]]
     return "\n".join(rows)
 
 

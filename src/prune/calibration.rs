@@ -107,7 +107,8 @@ pub struct Calibration {
     /// Per layer: attention, MLP.
     pub layers: Vec<[BlockMoments; 2]>,
     /// Per layer, the MLP's channels by falling static score e\[c\]·sqrt(Σ_o W\[o,c\]⁴), where e is what a linear map leaves
-    /// of a channel, or else its energy around a share of its mean: the order in which neighbours belong together as groups ([`crate::model::Model::load_ordered`]).
+    /// of a channel, or else its energy around a share of its mean: the order in which neighbours belong together as
+    /// groups ([`crate::model::Model::load_ordered`]).
     pub channel_order: Vec<Vec<u32>>,
 }
 

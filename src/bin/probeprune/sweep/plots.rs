@@ -12,7 +12,7 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-/// Colours that colour-blind people can tell apart too (Okabe and Ito), taken in turn.
+/// Taken in turn. The first seven are colours that colour-blind people can tell apart too (Okabe and Ito).
 const COLOURS: [RGBColor; 12] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
