@@ -150,7 +150,7 @@ pub(super) trait AnySession: Send {
     fn logits_shape(&self, samples: usize) -> [usize; 3];
     fn logits(&mut self, samples: usize) -> Result<Vec<f32>>;
     fn export_logits(&mut self, samples: usize) -> Result<Exported>;
-    fn kept(&self, layer: usize, mlp: bool) -> Result<Option<Vec<u32>>>;
+    fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>>;
     fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>>;
     fn export_indices(&self, indices: &[u32]) -> Result<Exported>;
     fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()>;
@@ -233,8 +233,11 @@ impl<B: Place> AnySession for Session<B> {
         })
     }
 
-    fn kept(&self, layer: usize, mlp: bool) -> Result<Option<Vec<u32>>> {
-        if mlp { self.kept_channels(layer) } else { self.kept_heads(layer) }
+    fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
+        match block {
+            Block::Attention => self.kept_heads(layer),
+            Block::Mlp => self.kept_channels(layer),
+        }
     }
 
     fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>> {

@@ -344,7 +344,7 @@ fn kept(state: &State, layer: u64, number: i32) -> Outcome<Vec<u32>> {
         Block::Attention => config.num_attention_heads,
         Block::Mlp => config.intermediate_size,
     };
-    let kept = state.session.kept(layer, block == Block::Mlp)?;
+    let kept = state.session.kept(layer, block)?;
     Ok(kept.unwrap_or_else(|| (0..all as u32).collect()))
 }
 

@@ -47,6 +47,10 @@ pub struct LinearMap<B: Backend> {
     pub coefficients: B::Statistics,
 }
 
+fn rank<B: Backend>(map: &Option<LinearMap<B>>) -> usize {
+    map.as_ref().map_or(0, |map| map.directions.out_features)
+}
+
 impl<B: Backend> Compensation<B> {
     /// Room for the compensation of a block of `channels` that keeps `kept`.
     ///
@@ -60,11 +64,10 @@ impl<B: Backend> Compensation<B> {
         map: Option<LinearMap<B>>,
     ) -> Result<Self> {
         let of = kept.set.of;
-        let rank = map.as_ref().map_or(0, |map| map.directions.out_features);
         Ok(Self {
             pruned: KeptSet { indices: backend.indices(of)?, len: of - kept.set.len, of },
             mean: backend.statistics(of * kept.width)?,
-            weight: backend.activations((rank + 1) * config.hidden_size)?,
+            weight: backend.activations((rank(&map) + 1) * config.hidden_size)?,
             prior,
             map,
         })
@@ -72,7 +75,7 @@ impl<B: Backend> Compensation<B> {
 
     /// r: 0 without a linear map.
     pub fn rank(&self) -> usize {
-        self.map.as_ref().map_or(0, |map| map.directions.out_features)
+        rank(&self.map)
     }
 
     /// After the choice: what the last projection has to add for `pruned`.
