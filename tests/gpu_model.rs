@@ -1,13 +1,15 @@
-//! Whole models on the GPU backend: every kernel runs through the emulator, and the CPU backend is the judge.
+//! Whole models on the GPU backend, which runs on the emulator or, in GPU-only mode, on a GPU; the CPU backend is the judge.
 
 mod common;
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/emulator.rs"]
 mod emulator;
 
 use std::sync::Arc;
 
-use common::models::Folder;
-use emulator::Emulator;
+use common::models::{Folder, VOCAB_SIZE};
+use device::{TestDevice, assert_fails_without_a_gpu, backend, reduced_shapes};
 use probeprune::{
     backend::Backend,
     corpus,
@@ -23,7 +25,6 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-type Emulated = Gpu<Emulator>;
 type Kept = Vec<[Option<Vec<u32>>; 2]>;
 
 fn load<B: Backend>(source: &ModelSource, backend: B) -> Arc<Model<B>> {
@@ -35,8 +36,8 @@ fn cpu(source: &ModelSource) -> Arc<Model<Cpu>> {
 }
 
 /// Races are looked for operation by operation in tests/gpu_ops; whole models run without the checker.
-fn emulated(source: &ModelSource, dtype: GpuDtype) -> Arc<Model<Emulated>> {
-    load(source, Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), dtype))
+fn gpu(source: &ModelSource, dtype: GpuDtype) -> Arc<Model<Gpu<TestDevice>>> {
+    load(source, backend(dtype))
 }
 
 fn kept<B: Backend>(session: &Session<B>) -> Kept {
@@ -83,7 +84,7 @@ fn bundled(dtype: GpuDtype, nmse_limit: f64) {
     let (mut both, mut all) = (0, 0);
     for name in BUNDLED {
         let source = ModelSource::locate(name).unwrap();
-        let (cpu, gpu) = (cpu(&source), emulated(&source, dtype));
+        let (cpu, gpu) = (cpu(&source), gpu(&source, dtype));
         let n = BATCH.samples * BATCH.tokens;
         let tokens = prose(&source, cpu.config.vocab_size, 2 * n);
         let options =
@@ -145,7 +146,7 @@ fn compensation_and_groups_agree_with_the_cpu() {
         let calibration = calibrate(&plain, &tokens[n..], options, |_| ()).unwrap();
         let order = || Some(calibration.channel_order.clone());
         let cpu = Model::load_ordered(&source, true, Arc::clone(&plain.backend), order(), |_| ()).unwrap();
-        let gpu = Arc::new(Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), GpuDtype::Bf16));
+        let gpu = Arc::new(backend(GpuDtype::Bf16));
         let gpu = Model::load_ordered(&source, true, gpu, order(), |_| ()).unwrap();
         let (cpu, gpu) = (Arc::new(cpu), Arc::new(gpu));
         for (compensate, channel_group) in [
@@ -183,6 +184,11 @@ fn compensation_and_groups_agree_with_the_cpu() {
         }
     }
     assert!(both * 100 >= all * 99, "{both} of {all} kept indices");
+}
+
+#[test]
+fn gpu_only_mode_fails_without_a_gpu() {
+    assert_fails_without_a_gpu("heads_without_a_kernel_are_refused");
 }
 
 /// Small random models with every feature that changes a launch: GQA, biases, head_dim that is not a multiple of 8,
@@ -228,56 +234,82 @@ fn variants() -> Vec<(Settings, Option<Vec<u32>>)> {
     ]
 }
 
+/// Every setting on the GPU and on the CPU, `batches` times with other tokens; `text` gives as many tokens as are asked for.
+/// Returns how many kept indices are the same, and of how many.
+fn every_setting_agrees(
+    name: &str,
+    source: &ModelSource,
+    batches: usize,
+    text: impl Fn(usize) -> Vec<u32>,
+) -> (usize, usize) {
+    let (mut both, mut all) = (0, 0);
+    let (cpu, gpu) = (cpu(source), gpu(source, GpuDtype::F16));
+    let vocab_size = cpu.config.vocab_size;
+    let limits = Limits { samples: 3, tokens: 11, capacity: 0 };
+    let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0 };
+    let tokens = text(55 + 33 * batches);
+    let (calibration_text, batches) = tokens.split_at(55);
+    let calibration = calibrate(&cpu, calibration_text, options, |_| ()).unwrap();
+    for (settings, mask) in variants() {
+        let mut want = Session::new(Arc::clone(&cpu), settings.clone(), limits, Some(&calibration)).unwrap();
+        let mut got = Session::new(Arc::clone(&gpu), settings.clone(), limits, Some(&calibration)).unwrap();
+        for (batch, tokens) in batches.chunks(33).enumerate() {
+            let losses = [
+                want.evaluate(tokens, 3, mask.as_deref(), true).unwrap(),
+                got.evaluate(tokens, 3, mask.as_deref(), true).unwrap(),
+            ];
+            let what = format!("{name} {settings:?} batch {batch}");
+            let (same, of) = agreement(&kept(&got), &kept(&want));
+            (both, all) = (both + same, all + of);
+            if same == of {
+                // Pads' logits are nobody's business.
+                let real = |mut session: Vec<f32>| {
+                    for (row, logits) in session.chunks_exact_mut(vocab_size).enumerate() {
+                        if mask.as_ref().is_some_and(|mask| mask[row] == 0) {
+                            logits.fill(0.0);
+                        }
+                    }
+                    session
+                };
+                let error = nmse(&real(got.logits(3).unwrap()), &real(want.logits(3).unwrap()));
+                assert!(error <= 1e-5, "NMSE {error:e}: {what}");
+                assert!((losses[0] - losses[1]).abs() <= 2e-3, "{losses:?}: {what}");
+            }
+        }
+    }
+    println!("{name}: {both} of {all} kept indices");
+    (both, all)
+}
+
 #[test]
 fn every_kind_of_model_and_setting_agrees_with_the_cpu() {
     let (mut both, mut all) = (0, 0);
     for folder in folders() {
-        let source = folder.source();
-        let (cpu, gpu) = (cpu(&source), emulated(&source, GpuDtype::F16));
-        let vocab_size = cpu.config.vocab_size;
-        let limits = Limits { samples: 3, tokens: 11, capacity: 0 };
-        let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0 };
-        let calibration = calibrate(&cpu, &random_tokens(1, vocab_size, 55), options, |_| ()).unwrap();
-        for (settings, mask) in variants() {
-            let mut want =
-                Session::new(Arc::clone(&cpu), settings.clone(), limits, Some(&calibration)).unwrap();
-            let mut got =
-                Session::new(Arc::clone(&gpu), settings.clone(), limits, Some(&calibration)).unwrap();
-            for batch in 0..3 {
-                let tokens = random_tokens(2 + batch, vocab_size, 33);
-                let losses = [
-                    want.evaluate(&tokens, 3, mask.as_deref(), true).unwrap(),
-                    got.evaluate(&tokens, 3, mask.as_deref(), true).unwrap(),
-                ];
-                let what = format!("{:?} {settings:?} batch {batch}", folder.path());
-                let (same, of) = agreement(&kept(&got), &kept(&want));
-                (both, all) = (both + same, all + of);
-                if same == of {
-                    // Pads' logits are nobody's business.
-                    let real = |mut session: Vec<f32>| {
-                        for (row, logits) in session.chunks_exact_mut(vocab_size).enumerate() {
-                            if mask.as_ref().is_some_and(|mask| mask[row] == 0) {
-                                logits.fill(0.0);
-                            }
-                        }
-                        session
-                    };
-                    let error = nmse(&real(got.logits(3).unwrap()), &real(want.logits(3).unwrap()));
-                    assert!(error <= 1e-5, "NMSE {error:e}: {what}");
-                    assert!((losses[0] - losses[1]).abs() <= 2e-3, "{losses:?}: {what}");
-                }
-            }
-        }
+        // The third batch of a shape replays a graph.
+        let name = format!("{:?}", folder.path());
+        let text = |n| random_tokens(1, VOCAB_SIZE, n);
+        let (same, of) = every_setting_agrees(&name, &folder.source(), 3, text);
+        (both, all) = (both + same, all + of);
     }
-    println!("{both} of {all} kept indices");
     assert!(both * 100 >= all * 99, "{both} of {all} kept indices");
+}
+
+#[test]
+fn bundled_models_agree_with_the_cpu_in_every_setting() {
+    let batches = if reduced_shapes() { 1 } else { 3 };
+    for name in BUNDLED {
+        let source = ModelSource::locate(name).unwrap();
+        let vocab_size = cpu(&source).config.vocab_size;
+        let (both, all) = every_setting_agrees(name, &source, batches, |n| prose(&source, vocab_size, n));
+        assert!(both * 100 >= all * 99, "{name}: {both} of {all} kept indices");
+    }
 }
 
 #[test]
 fn calibration_agrees_with_the_cpu() {
     let source = Folder::llama();
     let source = source.source();
-    let (cpu, gpu) = (cpu(&source), emulated(&source, GpuDtype::F16));
+    let (cpu, gpu) = (cpu(&source), gpu(&source, GpuDtype::F16));
     let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0 };
     let tokens = random_tokens(1, cpu.config.vocab_size, 55);
     let want = calibrate(&cpu, &tokens, options, |_| ()).unwrap();
@@ -295,7 +327,7 @@ fn calibration_agrees_with_the_cpu() {
 fn generation_agrees_with_the_cpu() {
     for name in BUNDLED {
         let source = ModelSource::locate(name).unwrap();
-        let (cpu, gpu) = (cpu(&source), emulated(&source, GpuDtype::F16));
+        let (cpu, gpu) = (cpu(&source), gpu(&source, GpuDtype::F16));
         let text = prose(&source, cpu.config.vocab_size, 20);
         let prompts = [text[..20].to_vec(), text[3..12].to_vec()];
         let limits = Limits { samples: 2, tokens: 20, capacity: 28 };
@@ -330,7 +362,7 @@ fn generation_agrees_with_the_cpu() {
 fn replayed_forwards_give_the_same_bits() {
     let source = Folder::llama();
     let source = source.source();
-    let gpu = emulated(&source, GpuDtype::Bf16);
+    let gpu = gpu(&source, GpuDtype::Bf16);
     let limits = Limits { samples: 2, tokens: 9, capacity: 0 };
     let mut session = Session::new(Arc::clone(&gpu), Settings::default_for(2), limits, None).unwrap();
     let tokens = random_tokens(7, gpu.config.vocab_size, 18);
@@ -350,7 +382,7 @@ fn overflow_is_an_error_that_names_the_place_and_leaves_the_session_usable() {
         values.iter_mut().for_each(|x| *x *= 1e6);
     });
     let source = folder.source();
-    let gpu = emulated(&source, GpuDtype::F16);
+    let gpu = gpu(&source, GpuDtype::F16);
     let limits = Limits { samples: 1, tokens: 9, capacity: 0 };
     let mut session = Session::new(Arc::clone(&gpu), Settings::default_for(2), limits, None).unwrap();
     for _ in 0..2 {
@@ -362,7 +394,7 @@ fn overflow_is_an_error_that_names_the_place_and_leaves_the_session_usable() {
 #[test]
 fn heads_without_a_kernel_are_refused() {
     let folder = Folder::llama_with(json!({ "head_dim": 258 }));
-    let gpu = Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), GpuDtype::F16);
+    let gpu = backend(GpuDtype::F16);
     let error = Model::load(&folder.source(), true, Arc::new(gpu), |_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),

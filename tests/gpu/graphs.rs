@@ -10,12 +10,8 @@ use probeprune::{
     backend::{Backend, Norm, NormKind},
     gpu::{Activations, Driver, Gpu, GpuDtype, Launch, Statistics},
 };
-use ptx_emu::Settings;
 
-use crate::{
-    common::assert_error,
-    emulator::{Emulator, Memory},
-};
+use crate::{common::assert_error, device::TestDevice};
 
 /// What a driver was asked to do. Reading and allocating are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +26,10 @@ enum Event {
 }
 use Event::{Replay, Write};
 
-/// An emulator that keeps a record, and fails when told to.
+/// A device that keeps a record, and fails when told to.
 #[derive(Debug)]
 struct Recorder {
-    emulator: Emulator,
+    device: TestDevice,
     events: Mutex<Vec<Event>>,
     /// So many launches work before all of them fail.
     launches_left: AtomicUsize,
@@ -58,30 +54,30 @@ impl Recorder {
 }
 
 impl Driver for Recorder {
-    type Memory = Memory;
+    type Memory = <TestDevice as Driver>::Memory;
     type Graph = Counted;
-    type Event = <Emulator as Driver>::Event;
+    type Event = <TestDevice as Driver>::Event;
 
-    fn alloc(&self, bytes: usize) -> Result<Memory> {
-        self.emulator.alloc(bytes)
+    fn alloc(&self, bytes: usize) -> Result<Self::Memory> {
+        self.device.alloc(bytes)
     }
 
-    fn address(&self, memory: &Memory) -> u64 {
-        self.emulator.address(memory)
+    fn address(&self, memory: &Self::Memory) -> u64 {
+        self.device.address(memory)
     }
 
     fn write(&self, to: u64, bytes: &[u8]) -> Result<()> {
         self.note(Write);
-        self.emulator.write(to, bytes)
+        self.device.write(to, bytes)
     }
 
     fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
-        self.emulator.read(from, bytes)
+        self.device.read(from, bytes)
     }
 
     fn zero(&self, at: u64, bytes: usize) -> Result<()> {
         self.note(Event::Zero);
-        self.emulator.zero(at, bytes)
+        self.device.zero(at, bytes)
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
@@ -91,7 +87,7 @@ impl Driver for Recorder {
             return Err(Error::device("test", "launch", "no fault", "a planted one", "None."));
         }
         self.launches_left.store(left - 1, Ordering::Relaxed);
-        self.emulator.launch(launch)
+        self.device.launch(launch)
     }
 
     fn graph(&self, launches: &[Launch]) -> Result<Option<Counted>> {
@@ -101,28 +97,28 @@ impl Driver for Recorder {
 
     fn replay(&self, graph: &Counted) -> Result<()> {
         self.note(Replay);
-        graph.launches.iter().try_for_each(|launch| self.emulator.launch(launch))
+        graph.launches.iter().try_for_each(|launch| self.device.launch(launch))
     }
 
     fn event(&self) -> Result<Self::Event> {
-        self.emulator.event()
+        self.device.event()
     }
 
     fn record(&self, event: &Self::Event) -> Result<()> {
         self.note(Event::Record);
-        self.emulator.record(event)
+        self.device.record(event)
     }
 
     fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> Result<f64> {
-        self.emulator.elapsed(from, to)
+        self.device.elapsed(from, to)
     }
 
     fn multiprocessors(&self) -> u32 {
-        self.emulator.multiprocessors()
+        self.device.multiprocessors()
     }
 
     fn description(&self) -> String {
-        self.emulator.description()
+        self.device.description()
     }
 }
 
@@ -141,7 +137,7 @@ impl Bench {
     fn new() -> Self {
         let gpu = Gpu::new(
             Recorder {
-                emulator: Emulator::new(Settings::unchecked()),
+                device: TestDevice::unchecked(),
                 events: Mutex::default(),
                 launches_left: AtomicUsize::new(usize::MAX),
                 graphs: Arc::default(),

@@ -7,6 +7,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod cuda;
+#[path = "../common/device.rs"]
+mod device;
 #[cfg(target_os = "linux")]
 #[path = "../common/emulated_cuda.rs"]
 mod emulated_cuda;

@@ -1,23 +1,23 @@
 //! One table serves correctness and traffic: a case knows its input, how to run it on a backend, what the result has to
 //! be in f64, and how many bytes its kernel's header says it moves.
 
-use std::{
-    fmt::Debug,
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::fmt::Debug;
 
 use half::{bf16, f16};
 use probeprune::{
     Result,
     backend::{Backend, KeptSet, Linear, WeightUse},
     checkpoint::Tensor,
-    gpu::{Cuda, Driver, Gpu, GpuDtype, cuda},
+    gpu::{Driver, Gpu, GpuDtype},
 };
 use ptx_emu::{Completion, Policy, Settings};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::emulator::Emulator;
+use crate::{
+    device::{TestDevice, assert_fails_without_a_gpu, gpu_only, real_gpu},
+    emulator::Emulator,
+};
 
 /// Both compute dtypes.
 pub const DTYPES: [GpuDtype; 2] = [GpuDtype::Bf16, GpuDtype::F16];
@@ -68,7 +68,8 @@ pub fn schedules() -> Vec<Settings> {
     policies.into_iter().flat_map(both).collect()
 }
 
-/// Runs a case under every schedule, and on a GPU if there is one: the results must be right, and the same to the bit.
+/// Runs a case under every schedule, and on a GPU if there is one: the results must be right, and the same to the bit. In
+/// GPU-only mode, on the GPU alone.
 pub fn check(case: &impl Case) {
     check_under(case, &schedules());
 }
@@ -81,6 +82,7 @@ pub fn check_once(case: &impl Case) {
 fn check_under(case: &impl Case, schedules: &[Settings]) {
     let expected = case.expected();
     let mut first: Option<Vec<Output>> = None;
+    let schedules = if gpu_only() { &[] } else { schedules };
     for settings in schedules {
         let gpu = Gpu::new(Emulator::new(settings.clone()), case.dtype());
         let outputs = case.run(&gpu).unwrap_or_else(|error| panic!("{case:?} under {settings:?}: {error}"));
@@ -93,33 +95,22 @@ fn check_under(case: &impl Case, schedules: &[Settings]) {
     check_on_gpu(case, &expected);
 }
 
-/// The backends of a real GPU, where there is one.
-fn real_gpu() -> Option<&'static Mutex<[Gpu<Cuda>; 2]>> {
-    static GPU: OnceLock<Option<Mutex<[Gpu<Cuda>; 2]>>> = OnceLock::new();
-    let open = || {
-        let usable = cuda::survey().and_then(|survey| survey.supports(survey.device(0)?));
-        if let Err(reason) = usable {
-            eprintln!("kernels run on the emulator only. {reason}");
-            return None;
-        }
-        // A GPU that could be used has to be: no error here may pass for an absent one.
-        Some(Mutex::new(DTYPES.map(|dtype| Gpu::new(Cuda::new(0).unwrap(), dtype))))
-    };
-    GPU.get_or_init(open).as_ref()
-}
-
 /// A GPU's tensor cores round in a way of their own, so its bits are compared with its own only.
 fn check_on_gpu(case: &impl Case, expected: &[Expected]) {
-    let Some(gpus) = real_gpu() else { return };
-    // One test at a time: an error of one must not surface in another.
-    let gpus = gpus.lock().unwrap_or_else(PoisonError::into_inner);
-    let gpu = &gpus[DTYPES.iter().position(|&dtype| dtype == case.dtype()).unwrap()];
+    let Some(cuda) = real_gpu() else { return };
+    // A backend of its own: an error of one test must not surface in another.
+    let gpu = Gpu::new(TestDevice::real(cuda), case.dtype());
     let run = || {
-        case.run(gpu).unwrap_or_else(|error| panic!("{case:?} on {}: {error}", gpu.driver().description()))
+        case.run(&gpu).unwrap_or_else(|error| panic!("{case:?} on {}: {error}", gpu.driver().description()))
     };
     let outputs = run();
     compare(case, &outputs, expected);
     assert!(same_bits(&run(), &outputs), "{case:?}: other bits the second time on a GPU");
+}
+
+#[test]
+fn gpu_only_mode_fails_without_a_gpu() {
+    assert_fails_without_a_gpu("norm::norm");
 }
 
 fn same_bits(a: &[Output], b: &[Output]) -> bool {
@@ -163,8 +154,13 @@ pub struct Traffic {
     pub conflicts: u64,
 }
 
-/// Runs a case once and returns the traffic of its launches of `kernel` (the name without dtype), summed.
-pub fn traffic(case: &impl Case, kernel: &str) -> Traffic {
+/// Runs a case once and returns the traffic of its launches of `kernel` (the name without dtype), summed. A GPU counts
+/// nothing: in GPU-only mode this is [`check`] and returns `None`.
+pub fn traffic(case: &impl Case, kernel: &str) -> Option<Traffic> {
+    if gpu_only() {
+        check(case);
+        return None;
+    }
     let gpu = Gpu::new(Emulator::new(Settings::unchecked()), case.dtype());
     case.run(&gpu).unwrap_or_else(|error| panic!("{case:?}: {error}"));
     let names = ["", "_bf16", "_f16"].map(|dtype| format!("{kernel}{dtype}"));
@@ -179,12 +175,12 @@ pub fn traffic(case: &impl Case, kernel: &str) -> Traffic {
         total.conflicts += counters.shared_conflicts;
     }
     assert!(found, "{case:?} launches {kernel}: {launches:?}");
-    total
+    Some(total)
 }
 
 /// Asserts that a kernel's global traffic is within 2 % of its header's formula, and its bank conflicts 0.
 pub fn check_traffic(case: &impl Case, kernel: &str, read: usize, written: usize) {
-    let traffic = traffic(case, kernel);
+    let Some(traffic) = traffic(case, kernel) else { return };
     let near = |got: u64, want: usize| (got as f64 - want as f64).abs() <= 0.02 * want as f64;
     assert!(
         near(traffic.read, read),

@@ -8,6 +8,7 @@ use probeprune::{
 
 use crate::{
     case::{Case, DTYPES, Expected, Output, Put, check, check_traffic, rng, wide},
+    device::TestDevice,
     product::{inputs, product, weights},
 };
 
@@ -76,7 +77,7 @@ fn cross_entropy() {
 #[test]
 fn logits_that_are_not_finite_give_losses_that_are_not() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let gpu = Gpu::new(crate::emulator::Emulator::new(ptx_emu::Settings::default()), GpuDtype::Bf16);
+        let gpu = Gpu::new(TestDevice::new(ptx_emu::Settings::default()), GpuDtype::Bf16);
         let (rows, vocab, width) = (3, 300, 16);
         let mut w = weights(&mut rng(1), GpuDtype::Bf16, vocab, width);
         w[200 * width] = bad;

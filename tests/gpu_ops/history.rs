@@ -12,7 +12,10 @@ use probeprune::{
     },
 };
 
-use crate::case::{Case, Expected, Output, Put, check, check_once, check_traffic, floats, rng, subset};
+use crate::{
+    case::{Case, Expected, Output, Put, check, check_once, check_traffic, floats, rng, subset},
+    device::TestDevice,
+};
 
 #[derive(Clone, Debug)]
 struct UpdateCase {
@@ -111,7 +114,7 @@ impl Case for UpdateCase {
 }
 
 fn agrees_with_the_cpu(case: &UpdateCase) {
-    let gpu = Gpu::new(crate::emulator::Emulator::new(ptx_emu::Settings::default()), GpuDtype::Bf16);
+    let gpu = Gpu::new(TestDevice::new(ptx_emu::Settings::default()), GpuDtype::Bf16);
     let [on_gpu, on_cpu] = [case.run(&gpu).unwrap(), case.run_on(&Cpu::new(1).unwrap()).unwrap()];
     // Finite, so equality is equality of bits but for the sign of 0.
     assert_eq!(on_gpu, on_cpu, "{case:?}");

@@ -1,5 +1,5 @@
 //! Every kernel through the emulator, under several schedules with the race checker, against f64; and, where there is
-//! a GPU, on the GPU as well.
+//! a GPU, on the GPU as well. In GPU-only mode (tests/common/device.rs), on the GPU alone.
 
 #![allow(unreachable_pub)]
 
@@ -10,6 +10,8 @@ mod channel_score;
 mod column_statistic;
 mod compensation;
 mod cross_entropy;
+#[path = "../common/device.rs"]
+mod device;
 mod embed;
 #[path = "../common/emulator.rs"]
 mod emulator;

@@ -14,7 +14,7 @@ use rand::RngExt;
 
 use crate::{
     case::{Case, Expected, Output, Put, check, check_once, check_traffic, rng},
-    emulator::Emulator,
+    device::backend,
 };
 
 /// What Σr² looks like.
@@ -172,7 +172,7 @@ impl Case for SelectCase {
 
 /// Sums of any floats may tie or not within f64's last bits: there the CPU backend decides, which has the same order.
 fn agrees_with_the_cpu(case: &SelectCase) {
-    let gpu = Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), GpuDtype::Bf16);
+    let gpu = backend(GpuDtype::Bf16);
     assert_eq!(case.run(&gpu).unwrap(), case.run_on(&Cpu::new(1).unwrap()).unwrap(), "{case:?}");
 }
 
@@ -225,7 +225,7 @@ fn sums_round_as_the_cpu_backends_do() {
         row.copy_from_slice(&squares[..96]);
         row.rotate_left(b);
     }
-    let gpu = Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), GpuDtype::Bf16);
+    let gpu = backend(GpuDtype::Bf16);
     let on_gpu = samples_of(&gpu, &shuffled, &positions);
     assert_eq!(on_gpu, samples_of(&Cpu::new(1).unwrap(), &shuffled, &positions));
 }
