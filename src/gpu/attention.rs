@@ -5,7 +5,7 @@ use super::{
     args::{AttentionArgs, RopeCacheArgs},
     per_dtype,
 };
-use crate::backend::{AttentionShape, Placement};
+use crate::backend::{AttentionShape, Grid, Placement};
 
 const ROPE_CACHE: PerDtype = per_dtype!("rope_cache");
 
@@ -29,6 +29,8 @@ const QUERIES_128: [(usize, PerDtype); 3] = [
 
 /// Head widths up to this one have kernels.
 pub(crate) const WIDEST_HEAD: usize = 256;
+/// Samples of one launch: a grid has no more blocks in y and z.
+const MOST_SAMPLES: usize = 65_535;
 /// With up to so many new tokens a launch is bound by reading keys and values.
 const DECODE_TOKENS: usize = 8;
 
@@ -114,24 +116,32 @@ impl<D: Driver> Gpu<D> {
         slots: Option<&Indices<D>>,
         out: &Activations<D>,
     ) {
-        let arguments = AttentionArgs {
-            q: self.elements(q),
-            k: self.elements(k),
-            v: self.elements(v),
-            out: self.elements(out),
-            kv_slots: self.words(kv_slots),
-            mask: self.optional_words(mask),
-            slots: self.optional_words(slots),
-            tokens: shape.queries.tokens as i32,
-            keys: shape.keys as i32,
-            capacity: shape.key_capacity as i32,
-            heads: shape.heads as i32,
-            kv_heads: shape.kv_heads as i32,
-            head_dim: shape.head_dim as i32,
-            window: shape.window.map_or(i32::MAX, |window| i32::try_from(window).unwrap_or(i32::MAX)),
-            scale: shape.scale,
-        };
-        let (kernel, geometry) = plan(&shape, self.driver.multiprocessors() as usize);
-        self.launch(self.of_dtype(kernel), geometry, &arguments);
+        let AttentionShape { queries, key_capacity, heads, kv_heads, head_dim, .. } = shape;
+        let (query_bytes, key_bytes) =
+            (2 * queries.tokens * heads * head_dim, 2 * key_capacity * kv_heads * head_dim);
+        for first in (0..queries.samples).step_by(MOST_SAMPLES) {
+            let behind = |address: u64, bytes: usize| address + (first * bytes) as u64;
+            let arguments = AttentionArgs {
+                q: behind(self.elements(q), query_bytes),
+                k: behind(self.elements(k), key_bytes),
+                v: behind(self.elements(v), key_bytes),
+                out: behind(self.elements(out), query_bytes),
+                kv_slots: self.words(kv_slots),
+                mask: mask.map_or(0, |mask| behind(self.words(mask), 4 * key_capacity)),
+                slots: self.optional_words(slots),
+                tokens: queries.tokens as i32,
+                keys: shape.keys as i32,
+                capacity: key_capacity as i32,
+                heads: heads as i32,
+                kv_heads: kv_heads as i32,
+                head_dim: head_dim as i32,
+                window: shape.window.map_or(i32::MAX, |window| i32::try_from(window).unwrap_or(i32::MAX)),
+                scale: shape.scale,
+            };
+            let samples = (queries.samples - first).min(MOST_SAMPLES);
+            let part = AttentionShape { queries: Grid { samples, ..queries }, ..shape };
+            let (kernel, geometry) = plan(&part, self.driver.multiprocessors() as usize);
+            self.launch(self.of_dtype(kernel), geometry, &arguments);
+        }
     }
 }

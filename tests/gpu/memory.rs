@@ -10,7 +10,7 @@ use std::{
 
 use probeprune::{
     Result,
-    backend::{Backend, WeightUse},
+    backend::{AttentionShape, Backend, Grid, WeightUse},
     checkpoint::{Checkpoint, Dtype, Tensor},
     gpu::{Driver, Gpu, GpuDtype, Launch},
     model::Model,
@@ -27,6 +27,7 @@ struct Meter {
     next: AtomicU64,
     allocated: Arc<AtomicU64>,
     written: Mutex<BTreeMap<u64, Vec<u8>>>,
+    launched: Mutex<Vec<Launch>>,
 }
 
 #[derive(Debug)]
@@ -84,7 +85,8 @@ impl Driver for Meter {
         Ok(())
     }
 
-    fn launch(&self, _: &Launch) -> Result<()> {
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        self.launched.lock().unwrap().push(launch.clone());
         Ok(())
     }
 
@@ -235,5 +237,45 @@ fn a_sessions_footprint_is_what_it_allocates() {
         for compensate in [Compensation::ProbeMean, Compensation::Linear { rank: 1 }] {
             check(Method::ProbePruning, half_buckets, 20, compensate);
         }
+    }
+}
+
+/// A grid has 65,535 blocks in y and z: attention of more samples takes more launches, each from where the one before ended.
+#[test]
+fn attention_of_many_samples_takes_several_launches() {
+    const SAMPLES: usize = 65_537;
+    let (heads, kv_heads, head_dim, key_capacity) = (4, 2, 8, 12);
+    // Decoding, and prefill.
+    for tokens in [1, 9] {
+        let gpu = Gpu::new(Meter::default(), GpuDtype::F16);
+        let rows = SAMPLES * tokens;
+        let buffer = |len: usize| gpu.activations(len).unwrap();
+        let (q, mut out) = (buffer(rows * heads * head_dim), buffer(rows * heads * head_dim));
+        let [k, v] = [(); 2].map(|()| buffer(SAMPLES * key_capacity * kv_heads * head_dim));
+        let (slots, mask) = (gpu.indices(heads).unwrap(), gpu.indices(SAMPLES * key_capacity).unwrap());
+        let shape = AttentionShape {
+            queries: Grid { samples: SAMPLES, tokens },
+            keys: tokens,
+            key_capacity,
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0,
+            window: None,
+        };
+        gpu.attention(&q, &k, &v, shape, &slots, Some(&mask), None, &mut out);
+        let launches = gpu.driver().launched.lock().unwrap();
+        assert_eq!(launches.len(), 2);
+        let [first, second] = [0, 1].map(|i| &launches[i]);
+        // q, k, v, out, kv_slots, mask.
+        let addresses = |launch: &Launch| -> Vec<u64> {
+            bytemuck::cast_slice::<u8, u64>(&launch.arguments()[..48]).to_vec()
+        };
+        let steps: Vec<u64> = addresses(first).iter().zip(addresses(second)).map(|(a, b)| b - a).collect();
+        let (query, key) = (2 * tokens * heads * head_dim, 2 * key_capacity * kv_heads * head_dim);
+        let expected = [query, key, key, query, 0, 4 * key_capacity].map(|bytes| (65_535 * bytes) as u64);
+        assert_eq!(steps, expected);
+        let samples = |launch: &Launch| launch.geometry.grid[if tokens == 1 { 1 } else { 2 }];
+        assert_eq!((samples(first), samples(second)), (65_535, 2));
     }
 }

@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    device::{TestDevice, assert_fails_without_a_gpu, gpu_only, real_gpu},
+    device::{TestDevice, assert_fails_without_a_gpu, gpu_only, real_gpu, reduced_shapes},
     emulator::Emulator,
 };
 
@@ -190,6 +190,11 @@ pub fn check_traffic(case: &impl Case, kernel: &str, read: usize, written: usize
     let wrote = traffic.written;
     assert!(near(wrote, written), "{kernel} writes {wrote} bytes, its header says {written}: {case:?}");
     assert_eq!(traffic.conflicts, 0, "{kernel}: bank conflicts: {case:?}");
+}
+
+/// How many of `all` to keep: every count, or on the emulator, which is slow, those at the ends and in the middle.
+pub fn kept_counts(all: usize) -> Vec<usize> {
+    if reduced_shapes() { vec![1, 2, all / 2, all - 1, all] } else { (1..=all).collect() }
 }
 
 /// A generator that gives a case the same input every time.

@@ -9,8 +9,8 @@ use probeprune::{
 
 use crate::{
     case::{
-        Case, DTYPES, Expected, Output, Put, check, check_once, check_traffic, floats, rng, unit_roundoff,
-        wide,
+        Case, DTYPES, Expected, Output, Put, check, check_once, check_traffic, floats, kept_counts, rng,
+        unit_roundoff, wide,
     },
     product::{Keep, activate, inputs, picked, product, tolerance, weights},
 };
@@ -203,6 +203,29 @@ fn kept_rows_are_gathered() {
             if let Keep::Blocks { width: 1, .. } = keep {
                 check(&LinearCase { bias: true, ..LinearCase::new(Kind::Gated, dtype, 35, [144, 72], keep) });
             }
+        }
+    }
+}
+
+#[test]
+fn every_number_of_kept_rows() {
+    for (all, width) in [(144, 1), (9, 16)] {
+        for len in kept_counts(all) {
+            let case = LinearCase::new(
+                Kind::Linear,
+                GpuDtype::Bf16,
+                35,
+                [all * width, 40],
+                Keep::Blocks { len, width },
+            );
+            if width == 1 {
+                check_once(&LinearCase {
+                    kind: Kind::Gated,
+                    activation: Some(Activation::Silu),
+                    ..case.clone()
+                });
+            }
+            check_once(&case);
         }
     }
 }

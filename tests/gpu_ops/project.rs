@@ -8,8 +8,8 @@ use probeprune::{
 
 use crate::{
     case::{
-        Case, DTYPES, Expected, Output, Put, check, check_once, check_traffic, elements, floats, rng,
-        traffic, wide,
+        Case, DTYPES, Expected, Output, Put, check, check_once, check_traffic, elements, floats, kept_counts,
+        rng, traffic, wide,
     },
     product::{Keep, inputs, picked, tolerance, weights},
 };
@@ -122,6 +122,19 @@ fn kept_columns_are_gathered() {
     // The ring wraps, in the gathered dimension.
     check(&ProjectCase::new(GpuDtype::Bf16, 5, [24, 700], Keep::Blocks { len: 361, width: 1 }));
     check(&ProjectCase::new(GpuDtype::F16, 5, [24, 720], Keep::Blocks { len: 5, width: 80 }));
+}
+
+#[test]
+fn every_number_of_kept_columns() {
+    for (all, width) in [(144, 1), (9, 16)] {
+        for len in kept_counts(all) {
+            // A tile's kernel, and the matrix-vector one.
+            for rows in [35, 3] {
+                let keep = Keep::Blocks { len, width };
+                check_once(&ProjectCase::new(GpuDtype::Bf16, rows, [72, all * width], keep));
+            }
+        }
+    }
 }
 
 #[test]

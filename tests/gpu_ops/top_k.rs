@@ -9,7 +9,7 @@ use probeprune::{
 use rand::RngExt;
 
 use crate::case::{
-    Case, Expected, Output, Put, check, check_once, check_traffic, floats, rng, subset, traffic,
+    Case, Expected, Output, Put, check, check_once, check_traffic, floats, kept_counts, rng, subset, traffic,
 };
 
 /// What scores look like.
@@ -164,6 +164,13 @@ fn top_k_at_real_widths() {
             check_once(&case);
             agrees_with_the_cpu(&case);
         }
+    }
+}
+
+#[test]
+fn every_number_of_kept_scores() {
+    for len in kept_counts(300) {
+        check_once(&TopKCase::new(Kind::Ties, 300, len));
     }
 }
 
