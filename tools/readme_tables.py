@@ -1,4 +1,4 @@
-"""Writes the README's tables from benches/results/*.json; with --check, fails if they differ.
+"""Writes the README's tables from benches/results/*.json and *.jsonl; with --check, fails if they differ.
 
 Usage: python tools/readme_tables.py [--check]
 """
@@ -141,6 +141,69 @@ def latency(result):
     return "\n".join(rows)
 
 
+def several(values, digits=3):
+    """A goal's ratios.
+
+    >>> several([0.84, 0.6451]), several(None)
+    ('0.840/0.645', '–')
+    """
+    return "/".join(f"{value:.{digits}f}" for value in values) if values else "–"
+
+
+def gpu(runs):
+    """A table of the goals for each GPU; `runs` are the rows of tools/gpu/run.sh by file. What was measured counts, in the
+    file's last line of a goal.
+
+    >>> gpu({})
+    'Not yet measured: no GPU was at hand.'
+    >>> machine = {"step": "machine", "status": "passed", "gpu": "G", "driver": "1.2", "commit": "0123456789abcdef"}
+    >>> goal = {"step": "g", "status": "passed", "goal": 9, "what": "a / b", "value": [0.9876], "quartiles": [[0.98, 0.99]],
+    ...         "prediction": [1.1], "peer": "cuBLAS", "target": "1.00", "limit": ".95", "clocks": "1980 MHz"}
+    >>> late = {"step": "g", "status": "timeout", "goal": 9, "value": None, "peer": None, "prediction": None, "why": "late"}
+    >>> print(gpu({"g.jsonl": [machine, goal, late]}).splitlines()[4])
+    | 9 | a / b | 0.988 (0.980 to 0.990) | 1.100 | 1.00 | .95 | cuBLAS |
+    >>> print(gpu({"g.jsonl": [machine, late]}).splitlines()[4])
+    | 9 | – | timeout: late | – | – | – | – |
+    >>> gpu({"g.jsonl": [machine | {"reduced": True}]})
+    Traceback (most recent call last):
+    SystemExit: g.jsonl: rows of a dry run measure nothing
+    """
+    tables = []
+    for name, rows in runs.items():
+        if any(row.get("reduced") for row in rows):
+            sys.exit(f"{name}: rows of a dry run measure nothing")
+        machine = next(row for row in rows if row["step"] == "machine")
+        goals = {}
+        for row in (row for row in rows if "goal" in row):
+            if row["status"] == "passed" or goals.get(row["goal"], row)["status"] != "passed":
+                goals[row["goal"]] = row
+        clocks = next((row["clocks"] for row in goals.values() if row.get("clocks")), "clocks not read")
+        lines = [f"{machine['gpu']}, driver {machine['driver']}, {clocks}, commit {machine['commit'][:12]}; medians (and "
+                 "quartiles) of interleaved runs in one process.", "",
+                 "| goal | ratio | measured | predicted | goal | limit | against |", "|---|---|---|---|---|---|---|"]
+        for number, row in sorted(goals.items()):
+            if row["status"] == "passed":
+                around = ", ".join(f"{low:.3f} to {high:.3f}" for low, high in row.get("quartiles") or [])
+                shown = several(row["value"]) + (f" ({around})" if around else "")
+            else:
+                shown = f"{row['status']}: {row['why']}"
+            lines.append(f"| {number} | {row.get('what', '–')} | {shown} | {several(row['prediction'])} "
+                         f"| {row.get('target', '–')} | {row.get('limit', '–')} | {row['peer'] or '–'} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables) or "Not yet measured: no GPU was at hand."
+
+
+def load_runs():
+    """The rows that GPU runs left in benches/results, by file."""
+    folder = os.path.join(ROOT, "benches", "results")
+    runs = {}
+    for name in sorted(os.listdir(folder)):
+        if name.startswith("gpu-") and name.endswith(".jsonl"):
+            with open(os.path.join(folder, name), encoding="utf-8") as f:
+                runs[name] = [json.loads(line) for line in f]
+    return runs
+
+
 def load(name):
     """A file of benches/results; None if it is not there."""
     path = os.path.join(ROOT, "benches", "results", name)
@@ -154,7 +217,7 @@ def main():
     result = load("cpu.json")
     tables = {"quality": quality(result["demo"]["tiny-llama"]), "quality-opt": quality(result["demo"]["tiny-opt"]),
               "speed": speed(result), "compensation": compensation(result), "smollm2": sweep(load("smollm2.json")),
-              "latency": latency(load("latency-cpu.json"))}
+              "latency": latency(load("latency-cpu.json")), "gpu": gpu(load_runs())}
     path = os.path.join(ROOT, "README.md")
     with open(path, encoding="utf-8") as f:
         old = text = f.read()

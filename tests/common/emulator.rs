@@ -50,10 +50,17 @@ impl Emulator {
     }
 }
 
-/// Where the PTX is: PROBEPRUNE_PTX, where tools/mutate.py puts kernels with a fault, or what is committed.
+/// Where the PTX is: PROBEPRUNE_PTX, where tools/mutate.py puts kernels with a fault, or the nearest cuda/ptx above this
+/// program, which need not be where it was compiled.
 pub fn ptx_folder() -> PathBuf {
-    std::env::var_os("PROBEPRUNE_PTX")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cuda/ptx"), PathBuf::from)
+    if let Some(folder) = std::env::var_os("PROBEPRUNE_PTX") {
+        return folder.into();
+    }
+    let program = std::env::current_exe().unwrap();
+    let mut folders = program.ancestors().map(|folder| folder.join("cuda/ptx"));
+    folders
+        .find(|folder| folder.is_dir())
+        .expect("a folder above the tests has cuda/ptx, or PROBEPRUNE_PTX names it")
 }
 
 /// A module, parsed once.

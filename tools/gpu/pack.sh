@@ -1,87 +1,71 @@
 #!/usr/bin/env bash
-# Builds everything that tools/gpu/run.sh runs on a machine with a GPU, into one folder:
-#   tools/gpu/pack.sh [FOLDER]      (target/gpu-pack)
-# Copy the folder there (any Linux of the same processor type with a glibc as new as this one), then: ./run.sh out.json
-# Needs Rust, a C compiler, python3, and nvcc (found or installed as in tools/cuda.sh).
+# Packs everything that tools/gpu/run.sh runs on a machine with a GPU into one archive:
+#   tools/gpu/pack.sh FILE.tar.zst
+# Programs with the kernels' machine code, their PTX, the stand-in for libcuda.so, and the peers' Python scripts. It runs on
+# any Linux of the same processor type with a glibc as new as this one; nothing is compiled or fetched there.
+# Needs Rust, a C compiler with binutils, python3, zstd, and nvcc (found or installed as in tools/cuda.sh).
 set -euo pipefail
+file=$(realpath -m "${1:?usage: tools/gpu/pack.sh FILE.tar.zst}")
 cd "$(dirname "$0")/../.."
-root=$PWD
-out=$(realpath -m "${1:-target/gpu-pack}")
-most=60 # MB
-marker=package.txt
-if [[ -e $out && ! -e $out/$marker ]]; then
-  echo "$out is there and was not made by this script" >&2
-  exit 1
-fi
-rm -rf "$out"
-mkdir -p "$out/bin" "$out/tree"
-: >"$out/$marker"
+most=25 # MB
 
 NVCC=$(tools/cuda.sh nvcc)
 export NVCC
 
-# Test programs look for their data in the folder they were compiled in. They are compiled through this link, which run.sh
-# makes again, to the folder tree/. One at a time: the link is everybody's.
-source=/tmp/probeprune-source
-exec 9>"$source.lock"
-flock 9
-[[ ! -e $source || -L $source ]] || { echo "$source is in the way" >&2; exit 1; }
-ln -sfn "$root" "$source"
+tree=$(mktemp -d)
+trap 'rm -rf "$tree"' EXIT
+mkdir -p "$tree/bin" "$tree/cuda" "$tree/emu/kernels"
 
-# A build folder of its own: cargo would take what it built in the real folder for this.
-export CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=symbols
-
-# name in bin/, cargo's name for it, cargo's arguments
+# cargo's arguments; copies what its messages name to bin/.
 build() {
-  local program
-  program=$(cargo "${@:3}" --locked --message-format=json-render-diagnostics \
-    --manifest-path "$source/Cargo.toml" --target-dir "$root/target/gpu-build" | python3 -c '
-import json, sys
+  cargo "$@" --release --locked --message-format=json-render-diagnostics | python3 -c '
+import json, os, shutil, sys
+kinds = {"test": "", "bench": "bench-", "bin": "", "example": ""}
 for line in sys.stdin:
     message = json.loads(line)
-    if message["reason"] == "compiler-artifact" and message["target"]["name"] == sys.argv[1] and message["executable"]:
-        print(message["executable"])' "$2")
-  cp "$program" "$out/bin/$1"
+    if message["reason"] != "compiler-artifact":
+        continue
+    target = message["target"]
+    kind, libraries = target["kind"][0], [f for f in message["filenames"] if f.endswith(".so")]
+    # A program, or a library for another process; cargo also names those of procedural macros.
+    if message["executable"] and kind in kinds and (message["profile"]["test"] or kind in ("bin", "example")):
+        shutil.copy(message["executable"], os.path.join(sys.argv[1], kinds[kind] + target["name"]))
+    elif libraries and "cdylib" in target["crate_types"] and target["name"] in ("emulated_cuda", "goals"):
+        shutil.copy(libraries[0], sys.argv[1])' "$tree/bin"
 }
 
-export PROBEPRUNE_COMMIT=$(git rev-parse HEAD)
-build probeprune probeprune build --release --bin probeprune
-build probeprune-latency probeprune-latency build --release --bin probeprune-latency
-build conformance_gpu conformance_gpu build --release -p ptx-emu --features gpu --example conformance_gpu
-for test in gpu_ops gpu gpu_model; do
-  if [[ -e tests/$test.rs || -e tests/$test/main.rs ]]; then
-    build $test $test test --release --test $test --no-run
-  fi
-done
-for bench in benches/*.rs; do
-  bench=$(basename "$bench" .rs)
-  [[ $bench != cpu ]] || continue
-  build "bench-$bench" "$bench" bench --bench "$bench" --features cublas --no-run
-done
+build test --no-run --bins --test gpu_ops --test gpu --test gpu_model --test gpu_large \
+  --bench kernels --bench cpu --example goals
+build build -p ptx-emu --features gpu --example conformance_gpu
+strip "$tree"/bin/*
 
-# The bundled models are in the programs.
-data=(cuda/ptx emu/kernels/ptx)
-! LC_ALL=C grep -q tests/golden "$out"/bin/* || data+=(tests/golden)
-for data in "${data[@]}"; do
-  mkdir -p "$out/tree/$(dirname $data)"
-  cp -r $data "$out/tree/$data"
+programs=(probeprune probeprune-latency gpu_ops gpu gpu_model gpu_large conformance_gpu bench-kernels bench-cpu
+  libgoals.so libemulated_cuda.so)
+for program in "${programs[@]}"; do
+  [[ -e $tree/bin/$program ]] || { echo "cargo built no $program" >&2; exit 1; }
 done
-cp tools/gpu/run.sh "$out/run.sh"
-
+# Data that a program looks for where it was compiled would not be there.
+if LC_ALL=C grep -lF "$PWD/" "$tree"/bin/*; then
+  echo "the path of this folder is in these programs" >&2
+  exit 1
+fi
+cp -r cuda/ptx "$tree/cuda/ptx"
+cp -r emu/kernels/ptx "$tree/emu/kernels/ptx"
+mkdir "$tree/peers"
+cp tools/peers/*.py tools/oracle_model.py "$tree/peers/"
+cp -r tools/gpu/{run.sh,steps.sh,find_libraries.py,stand-in} "$tree/"
 {
-  echo "source: $source"
   echo "commit: $(git rev-parse HEAD)$([[ -z $(git status --porcelain) ]] || echo ' with changes')"
   echo "rustc: $(rustc --version)"
   echo "nvcc: $("$NVCC" --version | sed -n 's/.*\(release.*\)/\1/p')"
   echo "glibc: $(ldd --version | sed -n '1s/.* //p')"
-  if [[ -e build.rs ]]; then echo 'kernels: fatbins in probeprune'; else echo 'kernels: none in probeprune (no build.rs)'; fi
-} >"$out/$marker"
+} >"$tree/package.txt"
 
-size=$(du -sm "$out" | cut -f1)
-cat "$out/$marker"
-ls -s --block-size=1M "$out/bin"
-echo "$out: $size MB"
-if ((size > most)); then
-  echo "more than $most MB" >&2
-  exit 1
-fi
+# The programs have most of their bytes in common: a window that reaches from one to the next finds that.
+tar -C "$tree" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | zstd -q --long=27 -19 -T0 -f -o "$file.new"
+mv "$file.new" "$file"
+size=$(stat -c %s "$file")
+cat "$tree/package.txt"
+ls -s --block-size=K "$tree/bin"
+echo "$file: $((size / 1000000)).$(printf '%02d' $((size / 10000 % 100))) MB of at most $most"
+((size <= most * 1000000)) || { echo "too large" >&2; exit 1; }

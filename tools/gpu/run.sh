@@ -1,168 +1,157 @@
 #!/usr/bin/env bash
-# Runs what tools/gpu/pack.sh packed, on a machine with a GPU and its driver; nothing else is needed: ./run.sh [OUT.json]
-# Correctness first (the emulator's conformance, every operation, whole models, compute-sanitizer), then times. OUT.json
-# holds the machine, the GPU and, for each step, the command, its exit code, seconds and the end of its output; it is
-# written anew after each step, so that it is there if this is stopped. A step that cannot run is "not run", with why.
-# Exit code: 0 all that ran passed, 1 something failed, 2 nothing was checked. LIMIT: seconds for one step (1800).
+# Runs what tools/gpu/pack.sh packed, on a machine with an NVIDIA GPU and its driver; nothing is compiled or fetched:
+#   tools/gpu/run.sh --archive FILE --out DIR [--budget SECONDS] [--more] [--steps NAME,NAME] [--dry-run]
+# Correctness first, then this project's goals, in the order of tools/gpu/steps.sh; --more runs the second list there. Every
+# step gets its share of what is left of the budget (420 s) and ends with it. One that fails does not end the run.
+# DIR/rows.jsonl: a line for each step and each goal, as soon as there is one, with "step" and "status" (passed, failed,
+# timeout, not run); a goal's also has "goal", "value", "peer" and "prediction". DIR/logs.tar.zst: what the steps printed.
+# --dry-run does the same on the emulated driver at small shapes, to test the package: its numbers mean nothing.
+# PYTHON: the Python that has PyTorch (python3). ZSTD: a zstd program (zstd).
+# Exit code: 0 nothing failed, 1 a step failed or ran out of time, 2 nothing could be run.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-out=${1:-$here/gpu.json}
-[[ $out == /* ]] || out=$PWD/$out
-limit=${LIMIT:-1800}
-cd "$here" || exit 1
-: >"$out" || exit 1
 
-text() { # as a JSON string: the end of standard input
-  tail -c 4000 | LC_ALL=C tr -d '\000-\010\013-\037\177' | { iconv -c -f utf-8 -t utf-8 2>/dev/null || LC_ALL=C tr -cd '\n\t -~'; } |
-    LC_ALL=C sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/\t/\\t/g' | LC_ALL=C awk 'BEGIN { printf "\"" } NR > 1 { printf "\\n" } { printf "%s", $0 } END { printf "\"" }'
-}
+usage() { sed -n '3,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
-string() { printf '%s' "$*" | text; }
+archive= out= budget= list=first_steps only= dry=
+while (($#)); do
+  case $1 in
+  --archive | --out | --budget | --steps)
+    (($# > 1)) || usage
+    declare "${1#--}=$2"
+    shift 2
+    ;;
+  --more) list=more_steps; shift ;;
+  --dry-run) dry=yes; shift ;;
+  *) usage ;;
+  esac
+done
+[[ -n $archive && -n $out && ${budget:-1} =~ ^[0-9]+$ ]] || usage
+# The emulated GPU is slow.
+budget=${budget:-$([[ -n $dry ]] && echo 1800 || echo 420)}
+zstd=$(command -v "${ZSTD:-zstd}") || { echo 'there is no zstd: install it, or name one with ZSTD' >&2; exit 2; }
+archive=$(realpath "$archive") && mkdir -p "$out" && out=$(cd "$out" && pwd) && work=$(mktemp -d) || exit 2
+rows=$out/rows.jsonl tree=$work/tree bin=$work/tree/bin child=
 
-property() { sed -n "s/^$1: //p" package.txt; }
-
-steps=()
-passed=0 failed=0 not_run=0
-
-write() {
-  local all
-  all=$(IFS=$'\n'; printf '%s' "${steps[*]/%/,}")
-  printf '{\n"package": %s,\n"machine": %s,\n"gpu": %s,\n"driver": %s,\n"passed": %d, "failed": %d, "not_run": %d,\n"steps": [\n%s\n]\n}\n' \
-    "$(text <package.txt)" "$(string "$machine")" "$gpu_json" "$driver_json" $passed $failed $not_run "${all%,}" \
-    >"$out.new" && mv "$out.new" "$out"
-}
-
-# name, why, command
-not_run() {
-  echo "not run  $1: $2"
-  not_run=$((not_run + 1))
-  steps+=("{\"name\": $(string "$1"), \"status\": \"not run\", \"why\": $(string "$2"), \"command\": $(string "${@:3}")}")
-  write
-}
-
-# name, command
-step() {
-  local name=$1 log begin end rc status why
-  shift
-  if why=$(missing "$@"); then
-    not_run "$name" "$why" "$@"
-    return
+finish() {
+  # timeout passes it on to everything that the step started.
+  if [[ -n $child ]]; then
+    kill -TERM "$child" 2>/dev/null
+    wait "$child" 2>/dev/null
   fi
-  log=$(mktemp)
-  echo "running  $name"
-  begin=$(date +%s.%N)
-  (cd tree && exec timeout -k 10 "$limit" "$@") >"$log" 2>&1 </dev/null
+  rm -rf "$work" "$out/logs.new"
+}
+trap finish EXIT
+trap 'exit 143' TERM INT HUP
+
+: >"$rows" && mkdir "$tree" "$work/logs" || exit 2
+"$zstd" -dqc --long=27 "$archive" | tar -C "$tree" -xf - || { echo "$archive cannot be unpacked" >&2; exit 2; }
+python=$(command -v "${PYTHON:-python3}")
+
+# The tests run on the GPU alone, and fail where there is none.
+export PROBEPRUNE_TEST_DEVICE=cuda PROBEPRUNE_PTX=$tree/cuda/ptx PROBEPRUNE_LAYER_PAIR=$work/layer-pair
+export RUST_BACKTRACE=0 PYTHONUNBUFFERED=1
+if [[ -n $dry ]]; then
+  mkdir "$work/driver"
+  ln -s "$bin/libemulated_cuda.so" "$work/driver/libcuda.so"
+  ln -s libcuda.so "$work/driver/libcuda.so.1"
+  export LD_LIBRARY_PATH=$work/driver PATH=$tree/stand-in:$PATH PROBEPRUNE_TEST_SHAPES=reduced
+fi
+
+source "$here/steps.sh"
+declare -n steps=$list
+if [[ -n $only ]]; then
+  IFS=, read -ra steps <<<"$only"
+  for step in "${steps[@]}"; do
+    [[ -n ${share[$step]:-} ]] || { echo "there is no step $step: ${first_steps[*]} ${more_steps[*]}" >&2; exit 2; }
+  done
+fi
+
+# Text that can stand between quotes in JSON.
+plain() { tr '\n\t"' "  '" | LC_ALL=C tr -cd ' -[]-~' | sed 's/ *$//'; }
+
+# Writes a line at once, so that whole lines are there whenever this is killed. Fields without braces.
+row() { printf '{%s%s}\n' "$1" "${dry:+,\"reduced\":true}" >>"$rows"; }
+
+# A line for each of these goals that has none. step, status, why, goals
+goals_without_a_line() {
+  local goal
+  for goal in ${4//,/ }; do
+    grep -qE "\"goal\": ?$goal[,}]" "$rows" || row "\"step\":\"$1\",\"status\":\"$2\",\"goal\":$goal,\"value\":null,\"peer\":null,\"prediction\":null,\"why\":\"$(plain <<<"$3")\""
+  done
+}
+
+declare -A count=([passed]=0 [failed]=0 [timeout]=0 ['not run']=0)
+
+# step, status, why, more fields
+outcome() {
+  printf '%-8s %s%s\n' "$2" "$1" "${3:+: $3}"
+  count[$2]=$((count[$2] + 1))
+  row "\"step\":\"$1\",\"status\":\"$2\"${3:+,\"why\":\"$(plain <<<"$3")\"}${4:-}"
+  goals_without_a_line "$1" "$2" "${3:-it ended without this one}" "${goals_of[$1]:-}"
+}
+
+gpu() { nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>/dev/null | head -n 1 | plain; }
+
+keep_logs() { tar -C "$work" -cf - logs | "$zstd" -q -f -o "$out/logs.new" && mv "$out/logs.new" "$out/logs.tar.zst"; }
+
+run() { # step, seconds
+  local step=$1 limit=$2 log=$work/logs/$1.log begin=$EPOCHREALTIME rc cases status=passed why= before
+  before=$(gpu clocks.sm,clocks.mem,power.draw,temperature.gpu)
+  printf '%s\n\n' "${command[*]}" >"$log"
+  # In the background, so that a signal to this script does not wait for it.
+  (cd "$tree" && exec timeout -k 5 "$limit" "${command[@]}") >>"$log" 2>&1 </dev/null &
+  child=$!
+  wait "$child"
   rc=$?
-  end=$(date +%s.%N)
-  if ((rc == 0)); then status=passed passed=$((passed + 1)); else status=failed failed=$((failed + 1)); fi
-  printf '%-8s %s (code %d)\n' $status "$name" $rc
-  ((rc == 0)) || tail -n 15 "$log" | sed 's/^/         /'
-  steps+=("{\"name\": $(string "$name"), \"status\": \"$status\", \"rc\": $rc, \"seconds\": $(awk "BEGIN { printf \"%.2f\", $end - $begin }"), \"command\": $(string "$@"), \"tail\": $(text <"$log")}")
-  rm -f "$log"
-  write
-}
-
-# command; says why it cannot run, if so
-missing() {
-  local part
-  [[ -n $no_gpu ]] && echo "$no_gpu" && return 0
-  for part in "$@"; do
-    if [[ $part == "$here"/bin/* && ! -x $part ]]; then
-      echo "${part#"$here/"} is not in this package"
-      return 0
-    fi
-  done
-  return 1
-}
-
-# Tests of operations and models run in the emulator as well, which says nothing about this machine: this variable makes
-# them use its GPU and fail if they cannot. Programs that do not know it are not run.
-export PROBEPRUNE_TEST_CUDA=1 RUST_BACKTRACE=0
-emulator_only() { [[ -z $no_gpu && -x $here/bin/$1 ]] && ! LC_ALL=C grep -q PROBEPRUNE_TEST_CUDA "$here/bin/$1"; }
-
-device_tests() { # step's name, program
-  if emulator_only "$2"; then
-    not_run "$1" "the tests in bin/$2 know the emulator only" "$here/bin/$2"
-  else
-    step "$1" "$here/bin/$2"
+  child=
+  # Of tests, and of the conformance runner.
+  cases=$(sed -nE 's/^(test result: [A-Za-z]+\. )?([0-9]+) passed.*/\2/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+  if ((rc == 124 || rc == 137)); then
+    status=timeout why="more than $limit s"
+  elif ((rc == 3)) && [[ $step == layer-pair ]]; then
+    status='not run' why=$(tail -n 1 "$log")
+  elif ((rc != 0)); then
+    status=failed why="exit code $rc: $(grep -m1 -E 'panicked|rror|FAILED|DISAGREE' "$log" || tail -n 1 "$log")"
+  elif ((cases < ${least[$step]:-0})); then
+    status=failed why="$cases cases, and there are at least ${least[$step]}"
   fi
+  # What one step prints is kept to some MB: its beginning and its end.
+  if (($(stat -c %s "$log") > 4000000)); then
+    { head -c 1000000 "$log"; printf '\n[...]\n'; tail -c 3000000 "$log"; } >"$log.short" && mv "$log.short" "$log"
+  fi
+  outcome "$step" "$status" "${why:0:400}" ",\"rc\":$rc,\"cases\":$cases,\"seconds\":$(awk "BEGIN { printf \"%.1f\", $EPOCHREALTIME - $begin }"),\"limit\":$limit,\"gpu_before\":\"$before\",\"gpu_after\":\"$(gpu clocks.sm,clocks.mem,power.draw,temperature.gpu)\""
+  keep_logs
 }
 
-machine="$(uname -srm), $(grep -m1 'model name' /proc/cpuinfo | sed 's/.*: //'), $(nproc) CPUs, glibc $(ldd --version 2>/dev/null | sed -n '1s/.* //p')"
-gpu_json=null driver_json=null no_gpu=
-if command -v nvidia-smi >/dev/null && [[ $(nvidia-smi -L 2>/dev/null) == GPU* ]]; then
-  query() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null; }
-  gpu_json=$(query name,uuid,compute_cap,memory.total,power.limit,clocks.max.sm,clocks.max.memory,ecc.mode.current,mig.mode.current | text)
-  driver_json=$(query driver_version | sort -u | text)
-elif compgen -G '/dev/nvidia[0-9]*' >/dev/null || [[ -e /dev/dxg ]]; then
-  gpu_json='"present, but there is no nvidia-smi to describe it"'
-else
-  no_gpu='no NVIDIA GPU on this machine'
-fi
+row "\"step\":\"machine\",\"status\":\"passed\",\"gpu\":\"$(gpu name)\",\"driver\":\"$(gpu driver_version)\",\"gpu_facts\":\"$(gpu compute_cap,memory.total,power.limit,clocks.max.sm,clocks.max.mem,ecc.mode.current)\",\"machine\":\"$({ uname -srm; grep -m1 'model name' /proc/cpuinfo; nproc; } | plain)\",\"package\":\"$(plain <"$tree/package.txt")\",\"commit\":\"$(sed -n 's/^commit: //p' "$tree/package.txt")\",\"time\":\"$(date -u +%FT%TZ)\""
 
-# The folder that is baked into the test programs.
-source=$(property source)
-if [[ -e $source && ! -L $source ]]; then
-  echo "$source is in the way" >&2
-  exit 1
-fi
-ln -sfn "$here/tree" "$source" || exit 1
-trap 'rm -f "$source"' EXIT
-
-probeprune=$here/bin/probeprune
-if command -v nvidia-smi >/dev/null; then
-  step 'nvidia-smi' nvidia-smi
-else
-  not_run 'nvidia-smi' "${no_gpu:-there is no nvidia-smi}" nvidia-smi
-fi
-step 'doctor' "$probeprune" doctor
-facts=$passed
-step 'emulator: conformance' "$here/bin/conformance_gpu"
-device_tests 'operations on the GPU' gpu_ops
-device_tests 'the driver' gpu
-device_tests 'models, GPU against CPU' gpu_model
-
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer /opt/cuda/bin/compute-sanitizer 2>/dev/null | head -n 1)
-# One test of each module: the tools are slow.
-tests=$([[ -x bin/gpu_ops ]] && cd tree && ../bin/gpu_ops --list 2>/dev/null | sed -n 's/: test$//p' | awk -F:: '!seen[$1]++')
-for tool in memcheck racecheck synccheck initcheck; do
-  command=("${sanitizer:-compute-sanitizer}" --tool $tool --error-exitcode 9 "$here/bin/gpu_ops" --exact --test-threads 1 $tests)
-  if [[ -z $no_gpu && -z $sanitizer ]]; then
-    not_run "compute-sanitizer $tool" 'there is no compute-sanitizer' "${command[@]}"
-  elif emulator_only gpu_ops; then
-    not_run "compute-sanitizer $tool" 'the tests in bin/gpu_ops know the emulator only' "${command[@]}"
+no_gpu=
+for ((i = 0; i < ${#steps[@]}; i++)); do
+  step=${steps[i]}
+  left=$((budget - SECONDS)) shares=0
+  for other in "${steps[@]:i}"; do shares=$((shares + share[$other])); done
+  limit=$((left * share[$step] / shares))
+  command_of "$step"
+  if [[ -n $no_gpu ]]; then
+    outcome "$step" 'not run' "$no_gpu"
+  elif [[ -n $lacking ]]; then
+    outcome "$step" 'not run' "$lacking is not on this machine"
+  elif ((limit < 1)); then
+    outcome "$step" 'not run' "the budget of $budget s is used up"
   else
-    step "compute-sanitizer $tool" "${command[@]}"
+    run "$step" "$limit"
   fi
+  case $step in
+  doctor) grep -q ', usable' "$work/logs/doctor.log" || no_gpu='there is no GPU that can be used: see doctor' ;;
+  libraries)
+    found=$(grep -m1 '^/' "$work/logs/libraries.log" 2>/dev/null)
+    [[ -z $found ]] || export LD_LIBRARY_PATH=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    ;;
+  esac
 done
+goals_without_a_line "${only:-$list}" 'not run' 'no step of this run measures it' "$all_goals"
 
-knows_device() { "$probeprune" perplexity --help 2>/dev/null | grep -q -- --device; }
-data=$(mktemp -d)
-trap 'rm -rf "$source" "$data"' EXIT
-"$probeprune" corpus --topic all --seed 7 --bytes 400000 >"$data/text" 2>/dev/null
-"$probeprune" corpus --topic all --seed 8 --bytes 60000 >"$data/calibration" 2>/dev/null
-for model in tiny-llama tiny-opt; do
-  for method in none pp; do
-    command=("$probeprune" perplexity --device cuda --model "bundled:$model" --text "$data/text" --max-tokens 40960 --seq-len 64
-      --batch-size 16 --method $method --prune-ratio 0.4 --calibrate-text "$data/calibration" --format json)
-    if [[ -z $no_gpu && -x $probeprune ]] && ! knows_device; then
-      not_run "time: $model, $method" 'this probeprune has no --device' "${command[@]}"
-    else
-      step "time: $model, $method" "${command[@]}"
-    fi
-  done
-done
-step 'time: llama-2-7b, layer pair' "$here/bin/probeprune-latency" --device cuda --shape llama-2-7b --layers 2 --batch-size 1,4,20 \
-  --prompt-len 128,512,1024 --breakdown --format json
-step 'goals' "$here/bin/bench-kernels" --bench --goals
-found=
-for bench in bin/bench-*; do
-  [[ -x $bench ]] || continue
-  found=yes
-  step "time: ${bench#bin/}" "$here/$bench" --bench
-done
-[[ -n $found ]] || not_run 'time: kernels' 'there is no benchmark of kernels in this package' bench-kernels
-
-echo "$passed passed, $failed failed, $not_run not run: $out"
-((failed == 0)) || exit 1
-((passed > facts)) || exit 2
+echo "$rows: ${count[passed]} steps passed, ${count[failed]} failed, ${count[timeout]} ran out of time, ${count['not run']} not run"
+((count[failed] + count[timeout] == 0)) || exit 1
+[[ -z $no_gpu ]] || exit 2
