@@ -40,7 +40,8 @@ fn main() {
         let image = |extension: &str| {
             format!("&Aligned(*include_bytes!({:?}))", out.join(format!("{name}.{extension}")))
         };
-        let fatbin = if fatbins.is_some() { format!("Some({})", image("fatbin")) } else { "None".to_string() };
+        let fatbin =
+            if fatbins.is_some() { format!("Some({})", image("fatbin")) } else { "None".to_string() };
         let entry = format!(
             "    Image {{ name: {name:?}, kernels: &{kernels:?}, fatbin: {fatbin}, ptx: {} }},\n",
             image("ptx")
