@@ -1,6 +1,8 @@
-//! Embeds the GPU kernels (cuda/*.cu): a fatbin of each where there is an nvcc, else the committed PTX (cuda/ptx), which
-//! the driver compiles when it loads them. `PROBEPRUNE_CUDA_ARCH` names what a fatbin holds: `80` and `90a` are machine
-//! code, `compute_80` is PTX. `PROBEPRUNE_NO_NVCC=1` takes the PTX even where there is an nvcc.
+//! Embeds the GPU kernels (cuda/*.cu): always the committed PTX (cuda/ptx), which the driver compiles when it loads them,
+//! and, where there is an nvcc, a fatbin of each, with machine code that needs no compiling. The PTX stays outside the
+//! fatbins: what newer ones hold is compressed in a way that older drivers cannot read. `PROBEPRUNE_CUDA_ARCH` names what
+//! a fatbin holds: `80` and `90a` are machine code, `compute_90` is PTX. `PROBEPRUNE_NO_NVCC=1` makes none even where
+//! there is an nvcc.
 
 use std::{
     env, fs,
@@ -11,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-const DEFAULT_TARGETS: &str = "80,90a,compute_80";
+const DEFAULT_TARGETS: &str = "80,90a";
 const FOLDERS: [&str; 3] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"];
 const SWITCHES: [&str; 3] = ["NVCC", "PROBEPRUNE_CUDA_ARCH", "PROBEPRUNE_NO_NVCC"];
 
@@ -24,21 +26,38 @@ fn main() {
     fs::create_dir_all(&out).expect("OUT_DIR can be written");
     let wanted = variable("PROBEPRUNE_CUDA_ARCH");
     let nvcc = if variable("PROBEPRUNE_NO_NVCC").is_some() { None } else { find_nvcc() };
-    let (targets, release, names) = match (nvcc, wanted) {
-        (Some(nvcc), wanted) => compile(&nvcc, wanted.unwrap_or(DEFAULT_TARGETS.to_string()), &out),
+    let fatbins = match (nvcc, wanted) {
+        (Some(nvcc), wanted) => Some(compile(&nvcc, wanted.unwrap_or(DEFAULT_TARGETS.to_string()), &out)),
         (None, Some(_)) => fail("PROBEPRUNE_CUDA_ARCH is set, but there is no nvcc: set CUDA_HOME or NVCC"),
-        (None, None) => copy_ptx(&out),
+        (None, None) => None,
     };
-    let image = |name: &String| {
-        format!("    ({:?}, &Aligned(*include_bytes!({:?}))),\n", stem(Path::new(name)), out.join(name))
+    let mut oldest_driver = 0;
+    let module = |path: PathBuf| {
+        let (name, text) = (stem(&path), fs::read_to_string(&path).expect("committed PTX is text"));
+        oldest_driver = oldest_driver.max(oldest_driver_for(&text));
+        let kernels: Vec<_> =
+            text.split(".entry ").skip(1).filter_map(|entry| entry.split('(').next()).collect();
+        let image = |extension: &str| {
+            format!("&Aligned(*include_bytes!({:?}))", out.join(format!("{name}.{extension}")))
+        };
+        let fatbin =
+            if fatbins.is_some() { format!("Some({})", image("fatbin")) } else { "None".to_string() };
+        let entry = format!(
+            "    Image {{ name: {name:?}, kernels: &{kernels:?}, fatbin: {fatbin}, ptx: {} }},\n",
+            image("ptx")
+        );
+        // The driver wants a NUL at its end.
+        fs::write(out.join(format!("{name}.ptx")), text + "\0").expect("OUT_DIR can be written");
+        entry
     };
+    let modules: String = files("cuda/ptx", "ptx").into_iter().map(module).collect();
     let table = format!(
-        "/// What the kernels were compiled for.\npub(super) const TARGETS: &str = {targets:?};\n\
-         /// The CUDA version of their compiler, as 1000 · major + 10 · minor.\n\
-         pub(super) const COMPILER: u32 = {release};\n\
-         /// Every file of cuda/: its name and its image.\n\
-         pub(super) static IMAGES: &[(&str, &Aligned<[u8]>)] = &[\n{}];\n",
-        names.iter().map(image).collect::<String>()
+        "/// What fatbins were compiled for, and by which CUDA version, as 1000 · major + 10 · minor.\n\
+         pub(super) const FATBINS: Option<(&str, u32)> = {fatbins:?};\n\
+         /// The CUDA version of the oldest driver that takes the PTX.\n\
+         pub(super) const PTX_DRIVER: u32 = {oldest_driver};\n\
+         /// Every file of cuda/.\n\
+         static IMAGES: &[Image] = &[\n{modules}];\n"
     );
     fs::write(out.with_extension("rs"), table).expect("OUT_DIR can be written");
 }
@@ -80,30 +99,26 @@ fn stem(path: &Path) -> String {
     path.file_stem().expect("it has an extension").to_string_lossy().into_owned()
 }
 
-/// `release 13.0` in an nvcc's output or in its PTX.
-fn release(text: &str) -> u32 {
-    let version = text.split("release ").nth(1).and_then(|rest| rest.split([',', ' ']).next()).unwrap_or("");
+/// "13.0" as 1000 · major + 10 · minor.
+fn number(version: &str) -> u32 {
     let (major, minor) = version.split_once('.').unwrap_or((version, "0"));
-    let number = |text: &str| text.trim().parse::<u32>().expect("nvcc names its release");
+    let number = |text: &str| text.trim().parse::<u32>().expect("versions are numbers");
     1000 * number(major) + 10 * number(minor)
 }
 
-/// The committed PTX, with the NUL at the end that the driver wants.
-fn copy_ptx(out: &Path) -> (String, u32, Vec<String>) {
-    let mut newest = 0;
-    let copy = |path: PathBuf| {
-        let text = fs::read_to_string(&path).expect("committed PTX is text");
-        newest = newest.max(release(&text));
-        let name = format!("{}.ptx", stem(&path));
-        fs::write(out.join(&name), text + "\0").expect("OUT_DIR can be written");
-        name
-    };
-    let names = files("cuda/ptx", "ptx").into_iter().map(copy).collect();
-    ("compute_80".to_string(), newest, names)
+/// The CUDA version of the first driver that takes PTX of this text's `.version`.
+fn oldest_driver_for(ptx: &str) -> u32 {
+    let version = ptx.lines().find_map(|line| line.strip_prefix(".version ")).expect("PTX has a version");
+    // PTX 7.0 came with CUDA 11.0, and so on in step, but for CUDA 12.6, which brought none.
+    match 4000 + number(version) {
+        release @ 12_060..13_000 => release + 10,
+        release => release,
+    }
 }
 
-/// A fatbin of every source, as many at a time as there are CPUs. What is newer than its sources stays.
-fn compile(nvcc: &Path, targets: String, out: &Path) -> (String, u32, Vec<String>) {
+/// A fatbin of every source, as many at a time as there are CPUs. What is newer than its sources stays. Returns what
+/// they are for, and the compiler's version.
+fn compile(nvcc: &Path, targets: String, out: &Path) -> (String, u32) {
     let run = |command: &mut Command| {
         command.output().unwrap_or_else(|error| fail(&format!("{}: {error}", nvcc.display())))
     };
@@ -142,5 +157,6 @@ fn compile(nvcc: &Path, targets: String, out: &Path) -> (String, u32, Vec<String
     };
     let workers = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
-    (targets, release(&version), sources.iter().map(|source| format!("{}.fatbin", stem(source))).collect())
+    let release = version.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    (targets, number(release.unwrap_or_else(|| fail(&format!("{} names no release", nvcc.display())))))
 }

@@ -13,6 +13,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 export PATH=$root/.venv/bin:$PATH CUDA_SOURCES=${CUDA_SOURCES:-$root/cuda} JOBS=${JOBS:-2}
+# What drivers take from CUDA 11.4 on, the oldest that src/gpu/cuda/devices.rs asks for.
+PTX_VERSION=7.4
 trap 'rm -rf "${scratch:-}"' EXIT
 
 find_nvcc() {
@@ -39,7 +41,21 @@ ptx() {
   mkdir -p "$out"
   (cd "$CUDA_SOURCES" && printf '%s\n' "${names[@]}" | xargs -P "$JOBS" -I@ \
     "$NVCC" -std=c++17 -lineinfo -gencode=arch=compute_80,code=compute_80 -ptx @.cu -o "$out/@.ptx")
-  (cd "$out" && python3 "$root/tools/pathless.py" "${names[@]/%/.ptx}")
+  (
+    cd "$out"
+    python3 "$root/tools/pathless.py" "${names[@]/%/.ptx}"
+    python3 "$root/tools/ptx_version.py" $PTX_VERSION "${names[@]/%/.ptx}"
+  )
+}
+
+# Whether the code is within its PTX version, wherever a driver may compile it: ptxas refuses what is newer. That it does
+# so for sm_80 is for `resources` to say. Code is made only to be thrown away, so without optimisation.
+assembles() { # folder of the PTX
+  local ptxas=${NVCC%nvcc}ptxas arch
+  for arch in sm_86 sm_89 sm_90; do
+    (cd "$1" && ls *.ptx | xargs -P "$JOBS" -I@ "$ptxas" -O0 -arch=$arch @ -o /dev/null)
+  done
+  echo "ptxas takes PTX $PTX_VERSION of every module for sm_80, sm_86, sm_89 and sm_90"
 }
 
 resources() { # folder of the PTX, out file
@@ -74,10 +90,11 @@ resources)
 check)
   find_nvcc
   scratch=$(mktemp -d)
-  python3 -m doctest tools/resources.py tools/pathless.py
+  python3 -m doctest tools/resources.py tools/pathless.py tools/ptx_version.py
   ptx "$scratch/ptx"
   args "$scratch/args.rs"
   resources "$scratch/ptx" "$scratch/resources.json"
+  assembles "$scratch/ptx"
   fresh=yes
   diff -rq "$scratch/ptx" cuda/ptx || fresh=
   diff "$scratch/args.rs" src/gpu/args.rs || fresh=

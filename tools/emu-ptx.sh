@@ -35,6 +35,8 @@ cd "$build/kernels"
 compile() {
   "$NVCC" -std=c++17 -lineinfo -gencode="arch=compute_$3,code=compute_$3" "${@:4}" -ptx "$2" -o "$out/$1.ptx"
   sed -i -E 's|^(\s*\.file\s+[0-9]+ ")[^"]*/|\1|' "$out/$1.ptx"
+  # The oldest PTX that has what the code needs: the conformance kernels also go to drivers that are older than this nvcc.
+  python3 "$root/tools/ptx_version.py" "$([[ $3 == 80 ]] && echo 7.4 || echo 8.0)" "$out/$1.ptx"
 }
 
 for k in reduce topk gemm_mma traffic; do compile $k $k.cu 80 & done

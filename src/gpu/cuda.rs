@@ -1,8 +1,10 @@
 //! Real devices, through cudarc, which loads NVIDIA's driver at run time: programs with this in them are built and
 //! started without CUDA.
 
+mod borrow;
 mod devices;
 mod event;
+mod functions;
 mod kernels;
 mod link;
 mod on_stream;
@@ -18,28 +20,21 @@ use cudarc::driver::{
     result::{self, graph, stream},
     sys::{self, CUdevice_attribute, CUfunction, CUgraphExec, CUgraphInstantiate_flags, CUresult, CUstream},
 };
-pub use devices::{Device, Survey, driver_is_installed, survey, version};
+pub use devices::{Device, Survey, build, driver_is_installed, survey, version};
 pub use event::Event;
 use kernels::Kernels;
+pub use kernels::Loading;
 use link::Link;
 pub use on_stream::OnStream;
 use staging::Ring;
 
-use super::{Activations, Buffer, Driver, Gpu, Indices, Launch, Statistics};
+use super::{Driver, Launch};
 use crate::error::{Error, Result};
 
 /// Small writes (tokens, positions, masks) of a few forwards fit side by side, so that none waits for the device.
 const SMALL: (usize, usize) = (16, 64 << 10);
 /// Weights: one piece is copied by the host while the device takes the other.
 const LARGE: (usize, usize) = (2, 8 << 20);
-
-/// Borrowed memory is read and written 16 bytes at a time.
-const ALIGNMENT: u64 = 16;
-
-/// What this build's kernels were compiled for, and by what.
-pub fn build() -> String {
-    format!("{}; made by CUDA {}", devices::targets(), version(kernels::COMPILER))
-}
 
 /// A GPU and one stream on it. See [`Driver`].
 #[derive(Debug)]
@@ -113,7 +108,7 @@ impl Cuda {
     /// GPU number `ordinal`, with a stream of its own.
     ///
     /// # Errors
-    /// No driver, one that is too old, no such GPU, one that this build has no kernels for.
+    /// No driver, one that is too old or does not take the kernels, no such GPU, one that is too old.
     pub fn new(ordinal: usize) -> Result<Self> {
         Self::open(ordinal, CudaContext::new_stream)
     }
@@ -152,7 +147,7 @@ impl Cuda {
         })?;
         let link = Arc::new(Link::new(context, stream, label));
         Ok(Self {
-            kernels: Arc::new(Kernels::load(&link, survey.driver)?),
+            kernels: Arc::new(Kernels::load(&link, &survey, &device)?),
             small: Mutex::new(Ring::new(&link, SMALL.0, SMALL.1)?),
             large: Mutex::new(Ring::new(&link, LARGE.0, LARGE.1)?),
             capture: Mutex::new(capture),
@@ -166,6 +161,11 @@ impl Cuda {
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// How the kernels came to the device.
+    pub fn loading(&self) -> Loading {
+        self.kernels.loading
     }
 
     /// The stream's handle, a `CUstream`, for others' work that has to be ordered with this one's.
@@ -210,36 +210,6 @@ impl Cuda {
             result::launch_kernel(function, (x, y, z), block, geometry.shared, stream, &mut arguments)
         };
         self.link.check(format_args!("launching {launch:?}"), launched)
-    }
-
-    /// Memory of somebody else.
-    ///
-    /// # Safety
-    /// As [`Gpu::borrow_activations`].
-    unsafe fn borrow(&self, address: u64, len: usize) -> Result<Buffer<Self>> {
-        self.check_address(address)?;
-        Ok(Buffer { memory: Memory::Borrowed(address), len })
-    }
-
-    /// Refuses an address that is not this GPU's, or not aligned.
-    fn check_address(&self, address: u64) -> Result<()> {
-        self.link.enter()?;
-        let mut ordinal = -1i32;
-        // SAFETY: writes one int; says so when the address is not CUDA's.
-        let known = unsafe {
-            let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
-            sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address).result()
-        };
-        if known.is_err() || ordinal != self.device.ordinal as i32 || !address.is_multiple_of(ALIGNMENT) {
-            let expected = format!("an address in {}, a multiple of {ALIGNMENT}", self.link.label);
-            let got = match known {
-                Ok(()) => format!("{address:#x} in cuda:{ordinal}"),
-                Err(_) => format!("{address:#x}, which CUDA does not know"),
-            };
-            let help = "Pass the address of device memory, and of its beginning rather than of a slice.";
-            return Err(Error::argument("borrowed memory", expected, got, help));
-        }
-        Ok(())
     }
 }
 
@@ -368,44 +338,5 @@ impl Driver for Cuda {
             self.link.label,
             version(self.driver)
         )
-    }
-}
-
-impl Gpu<Cuda> {
-    /// `len` entries of the compute dtype at a device address, without copying.
-    ///
-    /// # Errors
-    /// An address that is not in this GPU's memory, or not a multiple of 16.
-    ///
-    /// # Safety
-    /// The memory must hold that many entries and stay alive as long as what is returned and everything issued with it.
-    /// Others' work on it must be ordered with this backend's stream ([`Cuda::on_stream`], or events).
-    pub unsafe fn borrow_activations(&self, address: u64, len: usize) -> Result<Activations<Cuda>> {
-        // SAFETY: the caller's to keep.
-        unsafe { self.driver().borrow(address, len) }.map(Activations)
-    }
-
-    /// As [`Gpu::borrow_activations`], float32.
-    ///
-    /// # Errors
-    /// As [`Gpu::borrow_activations`].
-    ///
-    /// # Safety
-    /// As [`Gpu::borrow_activations`].
-    pub unsafe fn borrow_statistics(&self, address: u64, len: usize) -> Result<Statistics<Cuda>> {
-        // SAFETY: the caller's to keep.
-        unsafe { self.driver().borrow(address, len) }.map(Statistics)
-    }
-
-    /// As [`Gpu::borrow_activations`], u32.
-    ///
-    /// # Errors
-    /// As [`Gpu::borrow_activations`].
-    ///
-    /// # Safety
-    /// As [`Gpu::borrow_activations`].
-    pub unsafe fn borrow_indices(&self, address: u64, len: usize) -> Result<Indices<Cuda>> {
-        // SAFETY: the caller's to keep.
-        unsafe { self.driver().borrow(address, len) }.map(Indices)
     }
 }

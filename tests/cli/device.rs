@@ -67,18 +67,40 @@ mod emulated {
         assert!(told.status.success() && told.stderr.is_empty());
     }
 
+    fn doctor(settings: &[(&str, &str)]) -> String {
+        let output = run(&["doctor"], settings);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     #[test]
-    fn doctor_lists_every_gpu() {
-        let output = run(&["doctor"], &[("DEVICES", "2"), ("CAPABILITY", "9.0"), ("VERSION", "13010")]);
-        let text = String::from_utf8_lossy(&output.stdout);
-        for part in ["driver for CUDA 13.1", "cuda:1 (Emulated GPU): compute capability 9.0, 1.1 GB, usable"]
-        {
-            assert!(text.contains(part), "{part} in {text}");
+    fn doctor_opens_every_gpu() {
+        let text = doctor(&[("DEVICES", "2"), ("CAPABILITY", "9.0"), ("VERSION", "13010")]);
+        assert!(text.contains("driver for CUDA 13.1"), "{text}");
+        for ordinal in 0..2 {
+            let start = format!(
+                "cuda:{ordinal} (Emulated GPU): compute capability 9.0, 1.1 GB, usable, kernels loaded in "
+            );
+            let line = text.lines().find_map(|line| line.trim_start().strip_prefix(&start));
+            let (seconds, from) =
+                line.unwrap_or_else(|| panic!("{start} in {text}")).split_once(" s from ").unwrap();
+            assert!(seconds.parse::<f64>().unwrap() < 60.0, "{seconds}");
+            assert_eq!(from, if cuda::build().contains("sm_90") { "machine code" } else { "PTX" });
         }
-        let old = run(&["doctor"], &[("VERSION", "11040")]);
-        assert!(
-            old.status.success() && String::from_utf8_lossy(&old.stdout).contains("got one for CUDA 11.4")
-        );
+        let text = doctor(&[("REFUSES", "machine code")]);
+        assert!(text.contains("usable, kernels loaded in ") && text.contains(" s from PTX\n"), "{text}");
+    }
+
+    #[test]
+    fn doctor_says_what_is_wrong_with_a_gpu() {
+        for (settings, parts) in [
+            (("VERSION", "11030"), ["CUDA 11.4 or newer", "got one for CUDA 11.3"]),
+            (("CAPABILITY", "7.5"), ["cuda:0 (Emulated GPU): compute capability 7.5", "8.0 or newer"]),
+            (("REFUSES", "machine code,PTX"), ["loading kernels", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"]),
+        ] {
+            let text = doctor(&[settings]);
+            assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} in {text}");
+        }
     }
 
     #[test]

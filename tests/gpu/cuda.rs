@@ -1,6 +1,10 @@
-//! The CUDA driver: on the emulated libcuda in a process of its own, and on a real GPU where there is one.
+//! The CUDA driver: on the emulated libcuda in a process of its own, and on a real GPU where there is one. With
+//! `PROBEPRUNE_TEST_DEVICE=cuda` on that GPU only, and it is an error if there is none.
 
-use std::process::Command;
+#[cfg(target_os = "linux")]
+mod emulated;
+
+use std::{env, process::Command};
 
 use probeprune::{
     Result,
@@ -15,38 +19,54 @@ use crate::emulated_cuda::on_emulated_driver;
 /// Set in a child process that is to run a test's body, instead of starting a child.
 const CHILD: &str = "PROBEPRUNE_TEST_CHILD";
 
+/// Where tests run: on what there is, or, for "cuda", on a real GPU and nothing else.
+const DEVICE: &str = "PROBEPRUNE_TEST_DEVICE";
+
+/// Whether tests run on a real GPU only.
+fn on_real_gpu_only() -> bool {
+    match env::var(DEVICE).as_deref() {
+        Ok("cuda") => true,
+        Ok(other) => panic!("{DEVICE}: expected cuda, or nothing, got {other}"),
+        Err(_) => false,
+    }
+}
+
 /// Whether there is a GPU that the kernels run on.
 fn there_is_a_gpu() -> bool {
     cuda::survey().is_ok_and(|survey| survey.devices.first().is_some_and(|gpu| survey.supports(gpu).is_ok()))
 }
 
+/// A child process that runs one test of this file.
+fn child(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", &format!("cuda::{name}"), "--nocapture"]).env(CHILD, "1");
+    command
+}
+
+/// Runs a child, which has to pass; returns what it wrote to standard error.
+fn passes(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let [reported, said] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success() && reported.contains("1 passed"), "{reported}{said}");
+    said
+}
+
 /// Runs `body` of the test called `name` in a child process on the emulated driver, and in another one on a real GPU if
-/// there is one. Returns what the child on the emulated driver wrote to standard error.
-fn on_devices(name: &str, settings: &[(&str, &str)], body: impl FnOnce()) -> String {
-    if std::env::var_os(CHILD).is_some() {
+/// there is one, or has to be. Returns what the child on the emulated driver wrote to standard error.
+fn on_devices(name: &str, body: impl FnOnce()) -> Option<String> {
+    if env::var_os(CHILD).is_some() {
         body();
-        return String::new();
+        return None;
     }
-    let child = || {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", &format!("cuda::{name}"), "--nocapture"]).env(CHILD, "1");
-        command
-    };
-    let run = |command: &mut Command| {
-        let output = command.output().unwrap();
-        let [reported, said] =
-            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        assert!(output.status.success() && reported.contains("1 passed"), "{reported}{said}");
-        said
-    };
-    // Settings make the emulated driver something special, which a real one is not.
-    if settings.is_empty() && there_is_a_gpu() {
-        run(&mut child());
+    let only = on_real_gpu_only();
+    if only || there_is_a_gpu() {
+        passes(&mut child(name));
     }
     #[cfg(target_os = "linux")]
-    return run(on_emulated_driver(&mut child(), settings));
+    return (!only).then(|| passes(on_emulated_driver(&mut child(name), &[])));
     #[cfg(not(target_os = "linux"))]
-    String::new()
+    None
 }
 
 fn gpu() -> Gpu<Cuda> {
@@ -56,6 +76,7 @@ fn gpu() -> Gpu<Cuda> {
 #[test]
 fn without_a_driver_the_error_says_so() {
     if !cuda::driver_is_installed() {
+        assert!(!on_real_gpu_only(), "there is no driver");
         assert_error(
             Cuda::new(0),
             &["cuda", "driver", "NVIDIA's driver", "none on this machine", "--device cpu"],
@@ -65,7 +86,7 @@ fn without_a_driver_the_error_says_so() {
 
 #[test]
 fn bytes_arrive_whatever_their_number() {
-    on_devices("bytes_arrive_whatever_their_number", &[], || {
+    on_devices("bytes_arrive_whatever_their_number", || {
         let cuda = Cuda::new(0).unwrap();
         // Small writes, more than are staged at a time, from a buffer that changes at once.
         let memory = cuda.alloc(100 * 8).unwrap();
@@ -98,9 +119,10 @@ fn bytes_arrive_whatever_their_number() {
 
 #[test]
 fn running_out_of_memory_says_how_much_and_breaks_nothing() {
-    on_devices("running_out_of_memory_says_how_much_and_breaks_nothing", &[], || {
+    on_devices("running_out_of_memory_says_how_much_and_breaks_nothing", || {
         let gpu = gpu();
         let before = gpu.activations(1000).unwrap();
+        // 64 TB: more than any GPU has, and no more than there are addresses.
         let entries = 1 << 45;
         assert_error(
             gpu.activations(entries),
@@ -168,12 +190,42 @@ fn direct_and_replayed(gpu: &Gpu<Cuda>) {
 
 #[test]
 fn graphs_do_what_launches_do() {
-    on_devices("graphs_do_what_launches_do", &[], || direct_and_replayed(&gpu()));
+    on_devices("graphs_do_what_launches_do", || direct_and_replayed(&gpu()));
+}
+
+/// Time passes between two events.
+fn events_are_apart(gpu: &Gpu<Cuda>) {
+    let (cuda, mut norms) = (gpu.driver(), Norms::new(gpu));
+    let [before, after] = [(); 2].map(|()| cuda.event().unwrap());
+    cuda.record(&before).unwrap();
+    norms.issue();
+    cuda.record(&after).unwrap();
+    cuda.synchronize().unwrap();
+    let seconds = cuda.elapsed(&before, &after).unwrap();
+    assert!(seconds > 0.0 && seconds < 60.0, "{seconds}");
+    assert!(cuda.elapsed(&after, &before).unwrap() <= 0.0);
+}
+
+#[test]
+fn events_measure_time() {
+    on_devices("events_measure_time", || events_are_apart(&gpu()));
+}
+
+#[test]
+fn kernels_come_from_machine_code_or_ptx() {
+    on_devices("kernels_come_from_machine_code_or_ptx", || {
+        let cuda = Cuda::new(0).unwrap();
+        let loading = cuda.loading();
+        assert!(loading.modules > 20 && loading.from_ptx <= loading.modules, "{loading:?}");
+        assert!(loading.to_string().starts_with("kernels loaded in "), "{loading}");
+        // A driver may refuse the machine code, but no driver makes some.
+        assert!(cuda::build().contains("sm_") || loading.from_ptx == loading.modules, "{loading}");
+    });
 }
 
 #[test]
 fn others_streams_can_be_worked_on() {
-    on_devices("others_streams_can_be_worked_on", &[], || {
+    on_devices("others_streams_can_be_worked_on", || {
         let owner = Cuda::new(0).unwrap();
         for stream in [owner.stream(), std::ptr::null_mut()] {
             // SAFETY: the legacy stream is always there, and the other one lives as long as its owner.
@@ -187,7 +239,7 @@ fn others_streams_can_be_worked_on() {
 
 #[test]
 fn others_memory_is_used_in_place_and_stays_theirs() {
-    on_devices("others_memory_is_used_in_place_and_stays_theirs", &[], || {
+    on_devices("others_memory_is_used_in_place_and_stays_theirs", || {
         let owner = Cuda::new(0).unwrap();
         let memory = owner.alloc(4096).unwrap();
         let address = owner.address(&memory);
@@ -215,10 +267,10 @@ fn others_memory_is_used_in_place_and_stays_theirs() {
 
 #[test]
 fn a_fault_on_the_device_is_told_from_then_on() {
-    let said = on_devices("a_fault_on_the_device_is_told_from_then_on", &[], || {
+    let said = on_devices("a_fault_on_the_device_is_told_from_then_on", || {
         let gpu = gpu();
         let mut norms = Norms::new(&gpu);
-        // Rows far beyond the buffers' ends.
+        // Rows up to 32 GB beyond the buffers' ends: memory next to them may be mapped on a GPU, but not that far.
         let (x, norm) = (&norms.x, Some(&norms.norm));
         gpu.norm(x, norm, 1 << 22, 4096, &mut norms.out, &mut norms.sums);
         let fault = "CUDA_ERROR_ILLEGAL_ADDRESS";
@@ -231,12 +283,12 @@ fn a_fault_on_the_device_is_told_from_then_on() {
         assert_error(norms.result(), &again);
         assert_error(gpu.driver().synchronize(), &again);
     });
-    assert!(said.is_empty() || said.contains("norm"), "the emulator's diagnosis: {said}");
+    assert!(said.is_none_or(|said| said.contains("norm")), "the emulator's diagnosis is missing");
 }
 
 #[test]
 fn buffers_may_outlive_a_backend_at_work() {
-    on_devices("buffers_may_outlive_a_backend_at_work", &[], || {
+    on_devices("buffers_may_outlive_a_backend_at_work", || {
         let gpu = gpu();
         let buffer = || gpu.statistics(64).unwrap();
         let [mut sums, mut other] = [buffer(), buffer()];
@@ -250,7 +302,7 @@ fn buffers_may_outlive_a_backend_at_work() {
 
 #[test]
 fn buffers_may_outlive_a_backend_with_graphs() {
-    on_devices("buffers_may_outlive_a_backend_with_graphs", &[], || {
+    on_devices("buffers_may_outlive_a_backend_with_graphs", || {
         let gpu = gpu();
         let buffer = gpu.statistics(10).unwrap();
         direct_and_replayed(&gpu);
@@ -261,7 +313,7 @@ fn buffers_may_outlive_a_backend_with_graphs() {
 
 #[test]
 fn two_backends_and_threads_do_not_disturb_each_other() {
-    on_devices("two_backends_and_threads_do_not_disturb_each_other", &[], || {
+    on_devices("two_backends_and_threads_do_not_disturb_each_other", || {
         let (one, two) = (gpu(), gpu());
         std::thread::scope(|scope| {
             for gpu in [&one, &two, &one] {
@@ -269,75 +321,4 @@ fn two_backends_and_threads_do_not_disturb_each_other() {
             }
         });
     });
-}
-
-#[cfg(target_os = "linux")]
-mod emulated {
-    //! Drivers and GPUs that are not good enough.
-
-    use super::*;
-
-    fn refused(name: &str, settings: &[(&str, &str)], ordinal: usize, parts: &[&str]) {
-        on_devices(&format!("emulated::{name}"), settings, || assert_error(Cuda::new(ordinal), parts));
-    }
-
-    #[test]
-    fn no_gpu() {
-        refused(
-            "no_gpu",
-            &[("DEVICES", "0")],
-            0,
-            &["cuda", "a GPU", "none", "CUDA_VISIBLE_DEVICES", "--device cpu"],
-        );
-    }
-
-    #[test]
-    fn no_such_gpu() {
-        let parts = ["cuda:2", "cuda:0 (Emulated GPU), cuda:1 (Emulated GPU)", "no such device"];
-        refused("no_such_gpu", &[("DEVICES", "2")], 2, &parts);
-    }
-
-    #[test]
-    fn an_old_gpu() {
-        let parts = ["cuda:0 (Emulated GPU)", "compute capability", "8.0 or newer", "7.5", "--device cpu"];
-        refused("an_old_gpu", &[("CAPABILITY", "7.5")], 0, &parts);
-    }
-
-    #[test]
-    fn an_old_driver() {
-        let parts = ["driver", "CUDA 12.0 or newer", "CUDA 11.4", "Update"];
-        refused("an_old_driver", &[("VERSION", "11040")], 0, &parts);
-    }
-
-    #[test]
-    fn a_driver_too_old_for_this_builds_ptx() {
-        // 15.0: nothing but PTX can run there.
-        let parts = ["cuda:0", "driver", "or newer", "CUDA 12.2", "Update", "nvcc"];
-        let settings = [("VERSION", "12020"), ("CAPABILITY", "15.0")];
-        refused("a_driver_too_old_for_this_builds_ptx", &settings, 0, &parts);
-    }
-
-    #[test]
-    fn the_second_gpu() {
-        on_devices("emulated::the_second_gpu", &[("DEVICES", "2"), ("CAPABILITY", "9.0")], || {
-            let cuda = Cuda::new(1).unwrap();
-            assert_eq!((cuda.device().ordinal, cuda.device().capability), (1, (9, 0)));
-            let first = Gpu::new(Cuda::new(0).unwrap(), GpuDtype::Bf16);
-            let memory = cuda.alloc(64).unwrap();
-            // SAFETY: what is refused is not used.
-            let wrong = unsafe { first.borrow_activations(cuda.address(&memory), 4) };
-            assert_error(wrong, &["borrowed memory", "an address in cuda:0", "in cuda:1"]);
-        });
-    }
-
-    #[test]
-    fn a_full_gpu() {
-        on_devices("emulated::a_full_gpu", &[("MEMORY", "1000")], || {
-            let gpu = gpu();
-            let held = gpu.statistics(200).unwrap();
-            assert_error(gpu.statistics(51), &["204 bytes for a buffer", "200 bytes free of 1000"]);
-            drop(held);
-            gpu.statistics(51).unwrap();
-        });
-    }
 }

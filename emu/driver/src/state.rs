@@ -4,12 +4,13 @@ use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
     ops::Range,
-    path::Path,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use ptx_emu::{Args, Device, Launch, Module, Settings};
+use ptx_emu::{Args, Device, Launch, Settings};
+
+use crate::image::{Image, Ptx};
 
 /// CUresult.
 pub(crate) type Code = i32;
@@ -20,6 +21,8 @@ pub(crate) const NO_DEVICE: Code = 100;
 pub(crate) const INVALID_DEVICE: Code = 101;
 pub(crate) const INVALID_IMAGE: Code = 200;
 pub(crate) const INVALID_CONTEXT: Code = 201;
+pub(crate) const NO_BINARY_FOR_GPU: Code = 209;
+pub(crate) const UNSUPPORTED_PTX_VERSION: Code = 222;
 pub(crate) const INVALID_HANDLE: Code = 400;
 pub(crate) const NOT_FOUND: Code = 500;
 pub(crate) const NOT_READY: Code = 600;
@@ -35,6 +38,16 @@ pub(crate) fn setting(name: &str, default: u64) -> u64 {
     std::env::var(format!("EMULATED_CUDA_{name}")).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// The newest CUDA version that the driver knows.
+pub(crate) fn version() -> u32 {
+    setting("VERSION", 13_000) as u32
+}
+
+/// Whether the driver takes no image of this kind.
+pub(crate) fn refuses(kind: &str) -> bool {
+    std::env::var("EMULATED_CUDA_REFUSES").is_ok_and(|kinds| kinds.split(',').any(|refused| refused == kind))
+}
+
 /// What the driver's manual forbids.
 pub(crate) fn misuse(what: &str) -> ! {
     eprintln!("emulated driver: {what}");
@@ -46,7 +59,7 @@ pub(crate) fn misuse(what: &str) -> ! {
 pub(crate) struct Function {
     /// The handle of its module.
     pub(crate) owner: usize,
-    pub(crate) module: Arc<Module>,
+    pub(crate) ptx: Arc<Ptx>,
     pub(crate) name: String,
     pub(crate) argument_bytes: usize,
     /// Dynamic shared memory that it may have.
@@ -110,7 +123,7 @@ pub(crate) struct State {
     /// When the stream last passed an event.
     pub(crate) passed: HashMap<usize, Instant>,
     pub(crate) pinned: HashMap<usize, Box<[u64]>>,
-    pub(crate) modules: HashMap<usize, String>,
+    pub(crate) modules: HashMap<usize, Image>,
     pub(crate) functions: HashMap<usize, Function>,
     pub(crate) graphs: HashMap<usize, Vec<Call>>,
     pub(crate) executables: HashMap<usize, Vec<Call>>,
@@ -184,7 +197,9 @@ impl State {
             Operation::Launch(Call { function, launch, arguments }) => {
                 let arguments = Args::new().structure(&arguments, 8);
                 let settings = Settings::unchecked();
-                self.memory.launch(&function.module, &function.name, launch, &arguments, &settings).map(drop)
+                self.memory
+                    .launch(function.ptx.module(), &function.name, launch, &arguments, &settings)
+                    .map(drop)
             }
             Operation::Set { at, value, len } => self.memory.fill(at, value, len),
             Operation::Write { to, bytes } => self.memory.write_bytes(to, &bytes),
@@ -247,22 +262,4 @@ impl Operation {
             Self::Event(_) => false,
         }
     }
-}
-
-/// A kernel in some PTX; `None` if it is not there.
-pub(crate) fn find_function(ptx: &str, owner: usize, name: &str) -> Option<Function> {
-    let entry = ptx.split(&format!(".entry {name}(")).nth(1)?;
-    let parameters = entry.split(')').next()?;
-    let argument_bytes = parameters.rsplit('[').next()?.split(']').next()?.parse().ok()?;
-    let module = Arc::new(Module::parse(ptx).unwrap_or_else(|error| misuse(&format!("PTX: {error}"))));
-    Some(Function { owner, module, name: name.to_string(), argument_bytes, shared: DEFAULT_SHARED })
-}
-
-/// All committed PTX in one list, for fatbins, whose PTX is compressed.
-pub(crate) fn committed_ptx() -> impl Iterator<Item = String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cuda/ptx");
-    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| misuse(&format!("cuda/ptx: {error}")));
-    entries.map(|entry| {
-        std::fs::read_to_string(entry.expect("a folder can be read").path()).expect("PTX is text")
-    })
 }

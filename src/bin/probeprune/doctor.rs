@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use probeprune::{
-    gpu::cuda::{build, survey, version},
+    gpu::cuda::{Cuda, build, survey, version},
     source::BUNDLES,
 };
 
@@ -62,7 +62,7 @@ fn cpu_features() -> Vec<&'static str> {
     found
 }
 
-/// The driver and the GPUs it sees, or what is missing.
+/// The driver and the GPUs it sees, each of which has to load the kernels; or what is missing.
 fn cuda() -> String {
     let survey = match survey() {
         Ok(survey) => survey,
@@ -71,8 +71,9 @@ fn cuda() -> String {
     let mut out = format!("driver for CUDA {}", version(survey.driver));
     for device in &survey.devices {
         let ((major, minor), gigabytes) = (device.capability, device.memory as f64 / 1e9);
-        let usable =
-            survey.supports(device).map_or_else(|reason| reason.to_string(), |()| "usable".to_string());
+        let loaded =
+            survey.supports(device).and_then(|()| Cuda::new(device.ordinal)).map(|cuda| cuda.loading());
+        let usable = loaded.map_or_else(|reason| reason.to_string(), |loading| format!("usable, {loading}"));
         let _ = write!(
             out,
             "\n             {device}: compute capability {major}.{minor}, {gigabytes:.1} GB, {usable}"

@@ -8,11 +8,12 @@ use cudarc::driver::{
     sys::{self, CUdevice_attribute as Attribute, CUresult},
 };
 
-use super::kernels;
+use super::{functions, kernels};
 use crate::error::{Error, Result};
 
-/// The oldest driver that has every function used here, as 1000 · major + 10 · minor of its CUDA version.
-const OLDEST_DRIVER: u32 = 12_000;
+/// The oldest driver that has every function used here and takes this build's PTX, as 1000 · major + 10 · minor of its
+/// CUDA version.
+const OLDEST_DRIVER: u32 = if kernels::PTX_DRIVER > 11_040 { kernels::PTX_DRIVER } else { 11_040 };
 
 /// The oldest compute capability that the kernels can be compiled for: they need asynchronous copies and bfloat16.
 const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
@@ -70,13 +71,15 @@ pub fn survey() -> Result<Survey> {
         let (wanted, help) = ("NVIDIA's driver (libcuda.so.1)", format!("Install it, or {USE_CPU}."));
         return Err(Error::device("cuda", "driver", wanted, "none on this machine", help));
     }
+    let missing = functions::missing();
     let mut driver = 0;
-    // SAFETY: writes one int; may be called before cuInit.
-    let read = unsafe { sys::cuDriverGetVersion(&mut driver) }.result();
+    if missing != Some(functions::VERSION) {
+        // SAFETY: writes one int; may be called before cuInit.
+        unsafe { sys::cuDriverGetVersion(&mut driver) }.result().map_err(|error| not_started(error, 0))?;
+    }
     let driver = driver.unsigned_abs();
-    read.map_err(|error| not_started(error, 0))?;
-    if driver < OLDEST_DRIVER {
-        return Err(too_old("cuda", driver, OLDEST_DRIVER));
+    if driver < OLDEST_DRIVER || missing.is_some() {
+        return Err(too_old(driver, missing));
     }
     let count = match result::init().and_then(|()| device::get_count()) {
         Ok(0) | Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {
@@ -113,38 +116,36 @@ fn not_started(error: DriverError, driver: u32) -> Error {
     Error::device("cuda", "driver", "one that starts", got, help)
 }
 
-fn too_old(device: &str, driver: u32, needed: u32) -> Error {
-    let expected = format!("one for CUDA {} or newer", version(needed));
-    let got = format!("one for CUDA {}", version(driver));
-    let mut help = format!("Update NVIDIA's driver, or {USE_CPU}.");
-    if needed > OLDEST_DRIVER {
-        help = format!(
-            "Update NVIDIA's driver, build with the nvcc of CUDA {} (set CUDA_HOME), or {USE_CPU}.",
-            version(driver)
-        );
-    }
-    Error::device(device, "driver", expected, got, help)
+fn too_old(driver: u32, missing: Option<&str>) -> Error {
+    let expected = format!("one for CUDA {} or newer", version(OLDEST_DRIVER));
+    let without = missing.map(|function| format!(" without {function}")).unwrap_or_default();
+    let got = format!("one for CUDA {}{without}", version(driver));
+    Error::device("cuda", "driver", expected, got, format!("Update NVIDIA's driver, or {USE_CPU}."))
 }
 
-/// What a build has for a GPU.
+/// What kernels are loaded from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
-    /// Machine code for it.
+    /// Machine code for the device.
     Machine,
     /// PTX that the driver compiles for it.
     Ptx,
 }
 
-/// What this build's kernels are compiled for: "sm_80, sm_90a, PTX for compute_80 and newer".
-pub(super) fn targets() -> String {
+/// What this build's kernels are: "sm_80, sm_90a, made by CUDA 13.0; PTX for compute_80 and newer".
+pub fn build() -> String {
     let name = |target: &str| match target.trim() {
         target if target.starts_with("compute_") => format!("PTX for {target} and newer"),
         target => format!("sm_{target}"),
     };
-    kernels::TARGETS.split(',').map(name).collect::<Vec<_>>().join(", ")
+    let fatbins = kernels::FATBINS.map(|(targets, compiler)| {
+        let targets: Vec<_> = targets.split(',').map(name).collect();
+        format!("{}, made by CUDA {}; ", targets.join(", "), version(compiler))
+    });
+    fatbins.unwrap_or_default() + "PTX for compute_80 and newer"
 }
 
-/// What kernels compiled for `targets` ("80,90a,compute_80") have for a compute capability.
+/// What fatbins compiled for `targets` ("80,90a,compute_90") have for a compute capability.
 fn code_for(targets: &str, (major, minor): (u32, u32)) -> Option<Code> {
     let fits = |target: &str| {
         let (code, target) = match target.strip_prefix("compute_") {
@@ -166,6 +167,13 @@ fn code_for(targets: &str, (major, minor): (u32, u32)) -> Option<Code> {
     fitting.clone().find(|&code| code == Code::Machine).or_else(|| fitting.next())
 }
 
+impl Device {
+    /// What this build's fatbins have for it. There is always PTX beside them.
+    pub(super) fn fatbins(&self) -> Option<Code> {
+        kernels::FATBINS.and_then(|(targets, _)| code_for(targets, self.capability))
+    }
+}
+
 impl Survey {
     /// The GPU with this number.
     ///
@@ -183,43 +191,18 @@ impl Survey {
         })
     }
 
-    /// What this build has for a GPU.
-    ///
-    /// # Errors
-    /// If the GPU is too old, or the build has nothing for it, or only PTX that the driver is too old for.
-    pub(super) fn code_for(&self, device: &Device) -> Result<Code> {
-        let (major, minor) = device.capability;
-        let label = device.to_string();
-        if device.capability < OLDEST_CAPABILITY {
-            let help = format!("The kernels need an Ampere GPU (A100, RTX 30) or a newer one: {USE_CPU}.");
-            return Err(Error::device(
-                label,
-                "compute capability",
-                "8.0 or newer",
-                format!("{major}.{minor}"),
-                help,
-            ));
-        }
-        let code = code_for(kernels::TARGETS, device.capability).ok_or_else(|| {
-            let expected = format!("some for compute capability {major}.{minor}");
-            let got = format!("only {} in this build", targets());
-            let help = format!(
-                "Build with PROBEPRUNE_CUDA_ARCH={major}{minor} (compute_80 serves every newer GPU), or {USE_CPU}."
-            );
-            Error::device(&label, "kernels", expected, got, help)
-        })?;
-        if code == Code::Ptx && self.driver < kernels::COMPILER {
-            return Err(too_old(&label, self.driver, kernels::COMPILER));
-        }
-        Ok(code)
-    }
-
     /// Whether this build's kernels run on a GPU.
     ///
     /// # Errors
-    /// Why they do not.
+    /// If the GPU is too old.
     pub fn supports(&self, device: &Device) -> Result<()> {
-        self.code_for(device).map(|_| ())
+        if device.capability >= OLDEST_CAPABILITY {
+            return Ok(());
+        }
+        let (major, minor) = device.capability;
+        let help = format!("The kernels need an Ampere GPU (A100, RTX 30) or a newer one: {USE_CPU}.");
+        let got = format!("{major}.{minor}");
+        Err(Error::device(device.to_string(), "compute capability", "8.0 or newer", got, help))
     }
 }
 
@@ -236,7 +219,7 @@ mod tests {
     #[test]
     fn code_runs_where_cuda_says_it_does() {
         let of = |targets, capability| code_for(targets, capability);
-        let default = "80,90a,compute_80";
+        let default = "80,90a,compute_90";
         for (capability, code) in [
             ((8, 0), Some(Code::Machine)),
             ((8, 9), Some(Code::Machine)),
@@ -270,10 +253,10 @@ mod tests {
             missing.contains("cuda:1 (Some GPU)") && missing.contains("CUDA_VISIBLE_DEVICES"),
             "{missing}"
         );
-        let old = too_old("cuda:0", 12_020, 13_000).to_string();
-        for part in ["CUDA 13.0 or newer", "got one for CUDA 12.2", "nvcc of CUDA 12.2", "--device cpu"] {
+        let old = too_old(12_020, Some("cuGraphLaunch")).to_string();
+        for part in ["or newer, got one for CUDA 12.2 without cuGraphLaunch", "Update", "--device cpu"] {
             assert!(old.contains(part), "{part} in {old}");
         }
-        const { assert!(kernels::COMPILER >= 12_000) };
+        assert_eq!((kernels::PTX_DRIVER, OLDEST_DRIVER), (11_040, 11_040), "PTX 7.4");
     }
 }

@@ -7,7 +7,7 @@ use cudarc::driver::{
     sys::{CUevent, CUevent_flags, CUstream},
 };
 
-use super::link::Link;
+use super::{functions, link::Link};
 use crate::error::Result;
 
 /// A moment in a stream of a [`super::Cuda`]'s context.
@@ -42,7 +42,7 @@ impl Event {
     pub(super) fn elapsed(from: &Self, to: &Self) -> Result<f64> {
         from.link.enter()?;
         // SAFETY: both are alive, and of one stream.
-        let milliseconds = unsafe { event::elapsed(from.handle, to.handle) };
+        let milliseconds = unsafe { functions::elapsed(from.handle, to.handle) };
         from.link.check("reading events", milliseconds).map(|milliseconds| f64::from(milliseconds) / 1e3)
     }
 }

@@ -1,9 +1,12 @@
 //! This build's kernels on a device.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::{CString, c_void},
+    fmt,
+    io::Write,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use cudarc::driver::{
@@ -13,36 +16,69 @@ use cudarc::driver::{
 use rayon::prelude::*;
 
 use super::{
-    devices::{describe, targets, version},
-    link::Link,
+    devices::{Code, Device, Survey, build, describe, version},
+    link::{Link, is_sticky},
 };
 use crate::{
     error::{Error, Result},
-    gpu::{Kernel, Launch},
+    gpu::Launch,
 };
 
 /// An image at an address that the driver can take.
 #[repr(C, align(16))]
-pub(super) struct Aligned<T: ?Sized>(T);
+struct Aligned<T: ?Sized>(T);
+
+/// What this build has of one file of cuda/.
+struct Image {
+    name: &'static str,
+    kernels: &'static [&'static str],
+    /// What nvcc made of it, if there was one.
+    fatbin: Option<&'static Aligned<[u8]>>,
+    /// Text, with a NUL at its end.
+    ptx: &'static Aligned<[u8]>,
+}
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// Bytes of dynamic shared memory that every kernel may have without asking.
 const DEFAULT_SHARED: u32 = 48 << 10;
 
-/// Every module, and the functions that were asked for.
+/// Every module and its functions.
 #[derive(Debug)]
 pub(super) struct Kernels {
     link: Arc<Link>,
-    modules: HashMap<&'static str, CUmodule>,
-    functions: Mutex<HashMap<Kernel, Function>>,
+    modules: Vec<CUmodule>,
+    functions: HashMap<&'static str, Function>,
+    pub(super) loading: Loading,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Function {
     handle: CUfunction,
     /// Dynamic shared memory that it may have.
-    shared: u32,
+    shared: Mutex<u32>,
+}
+
+/// How the kernels came to a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Loading {
+    /// How long it took.
+    pub time: Duration,
+    /// How many modules there are.
+    pub modules: usize,
+    /// How many of them are PTX, which the driver compiled, or has compiled before and kept. The others are machine code.
+    pub from_ptx: usize,
+}
+
+impl fmt::Display for Loading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kernels loaded in {:.2} s from ", self.time.as_secs_f64())?;
+        match self.from_ptx {
+            0 => write!(f, "machine code"),
+            all if all == self.modules => write!(f, "PTX"),
+            some => write!(f, "machine code, {some} of {} modules from PTX", self.modules),
+        }
+    }
 }
 
 // SAFETY: handles of modules and functions may be used from any thread that has their context current.
@@ -50,43 +86,87 @@ unsafe impl Send for Kernels {}
 // SAFETY: as above; the driver synchronises calls on them.
 unsafe impl Sync for Kernels {}
 
-/// A handle that goes from a loading thread to the one that waits for it.
-struct Loaded(CUmodule);
+/// A module that was loaded, and what of.
+struct Module {
+    handle: CUmodule,
+    code: Code,
+    /// Why it is not machine code, where the build has some.
+    refusal: Option<String>,
+}
 // SAFETY: as for `Kernels`.
-unsafe impl Send for Loaded {}
+unsafe impl Send for Module {}
 
 impl Kernels {
-    /// Loads every module. PTX is compiled here, which the driver caches on disk.
-    pub(super) fn load(link: &Arc<Link>, driver: u32) -> Result<Self> {
-        // PTX takes most of a second per module to compile.
-        let modules: Vec<_> = IMAGES
-            .par_iter()
-            .map(|&(name, image)| Ok((name, Loaded(load_module(link, name, image, driver)?))))
-            .collect();
-        let mut kernels =
-            Self { link: Arc::clone(link), modules: HashMap::new(), functions: Mutex::default() };
-        let mut failed = None;
+    /// Loads every module and finds every kernel at once, and not when one is first used: that may be while a stream is
+    /// captured, one of the caller's too ([`super::OnStream`]), where the driver refuses to load anything. PTX takes
+    /// seconds to compile, on all CPUs, but only the first time: the driver keeps what it made on disk.
+    pub(super) fn load(link: &Arc<Link>, survey: &Survey, device: &Device) -> Result<Self> {
+        let start = Instant::now();
+        let code = device.fatbins();
+        let modules: Vec<_> =
+            IMAGES.par_iter().map(|image| load_module(link, image, code, survey.driver)).collect();
+        let mut kernels = Self {
+            link: Arc::clone(link),
+            modules: Vec::new(),
+            functions: HashMap::new(),
+            loading: Loading { time: Duration::ZERO, modules: IMAGES.len(), from_ptx: 0 },
+        };
+        // What was loaded is unloaded again if something else fails.
+        let (mut failed, mut refused) = (None, None);
         for module in modules {
             match module {
-                Ok((name, Loaded(module))) => drop(kernels.modules.insert(name, module)),
+                Ok(Module { handle, code, refusal }) => {
+                    kernels.modules.push(handle);
+                    kernels.loading.from_ptx += usize::from(code == Code::Ptx);
+                    refused = refused.or(refusal);
+                }
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        failed.map_or(Ok(kernels), Err)
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        kernels.find_functions()?;
+        if let Some(refusal) = refused {
+            note_once(device, &refusal, survey.driver);
+        }
+        kernels.loading.time = start.elapsed();
+        Ok(kernels)
+    }
+
+    fn find_functions(&mut self) -> Result<()> {
+        self.link.enter()?;
+        for (image, &module) in IMAGES.iter().zip(&self.modules) {
+            for &name in image.kernels {
+                let c_name = CString::new(name).expect("kernels' names have no NUL");
+                // SAFETY: the module is loaded.
+                let handle = match unsafe { result::module::get_function(module, c_name) } {
+                    Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) => {
+                        return Err(self.missing(image.name, name));
+                    }
+                    handle => self.link.check(format!("finding {name}"), handle)?,
+                };
+                // Finding it may not have loaded it yet, but asking for something that its code decides does.
+                let attribute = Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
+                // SAFETY: the handle is the function's that was just found.
+                let loaded = unsafe { result::function::get_function_attribute(handle, attribute) };
+                self.link.check(format!("loading {name}"), loaded)?;
+                self.functions.insert(name, Function { handle, shared: Mutex::new(DEFAULT_SHARED) });
+            }
+        }
+        Ok(())
     }
 
     /// The function of a launch, allowed as much dynamic shared memory as the launch wants. The context has to be
     /// current.
     pub(super) fn function(&self, launch: &Launch) -> Result<CUfunction> {
         let (kernel, shared) = (launch.kernel, launch.geometry.shared);
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let function = match functions.get(&kernel) {
-            Some(&function) => function,
-            None => self.find(kernel)?,
-        };
-        if shared > function.shared {
+        let function =
+            self.functions.get(kernel.name).ok_or_else(|| self.missing(kernel.module, kernel.name))?;
+        let mut allowed = function.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared > *allowed {
             // SAFETY: the handle is a function's of a module that stays loaded.
-            let allowed = unsafe {
+            let set = unsafe {
                 result::function::set_function_attribute(
                     function.handle,
                     Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
@@ -94,42 +174,57 @@ impl Kernels {
                 )
             };
             let what = format!("asking for {shared} bytes of shared memory for {}", kernel.name);
-            self.link.check(what, allowed)?;
+            self.link.check(what, set)?;
+            *allowed = shared;
         }
-        functions.insert(kernel, Function { shared: function.shared.max(shared), ..function });
         Ok(function.handle)
     }
 
-    fn find(&self, kernel: Kernel) -> Result<Function> {
-        let missing = || {
-            let help = "The kernels and the program are of different versions: build anew.";
-            Error::device(
-                &self.link.label,
-                "kernels",
-                format!("{} in {}.cu", kernel.name, kernel.module),
-                "none",
-                help,
-            )
-        };
-        let &module = self.modules.get(kernel.module).ok_or_else(missing)?;
-        let name = CString::new(kernel.name).expect("kernels' names have no NUL");
-        // SAFETY: the module is loaded.
-        match unsafe { result::module::get_function(module, name) } {
-            Ok(handle) => {
-                // The driver may load a function when it is first used, and a capture must not be that use.
-                let attribute = Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
-                // SAFETY: the handle is the function's that was just found.
-                let loaded = unsafe { result::function::get_function_attribute(handle, attribute) };
-                self.link.check(format!("loading {}", kernel.name), loaded)?;
-                Ok(Function { handle, shared: DEFAULT_SHARED })
-            }
-            Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) => Err(missing()),
-            Err(error) => self.link.check(format!("finding {}", kernel.name), Err(error)),
+    fn missing(&self, module: &str, name: &str) -> Error {
+        let help = "The kernels, cuda/ptx and the program are of different versions: run tools/cuda.sh ptx and build anew.";
+        Error::device(&self.link.label, "kernels", format!("{name} in {module}.cu"), "none", help)
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        self.link.enter_to_free();
+        for &module in &self.modules {
+            // SAFETY: loaded by this, unloaded once; whoever launches has waited for the stream.
+            let _ = unsafe { result::module::unload(module) };
         }
     }
 }
 
-fn load_module(link: &Link, name: &str, image: &'static Aligned<[u8]>, driver: u32) -> Result<CUmodule> {
+/// Loads one file's kernels: from the fatbin if it has `code` for the device and the driver takes it, else from PTX.
+fn load_module(link: &Link, image: &Image, code: Option<Code>, driver: u32) -> Result<Module> {
+    let mut refusal = None;
+    if let (Some(fatbin), Some(code)) = (image.fatbin, code) {
+        match load_image(link, fatbin)? {
+            Ok(handle) => return Ok(Module { handle, code, refusal }),
+            Err(reason) => refusal = Some(reason),
+        }
+    }
+    match load_image(link, image.ptx)? {
+        Ok(handle) => Ok(Module { handle, code: Code::Ptx, refusal }),
+        Err(reason) => {
+            let refused = match refusal {
+                Some(first) => format!("{first} for the machine code, {reason} for the PTX"),
+                None => reason,
+            };
+            Err(Error::device(
+                &link.label,
+                "loading kernels",
+                format!("a driver that takes {}.cu as {}", image.name, build()),
+                format!("{refused}; the driver is for CUDA {}", version(driver)),
+                "Update NVIDIA's driver, or use --device cpu.",
+            ))
+        }
+    }
+}
+
+/// A module, or why the driver does not take this image of it. Other errors are not the image's fault.
+fn load_image(link: &Link, image: &Aligned<[u8]>) -> Result<Result<CUmodule, String>> {
     link.enter()?;
     let mut log = [0u8; 2048];
     let mut options = [Jit::CU_JIT_ERROR_LOG_BUFFER, Jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
@@ -142,27 +237,28 @@ fn load_module(link: &Link, name: &str, image: &'static Aligned<[u8]>, driver: u
         sys::cuModuleLoadDataEx(&mut module, image.0.as_ptr().cast(), count, options.as_mut_ptr(), values)
             .result()
     };
-    loaded.map(|()| module).map_err(|error| {
-        let expected = format!("{name}.cu for {}, compiled by CUDA {}", targets(), version(COMPILER));
-        let log = String::from_utf8_lossy(&log);
-        let log = log.trim_end_matches('\0').split_whitespace().collect::<Vec<_>>().join(" ");
-        let colon = if log.is_empty() { "" } else { ": " };
-        let got = format!("{} from a driver for CUDA {}{colon}{log}", describe(error), version(driver));
-        let help = if driver < COMPILER {
-            "Update NVIDIA's driver, or build with an older nvcc (set CUDA_HOME)."
-        } else {
-            "Build anew, with PROBEPRUNE_CUDA_ARCH for this GPU."
-        };
-        Error::device(&link.label, "loading kernels", expected, got, help)
-    })
+    match loaded {
+        // Drivers say many things of images for other GPUs, of newer compilers, or of a newer format.
+        Err(error) if error.0 != CUresult::CUDA_ERROR_OUT_OF_MEMORY && !is_sticky(error.0) => {
+            let log = String::from_utf8_lossy(&log);
+            let log = log.trim_end_matches('\0').split_whitespace().collect::<Vec<_>>().join(" ");
+            let colon = if log.is_empty() { "" } else { ": " };
+            Ok(Err(format!("{}{colon}{log}", describe(error))))
+        }
+        loaded => link.check("loading kernels", loaded.map(|()| Ok(module))),
+    }
 }
 
-impl Drop for Kernels {
-    fn drop(&mut self) {
-        self.link.enter_to_free();
-        for &module in self.modules.values() {
-            // SAFETY: loaded by this, unloaded once; whoever launches has waited for the stream.
-            let _ = unsafe { result::module::unload(module) };
-        }
+/// Says that machine code was refused, once per process and device.
+fn note_once(device: &Device, refusal: &str, driver: u32) {
+    static TOLD: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+    if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(device.ordinal) {
+        let driver = version(driver);
+        // Nobody can be told if standard error is closed.
+        let _ = writeln!(
+            std::io::stderr(),
+            "note: {device}: the driver, for CUDA {driver}, does not take this build's machine code ({refusal}) and has \
+             compiled its PTX instead"
+        );
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Link {
 }
 
 /// Errors after which CUDA refuses everything in this process.
-fn is_sticky(error: CUresult) -> bool {
+pub(super) fn is_sticky(error: CUresult) -> bool {
     use CUresult as E;
     matches!(
         error,
