@@ -20,21 +20,22 @@ mkdir -p "$tree/bin" "$tree/cuda" "$tree/emu/kernels"
 build() {
   cargo "$@" --release --locked --message-format=json-render-diagnostics | python3 -c '
 import json, os, shutil, sys
-kinds = {"test": "", "bench": "bench-", "bin": "", "example": ""}
+# Tests and benchmarks are what cargo calls tests; programs and examples have a test harness beside them, which is not wanted.
+prefixes = {("test", True): "", ("bench", True): "bench-", ("bin", False): "", ("example", False): ""}
 for line in sys.stdin:
     message = json.loads(line)
     if message["reason"] != "compiler-artifact":
         continue
     target = message["target"]
-    kind, libraries = target["kind"][0], [f for f in message["filenames"] if f.endswith(".so")]
-    # A program, or a library for another process; cargo also names those of procedural macros.
-    if message["executable"] and kind in kinds and (message["profile"]["test"] or kind in ("bin", "example")):
-        shutil.copy(message["executable"], os.path.join(sys.argv[1], kinds[kind] + target["name"]))
-    elif libraries and "cdylib" in target["crate_types"] and target["name"] in ("emulated_cuda", "goals"):
+    prefix = prefixes.get((target["kind"][0], message["profile"]["test"]))
+    libraries = [name for name in message["filenames"] if name.endswith(".so")]
+    if message["executable"] and prefix is not None:
+        shutil.copy(message["executable"], os.path.join(sys.argv[1], prefix + target["name"]))
+    elif libraries and "cdylib" in target["crate_types"]:
         shutil.copy(libraries[0], sys.argv[1])' "$tree/bin"
 }
 
-build test --no-run --bins --test gpu_ops --test gpu --test gpu_model --test gpu_large \
+build test --no-run --test gpu_ops --test gpu --test gpu_model --test gpu_large \
   --bench kernels --bench cpu --example goals
 build build -p ptx-emu --features gpu --example conformance_gpu
 strip "$tree"/bin/*
@@ -44,9 +45,9 @@ programs=(probeprune probeprune-latency gpu_ops gpu gpu_model gpu_large conforma
 for program in "${programs[@]}"; do
   [[ -e $tree/bin/$program ]] || { echo "cargo built no $program" >&2; exit 1; }
 done
-# Data that a program looks for where it was compiled would not be there.
-if LC_ALL=C grep -lF "$PWD/" "$tree"/bin/*; then
-  echo "the path of this folder is in these programs" >&2
+# Data that a program looks for where it was compiled would not be there. Line tables of kernels name cuda/ and nvcc's own.
+if LC_ALL=C grep -aoE "$PWD/(benches|emu|models|src|target|tests|tools)[^ ]{0,80}" "$tree"/bin/*; then
+  echo "these paths are in the programs" >&2
   exit 1
 fi
 cp -r cuda/ptx "$tree/cuda/ptx"
@@ -62,7 +63,7 @@ cp -r tools/gpu/{run.sh,steps.sh,find_libraries.py,stand-in} "$tree/"
 } >"$tree/package.txt"
 
 # The programs have most of their bytes in common: a window that reaches from one to the next finds that.
-tar -C "$tree" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | zstd -q --long=27 -19 -T0 -f -o "$file.new"
+tar -C "$tree" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | zstd -q --long=27 -15 -T0 -f -o "$file.new"
 mv "$file.new" "$file"
 size=$(stat -c %s "$file")
 cat "$tree/package.txt"
