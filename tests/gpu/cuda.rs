@@ -4,12 +4,16 @@
 #[cfg(target_os = "linux")]
 mod emulated;
 
-use std::{env, process::Command};
+use std::{env, process::Command, sync::Arc};
 
+use cudarc::driver::{
+    result::{graph, stream},
+    sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
+};
 use probeprune::{
     Result,
     backend::{Backend, Norm, NormKind},
-    gpu::{Activations, Cuda, Driver, Gpu, GpuDtype, Statistics, cuda},
+    gpu::{Activations, Cuda, Driver, Gpu, GpuDtype, OnStream, Statistics, cuda},
 };
 
 use crate::common::assert_error;
@@ -75,8 +79,9 @@ fn gpu() -> Gpu<Cuda> {
 
 #[test]
 fn without_a_driver_the_error_says_so() {
-    if !cuda::driver_is_installed() {
-        assert!(!on_real_gpu_only(), "there is no driver");
+    if on_real_gpu_only() {
+        assert!(there_is_a_gpu(), "{:?}", cuda::survey());
+    } else if !cuda::driver_is_installed() {
         assert_error(
             Cuda::new(0),
             &["cuda", "driver", "NVIDIA's driver", "none on this machine", "--device cpu"],
@@ -234,6 +239,41 @@ fn others_streams_can_be_worked_on() {
             direct_and_replayed(&Gpu::new(cuda, GpuDtype::F16));
         }
         owner.synchronize().unwrap();
+    });
+}
+
+#[test]
+fn a_callers_capture_may_be_a_kernels_first_use() {
+    on_devices("a_callers_capture_may_be_a_kernels_first_use", || {
+        let cuda = Arc::new(Cuda::new(0).unwrap());
+        let stream = cuda.stream();
+        // SAFETY: the stream is `cuda`'s own.
+        let gpu = Gpu::new(unsafe { OnStream::new(Arc::clone(&cuda), stream) }, GpuDtype::Bf16);
+        let memory = [2 * ROWS * WIDTH, 2 * ROWS * WIDTH, 4 * ROWS].map(|bytes| cuda.alloc(bytes).unwrap());
+        let [x, out, sums] = [0, 1, 2].map(|i| cuda.address(&memory[i]));
+        cuda.write(x, &[0x80, 0x3f].repeat(ROWS * WIDTH)).unwrap(); // 1 in bf16
+        let norm = Norm { kind: NormKind::Rms, weight: None, bias: None, eps: 1e-5 };
+        let sums_of_squares = || {
+            let mut bytes = [0; 4 * ROWS];
+            cuda.read(sums, &mut bytes).unwrap();
+            bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)
+        };
+        // SAFETY: `memory` has these sizes, and lives until all is over; nothing else captures or uses the stream.
+        unsafe {
+            let [lent_x, mut lent_out] = [x, out].map(|at| gpu.borrow_activations(at, ROWS * WIDTH).unwrap());
+            let mut lent_sums = gpu.borrow_statistics(sums, ROWS).unwrap();
+            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+            stream::begin_capture(stream.cast(), mode).unwrap();
+            gpu.norm(&lent_x, Some(&norm), ROWS, WIDTH, &mut lent_out, &mut lent_sums);
+            let template = stream::end_capture(stream.cast()).unwrap();
+            gpu.issued().unwrap();
+            assert_eq!(sums_of_squares(), [0.0; ROWS], "captured, not issued");
+            let made = graph::instantiate(template, CUgraphInstantiate_flags(0)).unwrap();
+            graph::launch(made, stream.cast()).unwrap();
+            assert_eq!(sums_of_squares(), [WIDTH as f32; ROWS]);
+            graph::exec_destroy(made).unwrap();
+            graph::destroy(template).unwrap();
+        }
     });
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
     time::Instant,
 };
 
@@ -103,7 +104,22 @@ pub(crate) enum Operation {
 #[derive(Default)]
 pub(crate) struct Stream {
     pub(crate) waiting: VecDeque<Operation>,
-    pub(crate) capturing: Option<Vec<Call>>,
+    pub(crate) capturing: Option<Capture>,
+}
+
+/// What a stream collects instead of doing it.
+pub(crate) struct Capture {
+    pub(crate) calls: Vec<Call>,
+    pub(crate) mode: i32,
+    pub(crate) thread: ThreadId,
+}
+
+impl Capture {
+    /// Whether the calling thread may do nothing meanwhile that could disturb it: in mode 0 no thread may, in mode 1 its
+    /// own may not, and in mode 2 all may.
+    fn forbids(&self) -> bool {
+        self.mode == 0 || self.mode == 1 && self.thread == thread::current().id()
+    }
 }
 
 pub(crate) struct Allocation {
@@ -157,6 +173,14 @@ impl State {
         if state.poisoned { Err(ILLEGAL_ADDRESS) } else { Ok(state) }
     }
 
+    /// As [`State::enter`], for what may wait for the whole device, as loading code does.
+    pub(crate) fn enter_outside_captures() -> Result<MutexGuard<'static, Self>, Code> {
+        let state = Self::enter()?;
+        let captured =
+            state.streams.values().filter_map(|stream| stream.capturing.as_ref()).any(Capture::forbids);
+        if captured { Err(CAPTURE_UNSUPPORTED) } else { Ok(state) }
+    }
+
     /// A stream; the null stream is always there.
     pub(crate) fn stream(&mut self, handle: usize) -> &mut Stream {
         if handle == 0 {
@@ -169,7 +193,7 @@ impl State {
     pub(crate) fn enqueue(&mut self, stream: usize, operation: Operation) -> Code {
         let stream = self.stream(stream);
         match (&mut stream.capturing, operation) {
-            (Some(captured), Operation::Launch(call)) => captured.push(call),
+            (Some(capture), Operation::Launch(call)) => capture.calls.push(call),
             (Some(_), _) => return CAPTURE_UNSUPPORTED,
             (None, operation) => stream.waiting.push_back(operation),
         }

@@ -257,8 +257,8 @@ fn note_once(device: &Device, refusal: &str, driver: u32) {
         // Nobody can be told if standard error is closed.
         let _ = writeln!(
             std::io::stderr(),
-            "note: {device}: the driver, for CUDA {driver}, does not take this build's machine code ({refusal}) and has \
-             compiled its PTX instead"
+            "note: {device}: the driver, for CUDA {driver}, refuses this build's machine code, and its PTX takes its \
+             place: {refusal}"
         );
     }
 }

@@ -126,7 +126,7 @@ fn a_driver_that_refuses_everything() {
             ["cuda:0 (Emulated GPU)", "loading kernels", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "Update"];
         assert_error(Cuda::new(0), &ptx);
         if has_machine_code() {
-            let both = ["CUDA_ERROR_NO_BINARY_FOR_GPU", "for the machine code", "for the PTX", "sm_80"];
+            let both = ["sm_80", "CUDA_ERROR_NO_BINARY_FOR_GPU", "for the machine code", "for the PTX"];
             assert_error(Cuda::new(0), &both);
         }
     });

@@ -12,7 +12,7 @@ use crate::image::Image;
 /// # Safety
 /// A fatbin, or PTX with a NUL at its end.
 unsafe fn load(image: *const c_char) -> Result<usize, Code> {
-    let mut state = State::enter()?;
+    let mut state = State::enter_outside_captures()?;
     if !image.addr().is_multiple_of(8) {
         misuse("an image that is not aligned");
     }
@@ -53,7 +53,7 @@ api! {
         state.functions.retain(|_, function| function.owner != module);
     }
     fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) since 2000 {
-        let mut state = State::enter()?;
+        let mut state = State::enter_outside_captures()?;
         // SAFETY: the API's contract.
         let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| INVALID_VALUE)?;
         let image = state.modules.get(&module).unwrap_or_else(|| misuse("a module that is not loaded"));

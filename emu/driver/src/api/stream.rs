@@ -29,21 +29,22 @@ api! {
     fn cuStreamSynchronize(stream: usize) since 2000 {
         check(State::enter()?.run(stream, |_| false))?
     }
-    fn cuStreamBeginCapture_v2(stream: usize, _mode: c_int) since 10010 {
+    fn cuStreamBeginCapture_v2(stream: usize, mode: c_int) since 10010 {
         if stream == 0 {
             return Err(CAPTURE_UNSUPPORTED);
         }
         let mut state = State::enter()?;
         let stream = state.stream(stream);
-        if stream.capturing.replace(Vec::new()).is_some() {
+        let capture = Capture { calls: Vec::new(), mode, thread: std::thread::current().id() };
+        if stream.capturing.replace(capture).is_some() {
             misuse("two captures on one stream");
         }
     }
     fn cuStreamEndCapture(stream: usize, graph: *mut usize) since 10000 {
         let mut state = State::enter()?;
-        let calls = state.stream(stream).capturing.take().unwrap_or_else(|| misuse("ending no capture"));
+        let capture = state.stream(stream).capturing.take().unwrap_or_else(|| misuse("ending no capture"));
         let handle = state.handle();
-        state.graphs.insert(handle, calls);
+        state.graphs.insert(handle, capture.calls);
         // SAFETY: the API's contract.
         unsafe { put(graph, handle) }
     }
