@@ -5,10 +5,14 @@
 #[allow(dead_code)]
 #[path = "../benches/kernels/case.rs"]
 mod case;
+#[allow(dead_code)]
+#[path = "../benches/kernels/content.rs"]
+mod content;
 #[path = "common/emulator.rs"]
 mod emulator;
 
 use case::{LARGE, MEDIUM, SMALL, Shape, cases};
+use content::Content;
 use emulator::Emulator;
 use probeprune::{
     backend::Grid,
@@ -20,10 +24,11 @@ use probeprune::{
 fn every_case_is_the_same_on_both_backends() {
     let (cpu, gpu) =
         (Cpu::new(2).unwrap(), Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), GpuDtype::F16));
+    let content = Content::random();
     let token = Shape { name: "small_1x1", grid: Grid { samples: 1, tokens: 1 }, ..SMALL };
     for case in [SMALL, token].into_iter().flat_map(cases) {
-        let want = case.prepare(&cpu, 1).unwrap()(&cpu, true);
-        let got = case.prepare(&gpu, 1).unwrap()(&gpu, true);
+        let want = case.prepare(&cpu, &content, 1).unwrap()(&cpu, true);
+        let got = case.prepare(&gpu, &content, 1).unwrap()(&gpu, true);
         assert_eq!(got.len(), want.len(), "{}", case.id());
         let rms = (want.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / want.len() as f64).sqrt();
         assert!(rms > 0.0, "{} computes something", case.id());

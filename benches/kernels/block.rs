@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use probeprune::{
     Result,
-    backend::{Backend, Grid, History, Linear},
-    checkpoint::RandomTensors,
+    backend::{Backend, Grid, History, Linear, Probe},
     config::ModelConfig,
+    kv_cache::KvCache,
     model::{
         Block, Model,
         block::{self, Context, Mode},
@@ -18,11 +18,10 @@ use probeprune::{
         counts,
         settings::{Method, Settings},
     },
+    weights::Weights,
 };
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
-use crate::case::Shape;
+use crate::{case::Shape, content::Content};
 
 /// How a layer's kept sets come about.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,36 +41,45 @@ pub struct LayerRun<B: Backend> {
     scratch: Scratch<B>,
     batch: Batch<B>,
     selections: [Selection<B>; 2],
+    /// Of the tokens before, and how many these are.
+    cache: Option<(KvCache<B>, usize)>,
 }
 
-/// A model of one layer in this shape, with random weights; `layers` of them.
+/// A model of so many layers in this shape, with random weights that are the same in each layer.
 ///
 /// # Errors
 /// A device without room.
 pub fn model<B: Backend>(
     backend: &Arc<B>,
+    content: &Content,
     shape: Shape,
     layers: usize,
     vocab_size: usize,
 ) -> Result<Arc<Model<B>>> {
-    let Shape { hidden, intermediate, heads, head_dim, grid, .. } = shape;
+    let Shape { hidden, intermediate, heads, head_dim, .. } = shape;
     let config = format!(
         r#"{{"architectures": ["LlamaForCausalLM"], "hidden_size": {hidden}, "intermediate_size": {intermediate},
             "num_attention_heads": {heads}, "head_dim": {head_dim}, "num_hidden_layers": {layers},
-            "vocab_size": {vocab_size}, "max_position_embeddings": {}, "rms_norm_eps": 1e-5}}"#,
-        grid.tokens
+            "vocab_size": {vocab_size}, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5}}"#
     );
     let config = ModelConfig::from_json("bench".as_ref(), &config, None)?;
-    let tensors = RandomTensors::new(&config, 1);
-    Ok(Arc::new(Model::random(config, &tensors, Arc::clone(backend), None, |_| ())?))
+    let weights = Weights::load(&content.model(&config), &config, backend, None, |_| ())?;
+    let (backend, fingerprint) = (Arc::clone(backend), "bench".to_string());
+    Ok(Arc::new(Model { config, backend, weights, fingerprint, channel_order: None }))
 }
 
 impl<B: Backend> LayerRun<B> {
-    /// Layer 0 of `model` on a batch of this grid.
+    /// Layer 0 of `model` on a batch of this grid, behind so many tokens of a cache.
     ///
     /// # Errors
     /// A device without room, or a ratio that keeps nothing.
-    pub fn new(model: &Arc<Model<B>>, grid: Grid, pruning: Pruning) -> Result<Self> {
+    pub fn new(
+        model: &Arc<Model<B>>,
+        content: &Content,
+        grid: Grid,
+        past: usize,
+        pruning: Pruning,
+    ) -> Result<Self> {
         let (backend, config) = (&*model.backend, &model.config);
         let (ratio, probe_tokens) = match pruning {
             Pruning::Dense => (0.0, 0.5),
@@ -94,11 +102,10 @@ impl<B: Backend> LayerRun<B> {
             selection(model, &settings, block, len, grid, pruning)
         };
         let selections = [select(Block::Attention)?, select(Block::Mlp)?];
-        let mut scratch = Scratch::new(backend, config, &settings, grid, grid.tokens)?;
-        let mut rng = ChaCha8Rng::seed_from_u64(2);
-        let mut random = |len: usize| (0..len).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
-        backend.upload_activations(&random(grid.rows() * config.hidden_size), &mut scratch.current.rows);
-        backend.upload_statistics(&random(grid.tokens * config.head_dim), &mut scratch.rope_table);
+        let mut scratch = Scratch::new(backend, config, &settings, grid, past + grid.tokens)?;
+        fill_rows(backend, content, grid, config.hidden_size, &mut scratch)?;
+        let table = content.values((past + grid.tokens) * config.head_dim, -1.0..1.0, 2);
+        backend.upload_statistics(&table, &mut scratch.rope_table);
         let rows = grid.rows();
         let mut batch = Batch {
             grid,
@@ -107,14 +114,19 @@ impl<B: Backend> LayerRun<B> {
             mask: backend.indices(rows)?,
             padded: false,
         };
-        let positions: Vec<u32> = (0..rows).map(|row| (row % grid.tokens) as u32).collect();
+        let positions: Vec<u32> = (0..rows).map(|row| (past + row % grid.tokens) as u32).collect();
         backend.upload_indices(&positions, &mut batch.positions);
-        Ok(Self { model: Arc::clone(model), settings, scratch, batch, selections })
+        let slots = match selections[0].kept().and_then(|kept| kept.kv.as_ref()) {
+            Some(kv) => kv.set.len,
+            None => config.num_key_value_heads,
+        };
+        let cache = (past > 0).then(|| filled_cache(model, content, grid, past, slots)).transpose()?;
+        Ok(Self { model: Arc::clone(model), settings, scratch, batch, selections, cache })
     }
 
     /// Runs these blocks once.
     pub fn run(&mut self, blocks: &[Block]) {
-        let Self { model, settings, scratch, batch, selections } = self;
+        let Self { model, settings, scratch, batch, selections, cache } = self;
         let mode = match selections[0] {
             Selection::Probed(_) => Mode::Batch { update_history: true },
             _ => Mode::Decode { recent: None },
@@ -125,7 +137,11 @@ impl<B: Backend> LayerRun<B> {
             // Both read the same residual, so that every run is the same sequence of launches.
             for &block in blocks {
                 let selection = &mut selections[block as usize];
-                block::run(&context, 0, block, selection, scratch, None, None);
+                let cache = cache.as_mut().map(|(cache, past)| {
+                    cache.len = *past;
+                    cache
+                });
+                block::run(&context, 0, block, selection, scratch, cache, None);
                 block::update_history(&context, selection);
                 scratch.timeline.mark(&model.backend, Step::History);
             }
@@ -145,6 +161,45 @@ impl<B: Backend> LayerRun<B> {
         model.backend.download_indices(&self.scratch.fault, 1)?;
         self.scratch.timeline.seconds(&model.backend)
     }
+}
+
+/// Random rows of one sample, repeated for every sample on the device.
+fn fill_rows<B: Backend>(
+    backend: &B,
+    content: &Content,
+    grid: Grid,
+    width: usize,
+    scratch: &mut Scratch<B>,
+) -> Result<()> {
+    let mut sample = backend.activations(grid.tokens * width)?;
+    backend.upload_activations(&content.values(grid.tokens * width, -1.0..1.0, 1), &mut sample);
+    let mut slots = backend.indices(grid.tokens)?;
+    backend.upload_indices(&(0..grid.tokens as u32).collect::<Vec<_>>(), &mut slots);
+    let (samples, positions, mask) =
+        (backend.indices(grid.samples)?, backend.indices(0)?, backend.indices(0)?);
+    let every = Probe { grid, samples, slots, positions, mask };
+    let one = Grid { samples: 1, tokens: grid.tokens };
+    backend.probe_gather(&sample, one, width, &every, &mut scratch.current.rows);
+    // The sample goes with the end of this.
+    backend.download_indices(&every.samples, 1).map(drop)
+}
+
+/// Keys and values of so many tokens before.
+fn filled_cache<B: Backend>(
+    model: &Model<B>,
+    content: &Content,
+    grid: Grid,
+    past: usize,
+    head_slots: usize,
+) -> Result<(KvCache<B>, usize)> {
+    let (backend, capacity, d) = (&*model.backend, past + grid.tokens, model.config.head_dim);
+    let mut cache = KvCache::new(backend, grid.samples, capacity, &[head_slots], d)?;
+    let entries = grid.samples * capacity * head_slots * d;
+    let layer = &mut cache.layers[0];
+    backend.upload_activations(&content.values(entries, -1.0..1.0, 3), &mut layer.keys);
+    backend.upload_activations(&content.values(entries, -1.0..1.0, 4), &mut layer.values);
+    backend.upload_indices(&vec![1; grid.samples * capacity], &mut cache.mask);
+    Ok((cache, past))
 }
 
 fn selection<B: Backend>(

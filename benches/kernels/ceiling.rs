@@ -10,7 +10,10 @@ use probeprune::{
 
 use crate::{
     case::{Case, LARGE, Op, Shape},
-    cuda::{copy_bandwidth, cublas},
+    content::Content,
+    cuda::Libraries,
+    measure::FULL,
+    peers::{Peers, Rival, Trouble},
     timer::{Timer, median},
 };
 
@@ -124,16 +127,23 @@ fn together<F: FnMut()>(threads: usize, make: impl Fn() -> F + Sync) -> f64 {
 pub fn of_gpu(gpu: &Gpu<Cuda>) -> Result<Ceiling> {
     const SIZE: usize = 8192;
     let mut timer = Timer::new(gpu, 0)?;
-    let copy = copy_bandwidth(gpu, &mut timer)?;
-    let (seconds, product) = match cublas(gpu, [SIZE; 3])? {
-        Some(mut product) => (timer.time(gpu, 15, |_| product())?, "cuBLAS, bf16, 8192³"),
-        None => {
+    let libraries = Libraries(gpu);
+    let copied = match libraries.prepare(Rival::Copy(FULL.copy)) {
+        Ok(mut copy) => median(&timer.time(gpu, 20, |_| (copy.run)())?),
+        Err(Trouble::Missing(_)) => f64::NAN,
+        Err(Trouble::Failed(error)) => return Err(error),
+    };
+    let (seconds, product) = match libraries.prepare(Rival::Product([SIZE; 3])) {
+        Ok(mut product) => (timer.time(gpu, 15, |_| (product.run)())?, "cuBLAS, bf16, 8192³"),
+        Err(Trouble::Missing(_)) => {
             let grid = Grid { samples: 1, tokens: SIZE };
             let shape = Shape { grid, hidden: SIZE, heads: SIZE / LARGE[0].head_dim, ..LARGE[0] };
-            let mut ready = Case { op: Op::Query, shape, pruned: false }.prepare(gpu, 1)?;
+            let case = Case { op: Op::Query, shape, pruned: false };
+            let mut ready = case.prepare(gpu, &Content::random(), 1)?;
             (timer.time(gpu, 15, |_| drop(ready(gpu, false)))?, "this project's own products, bf16, 8192³")
         }
+        Err(Trouble::Failed(error)) => return Err(error),
     };
     let flops = 2.0 * (SIZE as f64).powi(3) / median(&seconds[5..]);
-    Ok(Ceiling { copy, flops, product })
+    Ok(Ceiling { copy: 2.0 * FULL.copy as f64 / copied, flops, product })
 }

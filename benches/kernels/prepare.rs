@@ -5,17 +5,15 @@ use probeprune::{
         Addition, AttentionShape, Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Linear, Moments, Norm,
         NormKind, Placement, Probe, Unit, WeightUse,
     },
-    checkpoint::Tensor,
     config::Activation,
     prune::{
         counts,
         settings::{Compensation, HistoryLayout, Metric, ProbeOrder},
     },
 };
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 use super::{Case, Op, RANK, Shape};
+use crate::content::Content;
 
 /// A case with its buffers: runs once, and returns what came out if asked to.
 pub type Ready<B> = Box<dyn FnMut(&B, bool) -> Vec<f32>>;
@@ -25,8 +23,13 @@ impl Case {
     ///
     /// # Errors
     /// If the device has no room for them.
-    pub fn prepare<B: Backend>(&self, backend: &B, seed: u64) -> probeprune::Result<Ready<B>> {
-        let mut make = Make { backend, rng: ChaCha8Rng::seed_from_u64(seed), seed };
+    pub fn prepare<B: Backend>(
+        &self,
+        backend: &B,
+        content: &Content,
+        seed: u64,
+    ) -> probeprune::Result<Ready<B>> {
+        let mut make = Make { backend, content, seed: 100 * seed };
         let Shape { grid, hidden: h, intermediate, heads, head_dim, kept_heads, kept_channels, .. } =
             self.shape;
         let (t, probe_grid) = (grid.rows(), self.probe());
@@ -279,16 +282,17 @@ fn indices<B: Backend>(backend: &B, read: bool, values: &B::Indices, len: usize)
     if read { all().into_iter().map(|index| index as f32).collect() } else { Vec::new() }
 }
 
-/// Makes buffers with random content.
+/// Makes buffers with content, each with other.
 struct Make<'a, B> {
     backend: &'a B,
-    rng: ChaCha8Rng,
+    content: &'a Content,
     seed: u64,
 }
 
 impl<B: Backend> Make<'_, B> {
     fn values(&mut self, len: usize, range: std::ops::Range<f32>) -> Vec<f32> {
-        (0..len).map(|_| self.rng.random_range(range.clone())).collect()
+        self.seed += 1;
+        self.content.values(len, range, self.seed)
     }
 
     fn activations(&mut self, len: usize) -> probeprune::Result<B::Activations> {
@@ -310,13 +314,14 @@ impl<B: Backend> Make<'_, B> {
         usage: WeightUse,
     ) -> probeprune::Result<Linear<B>> {
         self.seed += 1;
-        let tensor = Tensor::random(vec![out_features, in_features], self.seed);
+        let tensor = self.content.matrix([out_features, in_features], self.seed);
         Ok(Linear { weight: self.backend.weight(&tensor, usage)?, bias: None, out_features, in_features })
     }
 
-    /// `len` of `of`, spread evenly with a random start.
+    /// `len` of `of`, spread evenly from somewhere on.
     fn kept(&mut self, len: usize, of: usize) -> probeprune::Result<KeptSet<B::Indices>> {
-        let start = self.rng.random_range(0..of);
+        self.seed += 1;
+        let start = self.seed as usize * 7919 % of;
         let mut kept: Vec<u32> = (0..len).map(|i| ((start + i * of / len) % of) as u32).collect();
         kept.sort_unstable();
         let mut indices = self.backend.indices(of)?;

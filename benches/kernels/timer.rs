@@ -47,8 +47,8 @@ impl<B: Backend> Timer<B> {
                 run(first + i);
                 backend.take_stamp(to);
             }
-            backend.download_indices(&self.done, 1)?;
-            for [from, to] in &*stamps {
+            self.wait(backend)?;
+            for [from, to] in &self.stamps[..CHUNK.min(count - first)] {
                 seconds.push(backend.seconds_between(from, to)?);
             }
         }
@@ -71,16 +71,39 @@ impl<B: Backend> Timer<B> {
         let of = |which: usize| all.iter().skip(warmup * count + which).step_by(count).copied().collect();
         Ok((0..count).map(of).collect())
     }
+
+    /// Waits for everything issued.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn wait(&self, backend: &B) -> Result<()> {
+        backend.download_indices(&self.done, 1).map(drop)
+    }
+}
+
+/// A median with what lies a quarter of the way from either end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    pub median: f64,
+    pub quartiles: [f64; 2],
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(values: &[f64]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let [low, median, high] = [1, 2, 3].map(|quarter| sorted[quarter * (sorted.len() - 1) / 4]);
+        Self { median, quartiles: [low, high] }
+    }
+
+    /// Of the ratios of neighbours.
+    pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Self {
+        Self::of(&ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
+    }
 }
 
 /// The median.
 pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-/// The median of the ratios of neighbours.
-pub fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
-    median(&ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
+    Spread::of(values).median
 }

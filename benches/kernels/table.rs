@@ -1,0 +1,129 @@
+//! The case table under criterion, with rates and shares that criterion does not print.
+
+use std::{cell::RefCell, time::Duration};
+
+use criterion::{Criterion, Throughput};
+use probeprune::{Result, backend::Backend};
+
+use crate::{
+    case::{Case, Shape, cases, prepare::Ready},
+    ceiling::Ceiling,
+    content::Content,
+    peers::{Peers, Rival},
+    timer::{Timer, median},
+};
+
+/// Buffers that are used in turn.
+const SETS: u64 = 2;
+
+/// A device and what its bench needs to know.
+pub struct Target<'a, B: Backend> {
+    pub name: &'static str,
+    pub backend: &'a B,
+    pub ceiling: Ceiling,
+    pub flush: usize,
+    /// Bytes of an activation and of a weight.
+    pub element: usize,
+    pub weight: usize,
+    /// Who else multiplies.
+    pub peers: Option<&'a dyn Peers>,
+}
+
+/// Measures every case of these shapes and prints what criterion does not.
+///
+/// # Errors
+/// A device that failed, or has no room.
+pub fn run<B: Backend>(criterion: &mut Criterion, target: &Target<'_, B>, shapes: &[Shape]) -> Result<()> {
+    let backend = target.backend;
+    let content = Content::random();
+    let timer = RefCell::new(Timer::new(backend, target.flush)?);
+    // The whole operation's seconds, which come before those of what is kept.
+    let mut whole = None;
+    let mut lines = vec![format!("{}: {}", target.name, target.ceiling)];
+    for case in shapes.iter().flat_map(|&shape| cases(shape)) {
+        let id = case.id();
+        // A filter of the command line may leave it out: buffers are made when it is first run.
+        let ready: RefCell<Vec<Ready<B>>> = RefCell::default();
+        let ours = measure(criterion, &id, &case, target, &timer, |i| {
+            let mut ready = ready.borrow_mut();
+            if ready.is_empty() {
+                ready.extend(
+                    (0..SETS).map(|seed| case.prepare(backend, &content, seed).expect("the device has room")),
+                );
+            }
+            let set = i % ready.len();
+            drop(ready[set](backend, false));
+        });
+        let Some(ours) = ours else { continue };
+        // A library that is not here has no column.
+        let theirs = target.peers.zip(case.product());
+        let theirs = theirs.and_then(|(peers, sizes)| peers.prepare(Rival::Product(sizes)).ok());
+        let theirs = theirs.and_then(|mut product| {
+            measure(criterion, &format!("{id}/cublas"), &case, target, &timer, |_| (product.run)())
+        });
+        if !case.pruned {
+            whole = Some(ours);
+        }
+        lines.push(line(&id, &case, target, ours, whole.filter(|_| case.pruned), theirs));
+    }
+    if target.ceiling.is_known() {
+        lines.iter().for_each(|line| println!("{line}"));
+    }
+    Ok(())
+}
+
+/// The median seconds of a run, if criterion does not leave it out.
+fn measure<B: Backend>(
+    criterion: &mut Criterion,
+    id: &str,
+    case: &Case,
+    target: &Target<'_, B>,
+    timer: &RefCell<Timer<B>>,
+    mut run: impl FnMut(usize),
+) -> Option<f64> {
+    let mut seconds = Vec::new();
+    let mut group = criterion.benchmark_group(target.name);
+    let bytes = case.bytes(target.element, target.weight);
+    group.throughput(
+        case.flops().map_or(Throughput::Bytes(bytes as u64), |flops| Throughput::Elements(flops as u64)),
+    );
+    group.bench_function(id, |bencher| {
+        bencher.iter_custom(|count| {
+            let times =
+                timer.borrow_mut().time(target.backend, count as usize, &mut run).expect("the device works");
+            seconds.extend_from_slice(&times);
+            // Criterion drops samples of 0.
+            Duration::from_secs_f64(times.iter().sum::<f64>().max(1e-9))
+        });
+    });
+    group.finish();
+    (!seconds.is_empty()).then(|| median(&seconds))
+}
+
+fn line<B: Backend>(
+    id: &str,
+    case: &Case,
+    target: &Target<'_, B>,
+    ours: f64,
+    whole: Option<f64>,
+    theirs: Option<f64>,
+) -> String {
+    let moved = case.bytes(target.element, target.weight) / ours;
+    let share = |rate: f64, most: f64| format!(" ({:.0} %)", 100.0 * rate / most);
+    let mut out = format!(
+        "{id:<48} {:>12.2} µs  {:>8.1} GB/s{}",
+        1e6 * ours,
+        moved / 1e9,
+        share(moved, target.ceiling.copy)
+    );
+    if let Some(flops) = case.flops() {
+        let rate = flops / ours;
+        out += &format!("  {:>9.1} GFLOP/s{}", rate / 1e9, share(rate, target.ceiling.flops));
+    }
+    for (what, other) in [("whole", whole), ("cuBLAS", theirs)] {
+        if let Some(other) = other {
+            out += &format!("  {:.3} × {what}", ours / other);
+        }
+    }
+    out
+}
