@@ -8,7 +8,7 @@ use std::{
 };
 
 use probeprune::backend::Backend;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     clocks,
@@ -226,7 +226,7 @@ impl Report<'_> {
             "why": why,
         });
         let Value::Object(fields) = fields else { unreachable!("it is one") };
-        self.rows.append(status, fields.into_iter().collect::<Map<_, _>>())?;
+        self.rows.append(status, fields)?;
         let mut text = format!("{number:>3}  {:<88} ", goal.map_or("", |goal| goal.what));
         match why {
             Some(why) => write!(text, "{status}: {why}"),
