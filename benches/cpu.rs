@@ -1,15 +1,22 @@
 //! Speed of the CPU backend as ratios, each taken within one interleaved run so that a noisy machine cancels out.
 //!
 //! `cargo bench --bench cpu -- [--out FILE.json] [--model FOLDER [--pytorch "COMMAND"] [--peer "NAME=COMMAND"]…]`
+//! `[--rows FILE [--step NAME]]`
 //!
 //! - `mlp`: a pruned MLP block against the dense one, hidden 1024, intermediate 2816.
 //! - `prefill`, `decode`: a real model against PyTorch float32 and other peers, where a command (tools/peers) measures
 //!   one run per line of input.
 //! - `authors`: the same model pruned by 40 % against the authors' operations in PyTorch.
+//!
+//! With `--rows`, the CPU's goals are appended to a file as well, one JSON line each.
 
 #![allow(unreachable_pub)]
 
+#[path = "cpu/goals.rs"]
+mod goals;
 mod peer;
+#[path = "kernels/rows.rs"]
+mod rows;
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
@@ -38,6 +45,7 @@ use probeprune::{
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rows::Rows;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -55,6 +63,12 @@ struct Args {
     /// Commands that measure other programs on the same model, each after its name and an equals sign.
     #[arg(long)]
     peer: Vec<String>,
+    /// A file to append the goals' result rows to.
+    #[arg(long)]
+    rows: Option<PathBuf>,
+    /// The step that these rows belong to.
+    #[arg(long, default_value = "cpu")]
+    step: String,
     /// Interleaved repetitions.
     #[arg(long, default_value_t = 9)]
     repeat: usize,
@@ -367,9 +381,12 @@ fn dense(args: &Args, model: &Arc<Model<Cpu>>, peers: &mut [(&str, Peer)]) -> Va
 
 fn main() {
     let args = Args::parse();
+    let mut rows = Rows::new(args.rows.as_deref(), &args.step).expect("the file of rows is writable");
     let shapes = [Grid { samples: 20, tokens: 64 }, Grid { samples: 4, tokens: 256 }];
     let mlp: Vec<Value> = shapes.into_iter().map(|grid| mlp(args.threads, args.repeat, grid)).collect();
+    goals::mlp(&mut rows, &mlp).expect("the file of rows is writable");
     let model = args.model.as_deref().map(|model| whole_model(&args, model));
+    goals::model(&mut rows, model.as_ref()).expect("the file of rows is writable");
     let result = json!({ "threads": args.threads, "repeat": args.repeat, "mlp": mlp, "model": model });
     let text = serde_json::to_string_pretty(&result).expect("json");
     println!("{text}");

@@ -75,15 +75,13 @@ fn main() -> ExitCode {
             expect::print(machine);
             true
         }
-        Command::Criterion { smoke, device, filter } => {
-            criterion(smoke, device, filter);
-            true
-        }
+        Command::Criterion { smoke, device, filter } => criterion(smoke, device, filter),
     };
     if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn criterion(smoke: bool, device: Option<DeviceKind>, filter: Option<String>) {
+/// Whether what was asked for is there.
+fn criterion(smoke: bool, device: Option<DeviceKind>, filter: Option<String>) -> bool {
     let short = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
@@ -97,13 +95,18 @@ fn criterion(smoke: bool, device: Option<DeviceKind>, filter: Option<String>) {
     if device != Some(DeviceKind::Cuda) {
         on_cpu(&mut criterion, smoke).expect("the CPU has room");
     }
+    let mut fine = true;
     if device != Some(DeviceKind::Cpu) {
         match start::supported().and_then(|()| Cuda::new(0)) {
-            Err(reason) => println!("not measured on a GPU: {reason}"),
+            Err(reason) => {
+                println!("not measured on a GPU: {reason}");
+                fine = device.is_none();
+            }
             Ok(cuda) => on_gpu(&mut criterion, cuda, smoke).expect("the GPU works"),
         }
     }
     criterion.final_summary();
+    fine
 }
 
 fn on_cpu(criterion: &mut Criterion, smoke: bool) -> Result<()> {

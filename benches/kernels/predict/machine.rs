@@ -42,7 +42,7 @@ pub struct Machine {
 /// - flash: 410 TFLOP/s, cuDNN at 1k, causal, d = 128 (FlashAttention-3 paper, figure 5); FlashAttention-2 reaches 260 there.
 /// - gap and launch: 1.3 and 2.1 µs ("Look Ma, No Bubbles", Hazy Research, 2025).
 /// - l2_rate: 5.5 TB/s as "Nvidia's H100: Funny L2, and Tons of Bandwidth" (Chips and Cheese, 2023) read with the 114
-///   multiprocessors of an H100 PCIe, times 132 / 114. Latencies: about what it measured. copy: assumed.
+///   multiprocessors of an H100 PCIe, times 132 / 114. Latencies and copy are assumed.
 const H100: Machine = Machine {
     name: "h100",
     called: "H100",
@@ -70,8 +70,8 @@ pub const MACHINES: [Machine; 4] = [
     // Datasheet: an H100 with 4.8 TB/s.
     Machine { name: "h200", called: "H200", memory: 4.8e12, ..H100 },
     // Datasheet of the A100 SXM4 80 GB: 108 multiprocessors, 312 TFLOP/s of bf16, which is mma.sync's, 2.039 TB/s, 40 MB.
-    // library: 83 % of the peak, flash: FlashAttention-2 at 1k, causal, d = 128 (its paper, figure 5), both read off charts.
-    // The rest is assumed to be as on an H100 at 1.41 in place of 1.83 GHz.
+    // Assumed: library, 83 % of the peak; flash, half of what FlashAttention-2 reaches on an H100, as mma.sync does; gaps
+    // and L2's rate as on an H100 at 1.41 in place of 1.83 GHz, about.
     Machine {
         name: "a100",
         called: "A100",

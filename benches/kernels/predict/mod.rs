@@ -2,7 +2,7 @@
 //! clock. It counts bytes, floating-point operations, waves, loads in a row and gaps between launches; what it expects is
 //! there to hold measurements against.
 
-#[allow(dead_code, missing_docs)]
+#[allow(dead_code)]
 #[path = "../../../src/gpu/args.rs"]
 mod args;
 pub mod cost;
