@@ -158,10 +158,11 @@ def gpu(runs):
     'Not yet measured: no GPU was at hand.'
     >>> machine = {"step": "machine", "status": "passed", "gpu": "G", "driver": "1.2", "commit": "0123456789abcdef"}
     >>> goal = {"step": "g", "status": "passed", "goal": 9, "what": "a / b", "value": [0.9876], "quartiles": [[0.98, 0.99]],
-    ...         "prediction": [1.1], "peer": "cuBLAS", "target": "1.00", "limit": ".95", "clocks": "1980 MHz"}
+    ...         "prediction": [1.1], "peer": "cuBLAS", "target": [1.0], "limit": ".95",
+    ...         "clocks": {"after": {"sm_mhz": 1980.0, "memory_mhz": 2619.0}}}
     >>> late = {"step": "g", "status": "timeout", "goal": 9, "value": None, "peer": None, "prediction": None, "why": "late"}
     >>> print(gpu({"g.jsonl": [machine, goal, late]}).splitlines()[4])
-    | 9 | a / b | 0.988 (0.980 to 0.990) | 1.100 | 1.00 | .95 | cuBLAS |
+    | 9 | a / b | 0.988 (0.980 to 0.990) | 1.100 | 1.000 | .95 | cuBLAS |
     >>> print(gpu({"g.jsonl": [machine, late]}).splitlines()[4])
     | 9 | – | timeout: late | – | – | – | – |
     >>> gpu({"g.jsonl": [machine | {"reduced": True}]})
@@ -177,7 +178,8 @@ def gpu(runs):
         for row in (row for row in rows if "goal" in row):
             if row["status"] == "passed" or goals.get(row["goal"], row)["status"] != "passed":
                 goals[row["goal"]] = row
-        clocks = next((row["clocks"] for row in goals.values() if row.get("clocks")), "clocks not read")
+        read = [row["clocks"]["after"] for row in goals.values() if (row.get("clocks") or {}).get("after")]
+        clocks = f"{read[-1]['sm_mhz']:.0f} and {read[-1]['memory_mhz']:.0f} MHz" if read else "clocks not read"
         lines = [f"{machine['gpu']}, driver {machine['driver']}, {clocks}, commit {machine['commit'][:12]}; medians (and "
                  "quartiles) of interleaved runs in one process.", "",
                  "| goal | ratio | measured | predicted | goal | limit | against |", "|---|---|---|---|---|---|---|"]
@@ -188,7 +190,7 @@ def gpu(runs):
             else:
                 shown = f"{row['status']}: {row['why']}"
             lines.append(f"| {number} | {row.get('what', '–')} | {shown} | {several(row['prediction'])} "
-                         f"| {row.get('target', '–')} | {row.get('limit', '–')} | {row['peer'] or '–'} |")
+                         f"| {several(row.get('target'))} | {row.get('limit') or '–'} | {row['peer'] or '–'} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables) or "Not yet measured: no GPU was at hand."
 

@@ -43,7 +43,7 @@ struct Args {
     #[arg(long, requires = "goals", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Small shapes, to see that everything runs.
-    #[arg(long, requires = "goals")]
+    #[arg(long)]
     reduced: bool,
     /// Print what is to be expected of a GPU.
     #[arg(long, value_name = "GPU", value_parser = machine, conflicts_with = "goals")]
@@ -80,7 +80,7 @@ impl Command {
             return Self::Predict(machine);
         }
         let Some(goals) = args.goals else {
-            return Self::Criterion { smoke: false, device: args.device, filter: args.filter };
+            return Self::Criterion { smoke: args.reduced, device: args.device, filter: args.filter };
         };
         let Args { rows, step, reduced, .. } = args;
         Self::Goals(Options { goals, rows, step, rounds: args.rounds.into(), reduced })

@@ -1,5 +1,5 @@
 //! Runs the conformance kernels on a real GPU through the driver and says, per primitive, whether it agrees with what
-//! the emulator is held to: `cargo run --release --features gpu --example conformance_gpu`. The kernels are in
+//! the emulator is held to: `cargo run --release --example conformance_gpu`. The kernels are in
 //! `emu/kernels/ptx` of the nearest folder around the program that has it.
 //!
 //! One line per primitive, and a last one: "N passed, M failed, K not run". Exit code 1 if any failed or none ran.

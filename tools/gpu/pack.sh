@@ -35,9 +35,8 @@ for line in sys.stdin:
         shutil.copy(libraries[0], sys.argv[1])' "$tree/bin"
 }
 
-build test --no-run --test gpu_ops --test gpu --test gpu_model --test gpu_large \
-  --bench kernels --bench cpu --example goals
-build build -p ptx-emu --features gpu --example conformance_gpu
+build test --no-run --workspace --test gpu_ops --test gpu --test gpu_model --test gpu_large \
+  --bench kernels --bench cpu --example goals --example conformance_gpu
 strip "$tree"/bin/*
 
 programs=(probeprune probeprune-latency gpu_ops gpu gpu_model gpu_large conformance_gpu bench-kernels bench-cpu

@@ -20,13 +20,13 @@ declare -A least=(
 
 # Rows of design goals that a step measures; see benches/kernels/goals.rs and, for the CPU's, benches/cpu.rs.
 declare -A goals_of=(
-  [goals-products]=9,3,4,5,6,12 [goals-layers]=1,2,7,10,11 [goals-memory]=14 [goals-peers]=8,13,15 [goals-cpu]=16
+  [goals-products]=9,3,4,5,6,12 [goals-layers]=1,2,7,10,11 [goals-memory]=14 [goals-peers]=8,13,15 [goals-cpu]=16,17,18
 )
-all_goals=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16
+all_goals=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18
 
-# Four kernels that take most of a layer's time, as benchmarks call them, whole and pruned.
-profiled=(gated_linear/llama2_7b_4x1024/kept project_down/llama2_7b_4x1024/kept linear_q/llama2_7b_4x1024/whole
-  attention/llama2_7b_4x1024/whole)
+# The four kernels that take most of a layer's time: how their names begin, and a benchmark that launches them.
+profiled=(gated_linear gated_linear/SHAPE/kept project project_down/SHAPE/kept linear linear_q/SHAPE/whole
+  attention_q attention/SHAPE/whole)
 
 # A program of the CUDA toolkit, which need not be on PATH.
 toolkit() { command -v "$1" || ls /usr/local/cuda*/bin/"$1" /opt/cuda/bin/"$1" 2>/dev/null | head -n 1; }
@@ -68,11 +68,12 @@ command_of() {
   ncu)
     program=$(toolkit ncu)
     [[ -n $program ]] || lacking=ncu
-    command=(sh -c 'ncu=$1 bench=$2 mode=$3 && shift 3 && for kernel; do
-      "$ncu" --clock-control none --launch-skip 4 --launch-count 1 --section SpeedOfLight --section MemoryWorkloadAnalysis \
-        --section Occupancy --section WarpStateStats "$bench" $mode --device cuda "$kernel" || exit; done'
-      sh "$program" "$bin/bench-kernels")
-    if [[ -n $dry ]]; then command+=(--test "${profiled[@]/llama2_7b_4x1024/small_3x24}"); else command+=("--bench --profile-time 1" "${profiled[@]}"); fi
+    command=(sh -c 'ncu=$1 bench=$2 reduced=$3 && shift 3 && while [ $# -gt 0 ]; do
+      "$ncu" --clock-control none --kernel-name "regex:^$1" --launch-skip 4 --launch-count 1 --section SpeedOfLight \
+        --section MemoryWorkloadAnalysis --section Occupancy --section WarpStateStats \
+        "$bench" --bench --device cuda $reduced "$2" || exit; shift 2; done'
+      sh "$program" "$bin/bench-kernels" "${reduced[*]}")
+    if [[ -n $dry ]]; then command+=("${profiled[@]/SHAPE/small_3x24}"); else command+=("${profiled[@]/SHAPE/llama2_7b_4x1024}"); fi
     ;;
   libraries) command=("$python" "$tree/find_libraries.py") ;;
   layer-pair) command=("$python" "$tree/peers/layer_pair.py" "$PROBEPRUNE_LAYER_PAIR") ;;
@@ -82,7 +83,8 @@ command_of() {
     ;;
   goals-cpu)
     command=(sh -c '"$1" "$2/peers/random_model.py" "$2/random" && exec "$2/bin/bench-cpu" --bench --model "$2/random" \
-      --pytorch "$1 $2/peers/pytorch.py $2/random" --rows "$3" --step goals-cpu' sh "$python" "$tree" "$rows")
+      --pytorch "$1 $2/peers/pytorch.py $2/random --interactive --prompt 16" --repeat 3 --rows "$3" --step goals-cpu' \
+      sh "$python" "$tree" "$rows")
     ;;
   esac
   [[ -n ${command[0]} ]] || lacking=${lacking:-python3}
