@@ -31,6 +31,9 @@ profiled=(gated_linear gated_linear/SHAPE/kept project project_down/SHAPE/kept l
 # A program of the CUDA toolkit, which need not be on PATH.
 toolkit() { command -v "$1" || ls /usr/local/cuda*/bin/"$1" /opt/cuda/bin/"$1" 2>/dev/null | head -n 1; }
 
+# Whether Python has what the peers need.
+pytorch() { [[ -n $python ]] && "$python" -c 'import numpy, safetensors, torch' 2>/dev/null; }
+
 # One test of each module of gpu_ops: the sanitizer's tools are slow.
 chosen_tests() { "$bin/gpu_ops" --list 2>/dev/null | sed -n 's/: test$//p' | awk -F:: '$1 != "case" && !seen[$1]++'; }
 
@@ -76,12 +79,16 @@ command_of() {
     if [[ -n $dry ]]; then command+=("${profiled[@]/SHAPE/small_3x24}"); else command+=("${profiled[@]/SHAPE/llama2_7b_4x1024}"); fi
     ;;
   libraries) command=("$python" "$tree/find_libraries.py") ;;
-  layer-pair) command=("$python" "$tree/peers/layer_pair.py" "$PROBEPRUNE_LAYER_PAIR") ;;
+  layer-pair)
+    pytorch || lacking='PyTorch, numpy or safetensors'
+    command=("$python" "$tree/peers/layer_pair.py" "$PROBEPRUNE_LAYER_PAIR" ${dry:+--device cpu})
+    ;;
   goals-layers | goals-peers)
     command=("$python" "$tree/peers/goals.py" "$bin/libgoals.so" --goals "${goals_of[$step]}" --rows "$rows" --step "$step"
       "${reduced[@]}" ${dry:+--no-torch})
     ;;
   goals-cpu)
+    pytorch || lacking='PyTorch, numpy or safetensors'
     command=(sh -c '"$1" "$2/peers/random_model.py" "$2/random" && exec "$2/bin/bench-cpu" --bench --model "$2/random" \
       --pytorch "$1 $2/peers/pytorch.py $2/random --interactive --prompt 16" --repeat 3 --rows "$3" --step goals-cpu' \
       sh "$python" "$tree" "$rows")
