@@ -20,7 +20,7 @@ mkdir -p "$tree/bin" "$tree/cuda" "$tree/emu/kernels"
 build() {
   cargo "$@" --release --locked --message-format=json-render-diagnostics | python3 -c '
 import json, os, shutil, sys
-# Tests and benchmarks are what cargo calls tests; programs and examples have a test harness beside them, which is not wanted.
+# Of programs and examples there may also be a test harness, which is not wanted.
 prefixes = {("test", True): "", ("bench", True): "bench-", ("bin", False): "", ("example", False): ""}
 for line in sys.stdin:
     message = json.loads(line)
@@ -35,8 +35,8 @@ for line in sys.stdin:
         shutil.copy(libraries[0], sys.argv[1])' "$tree/bin"
 }
 
-build test --no-run --workspace --test gpu_ops --test gpu --test gpu_model --test gpu_large \
-  --bench kernels --bench cpu --example goals --example conformance_gpu
+build test --no-run --workspace --test gpu_ops --test gpu --test gpu_model --test gpu_large --bench kernels --bench cpu
+build build --workspace --example goals --example conformance_gpu
 strip "$tree"/bin/*
 
 programs=(probeprune probeprune-latency gpu_ops gpu gpu_model gpu_large conformance_gpu bench-kernels bench-cpu
@@ -62,7 +62,7 @@ cp -r tools/gpu/{run.sh,steps.sh,find_libraries.py,stand-in} "$tree/"
 } >"$tree/package.txt"
 
 # The programs have most of their bytes in common: a window that reaches from one to the next finds that.
-tar -C "$tree" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | zstd -q --long=27 -15 -T0 -f -o "$file.new"
+tar -C "$tree" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | zstd -q --long=27 -19 -T0 -f -o "$file.new"
 mv "$file.new" "$file"
 size=$(stat -c %s "$file")
 cat "$tree/package.txt"
