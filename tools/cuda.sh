@@ -4,7 +4,7 @@
 #   tools/cuda.sh args            src/gpu/args.rs from cuda/args.h
 #   tools/cuda.sh resources       cuda/resources.json: registers, spills, shared memory, instructions of every kernel
 #   tools/cuda.sh nvcc            where the compiler is
-#   tools/cuda.sh check           makes all of it anew elsewhere and compares with what is committed
+#   tools/cuda.sh check           makes all of it anew elsewhere and compares with what is committed; ptxas has to take the PTX
 #   tools/cuda.sh ptx-to DIR [NAME...]   as ptx, into another folder; CUDA_SOURCES names another one than cuda/ to read
 # nvcc: NVCC, or CUDA_HOME/bin/nvcc, or .cuda/ (installed if absent). JOBS at a time (2). bindgen: BINDGEN, or the one in
 # .venv/bin or on PATH (cargo install bindgen-cli --version 0.72.1 --locked --root .venv); libclang: LIBCLANG_PATH, or

@@ -98,6 +98,11 @@ pub(crate) enum Operation {
         to: usize,
         len: usize,
     },
+    Copy {
+        to: u64,
+        from: u64,
+        len: usize,
+    },
     Event(usize),
 }
 
@@ -241,6 +246,10 @@ impl State {
                 unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, len) };
                 Ok(())
             }
+            Operation::Copy { to, from, len } => {
+                let bytes = self.memory.read_bytes(from, len)?.to_vec();
+                self.memory.write_bytes(to, &bytes)
+            }
             Operation::Event(event) => {
                 self.events.entry(event).and_modify(|waiting| *waiting -= 1);
                 self.passed.insert(event, Instant::now());
@@ -283,6 +292,7 @@ impl Operation {
             | Self::Write { to: address, .. }
             | Self::WritePinned { to: address, .. }
             | Self::Read { from: address, .. } => range.contains(address),
+            Self::Copy { to, from, .. } => range.contains(to) || range.contains(from),
             Self::Event(_) => false,
         }
     }

@@ -61,8 +61,13 @@ fn the_oldest_driver_that_will_do() {
 }
 
 /// What the emulated driver has for others than this library.
-const NOT_NEEDED: [&str; 4] =
-    ["cuEventElapsedTime_v2", "cuMemcpyDtoH_v2", "cuMemcpyHtoD_v2", "cuModuleLoadData"];
+const NOT_NEEDED: [&str; 5] = [
+    "cuEventElapsedTime_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoH_v2",
+    "cuMemcpyHtoD_v2",
+    "cuModuleLoadData",
+];
 
 #[test]
 fn a_driver_without_a_function_that_is_needed() {

@@ -73,6 +73,9 @@ api! {
     fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: u64, len: usize, stream: usize) since 3020 {
         check(State::enter()?.enqueue(stream, Operation::Read { from, to: to as usize, len }))?
     }
+    fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, len: usize, stream: usize) since 3020 {
+        check(State::enter()?.enqueue(stream, Operation::Copy { to, from, len }))?
+    }
     fn cuPointerGetAttribute(value: *mut c_int, attribute: c_int, address: u64) since 4000 {
         let state = State::enter()?;
         let allocation = state.allocation(address).filter(|_| attribute == 9).ok_or(INVALID_VALUE)?;
