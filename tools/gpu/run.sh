@@ -55,6 +55,8 @@ if [[ -n $dry ]]; then
   mkdir "$work/driver"
   ln -s "$bin/libemulated_cuda.so" "$work/driver/libcuda.so"
   ln -s libcuda.so "$work/driver/libcuda.so.1"
+  # So that Hopper's machine code and primitives are not left out.
+  export EMULATED_CUDA_CAPABILITY=9.0
   export LD_LIBRARY_PATH=$work/driver PATH=$tree/stand-in:$PATH PROBEPRUNE_TEST_SHAPES=reduced
 fi
 
@@ -144,7 +146,8 @@ for ((i = 0; i < ${#steps[@]}; i++)); do
   doctor) grep -q ', usable' "$work/logs/doctor.log" || no_gpu='there is no GPU that can be used: see doctor' ;;
   libraries)
     found=$(grep -m1 '^/' "$work/logs/libraries.log" 2>/dev/null)
-    [[ -z $found ]] || export LD_LIBRARY_PATH=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    # In a dry run nothing but the stand-ins is there.
+    [[ -z $found || -n $dry ]] || export LD_LIBRARY_PATH=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
     ;;
   esac
 done

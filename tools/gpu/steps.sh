@@ -14,7 +14,7 @@ declare -A share=(
 
 # A step that ran fewer cases than these did not pass.
 declare -A least=(
-  [conformance]=30 [operations]=80 [driver]=20 [models]=11 [large]=4
+  [conformance]=25 [operations]=80 [driver]=20 [models]=11 [large]=4
   [memcheck]=15 [racecheck]=15 [synccheck]=15 [initcheck]=15
 )
 
