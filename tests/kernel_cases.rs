@@ -1,4 +1,4 @@
-//! The benchmarks' case table at a small shape: the GPU backend, on the emulator, does what the CPU does.
+//! The benchmarks' case table at a small shape: the GPU backend, on the emulator or a GPU, does what the CPU does.
 
 #![allow(unreachable_pub)]
 
@@ -8,22 +8,18 @@ mod case;
 #[allow(dead_code)]
 #[path = "../benches/kernels/content.rs"]
 mod content;
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/emulator.rs"]
 mod emulator;
 
 use case::{LARGE, MEDIUM, SMALL, Shape, cases};
 use content::Content;
-use emulator::Emulator;
-use probeprune::{
-    backend::Grid,
-    cpu::Cpu,
-    gpu::{Gpu, GpuDtype},
-};
+use probeprune::{backend::Grid, cpu::Cpu, gpu::GpuDtype};
 
 #[test]
 fn every_case_is_the_same_on_both_backends() {
-    let (cpu, gpu) =
-        (Cpu::new(2).unwrap(), Gpu::new(Emulator::new(ptx_emu::Settings::unchecked()), GpuDtype::F16));
+    let (cpu, gpu) = (Cpu::new(2).unwrap(), device::backend(GpuDtype::F16));
     let content = Content::random();
     let token = Shape { name: "small_1x1", grid: Grid { samples: 1, tokens: 1 }, ..SMALL };
     for case in [SMALL, token].into_iter().flat_map(cases) {

@@ -16,24 +16,12 @@ use probeprune::{
     gpu::{Activations, Cuda, Driver, Gpu, GpuDtype, OnStream, Statistics, cuda},
 };
 
-use crate::common::assert_error;
 #[cfg(target_os = "linux")]
 use crate::emulated_cuda::on_emulated_driver;
+use crate::{common::assert_error, device::gpu_only};
 
 /// Set in a child process that is to run a test's body, instead of starting a child.
 const CHILD: &str = "PROBEPRUNE_TEST_CHILD";
-
-/// Where tests run: on what there is, or, for "cuda", on a real GPU and nothing else.
-const DEVICE: &str = "PROBEPRUNE_TEST_DEVICE";
-
-/// Whether tests run on a real GPU only.
-fn on_real_gpu_only() -> bool {
-    match env::var(DEVICE).as_deref() {
-        Ok("cuda") => true,
-        Ok(other) => panic!("{DEVICE}: expected cuda, or nothing, got {other}"),
-        Err(_) => false,
-    }
-}
 
 /// Whether there is a GPU that the kernels run on.
 fn there_is_a_gpu() -> bool {
@@ -63,7 +51,7 @@ fn on_devices(name: &str, body: impl FnOnce()) -> Option<String> {
         body();
         return None;
     }
-    let only = on_real_gpu_only();
+    let only = gpu_only();
     if only || there_is_a_gpu() {
         passes(&mut child(name));
     }
@@ -79,7 +67,7 @@ fn gpu() -> Gpu<Cuda> {
 
 #[test]
 fn without_a_driver_the_error_says_so() {
-    if on_real_gpu_only() {
+    if gpu_only() {
         assert!(there_is_a_gpu(), "{:?}", cuda::survey());
     } else if !cuda::driver_is_installed() {
         assert_error(

@@ -36,11 +36,11 @@ for line in sys.stdin:
 }
 
 build test --no-run --workspace --test gpu_ops --test gpu --test gpu_model --test gpu_large --bench kernels --bench cpu
-build build --workspace --example goals --example conformance_gpu
+build build --workspace --example goals --example conformance_gpu --example emulated_cublas
 strip "$tree"/bin/*
 
 programs=(probeprune probeprune-latency gpu_ops gpu gpu_model gpu_large conformance_gpu bench-kernels bench-cpu
-  libgoals.so libemulated_cuda.so)
+  libgoals.so libemulated_cuda.so libemulated_cublas.so)
 for program in "${programs[@]}"; do
   [[ -e $tree/bin/$program ]] || { echo "cargo built no $program" >&2; exit 1; }
 done

@@ -55,6 +55,7 @@ if [[ -n $dry ]]; then
   mkdir "$work/driver"
   ln -s "$bin/libemulated_cuda.so" "$work/driver/libcuda.so"
   ln -s libcuda.so "$work/driver/libcuda.so.1"
+  ln -s "$bin/libemulated_cublas.so" "$work/driver/libcublas.so"
   # So that Hopper's machine code and primitives are not left out.
   export EMULATED_CUDA_CAPABILITY=9.0
   export LD_LIBRARY_PATH=$work/driver PATH=$tree/stand-in:$PATH PROBEPRUNE_TEST_SHAPES=reduced

@@ -1,7 +1,10 @@
 //! Drivers and GPUs that the emulated driver pretends to be: old ones, poor ones, none.
 
 use super::*;
-use crate::emulated_cuda::{functions, on_driver_without};
+use crate::{
+    device::TEST_DEVICE,
+    emulated_cuda::{functions, on_driver_without},
+};
 
 /// Runs `body` of the test called `name` in a child process on the emulated driver with these settings, whatever GPU
 /// there is. Returns what it wrote to standard error.
@@ -152,7 +155,7 @@ fn a_gpu_newer_than_any_machine_code() {
 fn without_a_gpu_the_real_gpus_tests_fail() {
     let tried = |devices: &str| {
         let mut command = child("graphs_do_what_launches_do");
-        command.env_remove(CHILD).env(DEVICE, "cuda");
+        command.env_remove(CHILD).env(TEST_DEVICE, "cuda");
         let output = on_emulated_driver(&mut command, &[("DEVICES", devices)]).output().unwrap();
         let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         (output.status.success(), said.concat())
@@ -163,7 +166,7 @@ fn without_a_gpu_the_real_gpus_tests_fail() {
     assert!(passed && said.contains("1 passed"), "a driver in a real one's place: {said}");
     if !cuda::driver_is_installed() {
         for name in ["graphs_do_what_launches_do", "without_a_driver_the_error_says_so"] {
-            let output = child(name).env_remove(CHILD).env(DEVICE, "cuda").output().unwrap();
+            let output = child(name).env_remove(CHILD).env(TEST_DEVICE, "cuda").output().unwrap();
             assert!(!output.status.success(), "{name} passes without a driver");
         }
     }
