@@ -1,5 +1,4 @@
-"""Prints the folders of this Python's site-packages that hold cuBLAS, cuSPARSELt and what they need, joined for
-LD_LIBRARY_PATH; and, on standard error, what was found."""
+"""Prints where this Python's packages keep cuBLAS, cuSPARSELt and what they need, as LD_LIBRARY_PATH=..., and what is there."""
 import glob
 import os
 import site
@@ -18,14 +17,14 @@ def main():
                 for name in os.listdir(folder):
                     if name.startswith(WANTED):
                         folders.setdefault(folder, []).append(name)
-    print(":".join(folders))
+    print("LD_LIBRARY_PATH=" + ":".join(folders))
     for folder, names in folders.items():
-        print(f"{folder}: {', '.join(sorted(names))}", file=sys.stderr)
+        print(f"{folder}: {', '.join(sorted(names))}")
     try:
         import torch
-        print(f"PyTorch {torch.__version__}", file=sys.stderr)
+        print(f"PyTorch {torch.__version__}")
     except ImportError as error:
-        print(f"no PyTorch: {error}", file=sys.stderr)
+        print(f"no PyTorch: {error}")
 
 
 if __name__ == "__main__":

@@ -16,15 +16,16 @@ usage() { sed -n '3,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 archive= out= budget= list=first_steps only= dry=
 while (($#)); do
   case $1 in
+  --more) list=more_steps ;;
+  --dry-run) dry=yes ;;
   --archive | --out | --budget | --steps)
     (($# > 1)) || usage
-    declare "${1#--}=$2"
-    shift 2
+    case $1 in --archive) archive=$2 ;; --out) out=$2 ;; --budget) budget=$2 ;; --steps) only=$2 ;; esac
+    shift
     ;;
-  --more) list=more_steps; shift ;;
-  --dry-run) dry=yes; shift ;;
   *) usage ;;
   esac
+  shift
 done
 [[ -n $archive && -n $out && ${budget:-1} =~ ^[0-9]+$ ]] || usage
 # The emulated GPU is slow.
@@ -52,13 +53,14 @@ python=$(command -v "${PYTHON:-python3}")
 export PROBEPRUNE_TEST_DEVICE=cuda PROBEPRUNE_PTX=$tree/cuda/ptx PROBEPRUNE_LAYER_PAIR=$work/layer-pair
 export RUST_BACKTRACE=0 PYTHONUNBUFFERED=1
 if [[ -n $dry ]]; then
-  mkdir "$work/driver"
+  # The stand-in for cuBLAS lies where Python's package has it, so that its search is tested too.
+  mkdir -p "$work/driver" "$work/site/nvidia/cublas/lib"
   ln -s "$bin/libemulated_cuda.so" "$work/driver/libcuda.so"
   ln -s libcuda.so "$work/driver/libcuda.so.1"
-  ln -s "$bin/libemulated_cublas.so" "$work/driver/libcublas.so"
+  ln -s "$bin/libemulated_cublas.so" "$work/site/nvidia/cublas/lib/libcublas.so.13"
   # So that Hopper's machine code and primitives are not left out.
   export EMULATED_CUDA_CAPABILITY=9.0
-  export LD_LIBRARY_PATH=$work/driver PATH=$tree/stand-in:$PATH PROBEPRUNE_TEST_SHAPES=reduced
+  export LD_LIBRARY_PATH=$work/driver PATH=$tree/stand-in:$PATH PYTHONPATH=$work/site PROBEPRUNE_TEST_SHAPES=reduced
 fi
 
 source "$here/steps.sh"
@@ -114,6 +116,8 @@ run() { # step, seconds
     status=timeout why="more than $limit s"
   elif ((rc != 0)); then
     status=failed why="exit code $rc: $(grep -m1 -E 'panicked|rror|FAILED|DISAGREE' "$log" || tail -n 1 "$log")"
+  elif [[ $step == doctor ]] && ! grep -q "$usable" "$log"; then
+    status=failed why=$(tail -n 1 "$log")
   elif ((cases < ${least[$step]:-0})); then
     status=failed why="$cases cases, and there are at least ${least[$step]}"
   fi
@@ -125,9 +129,10 @@ run() { # step, seconds
   keep_logs
 }
 
-row "\"step\":\"machine\",\"status\":\"passed\",\"gpu\":\"$(gpu name)\",\"driver\":\"$(gpu driver_version)\",\"gpu_facts\":\"$(gpu compute_cap,memory.total,power.limit,clocks.max.sm,clocks.max.mem,ecc.mode.current)\",\"machine\":\"$({ uname -srm; grep -m1 'model name' /proc/cpuinfo; nproc; } | plain)\",\"package\":\"$(plain <"$tree/package.txt")\",\"commit\":\"$(sed -n 's/^commit: //p' "$tree/package.txt")\",\"time\":\"$(date -u +%FT%TZ)\""
+row "\"step\":\"machine\",\"status\":\"passed\",\"gpu\":\"$(gpu name)\",\"driver\":\"$(gpu driver_version)\",\"gpu_facts\":\"$(gpu compute_cap,memory.total,power.limit,clocks.max.sm,clocks.max.memory,ecc.mode.current)\",\"machine\":\"$({ uname -srm; grep -m1 'model name' /proc/cpuinfo; nproc; } | plain)\",\"package\":\"$(plain <"$tree/package.txt")\",\"commit\":\"$(sed -n 's/^commit: //p' "$tree/package.txt")\",\"time\":\"$(date -u +%FT%TZ)\""
 
-no_gpu=
+# What doctor says of a GPU that the kernels were loaded on.
+usable=', usable, kernels loaded' no_gpu=
 for ((i = 0; i < ${#steps[@]}; i++)); do
   step=${steps[i]}
   left=$((budget - SECONDS)) shares=0
@@ -144,16 +149,15 @@ for ((i = 0; i < ${#steps[@]}; i++)); do
     run "$step" "$limit"
   fi
   case $step in
-  doctor) grep -q ', usable' "$work/logs/doctor.log" || no_gpu='there is no GPU that can be used: see doctor' ;;
+  doctor) grep -q "$usable" "$work/logs/doctor.log" || no_gpu='there is no GPU that can be used: see doctor' ;;
   libraries)
-    found=$(grep -m1 '^/' "$work/logs/libraries.log" 2>/dev/null)
-    # In a dry run nothing but the stand-ins is there.
-    [[ -z $found || -n $dry ]] || export LD_LIBRARY_PATH=$found${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    found=$(sed -n 's/^LD_LIBRARY_PATH=//p' "$work/logs/libraries.log" 2>/dev/null)
+    [[ -z $found ]] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$found
     ;;
   esac
 done
 goals_without_a_line "${only:-$list}" 'not run' 'no step of this run measures it' "$all_goals"
 
 echo "$rows: ${count[passed]} steps passed, ${count[failed]} failed, ${count[timeout]} ran out of time, ${count['not run']} not run"
-((count[failed] + count[timeout] == 0)) || exit 1
 [[ -z $no_gpu ]] || exit 2
+((count[failed] + count[timeout] == 0)) || exit 1
