@@ -156,7 +156,7 @@ for ((i = 0; i < ${#steps[@]}; i++)); do
     ;;
   esac
 done
-goals_without_a_line "${only:-$list}" 'not run' 'no step of this run measures it' "$all_goals"
+goals_without_a_line none 'not run' 'no step of this run measures it' "$all_goals"
 
 echo "$rows: ${count[passed]} steps passed, ${count[failed]} failed, ${count[timeout]} ran out of time, ${count['not run']} not run"
 [[ -z $no_gpu ]] || exit 2
