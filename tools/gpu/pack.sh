@@ -10,7 +10,8 @@ cd "$(dirname "$0")/../.."
 most=25 # MB
 
 NVCC=$(tools/cuda.sh nvcc)
-export NVCC
+# The commit is in what probeprune-latency prints.
+export NVCC PROBEPRUNE_COMMIT=$(git rev-parse HEAD)
 
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
@@ -55,7 +56,7 @@ mkdir "$tree/peers"
 cp tools/peers/*.py tools/oracle_model.py "$tree/peers/"
 cp -r tools/gpu/{run.sh,steps.sh,find_libraries.py,stand-in} "$tree/"
 {
-  echo "commit: $(git rev-parse HEAD)$([[ -z $(git status --porcelain) ]] || echo ' with changes')"
+  echo "commit: $PROBEPRUNE_COMMIT$([[ -z $(git status --porcelain) ]] || echo ' with changes')"
   echo "rustc: $(rustc --version)"
   echo "nvcc: $("$NVCC" --version | sed -n 's/.*\(release.*\)/\1/p')"
   echo "glibc: $(ldd --version | sed -n '1s/.* //p')"

@@ -5,7 +5,7 @@ first_steps=(doctor libraries conformance operations driver models large layer-p
   memcheck racecheck latency goals-memory)
 more_steps=(doctor libraries goals-peers goals-cpu ncu synccheck initcheck)
 
-# Seconds of a budget of 420; what a step leaves goes to those behind it.
+# Shares of the budget, about in seconds on an H100; what a step leaves goes to those behind it.
 declare -A share=(
   [doctor]=10 [libraries]=15 [conformance]=15 [operations]=60 [driver]=30 [models]=40 [large]=60 [layer-pair]=25
   [goals-products]=40 [goals-layers]=50 [memcheck]=25 [racecheck]=25 [latency]=60 [goals-memory]=35
