@@ -110,7 +110,7 @@ def killed(archive, folder):
     """Whole lines, whenever it ends."""
     out = os.path.join(folder, "killed")
     seen = set()
-    for i, seconds in enumerate((0.2, 1.5, 2.5, 3.5, 5, 8, 12, 18)):
+    for i, seconds in enumerate((0.2, 1.5, 2, 2.5, 3, 4, 6, 9)):
         sent = (signal.SIGTERM, signal.SIGKILL)[i % 2]
         process = subprocess.Popen([RUN, "--archive", archive, "--out", out, "--dry-run"], stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
