@@ -115,7 +115,8 @@ run() { # step, seconds
   if ((rc == 124 || rc == 137)); then
     status=timeout why="more than $limit s"
   elif ((rc != 0)); then
-    status=failed why="exit code $rc: $(grep -m1 -E 'panicked|rror|FAILED|DISAGREE' "$log" || tail -n 1 "$log")"
+    # The log begins with the command.
+    status=failed why="exit code $rc: $(sed 1,2d "$log" | grep -m1 -E 'FAILED|panicked at|DISAGREE|^error|Error:|^=+ [A-Z]' || tail -n 1 "$log")"
   elif [[ $step == doctor ]] && ! grep -q "$usable" "$log"; then
     status=failed why=$(tail -n 1 "$log")
   elif ((cases < ${least[$step]:-0})); then
