@@ -5,6 +5,8 @@ mod common;
 mod device;
 #[path = "common/emulator.rs"]
 mod emulator;
+#[path = "common/sessions.rs"]
+mod sessions;
 
 use std::sync::Arc;
 
@@ -21,11 +23,8 @@ use probeprune::{
     source::ModelSource,
     tokenizer::Tokenizer,
 };
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde_json::json;
-
-type Kept = Vec<[Option<Vec<u32>>; 2]>;
+use sessions::{Kept, kept, nmse, random_tokens};
 
 fn load<B: Backend>(source: &ModelSource, backend: B) -> Arc<Model<B>> {
     Arc::new(Model::load(source, true, Arc::new(backend), |_| ()).unwrap())
@@ -38,20 +37,6 @@ fn cpu(source: &ModelSource) -> Arc<Model<Cpu>> {
 /// Races are looked for operation by operation in tests/gpu_ops; whole models run without the checker.
 fn gpu(source: &ModelSource, dtype: GpuDtype) -> Arc<Model<Gpu<TestDevice>>> {
     load(source, backend(dtype))
-}
-
-fn kept<B: Backend>(session: &Session<B>) -> Kept {
-    (0..session.model().config.num_hidden_layers)
-        .map(|layer| [session.kept_heads(layer).unwrap(), session.kept_channels(layer).unwrap()])
-        .collect()
-}
-
-/// Σ (got − want)² / Σ want².
-fn nmse(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let square = |x: f64| x * x;
-    let error: f64 = got.iter().zip(want).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
-    error / want.iter().map(|&b| square(f64::from(b))).sum::<f64>()
 }
 
 /// Indices that both keep, of those that `want` keeps.
@@ -201,11 +186,6 @@ fn folders() -> Vec<Folder> {
         Folder::opt(),
         Folder::opt_with(json!({ "do_layer_norm_before": false, "word_embed_proj_dim": 20 })),
     ]
-}
-
-fn random_tokens(seed: u64, vocab_size: usize, n: usize) -> Vec<u32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..n).map(|_| rng.random_range(0..vocab_size as u32)).collect()
 }
 
 /// Left pads before the first `pads[b]` tokens.

@@ -7,13 +7,15 @@ use probeprune::{
     checkpoint::{Dtype, RandomTensors, Tensors},
     config::ModelConfig,
     gpu::GpuDtype,
-    prune::settings::{Method, Settings},
     session::{Limits, Session},
 };
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-use crate::{Kept, config, device, every_core, kept, nmse, random_model, random_tokens};
+use crate::{
+    config, device, every_core, pruned, random_model,
+    sessions::{Kept, kept, nmse, random_tokens},
+};
 
 const SEED: u64 = 7;
 const VOCAB_SIZE: usize = 512;
@@ -39,13 +41,7 @@ fn kept_heads_and_channels_compute_what_float32_does() {
     let ([samples, tokens], json) = shape();
     let config = config(&json);
     let tensors = RandomTensors::new(&config, SEED);
-    let settings = Settings {
-        method: Method::ProbePruning,
-        prune_ratio: 0.4,
-        skip_layers: Vec::new(),
-        round_channels: 8,
-        ..Settings::default()
-    };
+    let settings = pruned();
     let batch = random_tokens(SEED, VOCAB_SIZE, samples * tokens);
     let gpu = random_model(&config, &tensors, device::backend(GpuDtype::Bf16));
     let limits = Limits { samples, tokens, capacity: 0 };

@@ -7,14 +7,16 @@ use probeprune::{
     backend::{Backend, Linear, WeightUse},
     checkpoint::{RandomTensors, Tensor},
     gpu::{Driver, GpuDtype},
-    prune::settings::{Method, Settings},
     session::{Limits, Session},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::{config, device, every_core, kept, nmse, random_model, random_tokens};
+use crate::{
+    config, device, every_core, pruned, random_model,
+    sessions::{kept, nmse, random_tokens},
+};
 
 /// H of the product: small, because the number of results is what matters.
 const WIDTH: usize = 64;
@@ -95,13 +97,7 @@ fn more_samples_than_blocks_in_a_grid() {
     let tensors = RandomTensors::new(&config, 8);
     let gpu = random_model(&config, &tensors, device::backend(GpuDtype::F16));
     let cpu = random_model(&config, &tensors, every_core());
-    let settings = Settings {
-        method: Method::ProbePruning,
-        prune_ratio: 0.4,
-        skip_layers: Vec::new(),
-        round_channels: 8,
-        ..Settings::default()
-    };
+    let settings = pruned();
     let batch = random_tokens(9, vocab, samples * tokens);
     let limits = Limits { samples, tokens, capacity: tokens + decoded };
     let mut want = Session::new(Arc::clone(&cpu), settings.clone(), limits, None).unwrap();

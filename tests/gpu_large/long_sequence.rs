@@ -5,12 +5,15 @@ use std::sync::Arc;
 use probeprune::{
     checkpoint::RandomTensors,
     gpu::GpuDtype,
-    prune::settings::{Method, Settings},
+    prune::settings::Settings,
     session::{Limits, Session},
 };
 use serde_json::json;
 
-use crate::{config, device, every_core, kept, nmse, random_model, random_tokens};
+use crate::{
+    config, device, every_core, pruned, random_model,
+    sessions::{kept, nmse, random_tokens},
+};
 
 const VOCAB_SIZE: usize = 400;
 const DECODED: usize = 4;
@@ -26,13 +29,7 @@ fn long_sequences_agree_with_the_cpu() {
     let tensors = RandomTensors::new(&config, 3);
     let gpu = random_model(&config, &tensors, device::backend(GpuDtype::F16));
     let cpu = random_model(&config, &tensors, every_core());
-    let settings = Settings {
-        method: Method::ProbePruning,
-        prune_ratio: 0.4,
-        skip_layers: vec![0],
-        round_channels: 8,
-        ..Settings::default()
-    };
+    let settings = Settings { skip_layers: vec![0], ..pruned() };
     let text = random_tokens(4, VOCAB_SIZE, tokens + DECODED);
     let (prompt, rest) = text.split_at(tokens);
 

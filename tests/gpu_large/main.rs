@@ -9,14 +9,18 @@ mod emulator;
 mod layer_pair;
 mod limits;
 mod long_sequence;
+#[path = "../common/sessions.rs"]
+mod sessions;
 
 use std::sync::Arc;
 
-use probeprune::{backend::Backend, config::ModelConfig, cpu::Cpu, model::Model, session::Session};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-type Kept = Vec<[Option<Vec<u32>>; 2]>;
+use probeprune::{
+    backend::Backend,
+    config::ModelConfig,
+    cpu::Cpu,
+    model::Model,
+    prune::settings::{Method, Settings},
+};
 
 fn config(json: &serde_json::Value) -> ModelConfig {
     ModelConfig::from_json("test".as_ref(), &json.to_string(), None).unwrap()
@@ -34,21 +38,13 @@ fn random_model<B: Backend>(
     Arc::new(Model::random(config.clone(), tensors, Arc::new(backend), None, |_| ()).unwrap())
 }
 
-fn random_tokens(seed: u64, vocab_size: usize, n: usize) -> Vec<u32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..n).map(|_| rng.random_range(0..vocab_size as u32)).collect()
-}
-
-fn kept<B: Backend>(session: &Session<B>) -> Kept {
-    (0..session.model().config.num_hidden_layers)
-        .map(|layer| [session.kept_heads(layer).unwrap(), session.kept_channels(layer).unwrap()])
-        .collect()
-}
-
-/// Σ (got − want)² / Σ want²; infinite where something is not finite.
-fn nmse(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let error: f64 = got.iter().zip(want).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
-    let error = error / want.iter().map(|&b| f64::from(b).powi(2)).sum::<f64>();
-    if error.is_finite() { error } else { f64::INFINITY }
+/// 40 % pruned by a probe, in every layer.
+fn pruned() -> Settings {
+    Settings {
+        method: Method::ProbePruning,
+        prune_ratio: 0.4,
+        skip_layers: Vec::new(),
+        round_channels: 8,
+        ..Settings::default()
+    }
 }
