@@ -24,19 +24,21 @@ use clap::Parser;
 use half::bf16;
 use peer::Peer;
 use probeprune::{
-    backend::{Backend, Grid, History, Linear, Norm, NormKind, WeightUse},
+    backend::{Backend, ColumnStatisticOperands, History, Linear, Norm, NormKind, WeightUse},
     checkpoint::{Checkpoint, Tensor},
     config::ModelConfig,
     cpu::Cpu,
     model::{
-        Block, Model,
-        block::{self, Context, Mode},
+        Model,
+        block::{self},
         compensation::{Compensation as BlockCompensation, LinearMap},
+        context::{Context, Mode},
+        kept::Kept,
         scratch::{Batch, Scratch},
-        selection::{Kept, Probed, Selection},
+        selection::{Probed, Selection},
     },
     prune::{
-        counts,
+        BatchShape, Block, counts,
         settings::{Compensation, Method, Metric, Settings},
     },
     session::{GenerateOptions, Limits, Session},
@@ -164,12 +166,16 @@ fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
 }
 
 /// A probed MLP block that keeps what `settings` say, and how many channels that is.
-fn probed(model: &Model<Cpu>, settings: &Settings, grid: Grid) -> (Selection<Cpu>, usize) {
+fn probed(model: &Model<Cpu>, settings: &Settings, shape: BatchShape) -> (Selection<Cpu>, usize) {
     let (backend, config) = (&*model.backend, &model.config);
     let channels = counts::kept_channels(settings, config, settings.prune_ratio).expect("channels");
     let kept = Kept::new(backend, config, Block::Mlp, 1, channels).expect("memory");
     let mut statistic = vec![0.0; INTERMEDIATE].into();
-    backend.column_statistic(&model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
+    backend.column_statistic(ColumnStatisticOperands {
+        projection: &model.weights.layers[0].mlp.down_proj,
+        metric: Metric::Ppsp,
+        out: &mut statistic,
+    });
     let rank = settings.compensate.rank();
     let linear = |out_features: usize, in_features: usize, usage| {
         let tensor =
@@ -189,14 +195,14 @@ fn probed(model: &Model<Cpu>, settings: &Settings, grid: Grid) -> (Selection<Cpu
     // As sessions have it: one row for linear maps, and no updates of energies around a mean.
     let mut layout = settings.history_layout;
     if rank > 0 {
-        layout.bucket = grid.tokens;
+        layout.bucket = shape.tokens;
     }
-    let values = vec![0.01; layout.words(grid.tokens, INTERMEDIATE)].into();
+    let values = vec![0.01; layout.words(shape.tokens, INTERMEDIATE)].into();
     let selection = Selection::Probed(Probed {
         kept,
         statistic,
-        history: Some(History { values, slots: grid.tokens, width: INTERMEDIATE, layout }),
-        pending: compensation.is_none().then(|| vec![0.0; grid.tokens * channels].into()),
+        history: Some(History { values, slots: shape.tokens, channels: INTERMEDIATE, layout }),
+        pending: compensation.is_none().then(|| vec![0.0; shape.tokens * channels].into()),
         recent: None,
         compensation,
         pinned: false,
@@ -206,7 +212,7 @@ fn probed(model: &Model<Cpu>, settings: &Settings, grid: Grid) -> (Selection<Cpu
 
 /// Pruned against dense MLP block: time ratio and FLOP share, the probe included in both; and what compensation of the
 /// pruned channels adds to the pruned block's time.
-fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
+fn mlp(threads: usize, repeat: usize, shape: BatchShape) -> Value {
     let backend = Arc::new(Cpu::new(threads).expect("threads"));
     let model = mlp_model(Arc::clone(&backend));
     let with = |compensate| Settings {
@@ -218,12 +224,12 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     let linear = Compensation::Linear { rank: Compensation::DEFAULT_RANK };
     let all = [Compensation::None, Compensation::ProbeMean, linear].map(with);
     let mut rng = ChaCha8Rng::seed_from_u64(2);
-    let rows: Vec<f32> = (0..grid.rows() * HIDDEN).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let rows: Vec<f32> = (0..shape.rows() * HIDDEN).map(|_| rng.random_range(-1.0..1.0)).collect();
     let zeros = |len: usize| vec![0; len].into();
     let batch = Batch {
-        grid,
-        tokens: zeros(grid.rows()),
-        positions: zeros(grid.rows()),
+        shape,
+        tokens: zeros(shape.rows()),
+        positions: zeros(shape.rows()),
         mask: zeros(0),
         padded: false,
     };
@@ -231,9 +237,9 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     let mut cases: Vec<_> = all
         .iter()
         .map(|settings| {
-            let mut scratch = Scratch::new(&*backend, &model.config, settings, grid, 0).expect("memory");
+            let mut scratch = Scratch::new(&*backend, &model.config, settings, shape, 0).expect("memory");
             scratch.current.rows.copy_from_slice(&rows);
-            (settings, scratch, probed(&model, settings, grid))
+            (settings, scratch, probed(&model, settings, shape))
         })
         .collect();
     let kept = cases[0].2.1;
@@ -241,7 +247,7 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
         let context = Context { model: &model, settings, batch: &batch, mode };
         seconds(|| {
             backend.scope(|| {
-                block::run(&context, 0, Block::Mlp, selection, scratch, None, None);
+                block::run(context.block(0, Block::Mlp), selection, scratch, None, None);
                 block::update_history(&context, selection);
             })
         })
@@ -256,8 +262,8 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     }
     let samples = &samples[1..];
     let ratios = |of: usize, to: usize| samples.iter().map(|s| s[of] / s[to]).collect::<Vec<_>>();
-    let (probe_samples, probe_tokens) = counts::probe_counts(&all[0], grid.samples, grid.tokens);
-    let probe = 2.0 / 3.0 * (probe_samples * probe_tokens) as f64 / grid.rows() as f64;
+    let probe_rows = counts::probe_shape(&all[0], shape).rows();
+    let probe = 2.0 / 3.0 * probe_rows as f64 / shape.rows() as f64;
     let share = kept as f64 / INTERMEDIATE as f64 + probe;
     let [low, middle, high] = quartiles(&ratios(1, 0));
     let [probe_mean, linear] = [2, 3].map(|of| {
@@ -265,7 +271,7 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
         json!({ "time_over_pruned": middle, "quartiles": [low, high], "kept_channels": cases[of - 1].2.1 })
     });
     json!({
-        "batch": grid.samples, "seq": grid.tokens, "kept_channels": kept, "flops_share": share,
+        "batch": shape.samples, "seq": shape.tokens, "kept_channels": kept, "flops_share": share,
         "time_ratio": middle, "time_ratio_over_share": middle / share,
         "time_ratio_over_share_quartiles": [low / share, high / share],
         "dense_seconds": median(&samples.iter().map(|s| s[0]).collect::<Vec<_>>()),
@@ -273,7 +279,7 @@ fn mlp(threads: usize, repeat: usize, grid: Grid) -> Value {
     })
 }
 
-const PREFILL: Grid = Grid { samples: 4, tokens: 256 };
+const PREFILL: BatchShape = BatchShape { samples: 4, tokens: 256 };
 const DECODE_PROMPT: usize = 16;
 const DECODE_TOKENS: usize = 64;
 
@@ -292,8 +298,8 @@ fn whole_model(args: &Args, model: &str) -> Value {
     let mut result = dense(args, &model, &mut peers);
     result["model"] = source.name().into();
     if let Some((PYTORCH, peer)) = peers.first_mut() {
-        let grids = [(20, 64), (4, 256), (1, 128)].map(|(samples, tokens)| Grid { samples, tokens });
-        result["authors"] = grids.into_iter().map(|grid| authors(args, &model, peer, grid)).collect();
+        let shapes = [(20, 64), (4, 256), (1, 128)].map(|(samples, tokens)| BatchShape { samples, tokens });
+        result["authors"] = shapes.into_iter().map(|shape| authors(args, &model, peer, shape)).collect();
     }
     result
 }
@@ -314,23 +320,23 @@ fn prefill_seconds(session: &mut Session<Cpu>, batch: &[u32], samples: usize) ->
 }
 
 /// A prefill pruned by 40 %, everything that the method does included, against the authors' operations.
-fn authors(args: &Args, model: &Arc<Model<Cpu>>, peer: &mut Peer, grid: Grid) -> Value {
+fn authors(args: &Args, model: &Arc<Model<Cpu>>, peer: &mut Peer, shape: BatchShape) -> Value {
     let settings = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
-    let limits = Limits { samples: grid.samples, tokens: grid.tokens, capacity: 0 };
+    let limits = Limits { samples: shape.samples, tokens: shape.tokens, capacity: 0 };
     let mut session = Session::new(Arc::clone(model), settings, limits, None).expect("session");
     let layer = session.layer_counts().last().expect("a layer");
     let counts = format!("{} {}", layer.heads, layer.channels);
     assert_eq!(peer.ask("counts"), counts, "both keep as many heads and channels");
-    let batch = random_tokens(model, grid.rows());
-    let what = format!("reference {} {}", grid.samples, grid.tokens);
-    prefill_seconds(&mut session, &batch, grid.samples);
+    let batch = random_tokens(model, shape.rows());
+    let what = format!("reference {} {}", shape.samples, shape.tokens);
+    prefill_seconds(&mut session, &batch, shape.samples);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..args.repeat {
-        ours.push(prefill_seconds(&mut session, &batch, grid.samples));
+        ours.push(prefill_seconds(&mut session, &batch, shape.samples));
         theirs.push(peer.measure(&what));
     }
-    json!({ "batch": grid.samples, "seq": grid.tokens, "kept": counts,
-        "tokens_per_second": grid.rows() as f64 / median(&ours), "speed_over": ratio(&theirs, &ours) })
+    json!({ "batch": shape.samples, "seq": shape.tokens, "kept": counts,
+        "tokens_per_second": shape.rows() as f64 / median(&ours), "speed_over": ratio(&theirs, &ours) })
 }
 
 fn dense(args: &Args, model: &Arc<Model<Cpu>>, peers: &mut [(&str, Peer)]) -> Value {
@@ -382,8 +388,8 @@ fn dense(args: &Args, model: &Arc<Model<Cpu>>, peers: &mut [(&str, Peer)]) -> Va
 fn main() {
     let args = Args::parse();
     let mut rows = Rows::new(args.rows.as_deref(), &args.step).expect("the file of rows is writable");
-    let shapes = [Grid { samples: 20, tokens: 64 }, Grid { samples: 4, tokens: 256 }];
-    let mlp: Vec<Value> = shapes.into_iter().map(|grid| mlp(args.threads, args.repeat, grid)).collect();
+    let shapes = [BatchShape { samples: 20, tokens: 64 }, BatchShape { samples: 4, tokens: 256 }];
+    let mlp: Vec<Value> = shapes.into_iter().map(|shape| mlp(args.threads, args.repeat, shape)).collect();
     goals::mlp(&mut rows, &mlp).expect("the file of rows is writable");
     let model = args.model.as_deref().map(|model| whole_model(&args, model));
     goals::model(&mut rows, model.as_ref()).expect("the file of rows is writable");

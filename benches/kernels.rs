@@ -29,6 +29,8 @@ mod expect;
 mod goals;
 #[path = "kernels/measure.rs"]
 mod measure;
+#[path = "../tests/operations/mod.rs"]
+mod operations;
 #[path = "kernels/peers.rs"]
 mod peers;
 #[path = "kernels/predict/mod.rs"]
@@ -44,7 +46,7 @@ mod timer;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use case::{LARGE, MEDIUM, SMALL, Shape};
+use case::{LARGE, LayerShape, MEDIUM, SMALL};
 use ceiling::Ceiling;
 use command::{Command, DeviceKind};
 use content::Content;
@@ -52,6 +54,7 @@ use criterion::Criterion;
 use cuda::Libraries;
 use goals::{GOALS, Report};
 use measure::{Bench, REDUCED};
+use operations::ElementBytes;
 use peers::{Peer, Peers, Rival, Trouble};
 use probeprune::{
     Result,
@@ -112,14 +115,13 @@ fn criterion(smoke: bool, device: Option<DeviceKind>, filter: Option<String>) ->
 fn on_cpu(criterion: &mut Criterion, smoke: bool) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let cpu = Cpu::new(threads)?;
-    let shapes: &[Shape] = if smoke { &[SMALL] } else { &MEDIUM };
+    let shapes: &[LayerShape] = if smoke { &[SMALL] } else { &MEDIUM };
     let target = Target {
         name: "cpu",
         backend: &cpu,
         ceiling: if smoke { Ceiling::unknown() } else { ceiling::of_cpu(threads) },
         flush: 0,
-        element: 4,
-        weight: 2,
+        element: ElementBytes { activation: 4, weight: 2 },
         peers: None,
     };
     table::run(criterion, &target, shapes)?;
@@ -136,8 +138,7 @@ fn on_gpu(criterion: &mut Criterion, cuda: Cuda, smoke: bool) -> Result<()> {
         backend: &*gpu,
         ceiling,
         flush,
-        element: 2,
-        weight: 2,
+        element: ElementBytes { activation: 2, weight: 2 },
         peers: Some(&libraries),
     };
     table::run(criterion, &target, if smoke { &[SMALL] } else { &LARGE })?;

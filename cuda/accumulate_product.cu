@@ -4,20 +4,20 @@
 // Registers: at most 64. Static shared memory: 8192 bytes. Dynamic shared memory: 0.
 // Bytes: reads ceil(N / 64) 2 T M + ceil(M / 64) 2 T N + 4 M N, writes 4 M N
 // Bank conflicts: none.
-// Accumulation: f32, rows ascending; then what was there.
+// Accumulation: f32, rows ascending; then the old sum.
 // Test: gpu_ops::compensation
 #include "device.cuh"
 
 constexpr int THREADS = 256, TILE = 64, DEPTH = 16;
 
-// Rows `row`.. of columns `first`.. as floats; what does not exist is 0.
+// Rows `row`.. of columns `first`.. as floats; missing ones are 0.
 template <class T>
-__device__ __forceinline__ void stage(float (&tile)[DEPTH][TILE], const T* x, int row, int rows, int first, int width) {
+__device__ __forceinline__ void stage(float (&tile)[DEPTH][TILE], const T* x, int row, int rows, int first, int columns) {
 #pragma unroll
   for (int i = 0; i < DEPTH * TILE / THREADS; i++) {
     const int r = i * (THREADS / TILE) + threadIdx.x / TILE, c = threadIdx.x % TILE;
-    const bool real = row + r < rows && first + c < width;
-    tile[r][c] = real ? to_float(x[(size_t)(row + r) * width + first + c]) : 0.f;
+    const bool real = row + r < rows && first + c < columns;
+    tile[r][c] = real ? to_float(x[(size_t)(row + r) * columns + first + c]) : 0.f;
   }
 }
 
@@ -57,5 +57,9 @@ template <class T> __device__ __forceinline__ void accumulate_product(const Accu
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) accumulate_product_bf16(AccumulateProductArgs p) { accumulate_product<bf16>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS) accumulate_product_f16(AccumulateProductArgs p) { accumulate_product<f16>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) accumulate_product_bf16(AccumulateProductArgs p) {
+  accumulate_product<bf16>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS) accumulate_product_f16(AccumulateProductArgs p) {
+  accumulate_product<f16>(p);
+}

@@ -1,4 +1,4 @@
-// Activations, in f32: within a few units in the last place, far below the rounding of what they return.
+// Activations, in f32: within a few units in the last place, far below the rounding of their results.
 #pragma once
 #include "primitives.cuh"
 

@@ -28,10 +28,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) argmax(ArgmaxArgs p) {
   __shared__ float values[THREADS / 32];
   __shared__ unsigned indices[THREADS / 32];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const float* x = p.x + (size_t)blockIdx.x * p.width;
+  const float* x = p.x + (size_t)blockIdx.x * p.vocab_size;
   Best best = {-INFINITY, NONE};
   bool finite = true;
-  for (int i = threadIdx.x; i < p.width; i += THREADS) {
+  for (int i = threadIdx.x; i < p.vocab_size; i += THREADS) {
     const float v = x[i];
     finite = finite && fabsf(v) < INFINITY;
     best = better(best, {v, (unsigned)i});

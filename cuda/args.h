@@ -18,66 +18,69 @@ typedef POINTER(const unsigned) Indices;
 typedef POINTER(unsigned) IndicesOut;
 
 // ---- norm ------------------------------------------------------------------------------------------------------------
-// x (rows, width), weight and bias (width) or null -> out (rows, width), sum_squares (rows)
+// x (rows, hidden_size), weight and bias (hidden_size) or null -> out (rows, hidden_size), sum_squares (rows)
 struct NormArgs {
   Elements x;
   Floats weight, bias;
   ElementsOut out;
   FloatsOut sum_squares;
-  int rows, width;
+  int rows, hidden_size;
   int kind;  // 0 copies x, 1 RMSNorm, 2 LayerNorm
   float eps;
 };
 
 // ---- embed -----------------------------------------------------------------------------------------------------------
-// table (entries, width), position_table (positions, width) or null; tokens, positions (rows) -> out (rows, width)
+// table (entries, embedding_dim), position_table (positions, embedding_dim) or null; tokens, positions (rows)
+// -> out (rows, embedding_dim)
 struct EmbedArgs {
   Elements table;
   Indices tokens;
   Elements position_table;
   Indices positions;
   ElementsOut out;
-  int rows, width;
+  int rows, embedding_dim;
 };
 
 // ---- probe_select ----------------------------------------------------------------------------------------------------
-// sum_squares, positions, mask (B, S); mask may be null -> samples (Bp), slots (Sp), probe_positions and probe_mask (Bp, Sp)
+// sum_squares, positions, mask (B, S); mask may be null -> probe_samples (Bp),
+// probe_slots (Sp), probe_positions and probe_mask (Bp, Sp)
 struct ProbeSelectArgs {
   Floats sum_squares;
   Indices positions, mask;
-  IndicesOut samples, slots, probe_positions, probe_mask;
-  int batch, tokens;               // B, S
-  int kept_samples, kept_tokens;   // Bp, Sp
-  int tokens_first;                // 0: samples are chosen first
-  int leading;                     // 1: the first kept slot is the first that is a token in some sample
+  IndicesOut probe_samples, probe_slots, probe_positions, probe_mask;
+  int samples, tokens;            // B, S
+  int kept_samples, kept_tokens;  // Bp, Sp
+  int tokens_first;               // 0: samples are chosen first
+  int keep_leading_slot;          // 1: the first kept slot is the first that is a token in some sample
 };
 
 // ---- probe_gather ----------------------------------------------------------------------------------------------------
-// x (B*tokens, width), samples (B_p), slots (probe_tokens) -> out (rows = B_p*probe_tokens, width)
+// x (B*tokens, hidden_size), probe_samples (Bp), probe_slots (probe_tokens) -> out (rows = Bp*probe_tokens, hidden_size)
 struct ProbeGatherArgs {
   Elements x;
-  Indices samples, slots;
+  Indices probe_samples, probe_slots;
   ElementsOut out;
-  int rows, width;
+  int rows, hidden_size;
   int tokens, probe_tokens;
 };
 
 // ---- linear, gated_linear, logits, project -----------------------------------------------------------------------------
-// In all of them: kept (ceil(columns / width)) indices of blocks of `width` rows of the weight, or null for all rows;
-// group: row tiles that a group of blocks goes down before it goes on to the next columns.
+// In all of them: kept lists blocks of block_width rows of the weight, ascending, or is null for all rows; raster_group is
+// the number of row tiles that blocks go down before they go on to the next columns.
 // samples = 0: tiles hold rows in order. Otherwise they hold whole token slots of `samples` rows each, and energy
-// (tokens, columns) is written; mask (samples, tokens) or null.
-// x (rows, depth), weight (features, depth), bias (features) or null -> out (rows, columns) or null
+// (tokens, out_features) is written; mask (samples, tokens) or null.
+// x (rows, in_features), weight (., in_features), bias (.) or null, kept (ceil(out_features / block_width)) or null
+// -> out (rows, out_features) or null; out_features counts the kept ones
 struct LinearArgs {
   Elements x, weight;
   Floats bias;
   Indices kept, mask;
   ElementsOut out;
   FloatsOut energy;
-  int rows, columns, depth, width, group, samples, tokens;
+  int rows, out_features, in_features, block_width, raster_group, samples, tokens;
   int activation;  // 0 none, 1 SiLU, 2 ReLU, 3 GELU, 4 GELU by tanh
   float scale;
-  int unused;
+  int reserved;
 };
 
 // As LinearArgs with two weights and no scale.
@@ -87,52 +90,55 @@ struct GatedLinearArgs {
   Indices kept, mask;
   ElementsOut out;
   FloatsOut energy;
-  int rows, columns, depth, width, group, samples, tokens, activation;
+  int rows, out_features, in_features, block_width, raster_group, samples, tokens, activation;
 };
 
-// x (rows, depth), head (columns, depth) -> out (rows, columns)
+// x (rows, in_features), head (out_features, in_features) -> out (rows, out_features)
 struct LogitsArgs {
   Elements x, head;
   FloatsOut out;
-  int rows, columns, depth, group;
+  int rows, out_features, in_features, raster_group;
 };
 
-// a (rows, depth), weight (channels, columns), kept (ceil(depth / width)) blocks of channels or null, bias (columns) or
-// null, residual (rows, columns) or null, addition (rank + 1, columns) or null with z (rows, rank) -> out (rows, columns)
+// a (rows, in_features), weight (., out_features), stored transposed, kept (ceil(in_features / block_width)) or null, bias
+// (out_features) or null, residual (rows, out_features) or null, low_rank (rank + 1, out_features) or null with
+// z (rows, rank) -> out (rows, out_features); in_features counts the kept ones
 struct ProjectArgs {
   Elements a, weight;
   Indices kept;
   Floats bias;
-  Elements residual, z, addition;
+  Elements residual, z, low_rank;
   ElementsOut out;
-  int rows, columns, depth, width, group, rank;
+  int rows, out_features, in_features, block_width, raster_group, rank;
 };
 
 // ---- linear_gemv, gated_linear_gemv, project_gemv ------------------------------------------------------------------------
-// x (tokens, width), weight (., width), bias (.) or null, kept (features / block) or null for all rows; up and up_bias
-// likewise for gated_linear_gemv, else null -> out (tokens, features) elements or, where it is not null, logits floats
+// x (rows, in_features), weight (., in_features), bias (.) or null, kept (out_features / block_width) or null for all rows;
+// up and up_bias likewise for gated_linear_gemv, else null -> out (rows, out_features) elements or, where it is not null,
+// logits floats
 struct LinearGemvArgs {
   Elements x, weight, up;
   Floats bias, up_bias;
   Indices kept;
   ElementsOut out;
   FloatsOut logits;
-  int tokens, width, features;
-  int block;       // rows that one entry of kept stands for
-  int activation;  // as in activation.cuh
+  int rows, in_features, out_features;
+  int block_width;  // weight rows per entry of kept
+  int activation;   // as in activation.cuh
   float scale;
 };
-// a (tokens, channels), weight (., width), kept (channels / block) or null for all rows, bias (width) or null, residual
-// (tokens, width) or null, addition (rank + 1, width) or null with z (tokens, rank) -> out (tokens, width)
+// a (rows, in_features), weight (., out_features), stored transposed, kept (in_features / block_width) or null for all
+// rows, bias (out_features) or null, residual (rows, out_features) or null, low_rank (rank + 1, out_features) or null with
+// z (rows, rank) -> out (rows, out_features)
 struct ProjectGemvArgs {
   Elements a, weight;
   Indices kept;
   Floats bias;
-  Elements residual, z, addition;
+  Elements residual, z, low_rank;
   ElementsOut out;
-  int tokens, channels, width;
-  int block;  // rows that one entry of kept stands for
-  int rank, unused;
+  int rows, in_features, out_features;
+  int block_width;  // weight rows per entry of kept
+  int rank, reserved;
 };
 
 // ---- rope_cache --------------------------------------------------------------------------------------------------------
@@ -148,12 +154,12 @@ struct RopeCacheArgs {
 };
 
 // ---- attention ---------------------------------------------------------------------------------------------------------
-// q (B, tokens, heads, D), k and v (B, capacity, kv_heads, D), kv_slots (heads), mask (B, capacity) or null,
+// q (B, tokens, heads, D), k and v (B, capacity, kv_heads, D), kv_head_of (heads), mask (B, capacity) or null,
 // slots (keys, ascending) or null -> out (B, tokens, heads, D). Query i is key `keys - tokens + i`.
 struct AttentionArgs {
   Elements q, k, v;
   ElementsOut out;
-  Indices kv_slots, mask, slots;
+  Indices kv_head_of, mask, slots;
   int tokens, keys, capacity, heads, kv_heads, head_dim;
   int window;  // INT_MAX: none
   float scale;
@@ -165,7 +171,7 @@ struct EnergyArgs {
   Elements a;
   Indices mask;
   FloatsOut out, sums;
-  int batch, tokens, width;
+  int samples, tokens, channels;
   int reserved;
 };
 // energy (S, C) in place, sums (S, C), mask (B, S) or null, prior (C) or null -> mean (C)
@@ -175,23 +181,23 @@ struct CentreEnergyArgs {
   Indices mask;
   Floats prior;
   FloatsOut mean;
-  int batch, tokens, width;
+  int samples, tokens, channels;
   float weight;  // of the tokens' mean against the prior
   float share;   // of the mean that energies are taken around
-  int unused;
+  int reserved;
 };
 
 // ---- gather_pruned -----------------------------------------------------------------------------------------------------
-// kept (count of blocks, ascending), rows (rank, channels) or null, last (channels) -> pruned (channels / width - count
-// of blocks), out (rank + 1, channels - count * width)
+// kept (count), coefficients (rank, channels) or null, mean (channels) -> pruned (channels / block_width - count), out
+// (rank + 1, channels - count * block_width)
 struct GatherPrunedArgs {
   Indices kept;
-  Floats rows, last;
+  Floats coefficients, mean;
   IndicesOut pruned;
   ElementsOut out;
-  int count;     // blocks in kept
-  int width;     // channels of a block
-  int channels;  // C
+  int count;        // kept blocks
+  int block_width;  // channels per block
+  int channels;     // C
   int rank;
 };
 
@@ -205,26 +211,27 @@ struct AccumulateProductArgs {
 };
 
 // ---- column_statistic --------------------------------------------------------------------------------------------------
-// weight (channels, width) -> out (channels)
+// weight (channels, out_features), stored transposed -> out (channels)
 struct ColumnStatisticArgs {
   Elements weight;
   FloatsOut out;
-  int channels, width;
+  int channels, out_features;
   int power;  // 1, 2 or 4
   int root;   // 1: the square root of the sum
 };
 
 // ---- channel_score -----------------------------------------------------------------------------------------------------
-// p (tokens, width), history (rows, width) f32 or f16, slots (tokens), statistic (width) -> out (width or heads)
+// p (tokens, channels), history (rows, channels) f32 or f16, slots (tokens), statistic (channels) -> out (a score
+// per channel, group or head)
 struct ChannelScoreArgs {
   Floats p;
   Elements history;
   Indices slots;
   Floats statistic;
   FloatsOut out;
-  int tokens, width;
+  int tokens, channels;
   int span;           // channels of a block: head_dim, or 32
-  int groups;         // warps side by side
+  int warps;          // warps side by side
   int heads;          // 1: one score per block
   int metric;         // 0 ppsp, 1 wanda-sp, 2 flap
   int history_kind;   // 0 none, 1 f32, 2 square roots in f16
@@ -232,7 +239,7 @@ struct ChannelScoreArgs {
   int bucket;         // slots per row of history
   int fixed;          // 1: fixed_weight in place of p / (p + h + 1e-6)
   float fixed_weight;
-  int group;          // channels of a group that has one score, 8 or 16; 0: none
+  int channel_group;  // channels scored together, 8 or 16; 0: each by itself
 };
 
 // ---- top_k_keep, keep_kv_heads, check_finite ---------------------------------------------------------------------------
@@ -244,11 +251,11 @@ struct TopKKeepArgs {
   unsigned tag;
   int reserved;
 };
-// heads (count) -> kv_kept (kv_capacity), kv_slots (count)
+// heads (count) -> kv_heads (kv_capacity), kv_head_of (count)
 struct KeepKvHeadsArgs {
   Indices heads;
-  IndicesOut kv_kept, kv_slots;
-  int count, group, kv_capacity;
+  IndicesOut kv_heads, kv_head_of;
+  int count, gqa_group, kv_capacity;
   int reserved;
 };
 // values (count) -> fault (1)
@@ -261,22 +268,22 @@ struct CheckFiniteArgs {
 };
 
 // ---- argmax ------------------------------------------------------------------------------------------------------------
-// x (rows, width) -> out (rows)
+// x (rows, vocab_size) -> out (rows)
 struct ArgmaxArgs {
   Floats x;
   IndicesOut out;
-  int rows, width;
+  int rows, vocab_size;
 };
 
 // ---- history_update ----------------------------------------------------------------------------------------------------
-// p (tokens, kept * block_width), kept (count of blocks) -> history (rows, width) f32 or f16, in place
+// p (tokens, kept_channels), kept (kept_channels / block_width) -> history (rows, channels) f32 or f16, in place
 struct HistoryUpdateArgs {
   Floats p;
   Indices kept;
   ElementsOut history;
-  int channels;       // kept channels: columns of p
-  int block_width;    // D or 1
-  int width;          // C
+  int kept_channels;  // columns of p
+  int block_width;    // channels per block
+  int channels;       // C
   int at, end;        // slots that are updated
   int bucket;         // slots per row
   int half;           // 1: square roots in f16
@@ -288,18 +295,18 @@ struct HistoryUpdateArgs {
 // a (B, S, C) element -> energy, mean, baseline, fluctuation (S, C), in place
 struct MomentsArgs {
   Elements a;
-  FloatsOut energy, mean, baseline, fluctuation;  // the latter two are null where FLAP is not asked for, mean may be
-  int batch, tokens, width, seen;
+  FloatsOut energy, mean, baseline, fluctuation;  // the latter two are null without FLAP; mean may be null
+  int samples, tokens, channels, seen;
 };
 
 // ---- cross_entropy -----------------------------------------------------------------------------------------------------
-// x (rows, depth), head (vocab, depth), targets (rows) -> partial (tiles, rows, 2): the largest logit of a row's tile of
-// columns and the sum of exp(logit - largest); target_logits (rows), where there is a target
+// x (rows, in_features), head (vocab_size, in_features), targets (rows) -> partial (tiles, rows, 2): the largest logit of
+// a row's tile of columns and the sum of exp(logit - largest); target_logits (rows), where there is a target
 struct CrossEntropyArgs {
   Elements x, head;
   Indices targets;
   FloatsOut partial, target_logits;
-  int rows, vocab, depth, group;
+  int rows, vocab_size, in_features, raster_group;
 };
 
 // partial, target_logits, targets -> out (rows)

@@ -1,5 +1,5 @@
 // Causal softmax attention of many queries: out = softmax(q k^T scale) v with an online softmax (flash attention).
-// q (B, S, N, D), k and v (B, capacity, K, D) element, kv_slots (N), mask (B, capacity), slots (keys) -> out (B, S, N, D).
+// q (B, S, N, D), k and v (B, capacity, K, D) element, kv_head_of (N), mask (B, capacity), slots (keys) -> out (B, S, N, D).
 // Launch: (N, ceil(S / Q), B) blocks of 128 threads, for Q = 128 or 64 queries; longest rows first.
 // Registers: at most 255. Static shared memory: 0 bytes. Dynamic shared memory: 2 W (Q + 3 R) + 4 Q and gaps, for head
 //   width W >= D and key tiles of R = 64 keys (32 for W = 256): 82592 bytes at most.
@@ -18,7 +18,7 @@ template <int W> __device__ __forceinline__ int at(int row, int chunk) {
   return row * W + ((chunk ^ (W == 32 ? row >> 1 & 3 : row & 7)) << 3);
 }
 
-// A tile of ROWS rows, `rows` of which exist, to shared memory; what does not exist becomes 0.
+// Copies a tile of ROWS rows, of which `rows` exist, to shared memory; the rest becomes 0.
 template <class T, int W, int ROWS, bool VECTOR>
 __device__ __forceinline__ void load_tile(T* to, const T* from, size_t stride, int rows, int head_dim) {
   if (VECTOR) {
@@ -50,7 +50,7 @@ __device__ __forceinline__ void attention(const AttentionArgs& p) {
   const int head = blockIdx.x, first = (gridDim.y - 1 - blockIdx.y) * QUERIES, sample = blockIdx.z;
   const size_t q_stride = (size_t)p.heads * p.head_dim, kv_stride = (size_t)p.kv_heads * p.head_dim;
   const size_t q_at = ((size_t)sample * p.tokens + first) * q_stride + (size_t)head * p.head_dim;
-  const size_t kv_at = (size_t)sample * p.capacity * kv_stride + (size_t)p.kv_slots[head] * p.head_dim;
+  const size_t kv_at = (size_t)sample * p.capacity * kv_stride + (size_t)p.kv_head_of[head] * p.head_dim;
   const unsigned* mask = p.mask ? p.mask + (size_t)sample * p.capacity : nullptr;
   const int rows = min(QUERIES, p.tokens - first);
   // As keys: the first query, and one past the last.
@@ -70,8 +70,8 @@ __device__ __forceinline__ void attention(const AttentionArgs& p) {
     next++;
     next_stage = next_stage + 1 == STAGES ? 0 : next_stage + 1;
   };
-  // The tile that was waited for longest, once all of it is there and nobody reads the one before it, whose place is
-  // filled again.
+  // The oldest tile under way, once all of it has arrived and no thread reads the tile before it, whose place is filled
+  // again.
   int stage = 0;
   auto take = [&] {
     cp_async_wait<STAGES - 2>();
@@ -106,7 +106,7 @@ __device__ __forceinline__ void attention(const AttentionArgs& p) {
       all &= show[w];
     }
     const T* k = take();
-    // What this warp's queries see at all of the tile; the same for all its lanes.
+    // Whether this warp's queries see any of the tile; the same for all its lanes.
     const int last = min(own + 16 * TILES, rows) - 1;
     const bool visible = own <= last && key <= diagonal + last && key + KEYS > lows[own] && none != 0;
     uint32_t probability[TILES][KEYS / 16][4];
@@ -129,7 +129,7 @@ __device__ __forceinline__ void attention(const AttentionArgs& p) {
           }
         }
       }
-      // Everything of it is seen in most tiles.
+      // Most tiles are visible throughout.
       if (all != FULL_WARP || key + KEYS - 1 > diagonal + own || key < lows[own + 16 * TILES - 1]) {
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
@@ -160,7 +160,7 @@ __device__ __forceinline__ void attention(const AttentionArgs& p) {
           m = fmaxf(m, __shfl_xor_sync(FULL_WARP, m, 1));
           m = fmaxf(m, __shfl_xor_sync(FULL_WARP, m, 2));
           grown |= m != most[i][h];
-          // A row that has seen nothing yet has to stay at exponents of minus infinity.
+          // A row that has seen no key yet keeps exponents of minus infinity.
           const float base = m == MINUS_INFINITY ? 0.f : m * scale;
           shrink[h] = exp2_approx(most[i][h] * scale - base);
           most[i][h] = m;

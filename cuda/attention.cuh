@@ -1,4 +1,4 @@
-// What attention's prefill and decode share: which keys a query sees.
+// Shared by prefill and decode attention: which keys a query sees.
 #pragma once
 #include "device.cuh"
 
@@ -10,7 +10,7 @@ constexpr int NO_WINDOW = 0x7fffffff;
 __device__ __forceinline__ int first_in_window(const AttentionArgs& p, int query) {
   if (p.window == NO_WINDOW) return 0;
   if (!p.slots) return max(query - p.window + 1, 0);
-  // Slots ascend, so this is the first key whose slot lies beyond what is too far back.
+  // Slots ascend, so this is the first key whose slot is near enough.
   const int far = (int)p.slots[query] - p.window;
   int low = 0, high = query + 1;
   while (low < high) {
@@ -23,22 +23,22 @@ __device__ __forceinline__ int first_in_window(const AttentionArgs& p, int query
   return low;
 }
 
-// The mask of key j, or of the last key if there is no such; a load without a branch, that may stay under way.
+// The mask of key j, or of the last key where j lies past the end: a load without a branch, so it can stay under way.
 __device__ __forceinline__ unsigned mask_at(const AttentionArgs& p, const unsigned* mask, int j) {
   return mask ? __ldg(mask + min(j, p.keys - 1)) : 1;
 }
 
-// Elements column .. column + 7 of a row of `width`; any value past its end, where it would meet a 0. Rows are 16-byte
+// Elements column .. column + 7 of a row of `head_dim`; any value past its end, where it would meet a 0. Rows are 16-byte
 // aligned if VECTOR.
-template <class T, bool VECTOR> __device__ __forceinline__ uint4 load8(const T* row, int column, int width) {
+template <class T, bool VECTOR> __device__ __forceinline__ uint4 load8(const T* row, int column, int head_dim) {
   if constexpr (VECTOR) {
-    return __ldg((const uint4*)(row + (column < width ? column : 0)));
+    return __ldg((const uint4*)(row + (column < head_dim ? column : 0)));
   } else {
     unsigned word[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int c = column + 2 * i;
-      const unsigned lo = c < width ? row[c].bits : 0, hi = c + 1 < width ? row[c + 1].bits : 0;
+      const unsigned lo = c < head_dim ? row[c].bits : 0, hi = c + 1 < head_dim ? row[c + 1].bits : 0;
       word[i] = lo | hi << 16;
     }
     return make_uint4(word[0], word[1], word[2], word[3]);

@@ -1,9 +1,9 @@
 // Causal softmax attention of few queries: out = softmax(q k^T scale) v; reads every key and value once for all the
-//   query heads that share it. Nothing of k and v passes through shared memory.
-// q (B, S, N, D), k and v (B, capacity, K, D) element, kv_slots (N), mask (B, capacity), slots (keys) -> out (B, S, N, D).
+//   query heads that share it. Keys and values bypass shared memory.
+// q (B, S, N, D), k and v (B, capacity, K, D) element, kv_head_of (N), mask (B, capacity), slots (keys) -> out (B, S, N, D).
 // Launch: (K, B) blocks of 256 threads.
 // Registers: at most 255. Static shared memory: 43088 bytes. Dynamic shared memory: 0.
-// Bytes: reads 2 B S N D + B K (4 keys D + 4 N, and with a mask 4 keys) per 16 rows (tokens x heads of a slot),
+// Bytes: reads 2 B S N D + B K (4 keys D + 4 N, and with a mask 4 keys) per 16 rows (tokens x query heads of a key/value head),
 //        writes 2 B S N D.
 // Bank conflicts: none (rows of q are 64 bytes further apart than they are wide; 16-byte chunks of sums are permuted).
 // Accumulation: f32; a warp takes every eighth step of 16 keys, mma over d, then over its keys ascending; warps ascending.
@@ -21,8 +21,8 @@ template <class T, int W> struct Shared {
 };
 
 // mma lets d be permuted as long as q and k agree. Lane 4 g + t holds columns 32 c + 8 t .. + 7 of key g, 16 bytes of
-// global memory; its words are the fragments of two steps, words 0 and 1 of the first. Where there is no such key it is
-// the last one instead, for v too: nobody sees it there.
+// global memory; its words are the fragments of two steps, words 0 and 1 of the first. The last key replaces
+// missing ones, in v too: they are hidden.
 template <class T, bool VECTOR> struct Keys {
   uint4 x[2];  // of keys 0 to 7 and 8 to 15
   __device__ __forceinline__ void load(const T* k, size_t stride, int key, int end, int column, int head_dim) {
@@ -58,8 +58,8 @@ template <class T, bool VECTOR> struct Values {
   }
 };
 
-// Sixteen-byte chunk of a row of 64 sums: what keeps both the writes (lane 4 g + t: chunks 4 t .. 4 t + 3 of row g) and
-// the reads (a row's chunks side by side) free of conflicts.
+// Place of a 16-byte chunk in a row of 64 sums: neither the writes (lane 4 g + t: chunks 4 t .. 4 t + 3 of row g) nor the
+// reads (a row's chunks side by side) conflict.
 __device__ __forceinline__ int sums_at(int row, int chunk) {
   return row * 16 + (chunk ^ (chunk >> 3 | (row & 1) << 1));
 }
@@ -67,15 +67,15 @@ __device__ __forceinline__ int sums_at(int row, int chunk) {
 template <class T, int W, bool VECTOR> __device__ __forceinline__ void decode(const AttentionArgs& p, Shared<T, W>& shared) {
   constexpr int Q_STRIDE = W + 32;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = lane >> 2, quad = lane & 3;
-  const int slot = blockIdx.x, sample = blockIdx.y, past = p.keys - p.tokens;
+  const int kv_head = blockIdx.x, sample = blockIdx.y, past = p.keys - p.tokens;
   const size_t stride = (size_t)p.kv_heads * p.head_dim, out_stride = (size_t)p.heads * p.head_dim;
-  const size_t kv_at = (size_t)sample * p.capacity * stride + (size_t)slot * p.head_dim;
+  const size_t kv_at = (size_t)sample * p.capacity * stride + (size_t)kv_head * p.head_dim;
   const T *k = (const T*)p.k + kv_at, *v = (const T*)p.v + kv_at;
   const unsigned* mask = p.mask ? p.mask + (size_t)sample * p.capacity : nullptr;
   const int start = first_in_window(p, past) / KEYS * KEYS + warp * KEYS;
   const float scale = p.scale * LOG2_E;
 
-  // Keys come a step ahead, values before the scores that they wait for; the widest heads have no registers for that.
+  // Keys are loaded a step ahead, values before the scores; the widest heads have no registers for that.
   constexpr bool AHEAD = W <= 128;
   Keys<T, VECTOR> keys[AHEAD ? W / 32 : 1];
   unsigned ahead = 0;
@@ -87,15 +87,15 @@ template <class T, int W, bool VECTOR> __device__ __forceinline__ void decode(co
     ahead = mask_at(p, mask, key + lane % KEYS);
   };
 
-  // Rows are the new tokens of the heads that use this slot, sixteen at a time.
+  // Rows are the new tokens of this key/value head's query heads, sixteen at a time.
   int from = 0, all;
   do {
-    // On its way while the heads are looked for; few keys leave some warps without any.
+    // Under way during the search for heads; with few keys some warps have none.
     if (start < p.keys) fetch(start);
     if (warp == 0) {
       int found = 0;
       for (int h = 0; h < p.heads; h += 32) {
-        const bool match = h + lane < p.heads && p.kv_slots[h + lane] == slot;
+        const bool match = h + lane < p.heads && p.kv_head_of[h + lane] == kv_head;
         const unsigned bits = __ballot_sync(FULL_WARP, match);
         const int at = found + __popc(bits & ((1u << lane) - 1)) - from / p.tokens;
         if (match && at >= 0 && at < ROWS) shared.heads[at] = h + lane;
@@ -167,7 +167,7 @@ template <class T, int W, bool VECTOR> __device__ __forceinline__ void decode(co
         }
         m = fmaxf(m, __shfl_xor_sync(FULL_WARP, m, 1));
         m = fmaxf(m, __shfl_xor_sync(FULL_WARP, m, 2));
-        // A row that has seen nothing yet has to stay at exponents of minus infinity.
+        // A row that has seen no key yet keeps exponents of minus infinity.
         const float base = m == MINUS_INFINITY ? 0.f : m * scale;
         shrink[h] = exp2_approx(most[h] * scale - base);
         most[h] = m;
@@ -274,5 +274,5 @@ template <class T, int W> __device__ __forceinline__ void any_width(const Attent
 
 KERNELS(attention_decode_d64, 64)
 KERNELS(attention_decode_d128, 128)
-// For widths that are multiples of 8 only: there are no registers for the other way.
+// For widths that are multiples of 8 only: other rows need more registers.
 KERNELS(attention_decode_d256, 256)

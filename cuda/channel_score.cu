@@ -1,10 +1,11 @@
 // Scores: fusion of the probe's energies with history, sum over tokens, times a column statistic (paper section 3.2, 3.3).
-// p (S, C) f32, history (rows, C) f32 or f16, slots (S) u32, statistic (C) f32 -> out (C), or (C / group), (C / head_dim), f32:
+// p (S, C) f32, history (rows, C) f32 or f16, slots (S) u32, statistic (C) f32 -> out f32: (C), (C / G) for
+//   groups of G = 8 or 16 channels, or (C / head_dim):
 //   w = p / (p + h + 1e-6), or fixed; E = sum_s w p + (1 - w) h; ppsp, flap: E statistic, wanda-sp: sqrt(E) statistic;
-//   groups of 8 or 16 channels: L2; heads: L2 over their channels for ppsp, otherwise the sum.
-// Launch: ceil(C / 32) or C / head_dim blocks of 32 groups splits threads, at most 1024.
+//   groups: L2; heads: L2 over their channels for ppsp, otherwise the sum.
+// Launch: ceil(C / 32) or C / head_dim blocks of 32 warps splits threads, at most 1024.
 // Registers: at most 64. Static shared memory: 4224 bytes. Dynamic shared memory: 0.
-// Bytes: reads 4 S C + rows of history (4 or 2) S C + 4 C + 4 S per block, writes 4 C (4 C / group, 4 C / head_dim)
+// Bytes: reads 4 S C + rows of history (4 or 2) S C + 4 C + 4 S per block, writes 4 C (4 C / G, 4 C / head_dim)
 // Bank conflicts: none.
 // Accumulation: f32. A warp has 32 channels and a run of tokens: those of equal remainder by 4 ascending, then the
 //        remainders in a butterfly; runs ascending; heads: butterfly over 32 channels, then these ascending.
@@ -65,10 +66,10 @@ __device__ __forceinline__ float4 fused_energy(const ChannelScoreArgs& p, int fr
 #pragma unroll
       for (int i = 0; i < AHEAD; i++) {
         const int token = t + 4 * i + quarter, real = first + token < to ? count : 0;
-        now[i] = load4<ALIGNED>(p.p + (size_t)(first + token) * p.width + c, real);
+        now[i] = load4<ALIGNED>(p.p + (size_t)(first + token) * p.channels + c, real);
         if (KIND == NO_HISTORY) continue;
         const unsigned at = __shfl_sync(FULL_WARP, row, token);
-        const size_t entry = (size_t)at * p.width + c;
+        const size_t entry = (size_t)at * p.channels + c;
         const int known = at == NO_ROW ? 0 : real;
         past[i] = KIND == HISTORY_F32 ? load4<ALIGNED>((const float*)p.history + entry, known)
                                       : load4<ALIGNED>((const f16*)p.history + entry, known);
@@ -103,16 +104,16 @@ __device__ __forceinline__ float4 fused_energy(const ChannelScoreArgs& p, int fr
 
 extern "C" __global__ void __launch_bounds__(THREADS) channel_score(ChannelScoreArgs p) {
   __shared__ alignas(16) float partial[THREADS];
-  __shared__ float of_group[THREADS / 32];
+  __shared__ float of_warp[THREADS / 32];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const int group = warp % p.groups, split = warp / p.groups, splits = blockDim.x / 32 / p.groups;
+  const int side = warp % p.warps, split = warp / p.warps, splits = blockDim.x / 32 / p.warps;
   const int from = (int)((long long)p.tokens * split / splits), to = (int)((long long)p.tokens * (split + 1) / splits);
   float head = 0.f;
 #pragma unroll 1
-  for (int base = 0; base < p.span; base += 32 * p.groups) {
-    const int begin = base + 32 * group, end = min(p.span, p.width - (int)blockIdx.x * p.span);
+  for (int base = 0; base < p.span; base += 32 * p.warps) {
+    const int begin = base + 32 * side, end = min(p.span, p.channels - (int)blockIdx.x * p.span);
     const int mine = begin + 4 * (lane & 7), of_block = blockIdx.x * p.span;
-    const float4 sums = p.width % 4 == 0 && p.span % 4 == 0
+    const float4 sums = p.channels % 4 == 0 && p.span % 4 == 0
                             ? fused_energy<true>(p, from, to, of_block + mine, max(end - mine, 0))
                             : fused_energy<false>(p, from, to, of_block + mine, max(end - mine, 0));
     if (base > 0) __syncthreads();  // until the sums of the channels before these have been read
@@ -120,24 +121,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) channel_score(ChannelScore
     __syncthreads();
     if (split > 0) continue;
     float energy = 0.f;
-    for (int k = 0; k < splits; k++) energy += partial[(k * p.groups + group) * 32 + lane];
+    for (int k = 0; k < splits; k++) energy += partial[(k * p.warps + side) * 32 + lane];
     if (p.metric == 1) energy = sqrtf(energy);
     const bool in = begin + lane < end;
     const int c = of_block + begin + lane;
     const float score = in ? energy * p.statistic[c] : 0.f;
-    if (p.group > 0) {
+    if (p.channel_group > 0) {
       float squares = score * score;
-      for (int d = 1; d < p.group; d <<= 1) squares += __shfl_xor_sync(FULL_WARP, squares, d);
-      if (in && lane % p.group == 0) p.out[c / p.group] = sqrtf(squares);
+      for (int d = 1; d < p.channel_group; d <<= 1) squares += __shfl_xor_sync(FULL_WARP, squares, d);
+      if (in && lane % p.channel_group == 0) p.out[c / p.channel_group] = sqrtf(squares);
     } else if (!p.heads && in) {
       p.out[c] = score;
     }
     if (p.heads) head += warp_sum(p.metric == 0 ? score * score : score);
   }
   if (!p.heads) return;
-  if (split == 0 && lane == 0) of_group[group] = head;
+  if (split == 0 && lane == 0) of_warp[side] = head;
   __syncthreads();
   if (threadIdx.x > 0) return;
-  for (int g = 1; g < p.groups; g++) head += of_group[g];
+  for (int w = 1; w < p.warps; w++) head += of_warp[w];
   p.out[blockIdx.x] = p.metric == 0 ? sqrtf(head) : head;
 }

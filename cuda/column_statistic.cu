@@ -1,4 +1,4 @@
-// What a column of a last projection weighs (paper section 3.4): sum |w|, sum w^2 or sqrt(sum w^4), once per load.
+// A statistic of each column of a last projection (paper section 3.4): sum |w|, sum w^2 or sqrt(sum w^4), once per load.
 // weight (C, H) element, stored transposed -> out (C) f32
 // Launch: ceil(C / 8) blocks of 256 threads, a warp per channel.
 // Registers: at most 32. Static shared memory: 0 bytes. Dynamic shared memory: 0.
@@ -13,17 +13,17 @@ constexpr int THREADS = 256;
 template <class T> __device__ __forceinline__ void column_statistic(const ColumnStatisticArgs& p) {
   const int lane = threadIdx.x & 31, channel = blockIdx.x * (THREADS / 32) + (threadIdx.x >> 5);
   if (channel >= p.channels) return;
-  const T* row = (const T*)p.weight + (size_t)channel * p.width;
+  const T* row = (const T*)p.weight + (size_t)channel * p.out_features;
   double sum = 0.;
   const auto add = [&](float x) {
     const double w = fabs((double)x), square = w * w;
     sum += p.power == 1 ? w : p.power == 2 ? square : square * square;
   };
-  if (p.width % 8) {
-    for (int h = lane; h < p.width; h += 32) add(to_float(row[h]));
+  if (p.out_features % 8) {
+    for (int h = lane; h < p.out_features; h += 32) add(to_float(row[h]));
   } else {
 #pragma unroll 2
-    for (int h = 8 * lane; h < p.width; h += 8 * 32) {
+    for (int h = 8 * lane; h < p.out_features; h += 8 * 32) {
       float x[8];
       unpack(load8(row + h), x);
 #pragma unroll

@@ -1,5 +1,6 @@
-// Cross-entropy without logits in memory: loss = log sum exp(x head^T) - logit of the target (spec section 8). The first
-//   kernel leaves the largest logit and the sum of exponentials of each row and tile of 128 tokens, the second combines them.
+// Cross-entropy without logits in memory: loss = log sum exp(x head^T) - logit of the target (docs/method.md, section 8).
+//   The first kernel leaves the largest logit and the sum of exponentials of each row and tile of 128 tokens, the second
+//   combines them.
 // x (T, H) element, head (V, H) element, targets (T) u32 -> partial (ceil(V / 128), T, 2) f32, target_logits (T) f32; then
 //   out (T) f32, 0 where the target is 0xffffffff
 // Launch: ceil(T / M) ceil(V / 128) blocks of 128 threads for M = 128, 64 or 32; then ceil(T / 32) blocks of 256 threads.
@@ -17,19 +18,20 @@ template <class T, class Tile> __device__ __forceinline__ void cross_entropy(con
   unsigned char* workspace = shared.take<unsigned char>(Tile::SHARED);
   __shared__ float2 partial[Tile::M];
   const RowOrder order{p.rows, 0, 0};
-  const Place at = place(order.tiles(Tile::M), (p.vocab + Tile::N - 1) / Tile::N, p.group);
+  const Place at = place(order.tiles(Tile::M), (p.vocab_size + Tile::N - 1) / Tile::N, p.raster_group);
   const int m = at.m * Tile::M, n = at.n * Tile::N, tid = threadIdx.x;
   const T *x = (const T*)p.x, *head = (const T*)p.head;
-  RowLoader<T, Tile, Tile::M> a(x, p.depth, [&](int r) { return m + r < p.rows ? x + (size_t)(m + r) * p.depth : nullptr; });
-  RowLoader<T, Tile, Tile::N> b(head, p.depth,
-                                [&](int r) { return n + r < p.vocab ? head + (size_t)(n + r) * p.depth : nullptr; });
+  RowLoader<T, Tile, Tile::M> a(x, p.in_features,
+                                [&](int r) { return m + r < p.rows ? x + (size_t)(m + r) * p.in_features : nullptr; });
+  RowLoader<T, Tile, Tile::N> b(head, p.in_features,
+                                [&](int r) { return n + r < p.vocab_size ? head + (size_t)(n + r) * p.in_features : nullptr; });
   float sum[Tile::I][Tile::J][4] = {};
-  multiply<T, Tile>((T*)workspace, a, b, (p.depth + Tile::K - 1) / Tile::K, sum);
+  multiply<T, Tile>((T*)workspace, a, b, (p.in_features + Tile::K - 1) / Tile::K, sum);
   float* sums = (float*)workspace;
   stage<1>(sum, sums, Tile{});
 
   // Half a warp takes a row; all of them go through the shuffles.
-  const int c = tid % 16 * 8, real = min(8, p.vocab - n - c);
+  const int c = tid % 16 * 8, real = min(8, p.vocab_size - n - c);
 #pragma unroll 1
   for (int r = tid / 16; r < Tile::M; r += Tile::THREADS / 16) {
     const unsigned target = m + r < p.rows ? p.targets[m + r] : 0xffffffffu;
@@ -43,7 +45,7 @@ template <class T, class Tile> __device__ __forceinline__ void cross_entropy(con
     }
 #pragma unroll
     for (int d = 8; d > 0; d >>= 1) largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, d));
-    // v - v is 0, or a NaN where the logit is not finite: the loss then is none either.
+    // v - v is 0, or a NaN where the logit is not finite: the loss then is NaN too.
 #pragma unroll
     for (int i = 0; i < 8; i++)
       if (i < real) total += exp2_approx((v[i] - largest) * LOG2_E) + (v[i] - v[i]);

@@ -1,4 +1,4 @@
-// What kernels share: reductions in a fixed order, vectors of elements.
+// Shared by all kernels: reductions in a fixed order, vectors of elements.
 #pragma once
 #include "args.h"
 #include "primitives.cuh"
@@ -48,7 +48,7 @@ __device__ __forceinline__ void swap_in_pairs(float4& x, float4& y) {
   x = make_float4(odd ? out.x : x.x, odd ? out.y : x.y, odd ? out.z : x.z, odd ? out.w : x.w);
   y = make_float4(odd ? y.x : out.x, odd ? y.y : out.y, odd ? y.z : out.z, odd ? y.w : out.w);
 }
-// The eight floats from `at` on, neighbours of the other lane's of the pair; what lies from `end` on does not exist (both
+// The eight floats from `at` on, neighbours of the other lane's of the pair; those from `end` on do not exist (both
 // multiples of 8). For whole warps.
 __device__ __forceinline__ void load8(const float* x, size_t at, size_t end, float (&v)[8]) {
   const int odd = threadIdx.x & 1;

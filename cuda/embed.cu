@@ -13,22 +13,22 @@ constexpr int MAX_THREADS = 256;
 
 template <class T> __device__ __forceinline__ void embed(const EmbedArgs& p) {
   const int row = blockIdx.x;
-  const T* from = (const T*)p.table + (size_t)p.tokens[row] * p.width;
-  const T* place = p.position_table ? (const T*)p.position_table + (size_t)p.positions[row] * p.width : nullptr;
-  T* out = (T*)p.out + (size_t)row * p.width;
-  if (p.width % 8) {
-    for (int c = threadIdx.x; c < p.width; c += blockDim.x) {
-      out[c] = place ? round_to(T{}, to_float(from[c]) + to_float(place[c])) : from[c];
+  const T* from = (const T*)p.table + (size_t)p.tokens[row] * p.embedding_dim;
+  const T* position = p.position_table ? (const T*)p.position_table + (size_t)p.positions[row] * p.embedding_dim : nullptr;
+  T* out = (T*)p.out + (size_t)row * p.embedding_dim;
+  if (p.embedding_dim % 8) {
+    for (int c = threadIdx.x; c < p.embedding_dim; c += blockDim.x) {
+      out[c] = position ? round_to(T{}, to_float(from[c]) + to_float(position[c])) : from[c];
     }
     return;
   }
 #pragma unroll 2
-  for (int c = 8 * threadIdx.x; c < p.width; c += 8 * blockDim.x) {
+  for (int c = 8 * threadIdx.x; c < p.embedding_dim; c += 8 * blockDim.x) {
     Vector8<T> v = load8(from + c);
-    if (place) {
+    if (position) {
       float x[8], y[8];
       unpack(v, x);
-      unpack(load8(place + c), y);
+      unpack(load8(position + c), y);
 #pragma unroll
       for (int k = 0; k < 8; k++) x[k] += y[k];
       v = pack8<T>(x);

@@ -12,16 +12,16 @@
 constexpr int THREADS = 128;
 constexpr int AHEAD = 4;  // samples whose loads are under way together
 
-// What every sum is multiplied by, for slot s.
+// The factor on every sum at a slot with `real` tokens.
 __device__ __forceinline__ float inverse_count(const EnergyArgs& p, int real) {
-  return 1.f / (p.mask ? (float)real + 1e-3f : (float)p.batch);
+  return 1.f / (p.mask ? (float)real + 1e-3f : (float)p.samples);
 }
 
 // Adds the squares of samples b .. b + N: all loads first, without a branch between them. Pads are read but not used.
 template <int N, class T>
 __device__ __forceinline__ void add_squares(const EnergyArgs& p, const T* a, const unsigned* mask, int b,
                                             float (&squares)[8], float (&sum)[8], int& real) {
-  const size_t plane = (size_t)p.tokens * p.width;
+  const size_t plane = (size_t)p.tokens * p.channels;
   Vector8<T> v[N];
   unsigned use[N];
 #pragma unroll
@@ -40,16 +40,16 @@ __device__ __forceinline__ void add_squares(const EnergyArgs& p, const T* a, con
 }
 
 template <class T> __device__ __forceinline__ void energy8(const EnergyArgs& p) {
-  const size_t plane = (size_t)p.tokens * p.width, first = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 8;
-  const size_t from = first < plane ? first : 0;  // threads past the end work on what exists, and store nothing
+  const size_t plane = (size_t)p.tokens * p.channels, first = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 8;
+  const size_t from = first < plane ? first : 0;  // threads past the end work on existing entries and store nothing
   const T* a = (const T*)p.a + from;
-  const unsigned* mask = p.mask ? p.mask + from / p.width : nullptr;
+  const unsigned* mask = p.mask ? p.mask + from / p.channels : nullptr;
   float squares[8] = {}, sum[8] = {};
   int real = 0, b = 0;
 #pragma unroll 1
-  for (; b + AHEAD <= p.batch; b += AHEAD) add_squares<AHEAD>(p, a, mask, b, squares, sum, real);
+  for (; b + AHEAD <= p.samples; b += AHEAD) add_squares<AHEAD>(p, a, mask, b, squares, sum, real);
 #pragma unroll 1
-  for (; b < p.batch; b++) add_squares<1>(p, a, mask, b, squares, sum, real);
+  for (; b < p.samples; b++) add_squares<1>(p, a, mask, b, squares, sum, real);
   const float scale = inverse_count(p, real);
 #pragma unroll
   for (int c = 0; c < 8; c++) squares[c] *= scale;
@@ -58,12 +58,12 @@ template <class T> __device__ __forceinline__ void energy8(const EnergyArgs& p) 
 }
 
 template <class T> __device__ __forceinline__ void energy1(const EnergyArgs& p) {
-  const size_t plane = (size_t)p.tokens * p.width, i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  const size_t plane = (size_t)p.tokens * p.channels, i = (size_t)blockIdx.x * THREADS + threadIdx.x;
   if (i >= plane) return;
   float squares = 0.f, sum = 0.f;
   int real = 0;
-  for (int b = 0; b < p.batch; b++) {
-    if (p.mask && !p.mask[(size_t)b * p.tokens + i / p.width]) continue;
+  for (int b = 0; b < p.samples; b++) {
+    if (p.mask && !p.mask[(size_t)b * p.tokens + i / p.channels]) continue;
     const float x = to_float(((const T*)p.a)[b * plane + i]);
     squares += x * x;
     sum += x;
@@ -74,7 +74,7 @@ template <class T> __device__ __forceinline__ void energy1(const EnergyArgs& p) 
 }
 
 template <class T> __device__ __forceinline__ void energy(const EnergyArgs& p) {
-  if (p.width % 8 == 0) energy8<T>(p);
+  if (p.channels % 8 == 0) energy8<T>(p);
   else energy1<T>(p);
 }
 

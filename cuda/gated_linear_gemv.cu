@@ -17,10 +17,10 @@ template <class T, int N, int DEPTH> __device__ __forceinline__ void gated_linea
   const int first = blockIdx.x * TILE, g = (threadIdx.x & 31) >> 2;
   // Tile 0 is of the gate, tile 1 the same rows of up.
   Rows<T, 2, N> rows;
-  rows.width = p.width;
-  rows.set_x(p.x, p.tokens);
+  rows.in_features = p.in_features;
+  rows.set_x(p.x, p.rows);
   int row[2];
-  kept_rows(p.kept, p.block, p.features, {first + g, first + 8 + g}, row);
+  kept_rows(p.kept, p.block_width, p.out_features, {first + g, first + 8 + g}, row);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     rows.set(0, half, p.weight, row[half]);
@@ -30,16 +30,16 @@ template <class T, int N, int DEPTH> __device__ __forceinline__ void gated_linea
   rows.template multiply<DEPTH>(sums);
   leave_part<2, N>(partial, sums);
   __syncthreads();
-  for (int at = threadIdx.x; at < TILE * p.tokens; at += blockDim.x) {
+  for (int at = threadIdx.x; at < TILE * p.rows; at += blockDim.x) {
     const int r = at % TILE, token = at / TILE, j = first + r;
-    if (j >= p.features) continue;
+    if (j >= p.out_features) continue;
     float gate = total<2, N>(partial, 0, r, token), up = total<2, N>(partial, 1, r, token);
     if (p.bias || p.up_bias) {
-      const int row = kept_row(p.kept, p.block, p.features, j);
+      const int row = kept_row(p.kept, p.block_width, p.out_features, j);
       if (row >= 0 && p.bias) gate += p.bias[row];
       if (row >= 0 && p.up_bias) up += p.up_bias[row];
     }
-    ((T*)p.out)[(size_t)token * p.features + j] = round_to(T{}, activate(gate, p.activation) * up);
+    ((T*)p.out)[(size_t)token * p.out_features + j] = round_to(T{}, activate(gate, p.activation) * up);
   }
 }
 

@@ -1,5 +1,5 @@
 // Products on the tensor cores of sm_80 and later: a ring of stages filled by cp.async, ldmatrix, mma.sync m16n8k16 with
-// f32 accumulators. Three parts that know nothing of each other: which rows are multiplied (the loaders' sources), the
+// f32 accumulators. Three independent parts: which rows are multiplied (the loaders' sources), the
 // pipeline (`multiply`), and what happens to the sums (`stage`, then the kernel's own loop over chunks of 8 columns).
 //
 // A warp owns 64x64 (32x64, 32x32) sums: the larger its tile, the fewer bytes go from shared memory to the tensor cores,
@@ -13,22 +13,22 @@ template <int M_> struct Tile {
   static constexpr int WARPS_N = M == 32 ? 4 : 2, WARPS_M = 4 / WARPS_N;
   static constexpr int WM = M / WARPS_M, WN = N / WARPS_N;  // a warp's part
   static constexpr int I = WM / 16, J = WN / 8;             // in mma tiles
-  // Small tiles wait for memory, so more of it has to be under way.
+  // Small tiles wait for memory and need more of it under way.
   static constexpr int STAGES = M == 128 ? 4 : 6;
   static constexpr int SLOT = (M + N) * K;  // elements of a stage: A's, then B's
   static constexpr int PITCH = N + 8;       // floats of a staged row
-  static constexpr int RING = STAGES * SLOT * 2, STAGED = M * PITCH * 4;  // bytes; they take turns
+  static constexpr int RING = STAGES * SLOT * 2, STAGED = M * PITCH * 4;  // bytes; one after the other
   static constexpr int SHARED = RING > STAGED ? RING : STAGED;
 };
 
 // ---- order of blocks and rows ------------------------------------------------------------------------------------------
 struct Place { int m, n; };
 
-// Blocks go down `group` row tiles before they go on to the next columns, so that those running together share rows of
-// both operands in L2.
-__device__ __forceinline__ Place place(int tiles_m, int tiles_n, int group) {
-  const unsigned in_group = (unsigned)group * tiles_n, first = blockIdx.x / in_group * group;
-  const unsigned size = min((unsigned)group, tiles_m - first), at = blockIdx.x % in_group;
+// Blocks go down `raster_group` row tiles before they go on to the next columns, so that those running together share
+// rows of both operands in L2.
+__device__ __forceinline__ Place place(int tiles_m, int tiles_n, int raster_group) {
+  const unsigned in_group = (unsigned)raster_group * tiles_n, first = blockIdx.x / in_group * raster_group;
+  const unsigned size = min((unsigned)raster_group, tiles_m - first), at = blockIdx.x % in_group;
   return {(int)(first + at % size), (int)(at / size)};
 }
 
@@ -48,11 +48,11 @@ struct RowOrder {
 };
 
 // The weight's row behind output column j; -1 for none.
-__device__ __forceinline__ int weight_row(const unsigned* kept, int width, int j, int columns) {
-  if (j >= columns) return -1;
+__device__ __forceinline__ int weight_row(const unsigned* kept, int block_width, int j, int out_features) {
+  if (j >= out_features) return -1;
   if (!kept) return j;
-  const unsigned block = kept[(unsigned)j / width];
-  return block == 0xffffffffu ? -1 : (int)(block * width + (unsigned)j % width);
+  const unsigned block = kept[(unsigned)j / block_width];
+  return block == 0xffffffffu ? -1 : (int)(block * block_width + (unsigned)j % block_width);
 }
 
 // ---- from global to shared memory --------------------------------------------------------------------------------------
@@ -77,9 +77,9 @@ template <class T, class Tile, int ROWS> struct RowLoader {
   static constexpr int STRIDE = Tile::THREADS / 4, COUNT = ROWS / STRIDE;
   const T* source[COUNT];
   unsigned real = 0;  // bit i: row i exists
-  int depth;
+  int in_features;
   // address(r): tile row r at k = 0, or null
-  template <class F> __device__ __forceinline__ RowLoader(const void* anywhere, int d, F address) : depth(d) {
+  template <class F> __device__ __forceinline__ RowLoader(const void* anywhere, int in, F address) : in_features(in) {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       const T* row = address(threadIdx.x / 4 + i * STRIDE);
@@ -88,9 +88,9 @@ template <class T, class Tile, int ROWS> struct RowLoader {
     }
   }
   __device__ __forceinline__ void load(T* tile, int step) {
-    const int k = step * 32, left = depth - k - (int)(threadIdx.x % 4 * 8);
+    const int k = step * 32, left = in_features - k - (int)(threadIdx.x % 4 * 8);
     T* to = tile + row_chunk(threadIdx.x / 4, threadIdx.x % 4);
-    if (depth % 8 == 0) {
+    if (in_features % 8 == 0) {
       const unsigned copied = left > 0 ? real : 0;
 #pragma unroll
       for (int i = 0; i < COUNT; i++) cp_async16(to + i * STRIDE * 32, source[i] + k, copied >> i & 1 ? 16 : 0);
@@ -101,33 +101,33 @@ template <class T, class Tile, int ROWS> struct RowLoader {
   }
 };
 
-// Rows along n of a (C, columns) matrix, of which step s multiplies the kept ones 32 s .. 32 s + 31. The indices of a
-// step are read while the step before it is copied.
+// Rows along n of a (., out_features) matrix: step s multiplies the kept ones 32 s .. 32 s + 31. The indices of a step are
+// read while the step before it is copied.
 template <class T, class Tile> struct ColumnLoader {
   static constexpr int STRIDE = Tile::THREADS / 16, COUNT = 32 / STRIDE;
   const T* source;
   const unsigned* kept;
-  int width, depth, columns, left;
+  int block_width, in_features, out_features, left;
   unsigned next[COUNT];
-  __device__ __forceinline__ ColumnLoader(const void* weight, const unsigned* kept_, int width_, int depth_, int columns_, int n)
-      : kept(kept_), width(width_), depth(depth_), columns(columns_) {
+  __device__ __forceinline__ ColumnLoader(const void* weight, const unsigned* kept_, int width, int in, int out, int n)
+      : kept(kept_), block_width(width), in_features(in), out_features(out) {
     const int column = n + threadIdx.x % 16 * 8;
     source = (const T*)weight + column;
-    left = columns - column;
+    left = out_features - column;
     fetch(0);
   }
   __device__ __forceinline__ void fetch(int step) {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
       const int k = step * 32 + threadIdx.x / 16 + i * STRIDE;
-      if (k >= depth) {
+      if (k >= in_features) {
         next[i] = 0xffffffffu;
       } else if (!kept) {
         next[i] = k;
-      } else if (width == 1) {
+      } else if (block_width == 1) {
         next[i] = kept[k];
       } else {
-        next[i] = weight_row(kept, width, k, depth);
+        next[i] = weight_row(kept, block_width, k, in_features);
       }
     }
   }
@@ -137,8 +137,8 @@ template <class T, class Tile> struct ColumnLoader {
       const int k = threadIdx.x / 16 + i * STRIDE;
       T* to = tile + column_chunk(k, threadIdx.x % 16);
       const bool real = next[i] != 0xffffffffu && left > 0;
-      const T* from = real ? source + (size_t)next[i] * columns : source;
-      if (columns % 8 == 0) {
+      const T* from = real ? source + (size_t)next[i] * out_features : source;
+      if (out_features % 8 == 0) {
         cp_async16(to, from, real ? 16 : 0);
       } else {
         copy8(to, from, real ? left : 0);
@@ -177,7 +177,7 @@ template <class T, class Tile> struct Fragments {
   }
 };
 
-// sum += A B over `steps` steps of 32. Afterwards nobody reads the ring any more.
+// sum += A B over `steps` steps of 32. Afterwards no thread reads the ring.
 template <class T, class Tile, class B>
 __device__ __forceinline__ void multiply(T* ring, RowLoader<T, Tile, Tile::M>& a, B& b, int steps,
                                          float (&sum)[Tile::I][Tile::J][4]) {
@@ -205,7 +205,7 @@ __device__ __forceinline__ void multiply(T* ring, RowLoader<T, Tile, Tile::M>& a
   for (int step = 0; step < steps; step++) {
     // Operands are read one k16 step before they are multiplied, also across the barrier.
     read(1, now, 1);
-    // Into the slot that everybody had read before the last barrier.
+    // Into the slot that all threads had read before the last barrier.
     load(fill, step + AHEAD);
     fragments[0].accumulate(sum);
     now = now + 1 == Tile::STAGES ? 0 : now + 1;
@@ -280,9 +280,9 @@ template <class T> __device__ __forceinline__ void store8(T* row, int c, int col
 // says which of its rows are real tokens. Samples ascending.
 template <class Tile, int WIDTH>
 __device__ __forceinline__ void reduce_energy(const float* sums, const int* counted, bool masked, RowOrder order, int tile,
-                                              int n, int columns, float* energy) {
+                                              int n, int channels, float* energy) {
   const int c = threadIdx.x % WIDTH, slots = Tile::M / order.samples;
-  if (n + c >= columns) return;
+  if (n + c >= channels) return;
   for (int i = threadIdx.x / WIDTH; i < slots && tile * slots + i < order.tokens; i += Tile::THREADS / WIDTH) {
     float sum = 0.f;
     int count = 0;
@@ -292,7 +292,7 @@ __device__ __forceinline__ void reduce_energy(const float* sums, const int* coun
       sum += x * x;
       count++;
     }
-    energy[(size_t)(tile * slots + i) * columns + n + c] = sum / (masked ? count + 1e-3f : (float)order.samples);
+    energy[(size_t)(tile * slots + i) * channels + n + c] = sum / (masked ? count + 1e-3f : (float)order.samples);
   }
 }
 

@@ -1,7 +1,7 @@
-// What the matrix-vector kernels share. Weights go from global memory straight into the registers that `mma` takes them
+// Shared by the matrix-vector kernels. Weights go from global memory straight into the registers that `mma` takes them
 // from: a product is indifferent to the order of its terms, so a lane may call any eight neighbours "its" columns and
 // load them at once. Tokens are the narrow side of the mma (8 of them; missing ones repeat the last, and their sums are
-// dropped), so that one token costs as little issue time as eight, and memory is all that is left to wait for.
+// dropped), so that one token costs as little issue time as eight, and only memory is waited for.
 //
 // Warps of a block split the sum; their parts meet in shared memory and are added in the order of the warps.
 #pragma once
@@ -13,21 +13,21 @@ constexpr unsigned SKIPPED = 0xffffffffu;
 
 // Weight rows of the kept ones j[0], j[1], ..., or -1 where there is none: past the end, or a skipped block.
 template <int COUNT>
-__device__ __forceinline__ void kept_rows(const unsigned* kept, int block, int count, const int (&j)[COUNT],
+__device__ __forceinline__ void kept_rows(const unsigned* kept, int block_width, int count, const int (&j)[COUNT],
                                           int (&row)[COUNT]) {
   unsigned at[COUNT], index[COUNT];
 #pragma unroll
   for (int i = 0; i < COUNT; i++) {
-    at[i] = block == 1 ? j[i] : (unsigned)j[i] / (unsigned)block;
+    at[i] = block_width == 1 ? j[i] : (unsigned)j[i] / (unsigned)block_width;
     index[i] = kept ? load_word(kept + at[i], j[i] < count, SKIPPED) : j[i] < count ? at[i] : SKIPPED;
   }
 #pragma unroll
-  for (int i = 0; i < COUNT; i++) row[i] = index[i] == SKIPPED ? -1 : (int)((index[i] - at[i]) * block) + j[i];
+  for (int i = 0; i < COUNT; i++) row[i] = index[i] == SKIPPED ? -1 : (int)((index[i] - at[i]) * block_width) + j[i];
 }
 
-__device__ __forceinline__ int kept_row(const unsigned* kept, int block, int count, int j) {
+__device__ __forceinline__ int kept_row(const unsigned* kept, int block_width, int count, int j) {
   int row[1];
-  kept_rows(kept, block, count, {j}, row);
+  kept_rows(kept, block_width, count, {j}, row);
   return row[0];
 }
 
@@ -72,21 +72,21 @@ template <int M, int N> struct RowStage {
   uint32_t w[M][2][4], x[N][4];
 };
 
-// Two rows for each tile: g and g + 8 for lane 4 g + t. `limit` is the width, or 0 for a row to skip.
+// Two rows for each tile: g and g + 8 for lane 4 g + t. `limit` is in_features, or 0 for a row to skip.
 template <class T, int M, int N> struct Rows {
   const T* weight[M][2];
   int limit[M][2];
   const T* x[N];
-  int width;
+  int in_features;
 
   __device__ __forceinline__ void set(int m, int half, const void* base, int row) {
-    limit[m][half] = row < 0 ? 0 : width;
-    weight[m][half] = (const T*)base + (size_t)max(row, 0) * width;
+    limit[m][half] = row < 0 ? 0 : in_features;
+    weight[m][half] = (const T*)base + (size_t)max(row, 0) * in_features;
   }
-  __device__ __forceinline__ void set_x(const void* base, int tokens) {
+  __device__ __forceinline__ void set_x(const void* base, int rows) {
     const int g = (threadIdx.x & 31) >> 2;
 #pragma unroll
-    for (int n = 0; n < N; n++) x[n] = (const T*)base + (size_t)min(8 * n + g, tokens - 1) * width;
+    for (int n = 0; n < N; n++) x[n] = (const T*)base + (size_t)min(8 * n + g, rows - 1) * in_features;
   }
   __device__ __forceinline__ void load(RowStage<M, N>& s, int column) const {
 #pragma unroll
@@ -95,7 +95,7 @@ template <class T, int M, int N> struct Rows {
       for (int half = 0; half < 2; half++)
         load_once(s.w[m][half], weight[m][half] + column, column < limit[m][half]);
 #pragma unroll
-    for (int n = 0; n < N; n++) load_again(s.x[n], x[n] + column, column < width);
+    for (int n = 0; n < N; n++) load_again(s.x[n], x[n] + column, column < in_features);
   }
   __device__ __forceinline__ void load_singly(RowStage<M, N>& s, int column) const {
 #pragma unroll
@@ -103,7 +103,7 @@ template <class T, int M, int N> struct Rows {
 #pragma unroll
       for (int half = 0; half < 2; half++) load_single(s.w[m][half], weight[m][half], column, limit[m][half]);
 #pragma unroll
-    for (int n = 0; n < N; n++) load_single(s.x[n], x[n], column, width);
+    for (int n = 0; n < N; n++) load_single(s.x[n], x[n], column, in_features);
   }
   static __device__ __forceinline__ void add(float (&sums)[M][N][4], const RowStage<M, N>& s) {
 #pragma unroll
@@ -121,9 +121,9 @@ template <class T, int M, int N> struct Rows {
     const int step = blockDim.x;
     int from = threadIdx.x & ~31;
     int column = from + 8 * (threadIdx.x & 3);
-    if (width % 8) {
+    if (in_features % 8) {
 #pragma unroll 1
-      for (; from < width; from += step, column += step) {
+      for (; from < in_features; from += step, column += step) {
         RowStage<M, N> s;
         load_singly(s, column);
         add(sums, s);
@@ -134,7 +134,7 @@ template <class T, int M, int N> struct Rows {
 #pragma unroll
     for (int s = 0; s < DEPTH; s++) load(stage[s], column + s * step);
 #pragma unroll 1
-    for (; from < width; from += DEPTH * step) {
+    for (; from < in_features; from += DEPTH * step) {
       column += DEPTH * step;
 #pragma unroll
       for (int s = 0; s < DEPTH; s++) {

@@ -16,26 +16,26 @@ template <class T, int N, int DEPTH> __device__ __forceinline__ void linear_gemv
   __shared__ float partial[MAX_WARPS * PART<2, N>];
   const int first = blockIdx.x * TILE, g = (threadIdx.x & 31) >> 2;
   Rows<T, 2, N> rows;
-  rows.width = p.width;
-  rows.set_x(p.x, p.tokens);
+  rows.in_features = p.in_features;
+  rows.set_x(p.x, p.rows);
   int row[4];
-  kept_rows(p.kept, p.block, p.features, {first + g, first + 8 + g, first + 16 + g, first + 24 + g}, row);
+  kept_rows(p.kept, p.block_width, p.out_features, {first + g, first + 8 + g, first + 16 + g, first + 24 + g}, row);
 #pragma unroll
   for (int i = 0; i < 4; i++) rows.set(i / 2, i % 2, p.weight, row[i]);
   float sums[2][N][4] = {};
   rows.template multiply<DEPTH>(sums);
   leave_part<2, N>(partial, sums);
   __syncthreads();
-  for (int at = threadIdx.x; at < TILE * p.tokens; at += blockDim.x) {
+  for (int at = threadIdx.x; at < TILE * p.rows; at += blockDim.x) {
     const int r = at % TILE, token = at / TILE, j = first + r;
-    if (j >= p.features) continue;
+    if (j >= p.out_features) continue;
     float v = total<2, N>(partial, r / 16, r % 16, token);
     if (p.bias) {
-      const int row = kept_row(p.kept, p.block, p.features, j);
+      const int row = kept_row(p.kept, p.block_width, p.out_features, j);
       if (row >= 0) v += p.bias[row];
     }
     v = activate(v, p.activation) * p.scale;
-    const size_t to = (size_t)token * p.features + j;
+    const size_t to = (size_t)token * p.out_features + j;
     if (p.logits) {
       p.logits[to] = v;
     } else {

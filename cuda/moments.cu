@@ -1,6 +1,7 @@
 // Running moments of a block's intermediate states for calibration (paper section 3.2; FLAP as its published code has it).
 // a (B, S, C) element, n samples seen -> energy, mean, baseline, fluctuation (S, C) f32, in place; all but the first may be
-//   null: energy = energy n/(n+B) + sum_b a^2/(n+B); mean = mean n/(n+B) + sum_b a/(n+B); baseline = baseline n/(n+B) + mean_b a/(n+B); for n > 0
+//   null: energy = energy n/(n+B) + sum_b a^2/(n+B); mean = mean n/(n+B) + sum_b a/(n+B); baseline = baseline n/(n+B) +
+//   mean_b a/(n+B); for n > 0
 //   fluctuation = fluctuation (n-1)/(n+B-1) + sum_b (a - mean_s baseline)(a - mean_s baseline before)/(n+B)
 // Launch: ceil(C / 64) blocks of 256 threads (ceil(C / 8) where C is no multiple of 8).
 // Registers: at most 64. Static shared memory: 8192 bytes. Dynamic shared memory: 0.
@@ -74,12 +75,12 @@ template <int V> __device__ __forceinline__ void column_means(float (&x)[V], int
 template <class T, int V> __device__ __forceinline__ void accumulate(const MomentsArgs& p) {
   __shared__ alignas(16) float sums[2][THREADS / 32][COLUMNS * 8];
   const int c = (blockIdx.x * COLUMNS + threadIdx.x % COLUMNS) * V, own = threadIdx.x / COLUMNS;
-  const size_t plane = (size_t)p.tokens * p.width;
-  const float n = (float)p.seen, batch = (float)p.batch;
+  const size_t plane = (size_t)p.tokens * p.channels;
+  const float n = (float)p.seen, batch = (float)p.samples;
   const bool flap = p.baseline != nullptr, fluctuate = flap && p.seen > 0;
   // A slot's row ends where its channels do; slots that do not exist have none.
-  const auto row = [&](int s) { return (size_t)s * p.width; };
-  const auto end = [&](int s) { return s < p.tokens ? (size_t)p.width : 0; };
+  const auto row = [&](int s) { return (size_t)s * p.channels; };
+  const auto end = [&](int s) { return s < p.tokens ? (size_t)p.channels : 0; };
 
   float old_mean[V] = {};
   if (fluctuate) {
@@ -98,7 +99,7 @@ template <class T, int V> __device__ __forceinline__ void accumulate(const Momen
     const int s = first + own;
     float sum[V] = {}, squares[V] = {}, x[V];
     if (c < end(s)) {
-      each_sample<T, V>((const T*)p.a + row(s) + c, plane, p.batch, [&](const float (&a)[V]) {
+      each_sample<T, V>((const T*)p.a + row(s) + c, plane, p.samples, [&](const float (&a)[V]) {
 #pragma unroll
         for (int v = 0; v < V; v++) sum[v] += a[v], squares[v] += a[v] * a[v];
       });
@@ -130,7 +131,7 @@ template <class T, int V> __device__ __forceinline__ void accumulate(const Momen
     const int s = first + own;
     float sum[V] = {}, x[V];
     if (c < end(s)) {
-      each_sample<T, V>((const T*)p.a + row(s) + c, plane, p.batch, [&](const float (&a)[V]) {
+      each_sample<T, V>((const T*)p.a + row(s) + c, plane, p.samples, [&](const float (&a)[V]) {
 #pragma unroll
         for (int v = 0; v < V; v++) sum[v] += (a[v] - new_mean[v]) * (a[v] - old_mean[v]);
       });
@@ -143,7 +144,7 @@ template <class T, int V> __device__ __forceinline__ void accumulate(const Momen
 }
 
 template <class T> __device__ __forceinline__ void moments(const MomentsArgs& p) {
-  if (p.width % 8 == 0) accumulate<T, 8>(p);
+  if (p.channels % 8 == 0) accumulate<T, 8>(p);
   else accumulate<T, 1>(p);
 }
 

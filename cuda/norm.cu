@@ -1,4 +1,4 @@
-// RMSNorm, LayerNorm or a copy, with the sum of squares that residual importance is made of (paper section 3.1).
+// RMSNorm, LayerNorm or a copy, with the sum of squares for residual importance (paper section 3.1).
 //   rms: out = x * rsqrt(mean x^2 + eps) * weight; layer: out = (x - mean) * rsqrt(var + eps) * weight + bias
 // x (T, H) element, weight (H) f32 or null, bias (H) f32 or null -> out (T, H) element, sum_squares (T) f32
 // Launch: T blocks of ceil(H / 16) threads, rounded up to whole warps, 1024 at most.
@@ -43,14 +43,14 @@ template <class T> struct KeptRow {
 #pragma unroll
     for (int i = 0; i < KEEP; i++) {
       const int c = column(i);
-      kept[i] = c < p.width ? load8(x + c) : Vector8<T>{};
+      kept[i] = c < p.hidden_size ? load8(x + c) : Vector8<T>{};
     }
   }
   static __device__ __forceinline__ int column(int i) { return 8 * (threadIdx.x + i * blockDim.x); }
   template <class F> __device__ __forceinline__ void each(F&& f) const {
 #pragma unroll
     for (int i = 0; i < KEEP; i++) {
-      if (column(i) >= p.width) continue;
+      if (column(i) >= p.hidden_size) continue;
       float v[8];
       unpack(kept[i], v);
 #pragma unroll
@@ -61,7 +61,7 @@ template <class T> struct KeptRow {
 #pragma unroll
     for (int i = 0; i < KEEP; i++) {
       const int c = column(i);
-      if (c >= p.width) continue;
+      if (c >= p.hidden_size) continue;
       float v[8], of[8];
       unpack(kept[i], v);
 #pragma unroll
@@ -86,10 +86,10 @@ template <class T> struct AnyRow {
   const NormArgs& p;
   const T* x;
   template <class F> __device__ __forceinline__ void each(F&& f) const {
-    for (int c = threadIdx.x; c < p.width; c += blockDim.x) f(to_float(x[c]));
+    for (int c = threadIdx.x; c < p.hidden_size; c += blockDim.x) f(to_float(x[c]));
   }
   __device__ __forceinline__ void write(T* out, float mean, float scale) const {
-    for (int c = threadIdx.x; c < p.width; c += blockDim.x) {
+    for (int c = threadIdx.x; c < p.hidden_size; c += blockDim.x) {
       float v = (to_float(x[c]) - mean) * scale;
       if (p.weight) v *= p.weight[c];
       if (p.bias) v += p.bias[c];
@@ -105,24 +105,24 @@ template <class T, class Row> __device__ __forceinline__ void norm_row(const Nor
   squares = sum_over_block(squares, partial[0]);
   if (threadIdx.x == 0) p.sum_squares[blockIdx.x] = squares;
   float mean = 0.f, scale = 1.f;
-  if (p.kind == 1) scale = 1.f / sqrtf(squares / p.width + p.eps);
+  if (p.kind == 1) scale = 1.f / sqrtf(squares / p.hidden_size + p.eps);
   if (p.kind == 2) {
-    // The variance is summed around the mean: from sum x^2 - n mean^2 little would be left of it where the mean is large.
+    // The variance is summed around the mean: sum x^2 - n mean^2 cancels where the mean is large.
     float sum = 0.f, variance = 0.f;
     row.each([&](float x) { sum += x; });
-    mean = sum_over_block(sum, partial[1]) / p.width;
+    mean = sum_over_block(sum, partial[1]) / p.hidden_size;
     row.each([&](float x) { variance += (x - mean) * (x - mean); });
-    scale = 1.f / sqrtf(sum_over_block(variance, partial[2]) / p.width + p.eps);
+    scale = 1.f / sqrtf(sum_over_block(variance, partial[2]) / p.hidden_size + p.eps);
   }
   row.write(out, mean, scale);
 }
 
 template <class T> __device__ __forceinline__ void norm(const NormArgs& p) {
   __shared__ float partial[3][32];
-  const size_t at = (size_t)blockIdx.x * p.width;
+  const size_t at = (size_t)blockIdx.x * p.hidden_size;
   const T* x = (const T*)p.x + at;
   T* out = (T*)p.out + at;
-  if (p.width % 8 == 0 && p.width <= 8 * KEEP * (int)blockDim.x) {
+  if (p.hidden_size % 8 == 0 && p.hidden_size <= 8 * KEEP * (int)blockDim.x) {
     norm_row(p, KeptRow<T>(p, x), out, partial);
   } else {
     norm_row(p, AnyRow<T>{p, x}, out, partial);

@@ -58,7 +58,7 @@ struct Carver {
   extern __shared__ __align__(1024) unsigned char dynamic_shared[]; \
   Carver name(dynamic_shared)
 
-// Two neighbouring floats in one access; as two stores, which the compiler likes to make of a float2, they can conflict.
+// Two neighbouring floats in one access; as two stores, which the compiler may make of a float2, they can conflict.
 PRIMITIVE void store_shared2(float* p, float x, float y) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(p)), "f"(x), "f"(y) : "memory");
 }
@@ -72,9 +72,9 @@ PRIMITIVE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "me
 // Until at most N of this thread's groups are under way; others see the data after the next barrier.
 template <int N> PRIMITIVE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
-// ---- loads of what a kernel reads once -------------------------------------------------------------------------------
-// 16 or 8 bytes past L1, which keeps its room for what is read again; zeros where `valid` is false. L2 fetches the whole
-// 128-byte line: whoever reads its other half comes soon.
+// ---- loads of data that a kernel reads once --------------------------------------------------------------------------
+// 16 or 8 bytes past L1, which keeps its room for data that is read again; zeros where `valid` is false. L2 fetches the whole
+// 128-byte line: its other half is read soon.
 PRIMITIVE void load_once(uint32_t (&r)[4], const void* p, bool valid) {
   asm volatile(
       "{.reg .pred valid; setp.ne.u32 valid, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"

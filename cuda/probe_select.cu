@@ -1,6 +1,6 @@
 // Chooses the probe by residual importance and gathers its positions and mask (paper section 3.1).
-// sum_squares (B, S) f32, positions, mask (B, S) u32 -> samples (Bp), slots (Sp), probe_positions, probe_mask (Bp, Sp) u32:
-//   n = sqrt(sum_squares), 0 at pads; tokens by sqrt(sum_b n^2), samples by sqrt(sum_s n^2); pads only: -inf.
+// sum_squares (B, S) f32, positions, mask (B, S) u32 -> probe_samples (Bp), probe_slots (Sp), probe_positions, probe_mask
+//   (Bp, Sp) u32: n = sqrt(sum_squares), 0 at pads; tokens by sqrt(sum_b n^2), samples by sqrt(sum_s n^2); pads only: -inf.
 // Launch: one block of 1024 threads; probe_select_large where max(B, S) > 8192.
 // Registers: at most 64. Static shared memory: 9216 bytes. Dynamic shared memory: 4 max(B, S) rounded up to 16, + 16; large: 0
 // Bytes: reads 4 B S + 8 B Sp + 9 Bp Sp (default order; norms and masks of kept tokens alone as sectors; large: norms are
@@ -107,7 +107,7 @@ __device__ __forceinline__ void choose(const ProbeSelectArgs& p, const Choice& c
     for (int i = tid; i < n; i += SELECT_THREADS) choice.out[i] = i;
     return;
   }
-  const unsigned lead = choice.tokens && p.leading ? first_real(p, choice.over, first) : NONE;
+  const unsigned lead = choice.tokens && p.keep_leading_slot ? first_real(p, choice.over, first) : NONE;
   const auto emit = [&](unsigned at, unsigned i) { choice.out[at] = at == 0 ? min(i, lead) : i; };
   if (STAGED) {
     stage_keys(p, choice, staged);
@@ -126,7 +126,7 @@ template <bool STAGED> __device__ __forceinline__ void probe_select(const ProbeS
   unsigned* staged = nullptr;
   if (STAGED) {
     DYNAMIC_SHARED(shared);
-    staged = shared.take<unsigned>((max(p.batch, p.tokens) + 3) / 4 * 4);
+    staged = shared.take<unsigned>((max(p.samples, p.tokens) + 3) / 4 * 4);
   }
   __shared__ SelectScratch s;
   __shared__ unsigned first;
@@ -137,17 +137,17 @@ template <bool STAGED> __device__ __forceinline__ void probe_select(const ProbeS
   for (int second = 0; second < 2; second++) {
     Choice choice;
     if (second != p.tokens_first) {
-      const Rows over = second ? Rows{p.samples, p.kept_samples} : Rows{nullptr, p.batch};
-      choice = {true, p.tokens, p.kept_tokens, over, p.slots};
+      const Rows over = second ? Rows{p.probe_samples, p.kept_samples} : Rows{nullptr, p.samples};
+      choice = {true, p.tokens, p.kept_tokens, over, p.probe_slots};
     } else {
-      const Rows over = second ? Rows{p.slots, p.kept_tokens} : Rows{nullptr, p.tokens};
-      choice = {false, p.batch, p.kept_samples, over, p.samples};
+      const Rows over = second ? Rows{p.probe_slots, p.kept_tokens} : Rows{nullptr, p.tokens};
+      choice = {false, p.samples, p.kept_samples, over, p.probe_samples};
     }
     choose<STAGED>(p, choice, staged, s, &first);
     __syncthreads();
   }
   for (int row = threadIdx.x; row < p.kept_samples * p.kept_tokens; row += SELECT_THREADS) {
-    const size_t sample = p.samples[row / p.kept_tokens], slot = p.slots[row % p.kept_tokens];
+    const size_t sample = p.probe_samples[row / p.kept_tokens], slot = p.probe_slots[row % p.kept_tokens];
     const size_t from = sample * p.tokens + slot;
     p.probe_positions[row] = p.positions[from];
     p.probe_mask[row] = p.mask ? p.mask[from] : 1u;

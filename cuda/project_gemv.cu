@@ -1,11 +1,11 @@
 // Last projections for few tokens: out = residual + sum over c of a[c] * W[kept[c], :] + bias (paper section 3.4).
-//   With an addition (what stands in for pruned channels: ours) + sum over l < r of z[l] * X[l, :] + X[r, :].
+//   With a low-rank product (compensation of pruned channels: ours) + sum over l < r of z[l] * X[l, :] + X[r, :].
 // a (T, C) element, weight (., H) element, stored transposed, kept u32 or null, bias (H) f32 or null, residual (T, H)
 // element or null, z (T, r) element, X (r + 1, H) element or null -> out (T, H) element; T <= 16
 // Launch: ceil(H / 32) blocks of 256 threads, 512 where there are fewer than 64 blocks.
 // Registers: at most 128. Static shared memory: 33920 bytes. Dynamic shared memory: 0.
 // Bytes: reads 2 C H + (2 T + 4) C ceil(H / 32) + 2 T H, writes 2 T H
-//   and with an addition 2 (r + 1) T H + 2 T r ceil(H / 32) more
+//   and with a low-rank product 2 (r + 1) T H + 2 T r ceil(H / 32) more
 //   (a and kept from L1 or L2 but for the first time; without kept 4 C, without residual 2 T H less; one to eight tokens
 //   take the kernel of 8, which has half the shared memory)
 // Bank conflicts: none.
@@ -13,9 +13,9 @@
 // Test: gpu_ops::gemv
 #include "gemv.cuh"
 
-// A block owns 32 columns, so that a model's width fills a GPU without blocks that share outputs; the sectors of a weight
-// row that neighbouring blocks read come into L2 together. A warp takes 16 channels of them at a time: lane 4 g + t has
-// channels 4 t to 4 t + 3 in columns 4 g to 4 g + 3, 8 bytes each.
+// A block owns 32 columns, so that hidden_size columns fill a GPU without blocks that share outputs; the sectors of a
+// weight row that neighbouring blocks read come into L2 together. A warp takes 16 channels of them at a time: lane
+// 4 g + t has channels 4 t to 4 t + 3 in columns 4 g to 4 g + 3, 8 bytes each.
 constexpr int SLAB = 32, CHANNELS = 16;
 
 template <int N> struct ChannelStage {
@@ -33,9 +33,9 @@ template <class T, int N> struct Channels {
     lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
     const int g = lane >> 2, column = blockIdx.x * SLAB + 4 * g;
     weight = (const T*)p.weight + column;
-    columns = p.width - column;
+    columns = p.out_features - column;
 #pragma unroll
-    for (int n = 0; n < N; n++) a[n] = (const T*)p.a + (size_t)min(8 * n + g, p.tokens - 1) * p.channels;
+    for (int n = 0; n < N; n++) a[n] = (const T*)p.a + (size_t)min(8 * n + g, p.rows - 1) * p.in_features;
   }
   // The first channel of this warp's i-th tile.
   __device__ __forceinline__ int channel(int i) const { return CHANNELS * (i * warps + warp); }
@@ -44,7 +44,7 @@ template <class T, int N> struct Channels {
     int j[K];
 #pragma unroll
     for (int k = 0; k < K; k++) j[k] = channel(tile + 2 * k + lane / 16) + lane % 16;
-    kept_rows(p.kept, p.block, p.channels, j, rows);
+    kept_rows(p.kept, p.block_width, p.in_features, j, rows);
   }
   // Tile s of those that `find` found from `tile` on.
   template <bool WEIGHT_ALIGNED, bool A_ALIGNED, int K>
@@ -53,7 +53,7 @@ template <class T, int N> struct Channels {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int row = __shfl_sync(FULL_WARP, rows[s / 2], s % 2 * 16 + 4 * t + i);
-      const T* from = weight + (size_t)max(row, 0) * p.width;
+      const T* from = weight + (size_t)max(row, 0) * p.out_features;
       if (WEIGHT_ALIGNED) {
         load_once(stage.w[i], from, row >= 0 && columns > 0);
       } else {
@@ -63,9 +63,9 @@ template <class T, int N> struct Channels {
 #pragma unroll
     for (int n = 0; n < N; n++) {
       if (A_ALIGNED) {
-        load_again(stage.a[n], a[n] + c, c < p.channels);
+        load_again(stage.a[n], a[n] + c, c < p.in_features);
       } else {
-        load_single(stage.a[n], a[n], c, p.channels);
+        load_single(stage.a[n], a[n], c, p.in_features);
       }
     }
   }
@@ -90,7 +90,7 @@ template <class T, int N> struct Channels {
 #pragma unroll
     for (int s = 0; s < DEPTH; s++) load<WEIGHT_ALIGNED, A_ALIGNED>(stage[s], rows, 0, s);
 #pragma unroll 1
-    for (int tile = 0; channel(tile) < p.channels; tile += DEPTH) {
+    for (int tile = 0; channel(tile) < p.in_features; tile += DEPTH) {
 #pragma unroll
       for (int k = 0; k < DEPTH / 2; k++) rows[k] = next[k];
       find(next, tile + 2 * DEPTH);
@@ -103,34 +103,34 @@ template <class T, int N> struct Channels {
   }
 };
 
-template <class T> __device__ __forceinline__ float added(const ProjectGemvArgs& p, int token, int column) {
-  const T *z = (const T*)p.z + (size_t)token * p.rank, *addition = (const T*)p.addition + column;
+template <class T> __device__ __forceinline__ float low_rank_sum(const ProjectGemvArgs& p, int token, int column) {
+  const T *z = (const T*)p.z + (size_t)token * p.rank, *low_rank = (const T*)p.low_rank + column;
   float sum = 0.f;
 #pragma unroll 8
-  for (int l = 0; l < p.rank; l++) sum += to_float(z[l]) * to_float(addition[(size_t)l * p.width]);
-  return sum + to_float(addition[(size_t)p.rank * p.width]);
+  for (int l = 0; l < p.rank; l++) sum += to_float(z[l]) * to_float(low_rank[(size_t)l * p.out_features]);
+  return sum + to_float(low_rank[(size_t)p.rank * p.out_features]);
 }
 
 template <class T, int N, int DEPTH> __device__ __forceinline__ void project_gemv(const ProjectGemvArgs& p) {
   __shared__ float partial[MAX_WARPS * PART<2, N>];
   const Channels<T, N> channels(p);
   float sums[2][N][4] = {};
-  if (p.width % 4) {
+  if (p.out_features % 4) {
     channels.template multiply<2, false, false>(sums);
-  } else if (p.channels % 4) {
+  } else if (p.in_features % 4) {
     channels.template multiply<4, true, false>(sums);
   } else {
     channels.template multiply<DEPTH, true, true>(sums);
   }
   leave_part<2, N>(partial, sums);
   __syncthreads();
-  for (int at = threadIdx.x; at < SLAB * p.tokens; at += blockDim.x) {
+  for (int at = threadIdx.x; at < SLAB * p.rows; at += blockDim.x) {
     const int r = at % SLAB, token = at / SLAB, column = blockIdx.x * SLAB + r;
-    if (column >= p.width) continue;
+    if (column >= p.out_features) continue;
     float v = total<2, N>(partial, r % 4 / 2, r / 4 + r % 2 * 8, token);
-    const size_t to = (size_t)token * p.width + column;
+    const size_t to = (size_t)token * p.out_features + column;
     if (p.bias) v += p.bias[column];
-    if (p.addition) v += added<T>(p, token, column);
+    if (p.low_rank) v += low_rank_sum<T>(p, token, column);
     if (p.residual) v += to_float(((const T*)p.residual)[to]);
     ((T*)p.out)[to] = round_to(T{}, v);
   }

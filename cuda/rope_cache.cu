@@ -13,7 +13,7 @@
 // Loads of BATCH heads, or as many bytes, are issued before the first store.
 constexpr int THREADS = 128, BATCH = 2;
 
-// Eight elements in one access, or one. A word at a time would be what unpack makes of a reference to global memory.
+// Eight elements in one access, or one. From a reference to global memory unpack would load a word at a time.
 template <class T, int WIDTH> struct Piece;
 template <class T> struct Piece<T, 8> {
   uint4 bits;
@@ -52,7 +52,7 @@ template <int WIDTH> __device__ __forceinline__ void load_angles(const float* p,
 template <class T, int WIDTH>
 __device__ __forceinline__ void rotate(T* row, T* copy, const float* angles, int heads, int head_dim) {
   const int half = head_dim / 2, pieces = half / WIDTH;
-  // Threads side by side in a head, and heads at once; a head that is wider than the block is done in turns.
+  // Threads side by side in a head, and heads at once; a head wider than the block takes several rounds.
   const int side = min(pieces, THREADS), at_once = THREADS / side, first = threadIdx.x / side;
   if (first >= at_once) return;
   for (int piece = threadIdx.x % side; piece < pieces; piece += side) {
@@ -111,19 +111,19 @@ template <class T> __device__ __forceinline__ void rope_cache(const RopeCacheArg
   const size_t t = blockIdx.x;
   // 0: q, 1: k, 2: v.
   const int part = blockIdx.y + (p.table ? 0 : 1), heads = part == 0 ? p.heads : p.kv_heads;
-  const int width = heads * p.head_dim;
+  const int channels = heads * p.head_dim;
   const size_t slot = t / p.tokens * p.capacity + p.at + t % p.tokens;
   T* const cache = (T*)(part == 0 ? nullptr : part == 1 ? p.cache_keys : p.cache_values);
-  T* const copy = cache ? cache + slot * width : nullptr;
+  T* const copy = cache ? cache + slot * channels : nullptr;
   if (part == 2 || !p.table) {
-    const T* from = (const T*)(part == 2 ? p.v : p.k) + t * width;
-    if (width % 8 == 0)
-      copy_row<T, 8>(from, copy, width);
+    const T* from = (const T*)(part == 2 ? p.v : p.k) + t * channels;
+    if (channels % 8 == 0)
+      copy_row<T, 8>(from, copy, channels);
     else
-      copy_row<T, 1>(from, copy, width);
+      copy_row<T, 1>(from, copy, channels);
     return;
   }
-  T* const row = (T*)(part == 0 ? p.q : p.k) + t * width;
+  T* const row = (T*)(part == 0 ? p.q : p.k) + t * channels;
   const float* angles = p.table + (size_t)p.positions[t] * p.head_dim;
   if (p.head_dim % 16 == 0)
     rotate<T, 8>(row, copy, angles, heads, p.head_dim);

@@ -13,7 +13,7 @@ struct alignas(16) SelectScratch {
   unsigned digit, need;
 };
 
-// Bits that order as the values do, the largest value first. -0 and 0 are a tie; NaN counts as -inf. NO_KEY is behind all.
+// Bits that order as the values do, the largest value first. -0 and 0 are a tie; NaN counts as -inf. NO_KEY comes last.
 constexpr unsigned NO_KEY = 0xffffffffu;
 __device__ __forceinline__ unsigned order_bits_of_number(float x) {
   const int bits = __float_as_int(x + 0.f);
@@ -69,7 +69,7 @@ __device__ __forceinline__ LookedUpKeys<BATCH, TOGETHER, Of> looked_up_keys(Of o
   return LookedUpKeys<BATCH, TOGETHER, Of>{of, Share::of(n), n};
 }
 
-// Clears what `select_largest` needs cleared; a barrier has to follow.
+// Clears the bins for `select_largest`; a barrier must follow.
 __device__ __forceinline__ void clear_bins(SelectScratch& s) {
   reinterpret_cast<uint2*>(s.bins)[threadIdx.x] = make_uint2(0, 0);
 }
@@ -78,7 +78,7 @@ __device__ __forceinline__ void clear_bins(SelectScratch& s) {
 template <class Keys, class Emit>
 __device__ __forceinline__ void select_largest(const Keys& keys, unsigned k, SelectScratch& s, Emit emit) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  // Radix select: after each pass the k-th largest key's upper bits are known, and how many are needed among its likes.
+  // Radix select: after each pass the k-th largest key's upper bits are known, and how many of its equals are needed.
   unsigned threshold = 0, need = k;
 #pragma unroll Keys::UNROLL
   for (int pass = 0; pass < 3; pass++) {
@@ -141,7 +141,7 @@ __device__ __forceinline__ void select_largest(const Keys& keys, unsigned k, Sel
   });
 }
 
-// The same for n <= SELECT_FEW keys in shared memory, behind which lies NO_KEY up to a multiple of 4: every thread of at
+// The same for n <= SELECT_FEW keys in shared memory, padded with NO_KEY to a multiple of 4: every thread of at
 // least n compares one key with all. `totals` is shared, a word per warp.
 template <class Emit>
 __device__ __forceinline__ void select_few(const unsigned* keys, int n, unsigned k, unsigned* totals, Emit emit) {

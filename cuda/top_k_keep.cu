@@ -15,7 +15,7 @@ template <int ITEMS> __device__ __forceinline__ bool keep(const TopKKeepArgs& p,
 #pragma unroll
   for (int j = 0; j < ITEMS; j++) score[j] = share.first + 32 * j < p.of ? p.scores[share.first + 32 * j] : 0.f;
   RegisterKeys<ITEMS> keys;
-  unsigned largest = 0;  // of the absolute values' bits: infinity and NaN lie behind every number
+  unsigned largest = 0;  // of the absolute values' bits: infinity and NaN lie above every number
 #pragma unroll
   for (int j = 0; j < ITEMS; j++) {
     largest = max(largest, __float_as_uint(score[j]) & 0x7fffffffu);

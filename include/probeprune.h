@@ -650,14 +650,14 @@ typedef struct probeprune_topk_keep_args {
     const DLTensor *fault;  /* written: indices (1), becomes fault_tag if it is 0 and a score is not finite; optional */
 } probeprune_topk_keep_args;
 
-/* The key/value heads of kept query heads: ascending, 0xffffffff behind the last; and each query head's place among
- * them. */
+/* The key/value heads of kept query heads: ascending, 0xffffffff after the last; and the place of each query head's
+ * key/value head among them. */
 typedef struct probeprune_keep_kv_heads_args {
     uint32_t struct_size;
-    uint32_t group;           /* query heads per key/value head */
-    const DLTensor *heads;    /* indices (n), ascending */
-    const DLTensor *kv_kept;  /* written: indices (min(n, K)) */
-    const DLTensor *kv_slots; /* written: indices (n) */
+    uint32_t gqa_group;         /* query heads per key/value head */
+    const DLTensor *heads;      /* indices (n), ascending */
+    const DLTensor *kv_heads;   /* written: indices (min(n, K)) */
+    const DLTensor *kv_head_of; /* written: indices (n) */
 } probeprune_keep_kv_heads_args;
 
 /* Causal softmax attention of kept heads. Query i sits at slot keys - S + i. A query that sees no key gives 0. */
@@ -666,13 +666,13 @@ typedef struct probeprune_attention_args {
     uint32_t keys;   /* valid keys per sample; 0: all */
     uint32_t window; /* a query sees keys less than so many slots back; 0: all */
     float scale;     /* of q k; 0: D^-1/2 */
-    const DLTensor *q;        /* states (B, S, heads, D) */
-    const DLTensor *k;        /* states (B, capacity, kv heads, D) */
-    const DLTensor *v;        /* states (B, capacity, kv heads, D) */
-    const DLTensor *kv_slots; /* indices (heads): the key/value head of each query head */
-    const DLTensor *mask;     /* indices (B, capacity): 0 hides a key; optional */
-    const DLTensor *slots;    /* indices (keys): slots of a probe's tokens, for window; optional */
-    const DLTensor *out;      /* written: states (B, S, heads, D) */
+    const DLTensor *q;          /* states (B, S, heads, D) */
+    const DLTensor *k;          /* states (B, capacity, kv heads, D) */
+    const DLTensor *v;          /* states (B, capacity, kv heads, D) */
+    const DLTensor *kv_head_of; /* indices (heads): the key/value head of each query head */
+    const DLTensor *mask;       /* indices (B, capacity): 0 hides a key; optional */
+    const DLTensor *slots;      /* indices (keys): slots of a probe's tokens, for window; optional */
+    const DLTensor *out;        /* written: states (B, S, heads, D) */
 } probeprune_attention_args;
 
 /* history = momentum history + (1 - momentum) p for slots at, at + 1, ... and the kept channels; elsewhere it stays. */

@@ -14,25 +14,25 @@ pub enum Error {
     Io {
         /// File or folder.
         path: PathBuf,
-        /// What was tried: "open", "read", "write", ...
+        /// The attempted action: "open", "read", "write", ...
         action: &'static str,
         /// The operating system's reason.
         source: io::Error,
-        /// What to do.
+        /// How to fix it.
         help: String,
     },
-    /// A file's content is not what it has to be: checkpoint, config, tokenizer, history or token file.
+    /// A file's content is invalid: checkpoint, config, tokenizer, history or token file.
     #[error("{}: {what}: expected {expected}, got {got}. {help}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// The field, tensor or part of the file.
         what: String,
-        /// What would have been right.
+        /// The valid values.
         expected: String,
-        /// What was there.
+        /// The value found.
         got: String,
-        /// What to do.
+        /// How to fix it.
         help: String,
     },
     /// A value passed by the caller (a flag, a setting, a token) is out of range.
@@ -40,11 +40,11 @@ pub enum Error {
     Argument {
         /// The flag or setting.
         name: String,
-        /// What would have been right.
+        /// The valid values.
         expected: String,
-        /// What was passed.
+        /// The value passed.
         got: String,
-        /// What to do.
+        /// How to fix it.
         help: String,
     },
     /// A device cannot be used or failed.
@@ -52,13 +52,13 @@ pub enum Error {
     Device {
         /// Which device.
         device: String,
-        /// What was tried.
+        /// The attempted action.
         what: String,
-        /// What would have been right.
+        /// The valid values.
         expected: String,
-        /// What happened.
+        /// The outcome.
         got: String,
-        /// What to do.
+        /// How to fix it.
         help: String,
     },
     /// A device has no room. Nothing is broken: what was there before still works.
@@ -68,16 +68,16 @@ pub enum Error {
     OutOfMemory {
         /// Which device.
         device: String,
-        /// Bytes asked for.
+        /// Bytes requested.
         needed: usize,
         /// Bytes that it has left.
         free: usize,
         /// Bytes that it has in all.
         total: usize,
-        /// What to do.
+        /// How to fix it.
         help: String,
     },
-    /// The caller asked for an end: see [`crate::session::Session::canceller`].
+    /// The caller cancelled the work: see [`crate::session::Session::canceller`].
     #[error("cancelled, as the caller asked")]
     Cancelled,
     /// A score or activation became NaN or infinite while the model ran.
@@ -89,17 +89,17 @@ pub enum Error {
         block: &'static str,
         /// Which quantity.
         what: &'static str,
-        /// What to do.
+        /// How to fix it.
         help: String,
     },
 }
 
-/// What a progress callback may answer: nothing, to go on, or a `Result` whose error ends the work.
+/// The return value of a progress callback: nothing, to continue, or a `Result` whose error ends the work.
 pub trait Proceed {
     /// Whether to go on.
     ///
     /// # Errors
-    /// What the work ends with.
+    /// The error that ends the work, if any.
     fn proceed(self) -> Result<()>;
 }
 

@@ -1,13 +1,13 @@
 //! LLaMA and OPT inference with Probe Pruning (ICLR 2025, arXiv 2502.15618): per batch, a small probe runs ahead
-//! through each block and the whole batch then runs on the channels and heads that the probe found to matter.
+//! through each block, and the whole batch then runs on the heads and channels that matter for it.
 //!
 //! # Map
 //!
 //! - [`source`], [`config`], [`checkpoint`], [`tokenizer`]: a Hugging Face folder, checked and mapped.
-//! - [`backend`]: the operations a device has to have; [`cpu`]: the CPU's.
+//! - [`backend`]: the operations of a device; [`cpu`] and [`gpu`] implement them.
 //! - [`weights`], [`model`]: the arithmetic of a decoder. [`model::block`] is the method in four steps.
 //! - [`prune`]: settings, kept counts, calibration and history, FLAP's global ratios, FLOPs.
-//! - [`session`]: what a caller holds: evaluate batches, calibrate, generate.
+//! - [`session`]: a caller's run of a model: evaluate batches, calibrate, generate.
 //! - `ffi`, with the feature `capi`: the C ABI of include/probeprune.h.
 //! - [`corpus`]: the synthetic language that the bundled models speak.
 //!

@@ -1,11 +1,11 @@
-//! Perplexity over non-overlapping windows of tokens (spec section 8).
+//! Perplexity over non-overlapping windows of tokens (docs/method.md, section 8).
 
 use std::time::Instant;
 
 use crate::{
-    backend::{Backend, Grid},
+    backend::Backend,
     error::{Error, Result},
-    prune::flops::Shares,
+    prune::{BatchShape, flops::Shares},
     session::Session,
 };
 
@@ -21,7 +21,7 @@ pub struct PerplexityOptions {
     pub warmup_batches: usize,
 }
 
-/// What a measurement found.
+/// The result of a measurement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Perplexity {
     /// Mean cross-entropy (nats) of every batch.
@@ -98,7 +98,7 @@ pub fn shares<B: Backend>(session: &Session<B>, windows: usize, options: Perplex
     let (whole, rest) = (windows / options.batch_size, windows % options.batch_size);
     for (batches, samples) in [(whole, options.batch_size), (usize::from(rest > 0), rest)] {
         if batches > 0 {
-            let share = session.shares(Grid { samples, tokens: options.seq_len });
+            let share = session.shares(BatchShape { samples, tokens: options.seq_len });
             let weight = (batches * samples) as f64 / windows as f64;
             sum.total += weight * share.total;
             sum.probe += weight * share.probe;

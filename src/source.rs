@@ -13,7 +13,7 @@ use crate::error::{Error, Result, printable};
 /// A model compiled into the program.
 #[derive(Debug)]
 pub struct Bundle {
-    /// What comes after `bundled:`.
+    /// The name after `bundled:`.
     pub name: &'static str,
     /// File names, as in a model folder, and their contents.
     pub files: &'static [(&'static str, &'static [u8])],
@@ -96,7 +96,7 @@ impl ModelSource {
         ))
     }
 
-    /// What to call the model: the folder's name, `org/name` for a cached model, or `bundled:NAME`.
+    /// The model's name: the folder's name, `org/name` for a cached model, or `bundled:NAME`.
     pub fn name(&self) -> String {
         let folder = match self {
             Self::Bundled(bundle) => return format!("bundled:{}", bundle.name),

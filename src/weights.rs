@@ -7,6 +7,7 @@ use crate::{
     checkpoint::{Tensor, Tensors},
     config::{Family, ModelConfig},
     error::{Proceed, Result},
+    prune::Block,
 };
 
 /// The attention block of a layer.
@@ -29,7 +30,7 @@ pub struct Attention<B: Backend> {
 pub struct Mlp<B: Backend> {
     /// Before the block (`norm_first`), or after its residual add.
     pub norm: Norm<B>,
-    /// What leads to the intermediate states.
+    /// The projections before the intermediate states.
     pub first: MlpFirst<B>,
     /// (H, I): `down_proj` or OPT's `fc2`.
     pub down_proj: Linear<B>,
@@ -56,6 +57,24 @@ pub struct Layer<B: Backend> {
     pub attention: Attention<B>,
     /// Feed-forward.
     pub mlp: Mlp<B>,
+}
+
+impl<B: Backend> Layer<B> {
+    /// The norm of a block.
+    pub fn norm(&self, block: Block) -> &Norm<B> {
+        match block {
+            Block::Attention => &self.attention.norm,
+            Block::Mlp => &self.mlp.norm,
+        }
+    }
+
+    /// The last projection of a block, whose columns are pruned: `o_proj` or `down_proj`.
+    pub fn last(&self, block: Block) -> &Linear<B> {
+        match block {
+            Block::Attention => &self.attention.o_proj,
+            Block::Mlp => &self.mlp.down_proj,
+        }
+    }
 }
 
 /// Every weight of a model, on a backend.

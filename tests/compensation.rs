@@ -7,18 +7,27 @@ use std::sync::Arc;
 
 use common::models::{Folder, Tensors};
 use probeprune::{
-    backend::{Backend, Grid, History, KeptBlocks, KeptSet, Unit, WeightUse},
+    backend::{
+        AccumulateProductOperands, Backend, ChannelScoreOperands, ColumnStatisticOperands,
+        GatherPrunedOperands, History, KeptSet, WeightUse,
+    },
     checkpoint::Tensor,
     cpu::{Buffer, Cpu},
     model::{
-        Block, Model,
-        block::{self, Context, Mode},
+        Model,
+        block::{self},
         compensation::{Compensation as Compensating, LinearMap},
+        context::{Context, Mode},
+        kept::Kept,
         scratch::{Batch, Scratch},
-        selection::{Kept, Probed, Selection},
+        selection::{Probed, Selection},
     },
-    prune::calibration::BlockMoments,
-    prune::settings::{Compensation, HistoryLayout, Method, Metric, Settings},
+    prune::{
+        BatchShape, Block, Unit,
+        calibration::BlockMoments,
+        history::HistoryLayout,
+        settings::{Compensation, Method, Metric, Settings},
+    },
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -29,7 +38,7 @@ const C: usize = 40;
 const KEPT: usize = 24;
 const RANK: usize = 3;
 const PRIOR_TOKENS: usize = 7;
-const GRID: Grid = Grid { samples: 5, tokens: 7 };
+const SHAPE: BatchShape = BatchShape { samples: 5, tokens: 7 };
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -159,15 +168,19 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         prior_tokens: PRIOR_TOKENS,
         ..Settings::default()
     };
-    let rows = GRID.rows();
+    let rows = SHAPE.rows();
     let r = values(1, rows * H);
-    let mut scratch = Scratch::new(backend, config, &settings, GRID, 0).unwrap();
+    let mut scratch = Scratch::new(backend, config, &settings, SHAPE, 0).unwrap();
     scratch.current.rows.copy_from_slice(&r);
-    let history: Vec<f32> = values(2, GRID.tokens * C).iter().map(|x| x * x).collect();
+    let history: Vec<f32> = values(2, SHAPE.tokens * C).iter().map(|x| x * x).collect();
     let map = (compensate.rank() > 0).then(Map::new);
     let kept = Kept::new(backend, config, Block::Mlp, 1, KEPT).unwrap();
     let mut statistic = vec![0.0; C].into();
-    backend.column_statistic(&layer.model.weights.layers[0].mlp.down_proj, Metric::Ppsp, &mut statistic);
+    backend.column_statistic(ColumnStatisticOperands {
+        projection: &layer.model.weights.layers[0].mlp.down_proj,
+        metric: Metric::Ppsp,
+        out: &mut statistic,
+    });
     let layout = HistoryLayout::default();
     // Calibration's mean, or a linear map's b.
     let prior = map.as_ref().map_or_else(|| values(15, C), |map| map.bias.clone());
@@ -184,13 +197,13 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         ),
         kept,
         statistic: statistic.clone(),
-        history: Some(History { values: history.clone().into(), slots: GRID.tokens, width: C, layout }),
+        history: Some(History { values: history.clone().into(), slots: SHAPE.tokens, channels: C, layout }),
         pending: None,
         recent: None,
         pinned: false,
     });
     let batch = Batch {
-        grid: GRID,
+        shape: SHAPE,
         tokens: vec![0; rows].into(),
         positions: (0..rows as u32).collect(),
         mask: mask.clone().unwrap_or_default().into(),
@@ -198,26 +211,26 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     };
     let mode = Mode::Batch { update_history: true };
     let context = Context { model: &*layer.model, settings: &settings, batch: &batch, mode };
-    backend.scope(|| block::run(&context, 0, Block::Mlp, &mut selection, &mut scratch, None, None));
+    backend.scope(|| block::run(context.block(0, Block::Mlp), &mut selection, &mut scratch, None, None));
     assert_eq!(scratch.fault, [0]);
 
     // The probe's rows, and which of them are tokens.
-    let grid = scratch.probe.grid;
-    let real = |b: usize, s: usize| mask.as_ref().is_none_or(|mask| mask[b * GRID.tokens + s] != 0);
+    let shape = scratch.probe.shape;
+    let real = |b: usize, s: usize| mask.as_ref().is_none_or(|mask| mask[b * SHAPE.tokens + s] != 0);
     let place = |i: usize, j: usize| (scratch.probe.samples[i] as usize, scratch.probe.slots[j] as usize);
     let x = layer.normed(&wide(&r));
     let (states, explained) = (layer.states(&x), map.as_ref().map(|map| map.explained(&x)));
     // What the probe sees of a channel beside its linear map.
     let seen = |b: usize, s: usize, c: usize| {
-        let at = (b * GRID.tokens + s) * C + c;
+        let at = (b * SHAPE.tokens + s) * C + c;
         states[at] - explained.as_ref().map_or(0.0, |explained| explained[at])
     };
-    let tokens: Vec<(usize, usize)> = (0..grid.samples)
-        .flat_map(|i| (0..grid.tokens).map(move |j| (i, j)))
+    let tokens: Vec<(usize, usize)> = (0..shape.samples)
+        .flat_map(|i| (0..shape.tokens).map(move |j| (i, j)))
         .map(|(i, j)| place(i, j))
         .filter(|&(b, s)| real(b, s))
         .collect();
-    let weight = grid.rows() as f64 / (grid.rows() + PRIOR_TOKENS) as f64;
+    let weight = shape.rows() as f64 / (shape.rows() + PRIOR_TOKENS) as f64;
     // What stands in: the probe's mean drawn towards calibration's.
     let mean: Vec<f64> = (0..C)
         .map(|c| {
@@ -226,20 +239,20 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         })
         .collect();
     let share = f64::from(Compensation::CENTRED_SHARE);
-    let p: Vec<f64> = (0..grid.tokens)
+    let p: Vec<f64> = (0..shape.tokens)
         .flat_map(|j| (0..C).map(move |c| (j, c)))
         .map(|(j, c)| {
             let at_slot: Vec<_> =
-                (0..grid.samples).map(|i| place(i, j)).filter(|&(b, s)| real(b, s)).collect();
+                (0..shape.samples).map(|i| place(i, j)).filter(|&(b, s)| real(b, s)).collect();
             let divisor = at_slot.len() as f64 + if mask.is_some() { 1e-3 } else { 0.0 };
             at_slot.iter().map(|&(b, s)| (seen(b, s, c) - share * mean[c]).powi(2)).sum::<f64>() / divisor
         })
         .collect();
-    assert_close("p", &scratch.p[..grid.tokens * C], &p, 1e-5);
+    assert_close("p", &scratch.p[..shape.tokens * C], &p, 1e-5);
 
     let score: Vec<f64> = (0..C)
         .map(|c| {
-            let energy: f64 = (0..grid.tokens)
+            let energy: f64 = (0..shape.tokens)
                 .map(|j| {
                     let h = f64::from(history[scratch.probe.slots[j] as usize * C + c]);
                     let p = p[j * C + c];
@@ -284,7 +297,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
 }
 
 fn some_pads() -> Vec<u32> {
-    (0..GRID.rows()).map(|row| u32::from(row % GRID.tokens >= row / GRID.tokens)).collect()
+    (0..SHAPE.rows()).map(|row| u32::from(row % SHAPE.tokens >= row / SHAPE.tokens)).collect()
 }
 
 #[test]
@@ -309,7 +322,16 @@ fn groups_score_as_the_norm_of_their_channels() {
         for metric in [Metric::Ppsp, Metric::WandaSp, Metric::Flap] {
             let mut out = vec![f32::NAN; width / group].into();
             let fusion = probeprune::backend::Fusion::ProbeOnly;
-            cpu.channel_score(&p, tokens, width, fusion, metric, &statistic, Unit::Group(group), &mut out);
+            cpu.channel_score(ChannelScoreOperands {
+                p: &p,
+                tokens,
+                channels: width,
+                fusion,
+                metric,
+                statistic: &statistic,
+                unit: Unit::Group(group),
+                out: &mut out,
+            });
             let channel = |c: usize| {
                 let energy: f64 = (0..tokens).map(|s| f64::from(p[s * width + c])).sum();
                 f64::from(statistic[c]) * if metric == Metric::WandaSp { energy.sqrt() } else { energy }
@@ -327,12 +349,18 @@ fn pruned_is_what_is_not_kept() {
     for (indices, of, width) in
         [(vec![0, 3, 4], 6, 1), (vec![], 3, 4), (vec![2], 3, 4), (vec![0, 1, 2], 3, 2)]
     {
-        let set = KeptSet { len: indices.len(), of, indices: indices.clone().into() };
-        let mut pruned = KeptSet { indices: vec![99; of].into(), len: of - indices.len(), of };
+        let set = KeptSet { len: indices.len(), of, indices: indices.clone().into(), block_width: width };
+        let mut pruned =
+            KeptSet { indices: vec![99; of].into(), len: of - indices.len(), of, block_width: width };
         let (rows, last) = (values(5, 2 * of * width).into(), values(6, of * width).into());
         let mut out = vec![0.0; 3 * pruned.len * width].into();
-        let blocks = KeptBlocks { set: &set, width };
-        Cpu::new(1).unwrap().gather_pruned(blocks, Some((&rows, 2)), &last, &mut pruned, &mut out);
+        Cpu::new(1).unwrap().gather_pruned(GatherPrunedOperands {
+            kept: &set,
+            coefficients: Some((&rows, 2)),
+            mean: &last,
+            pruned: &mut pruned,
+            out: &mut out,
+        });
         let want: Vec<u32> = (0..of as u32).filter(|unit| !indices.contains(unit)).collect();
         assert_eq!(pruned.indices[..want.len()], want);
         let columns = || want.iter().flat_map(|&unit| (0..width).map(move |i| unit as usize * width + i));
@@ -351,7 +379,13 @@ fn second_moments_are_sums_of_products() {
     let (a, b): (Buffer<f32>, Buffer<f32>) = (values(7, rows * m).into(), values(8, rows * n).into());
     let before = values(9, m * n);
     let mut out = before.clone().into();
-    Cpu::new(2).unwrap().accumulate_product(&a, &b, rows, [m, n], &mut out);
+    Cpu::new(2).unwrap().accumulate_product(AccumulateProductOperands {
+        a: &a,
+        b: &b,
+        rows,
+        columns: [m, n],
+        out: &mut out,
+    });
     let want: Vec<f64> = (0..m * n)
         .map(|i| {
             let sum: f64 = (0..rows).map(|t| f64::from(a[t * m + i / n]) * f64::from(b[t * n + i % n])).sum();

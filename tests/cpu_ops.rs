@@ -3,10 +3,14 @@
 
 use half::{bf16, f16};
 use probeprune::{
-    backend::{AttentionShape, Backend, Grid, KeptBlocks, KeptSet, Linear, WeightUse},
+    backend::{
+        AttentionOperands, AttentionShape, Backend, CrossEntropyOperands, GatedLinearOperands, KeptSet,
+        Linear, LinearOperands, ProjectOperands, WeightUse,
+    },
     checkpoint::{Checkpoint, Tensor},
     config::Activation,
     cpu::{Buffer, Cpu},
+    prune::BatchShape,
     source::ModelSource,
 };
 use rand::{RngExt, SeedableRng};
@@ -48,7 +52,7 @@ fn subset(rng: &mut ChaCha8Rng, of: usize, len: usize) -> KeptSet<Buffer<u32>> {
     while all.len() > len {
         all.remove(rng.random_range(0..all.len()));
     }
-    KeptSet { indices: all.into(), len, of }
+    KeptSet { indices: all.into(), len, of, block_width: 1 }
 }
 
 fn assert_close(got: &[f32], expected: &[f64], what: &str) {
@@ -91,9 +95,9 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
 
             // Kept rows, with bias and scale.
             let rows = subset(&mut rng, n, n.div_ceil(2));
-            let kept = Some(KeptBlocks { set: &rows, width: 1 });
+            let kept = Some(&rows);
             let mut out = vec![f32::NAN; t * rows.len].into();
-            cpu.linear(&x, t, &dense, kept, None, 0.5, None, &mut out);
+            cpu.linear(LinearOperands { kept, scale: 0.5, ..LinearOperands::new(&x, t, &dense, &mut out) });
             let expected: Vec<f64> = x
                 .chunks(k)
                 .flat_map(|x| rows.indices.iter().map(move |&r| (x, r as usize)))
@@ -103,16 +107,16 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
 
             // Gate and up on all rows.
             let mut out = vec![f32::NAN; t * n].into();
-            cpu.gated_linear(
-                &x,
-                t,
-                &dense,
-                &linear(&cpu, &tensor, None),
-                None,
-                Activation::Silu,
-                None,
-                &mut out,
-            );
+            cpu.gated_linear(GatedLinearOperands {
+                x: &x,
+                rows: t,
+                gate: &dense,
+                up: &linear(&cpu, &tensor, None),
+                kept: None,
+                activation: Activation::Silu,
+                energy: None,
+                out: &mut out,
+            });
             let silu = |x: f64| x / (1.0 + (-x).exp());
             let expected: Vec<f64> = x
                 .chunks(k)
@@ -123,12 +127,17 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
 
             // Kept columns, with residual.
             let columns = subset(&mut rng, k, k.div_ceil(2));
-            let kept = Some(KeptBlocks { set: &columns, width: 1 });
+            let kept = Some(&columns);
             let residual = random(&mut rng, t * n);
             let a: Buffer<f32> =
                 x.chunks(k).flat_map(|x| columns.indices.iter().map(|&c| x[c as usize])).collect();
             let mut out = vec![f32::NAN; t * n].into();
-            cpu.project(&a, t, &dense, kept, Some(&bias), None, Some(&residual), &mut out);
+            cpu.project(ProjectOperands {
+                kept,
+                bias: Some(&bias),
+                residual: Some(&residual),
+                ..ProjectOperands::new(&a, t, &dense, &mut out)
+            });
             let expected: Vec<f64> = (0..t * n)
                 .map(|i| {
                     let x: Vec<f32> = (0..k)
@@ -153,7 +162,14 @@ fn cross_entropy_agrees_with_stored_logits() {
         let targets: Buffer<u32> =
             (0..t).map(|i| if i % 7 == 3 { u32::MAX } else { (i * 31 % n) as u32 }).collect();
         let mut losses = vec![f32::NAN; t].into();
-        cpu.cross_entropy(&x, t, &head, &targets, &mut Vec::new().into(), &mut losses);
+        cpu.cross_entropy(CrossEntropyOperands {
+            x: &x,
+            rows: t,
+            head: &head,
+            targets: &targets,
+            scratch: &mut Vec::new().into(),
+            out: &mut losses,
+        });
         let expected: Vec<f64> = (0..t)
             .map(|i| {
                 let logit = |r: usize| -> f64 {
@@ -173,7 +189,7 @@ fn attention(
     k: &[f32],
     v: &[f32],
     s: AttentionShape,
-    kv_slots: &[u32],
+    kv_head_of: &[u32],
     mask: Option<&Buffer<u32>>,
     slots: Option<&Buffer<u32>>,
 ) -> Vec<f64> {
@@ -185,7 +201,7 @@ fn attention(
         .flat_map(|(b, i)| (0..s.heads).map(move |head| (b, i, head)))
     {
         let query = s.keys - s.queries.tokens + i;
-        let key_at = |j: usize| ((b * s.key_capacity + j) * s.kv_heads + kv_slots[head] as usize) * d;
+        let key_at = |j: usize| ((b * s.key_capacity + j) * s.kv_heads + kv_head_of[head] as usize) * d;
         let visible: Vec<usize> = (0..=query)
             .filter(|j| mask.is_none_or(|mask| mask[b * s.key_capacity + j] != 0))
             .filter(|&j| s.window.is_none_or(|window| slot(query) - slot(j) < window))
@@ -219,7 +235,7 @@ fn attention_agrees_with_f64_loops() {
     ];
     for (samples, queries, keys, key_capacity, heads, kv_heads, head_dim, window, padded) in cases {
         let shape = AttentionShape {
-            queries: Grid { samples, tokens: queries },
+            queries: BatchShape { samples, tokens: queries },
             keys,
             key_capacity,
             heads,
@@ -231,7 +247,7 @@ fn attention_agrees_with_f64_loops() {
         let q = random(&mut rng, samples * queries * heads * head_dim);
         let k = random(&mut rng, samples * key_capacity * kv_heads * head_dim);
         let v = random(&mut rng, k.len());
-        let kv_slots: Buffer<u32> = (0..heads).map(|head| (head * kv_heads / heads) as u32).collect();
+        let kv_head_of: Buffer<u32> = (0..heads).map(|head| (head * kv_heads / heads) as u32).collect();
         // Left pads, one sample with more of them than there are keys before its first queries.
         let pads = |b: usize| if b == 0 { keys / 2 } else { b };
         let mask: Option<Buffer<u32>> = padded.then(|| {
@@ -242,8 +258,17 @@ fn attention_agrees_with_f64_loops() {
         let slots: Option<Buffer<u32>> =
             (window == Some(4)).then(|| (0..keys as u32).map(|j| j * 2).collect());
         let mut out = vec![f32::NAN; q.len()].into();
-        cpu.attention(&q, &k, &v, shape, &kv_slots, mask.as_ref(), slots.as_ref(), &mut out);
-        let expected = attention(&q, &k, &v, shape, &kv_slots, mask.as_ref(), slots.as_ref());
+        cpu.attention(AttentionOperands {
+            q: &q,
+            k: &k,
+            v: &v,
+            shape,
+            kv_head_of: &kv_head_of,
+            mask: mask.as_ref(),
+            slots: slots.as_ref(),
+            out: &mut out,
+        });
+        let expected = attention(&q, &k, &v, shape, &kv_head_of, mask.as_ref(), slots.as_ref());
         assert_close(&out, &expected, &format!("{shape:?}"));
     }
 }
@@ -257,16 +282,16 @@ fn one_two_and_three_threads_give_the_same_bits() {
         let run = |threads| {
             let cpu = Cpu::new(threads).unwrap();
             let mut out = vec![0.0; t * n].into();
-            cpu.gated_linear(
-                &x,
-                t,
-                &linear(&cpu, &tensor, None),
-                &linear(&cpu, &tensor, None),
-                None,
-                Activation::Silu,
-                None,
-                &mut out,
-            );
+            cpu.gated_linear(GatedLinearOperands {
+                x: &x,
+                rows: t,
+                gate: &linear(&cpu, &tensor, None),
+                up: &linear(&cpu, &tensor, None),
+                kept: None,
+                activation: Activation::Silu,
+                energy: None,
+                out: &mut out,
+            });
             out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
         };
         assert!(run(1) == run(2) && run(1) == run(3), "{t}×{k} · {n}×{k}");

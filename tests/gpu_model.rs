@@ -18,7 +18,10 @@ use probeprune::{
     cpu::Cpu,
     gpu::{Gpu, GpuDtype},
     model::Model,
-    prune::settings::{Compensation, HistoryDtype, HistoryLayout, Method, ProbeOrder, Settings},
+    prune::{
+        history::HistoryLayout,
+        settings::{Compensation, HistoryDtype, Method, ProbeOrder, Settings},
+    },
     session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
     source::ModelSource,
     tokenizer::Tokenizer,

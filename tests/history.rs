@@ -9,16 +9,18 @@ use common::{
     models::{Folder, Tensors},
 };
 use probeprune::{
-    backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Unit},
+    backend::{Backend, ChannelScoreOperands, Fusion, History, HistoryUpdateOperands, KeptSet},
     config::ModelConfig,
     cpu::{Buffer, Cpu},
-    model::{Block, Model},
+    model::Model,
     prune::{
+        BatchShape, Block, Unit,
         calibration::{BlockMoments, Calibration, FlapMoments},
         flap::global_ratios,
         flops::{LayerCounts, shares},
+        history::HistoryLayout,
         linear_fit::LinearFit,
-        settings::{HistoryDtype, HistoryLayout, Method, Metric, Settings},
+        settings::{HistoryDtype, Method, Metric, Settings},
     },
     session::{Limits, Session},
 };
@@ -293,13 +295,13 @@ fn flops_are_the_papers() {
         "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32 });
     let seven = config(llama_2_7b);
     let settings = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
-    let grid = Grid { samples: 20, tokens: 1024 };
+    let shape = BatchShape { samples: 20, tokens: 1024 };
     let dense = LayerCounts::dense(&seven);
     let probed = LayerCounts { probes_attention: true, probes_mlp: true, ..dense };
     let layers = [vec![dense; 3], vec![probed; 29]].concat();
-    let share = shares(&seven, &settings, &layers, grid).probe;
+    let share = shares(&seven, &settings, &layers, shape).probe;
     assert_eq!((share * 1e4).round(), 157.0, "{share}");
-    let none = shares(&seven, &settings, &[dense; 32], grid);
+    let none = shares(&seven, &settings, &[dense; 32], shape);
     assert_eq!((none.total, none.probe), (1.0, 0.0));
 
     // GQA, per row and in units of 2·H: q 8·D, k and v 2·D each, o 8·D; gate, up, down.
@@ -308,7 +310,7 @@ fn flops_are_the_papers() {
         "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 2 }));
     let half = LayerCounts { heads: 3, kv_heads: 1, channels: 50, ..LayerCounts::dense(&gqa) };
     let expected = f64::from(3 * 8 + 2 * 8 + 3 * 8 + 3 * 50) / f64::from(8 * 8 + 4 * 8 + 8 * 8 + 3 * 100);
-    let got = shares(&gqa, &settings, &[half], grid).total;
+    let got = shares(&gqa, &settings, &[half], shape).total;
     assert!((got - expected).abs() < 1e-12, "{got} {expected}");
 }
 
@@ -329,7 +331,7 @@ proptest! {
 
 /// The energy that history has for a slot and channel, read plainly from what is stored.
 fn stored_energy(history: &History<Cpu>, slot: usize, c: usize) -> f64 {
-    let at = slot / history.layout.bucket * history.width + c;
+    let at = slot / history.layout.bucket * history.channels + c;
     match history.layout.dtype {
         HistoryDtype::F32 => f64::from(history.values[at]),
         HistoryDtype::F16 => {
@@ -341,7 +343,7 @@ fn stored_energy(history: &History<Cpu>, slot: usize, c: usize) -> f64 {
 
 /// History of these energies (slots, width).
 fn stored_history(energies: &[f32], slots: usize, width: usize, layout: HistoryLayout) -> History<Cpu> {
-    History { values: layout.encode(energies, width).into(), slots, width, layout }
+    History { values: layout.encode(energies, width).into(), slots, channels: width, layout }
 }
 
 fn random_energies(rng: &mut ChaCha8Rng, n: usize) -> Buffer<f32> {
@@ -391,14 +393,13 @@ proptest! {
         let width = blocks * block;
         let before = stored_history(&random_energies(&mut rng, slots * width), slots, width, layout);
         let indices: Buffer<u32> = (0..blocks as u32).filter(|_| rng.random_range(0..3) > 0).collect();
-        let set = KeptSet { len: indices.len(), indices: indices.clone(), of: blocks };
-        let kept = KeptBlocks { set: &set, width: block };
+        let kept = KeptSet { len: indices.len(), indices: indices.clone(), of: blocks, block_width: block };
         let mut p = random_energies(&mut rng, tokens * kept.channels());
         // What is not finite leaves its whole bucket as it is.
         p.iter_mut().filter(|_| rng.random_range(0..9) == 0).for_each(|p| *p = f32::INFINITY);
         let mut after = History { values: before.values.clone(), ..before };
         if kept.channels() > 0 {
-            Cpu::new(1).unwrap().history_update(&p, tokens, at, kept, momentum, &mut after);
+            Cpu::new(1).unwrap().history_update(HistoryUpdateOperands { p: &p, tokens, at, kept: &kept, momentum, history: &mut after });
         }
         for (slot, c) in (0..slots).flat_map(|slot| (0..width).map(move |c| (slot, c))) {
             let old = stored_energy(&before, slot, c);
@@ -431,7 +432,7 @@ proptest! {
         let of_probe: Buffer<u32> = (0..tokens as u32).map(|s| 3 * s + 1).collect();
         let mut out = vec![f32::NAN; width].into();
         let fusion = Fusion::History { history: &history, slots: &of_probe, fixed_weight };
-        Cpu::new(1).unwrap().channel_score(&p, tokens, width, fusion, Metric::Ppsp, &statistic, Unit::Channel, &mut out);
+        Cpu::new(1).unwrap().channel_score(ChannelScoreOperands { p: &p, tokens, channels: width, fusion, metric: Metric::Ppsp, statistic: &statistic, unit: Unit::Channel, out: &mut out });
         for (c, &got) in out.iter().enumerate() {
             let fused = (0..tokens).map(|s| {
                 let p = f64::from(p[s * width + c]);

@@ -6,12 +6,17 @@ use std::sync::Arc;
 
 use common::models::Folder;
 use probeprune::{
-    backend::{Backend, Fusion, Grid, History, KeptBlocks, KeptSet, Probe, Unit},
+    backend::{
+        Backend, ChannelScoreOperands, ColumnStatisticOperands, EnergyOperands, Fusion, History,
+        HistoryUpdateOperands, KeepKvHeadsOperands, KeptSet, Probe, ProbeSelectOperands, TopKKeepOperands,
+    },
     cpu::{Buffer, Cpu},
     model::Model,
     prune::{
-        counts::{LEADING_SLOT_LIMIT, probe_counts},
-        settings::{HistoryLayout, Metric, ProbeOrder, Settings},
+        BatchShape, Unit,
+        counts::{LEADING_SLOT_LIMIT, probe_shape},
+        history::HistoryLayout,
+        settings::{Metric, ProbeOrder, Settings},
     },
 };
 use proptest::prelude::*;
@@ -24,7 +29,7 @@ fn cpu() -> Cpu {
 
 fn indices(set: impl IntoIterator<Item = u32>, of: usize) -> KeptSet<Buffer<u32>> {
     let indices: Buffer<u32> = set.into_iter().collect();
-    KeptSet { len: indices.len(), indices, of }
+    KeptSet { len: indices.len(), indices, of, block_width: 1 }
 }
 
 /// Values over ten decades, a few of them 0: sums where small terms matter.
@@ -55,8 +60,9 @@ fn largest<T: PartialOrd>(values: &[T], k: usize) -> Vec<u32> {
 }
 
 fn keep(scores: &[f32], k: usize, fault: &mut Buffer<u32>, tag: u32) -> Vec<u32> {
-    let mut kept = KeptSet { indices: vec![u32::MAX; scores.len()].into(), len: k, of: scores.len() };
-    cpu().top_k_keep(&scores.to_vec().into(), &mut kept, tag, fault);
+    let mut kept =
+        KeptSet { indices: vec![u32::MAX; scores.len()].into(), len: k, of: scores.len(), block_width: 1 };
+    cpu().top_k_keep(TopKKeepOperands { scores: &scores.to_vec().into(), kept: &mut kept, tag, fault });
     kept.indices[..k].to_vec()
 }
 
@@ -82,17 +88,17 @@ fn the_first_score_that_is_not_finite_is_the_one_reported() {
     }
 }
 
-/// Spec section 1 with integer norms, whose squares and sums are exact.
+/// docs/method.md, section 1 with integer norms, whose squares and sums are exact.
 fn select_plainly(
     norms: &[u64],
     mask: &[u32],
-    grid: Grid,
+    shape: BatchShape,
     order: ProbeOrder,
     (samples_kept, tokens_kept): (usize, usize),
 ) -> (Vec<u32>, Vec<u32>) {
-    let at = |b: u32, s: u32| b as usize * grid.tokens + s as usize;
-    let mut samples: Vec<u32> = (0..grid.samples as u32).collect();
-    let mut tokens: Vec<u32> = (0..grid.tokens as u32).collect();
+    let at = |b: u32, s: u32| b as usize * shape.tokens + s as usize;
+    let mut samples: Vec<u32> = (0..shape.samples as u32).collect();
+    let mut tokens: Vec<u32> = (0..shape.tokens as u32).collect();
     // `None`, for pads only, sorts below every sum.
     let sum = |cells: Vec<usize>| -> Option<u64> {
         let real: Vec<usize> = cells.into_iter().filter(|&i| mask[i] != 0).collect();
@@ -121,20 +127,28 @@ fn select(
     norms: &[u64],
     mask: Option<&Buffer<u32>>,
     positions: &Buffer<u32>,
-    grid: Grid,
+    shape: BatchShape,
     order: ProbeOrder,
-    kept: Grid,
+    kept: BatchShape,
 ) -> Probe<Cpu> {
     let fresh = |len: usize| vec![u32::MAX; len].into();
     let mut probe = Probe {
-        grid: kept,
+        shape: kept,
         samples: fresh(kept.samples),
         slots: fresh(kept.tokens),
         positions: fresh(kept.rows()),
         mask: fresh(kept.rows()),
     };
     let squares = norms.iter().map(|&n| (n * n) as f32).collect();
-    cpu().probe_select(&squares, grid, order, positions, mask, LEADING_SLOT_LIMIT, &mut probe);
+    cpu().probe_select(ProbeSelectOperands {
+        sum_squares: &squares,
+        shape,
+        order,
+        positions,
+        mask,
+        leading_slot_limit: LEADING_SLOT_LIMIT,
+        probe: &mut probe,
+    });
     probe
 }
 
@@ -152,12 +166,12 @@ proptest! {
         order in prop::sample::select(ProbeOrder::ALL), padding in 0..3, seed: u64,
     ) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let grid = Grid { samples, tokens };
+        let shape = BatchShape { samples, tokens };
         // Samples of different sizes, so that a sample with many pads can come first.
         let sizes: Vec<u64> = (0..samples).map(|_| rng.random_range(1..20)).collect();
-        let norms: Vec<u64> = (0..grid.rows()).map(|i| rng.random_range(0..6) * sizes[i / tokens]).collect();
-        let positions: Buffer<u32> = (0..grid.rows()).map(|_| rng.random()).collect();
-        let mut mask = Buffer::from(vec![1u32; grid.rows()]);
+        let norms: Vec<u64> = (0..shape.rows()).map(|i| rng.random_range(0..6) * sizes[i / tokens]).collect();
+        let positions: Buffer<u32> = (0..shape.rows()).map(|_| rng.random()).collect();
+        let mut mask = Buffer::from(vec![1u32; shape.rows()]);
         for row in mask.chunks_mut(tokens) {
             let pads = rng.random_range(0..tokens);
             match padding {
@@ -170,10 +184,10 @@ proptest! {
         let settings = Settings {
             probe_samples: shares.0, probe_tokens: shares.1, probe_order: order, ..Settings::default()
         };
-        let (b, s) = probe_counts(&settings, samples, tokens);
+        let kept = probe_shape(&settings, shape);
         let given = (padding > 0).then_some(&mask);
-        let probe = select(&norms, given, &positions, grid, order, Grid { samples: b, tokens: s });
-        let expected = select_plainly(&norms, &mask, grid, order, (b, s));
+        let probe = select(&norms, given, &positions, shape, order, kept);
+        let expected = select_plainly(&norms, &mask, shape, order, (kept.samples, kept.tokens));
         prop_assert_eq!((&*probe.samples, &*probe.slots), (&*expected.0, &*expected.1));
         let rows = || expected.0.iter().flat_map(|&b| {
             expected.1.iter().map(move |&s| b as usize * tokens + s as usize)
@@ -187,12 +201,12 @@ proptest! {
         (samples, tokens, width) in (1usize..6, 1usize..6, 1usize..70), masked: bool, seed: u64,
     ) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let grid = Grid { samples, tokens };
-        let a = energies(&mut rng, grid.rows() * width);
+        let shape = BatchShape { samples, tokens };
+        let a = energies(&mut rng, shape.rows() * width);
         let mask: Buffer<u32> =
-            (0..grid.rows()).map(|_| if masked { rng.random_range(0..2) } else { 1 }).collect();
+            (0..shape.rows()).map(|_| if masked { rng.random_range(0..2) } else { 1 }).collect();
         let mut out = vec![f32::NAN; tokens * width].into();
-        cpu().energy(&a, grid, width, masked.then_some(&mask), &mut out, None);
+        cpu().energy(EnergyOperands { a: &a, shape, channels: width, mask: masked.then_some(&mask), out: &mut out, sums: None });
         let expected: Vec<f64> = (0..tokens * width).map(|i| {
             let rows = (0..samples).map(|b| b * tokens + i / width).filter(|&row| mask[row] != 0);
             let count = rows.clone().count() as f64 + if masked { 1e-3 } else { 0.0 };
@@ -216,7 +230,7 @@ proptest! {
         // Slots beyond those that history has seen come last.
         let slots: Buffer<u32> = (0..tokens as u32).map(|s| 2 * s).collect();
         let (layout, values) = (HistoryLayout::default(), history.clone());
-        let kept = History { values, slots: history_slots.unwrap_or(0), width, layout };
+        let kept = History { values, slots: history_slots.unwrap_or(0), channels: width, layout };
         let fusion = match history_slots {
             None => Fusion::ProbeOnly,
             Some(_) => {
@@ -225,7 +239,7 @@ proptest! {
         };
         let unit = if head_dim > 0 { Unit::Head(head_dim) } else { Unit::Channel };
         let mut out = Buffer::from(vec![f32::NAN; width / head_dim.max(1)]);
-        cpu().channel_score(&p, tokens, width, fusion, metric, &statistic, unit, &mut out);
+        cpu().channel_score(ChannelScoreOperands { p: &p, tokens, channels: width, fusion, metric, statistic: &statistic, unit, out: &mut out });
 
         let channel = |c: usize| -> f64 {
             let energy: f64 = (0..tokens).map(|s| {
@@ -251,12 +265,12 @@ proptest! {
 
 #[test]
 fn up_to_ten_kept_tokens_include_the_first() {
-    let grid = Grid { samples: 1, tokens: 40 };
+    let shape = BatchShape { samples: 1, tokens: 40 };
     let norms: Vec<u64> = (0..40).collect();
     let positions: Buffer<u32> = (0..40).collect();
     let slots = |tokens: usize| {
-        let kept = Grid { samples: 1, tokens };
-        select(&norms, None, &positions, grid, ProbeOrder::TokensSamples, kept).slots
+        let kept = BatchShape { samples: 1, tokens };
+        select(&norms, None, &positions, shape, ProbeOrder::TokensSamples, kept).slots
     };
     assert_eq!(slots(10), [vec![0], (31..40).collect()].concat());
     assert_eq!(slots(11), (29..40).collect::<Vec<_>>());
@@ -264,32 +278,38 @@ fn up_to_ten_kept_tokens_include_the_first() {
 
 #[test]
 fn the_first_token_is_the_first_that_is_no_pad_in_some_sample() {
-    let grid = Grid { samples: 2, tokens: 8 };
+    let shape = BatchShape { samples: 2, tokens: 8 };
     let norms: Vec<u64> = (0..16).map(|i| 1 + i % 8).collect();
     let mask = [[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]].concat().into();
     let positions = vec![0; 16].into();
     let slots = |order, samples| {
-        select(&norms, Some(&mask), &positions, grid, order, Grid { samples, tokens: 2 }).slots
+        select(&norms, Some(&mask), &positions, shape, order, BatchShape { samples, tokens: 2 }).slots
     };
     assert_eq!(slots(ProbeOrder::TokensSamples, 1), [3, 7]);
     // A mask may make sample 0 the only one looked at.
     let norms: Vec<u64> = (0..16).map(|i| if i < 8 { 90 + i } else { 1 }).collect();
-    let kept = Grid { samples: 1, tokens: 2 };
-    let probe = select(&norms, Some(&mask), &positions, grid, ProbeOrder::SamplesTokens, kept);
+    let kept = BatchShape { samples: 1, tokens: 2 };
+    let probe = select(&norms, Some(&mask), &positions, shape, ProbeOrder::SamplesTokens, kept);
     assert_eq!([&*probe.samples, &*probe.slots, &*probe.mask], [&[0][..], &[5, 7], &[1, 1]]);
 }
 
 #[test]
 fn history_moves_only_where_something_finite_was_computed() {
     // 3 slots of 3 blocks of 2 channels; blocks 0 and 2 are kept, slots 1 and 2 are given.
-    let set = indices([0, 2], 3);
-    let kept = KeptBlocks { set: &set, width: 2 };
+    let kept = KeptSet { block_width: 2, ..indices([0, 2], 3) };
     let p = vec![10.0, 20.0, f32::NAN, 40.0, 50.0, f32::INFINITY, 70.0, 80.0].into();
     let before: Buffer<f32> = (0..18).map(|i| i as f32).collect();
     let after = |momentum: f64| {
         let (layout, values) = (HistoryLayout::default(), before.clone());
-        let mut history = History { values, slots: 3, width: 6, layout };
-        cpu().history_update(&p, 2, 1, kept, momentum, &mut history);
+        let mut history = History { values, slots: 3, channels: 6, layout };
+        cpu().history_update(HistoryUpdateOperands {
+            p: &p,
+            tokens: 2,
+            at: 1,
+            kept: &kept,
+            momentum,
+            history: &mut history,
+        });
         history.values
     };
     let mut expected = before.clone();
@@ -311,10 +331,15 @@ fn kv_heads_are_those_that_kept_heads_use() {
         (2, vec![0, 2, u32::MAX], [0, 0, 1]),
         (3, vec![0, 1], [0, 0, 1]),
     ] {
-        let mut kv_kept = indices(vec![7; kv.len()], kv.len());
-        let mut kv_slots = vec![9; 3].into();
-        cpu().keep_kv_heads(&indices([0, 1, 4], 6), group, &mut kv_kept, &mut kv_slots);
-        assert_eq!((&*kv_kept.indices, &*kv_slots), (&*kv, &slots[..]), "group {group}");
+        let mut kv_heads = indices(vec![7; kv.len()], kv.len());
+        let mut kv_head_of = vec![9; 3].into();
+        cpu().keep_kv_heads(KeepKvHeadsOperands {
+            heads: &indices([0, 1, 4], 6),
+            gqa_group: group,
+            kv_heads: &mut kv_heads,
+            kv_head_of: &mut kv_head_of,
+        });
+        assert_eq!((&*kv_heads.indices, &*kv_head_of), (&*kv, &slots[..]), "group {group}");
     }
 }
 
@@ -331,7 +356,11 @@ fn column_statistics_are_sums_over_outputs() {
         };
         let root = |sum: f64| if *metric == Metric::Ppsp { sum.sqrt() } else { sum };
         let mut got = vec![f32::NAN; 24].into();
-        model.backend.column_statistic(&model.weights.layers[1].mlp.down_proj, *metric, &mut got);
+        model.backend.column_statistic(ColumnStatisticOperands {
+            projection: &model.weights.layers[1].mlp.down_proj,
+            metric: *metric,
+            out: &mut got,
+        });
         let column = |c: usize| root(weight.iter().skip(c).step_by(24).map(term).sum());
         assert_close(&got, &(0..24).map(column).collect::<Vec<_>>());
     }

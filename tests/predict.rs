@@ -14,6 +14,7 @@ mod content;
 #[allow(dead_code)]
 #[path = "../benches/kernels/measure.rs"]
 mod measure;
+mod operations;
 #[allow(dead_code)]
 #[path = "../benches/kernels/peers.rs"]
 mod peers;
@@ -26,8 +27,9 @@ mod timer;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use case::{Case, LARGE, Op, cases};
+use case::{LARGE, LayerCase, Op, cases};
 use content::Content;
+use operations::{Case, ElementBytes, source::Source};
 use peers::Trouble;
 use predict::{Prediction, driver::Predicted, machine::MACHINES, machine::Machine};
 use probeprune::gpu::{Driver, Geometry, Gpu, GpuDtype, Kernel, Launch};
@@ -39,13 +41,15 @@ fn expected(machine: &'static Machine, number: usize) -> Prediction {
     })
 }
 
+const BF16: ElementBytes = ElementBytes { activation: 2, weight: 2 };
+
 /// Seconds of a case on a calculated GPU, and its kernels.
-fn seconds(machine: &'static Machine, case: Case) -> (f64, Vec<&'static str>) {
+fn seconds(machine: &'static Machine, case: LayerCase) -> (f64, Vec<&'static str>) {
     let gpu = Gpu::new(Predicted::new(machine), GpuDtype::Bf16);
-    let mut ready = case.prepare(&gpu, &Content::none(), 1).unwrap();
+    let mut ready = case.operation().prepare(&gpu, Source::Content(&Content::none(), 1)).unwrap();
     let events = [gpu.driver().event().unwrap(), gpu.driver().event().unwrap()];
     gpu.driver().record(&events[0]).unwrap();
-    ready(&gpu, false);
+    ready(&gpu, false).unwrap();
     gpu.driver().record(&events[1]).unwrap();
     gpu.issued().unwrap();
     let kernels = gpu.driver().take_runs().into_iter().flat_map(|(kernels, _)| kernels).collect();
@@ -96,10 +100,10 @@ fn nothing_is_faster_than_memory_and_tensor_cores() {
                 continue;
             }
             let (seconds, _) = seconds(machine, case);
-            let flops = case.flops().unwrap_or(0.0) / machine.mma;
+            let flops = case.operation().flops().unwrap_or(0.0) / machine.mma;
             assert!(seconds > flops, "{} on {}: {seconds} s", case.id(), machine.name);
             // What a cache as large as this one cannot keep has to come from memory.
-            let bytes = (case.bytes(2, 2) - machine.l2) / machine.memory;
+            let bytes = (case.operation().bytes(BF16) as f64 - machine.l2) / machine.memory;
             assert!(seconds > bytes, "{} on {}: {seconds} s", case.id(), machine.name);
         }
     }
@@ -109,10 +113,10 @@ fn nothing_is_faster_than_memory_and_tensor_cores() {
 fn decoding_products_are_bound_by_memory() {
     for machine in &MACHINES {
         for pruned in [false, true] {
-            let case = Case { op: Op::Gated, shape: LARGE[3], pruned };
+            let case = LayerCase { op: Op::Gated, shape: LARGE[3], pruned };
             let (seconds, kernels) = seconds(machine, case);
             assert_eq!(kernels, ["gated_linear_gemv_8_bf16"]);
-            let memory = case.bytes(2, 2) / machine.reachable() + machine.launch;
+            let memory = case.operation().bytes(BF16) as f64 / machine.reachable() + machine.launch;
             assert!(seconds < 1.15 * memory, "{}: {seconds} s where memory takes {memory}", case.id());
         }
     }

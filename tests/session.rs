@@ -8,8 +8,9 @@ use std::sync::Arc;
 use common::models::Folder;
 use probeprune::{
     cpu::Cpu,
-    model::{Block, Model, timeline::Step},
+    model::{Model, timeline::Step},
     prune::{
+        Block,
         calibration::Calibration,
         settings::{Compensation, Method, Settings},
     },
@@ -388,9 +389,9 @@ fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
         let fallen = run(&mut with, &small, 2);
         assert_eq!(fallen, run(&mut dense(&model), &small, 2), "dense to the bit");
         assert_eq!((with.dense_batches(), with.kept_channels(2).unwrap()), (1, None));
-        let grid = |samples, tokens| probeprune::backend::Grid { samples, tokens };
-        assert_eq!(with.shares(grid(2, 8)).total, 1.0);
-        assert!(with.shares(grid(4, 24)).total < 1.0);
+        let shape = |samples, tokens| probeprune::prune::BatchShape { samples, tokens };
+        assert_eq!(with.shares(shape(2, 8)).total, 1.0);
+        assert!(with.shares(shape(4, 24)).total < 1.0);
 
         // As if it had never been there.
         assert_eq!(run(&mut with, &large, 4), run(&mut without, &large, 4));
@@ -487,7 +488,7 @@ fn what_is_kept_has_the_highest_scores() {
                 let scores = session.scores(layer, block).unwrap().unwrap();
                 assert_eq!(
                     scores.len(),
-                    block.channels(&model.config) / block.unit(&model.config, 1).width()
+                    block.channels(&model.config) / block.unit(&model.config, 1).block_width()
                 );
                 let is_kept = |unit: &usize| kept.contains(&(*unit as u32));
                 let (inside, outside): (Vec<usize>, Vec<usize>) = (0..scores.len()).partition(is_kept);

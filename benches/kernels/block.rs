@@ -4,24 +4,26 @@ use std::sync::Arc;
 
 use probeprune::{
     Result,
-    backend::{Backend, Grid, History, Linear, Probe},
+    backend::{Backend, ColumnStatisticOperands, History, Probe, ProbeGatherOperands},
     config::ModelConfig,
     kv_cache::KvCache,
     model::{
-        Block, Model,
-        block::{self, Context, Mode},
+        Model,
+        block::{self},
+        context::{Context, Mode},
+        kept::Kept,
         scratch::{Batch, Scratch},
-        selection::{Kept, Probed, Selection},
+        selection::{Probed, Selection},
         timeline::{Step, Timeline},
     },
     prune::{
-        counts,
+        BatchShape, Block, counts,
         settings::{Method, Settings},
     },
     weights::Weights,
 };
 
-use crate::{case::Shape, content::Content};
+use crate::{case::LayerShape, content::Content, operations::source::Content as _};
 
 /// How a layer's kept sets come about.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,11 +54,11 @@ pub struct LayerRun<B: Backend> {
 pub fn model<B: Backend>(
     backend: &Arc<B>,
     content: &Content,
-    shape: Shape,
+    shape: LayerShape,
     layers: usize,
     vocab_size: usize,
 ) -> Result<Arc<Model<B>>> {
-    let Shape { hidden, intermediate, heads, head_dim, .. } = shape;
+    let LayerShape { hidden, intermediate, heads, head_dim, .. } = shape;
     let config = format!(
         r#"{{"architectures": ["LlamaForCausalLM"], "hidden_size": {hidden}, "intermediate_size": {intermediate},
             "num_attention_heads": {heads}, "head_dim": {head_dim}, "num_hidden_layers": {layers},
@@ -76,7 +78,7 @@ impl<B: Backend> LayerRun<B> {
     pub fn new(
         model: &Arc<Model<B>>,
         content: &Content,
-        grid: Grid,
+        shape: BatchShape,
         past: usize,
         pruning: Pruning,
     ) -> Result<Self> {
@@ -99,28 +101,28 @@ impl<B: Backend> LayerRun<B> {
                 Block::Attention => counts::kept_heads(&settings, config, ratio)?,
                 Block::Mlp => counts::kept_channels(&settings, config, ratio)?,
             };
-            selection(model, &settings, block, len, grid, pruning)
+            selection(model, &settings, block, len, shape, pruning)
         };
         let selections = [select(Block::Attention)?, select(Block::Mlp)?];
-        let mut scratch = Scratch::new(backend, config, &settings, grid, past + grid.tokens)?;
-        fill_rows(backend, content, grid, config.hidden_size, &mut scratch)?;
-        let table = content.values((past + grid.tokens) * config.head_dim, -1.0..1.0, 2);
-        backend.upload_statistics(&table, &mut scratch.rope_table);
-        let rows = grid.rows();
+        let mut scratch = Scratch::new(backend, config, &settings, shape, past + shape.tokens)?;
+        fill_rows(backend, content, shape, config.hidden_size, &mut scratch)?;
+        let table = content.values((past + shape.tokens) * config.head_dim, -1.0..1.0, 2);
+        backend.upload_statistics(&table, &mut scratch.attention.rope_table);
+        let rows = shape.rows();
         let mut batch = Batch {
-            grid,
+            shape,
             tokens: backend.indices(rows)?,
             positions: backend.indices(rows)?,
             mask: backend.indices(rows)?,
             padded: false,
         };
-        let positions: Vec<u32> = (0..rows).map(|row| (past + row % grid.tokens) as u32).collect();
+        let positions: Vec<u32> = (0..rows).map(|row| (past + row % shape.tokens) as u32).collect();
         backend.upload_indices(&positions, &mut batch.positions);
-        let slots = match selections[0].kept().and_then(|kept| kept.kv.as_ref()) {
-            Some(kv) => kv.set.len,
+        let slots = match selections[0].kept().and_then(|kept| kept.kv_heads.as_ref()) {
+            Some(kv_heads) => kv_heads.len,
             None => config.num_key_value_heads,
         };
-        let cache = (past > 0).then(|| filled_cache(model, content, grid, past, slots)).transpose()?;
+        let cache = (past > 0).then(|| filled_cache(model, content, shape, past, slots)).transpose()?;
         Ok(Self { model: Arc::clone(model), settings, scratch, batch, selections, cache })
     }
 
@@ -141,7 +143,7 @@ impl<B: Backend> LayerRun<B> {
                     cache.len = *past;
                     cache
                 });
-                block::run(&context, 0, block, selection, scratch, cache, None);
+                block::run(context.block(0, block), selection, scratch, cache, None);
                 block::update_history(&context, selection);
                 scratch.timeline.mark(&model.backend, Step::History);
             }
@@ -167,19 +169,25 @@ impl<B: Backend> LayerRun<B> {
 fn fill_rows<B: Backend>(
     backend: &B,
     content: &Content,
-    grid: Grid,
+    shape: BatchShape,
     width: usize,
     scratch: &mut Scratch<B>,
 ) -> Result<()> {
-    let mut sample = backend.activations(grid.tokens * width)?;
-    backend.upload_activations(&content.values(grid.tokens * width, -1.0..1.0, 1), &mut sample);
-    let mut slots = backend.indices(grid.tokens)?;
-    backend.upload_indices(&(0..grid.tokens as u32).collect::<Vec<_>>(), &mut slots);
+    let mut sample = backend.activations(shape.tokens * width)?;
+    backend.upload_activations(&content.values(shape.tokens * width, -1.0..1.0, 1), &mut sample);
+    let mut slots = backend.indices(shape.tokens)?;
+    backend.upload_indices(&(0..shape.tokens as u32).collect::<Vec<_>>(), &mut slots);
     let (samples, positions, mask) =
-        (backend.indices(grid.samples)?, backend.indices(0)?, backend.indices(0)?);
-    let every = Probe { grid, samples, slots, positions, mask };
-    let one = Grid { samples: 1, tokens: grid.tokens };
-    backend.probe_gather(&sample, one, width, &every, &mut scratch.current.rows);
+        (backend.indices(shape.samples)?, backend.indices(0)?, backend.indices(0)?);
+    let every = Probe { shape, samples, slots, positions, mask };
+    let one = BatchShape { samples: 1, tokens: shape.tokens };
+    backend.probe_gather(ProbeGatherOperands {
+        x: &sample,
+        shape: one,
+        hidden_size: width,
+        probe: &every,
+        out: &mut scratch.current.rows,
+    });
     // The sample goes with the end of this.
     backend.download_indices(&every.samples, 1).map(drop)
 }
@@ -188,17 +196,17 @@ fn fill_rows<B: Backend>(
 fn filled_cache<B: Backend>(
     model: &Model<B>,
     content: &Content,
-    grid: Grid,
+    shape: BatchShape,
     past: usize,
     head_slots: usize,
 ) -> Result<(KvCache<B>, usize)> {
-    let (backend, capacity, d) = (&*model.backend, past + grid.tokens, model.config.head_dim);
-    let mut cache = KvCache::new(backend, grid.samples, capacity, &[head_slots], d)?;
-    let entries = grid.samples * capacity * head_slots * d;
+    let (backend, capacity, d) = (&*model.backend, past + shape.tokens, model.config.head_dim);
+    let mut cache = KvCache::new(backend, shape.samples, capacity, &[head_slots], d)?;
+    let entries = shape.samples * capacity * head_slots * d;
     let layer = &mut cache.layers[0];
     backend.upload_activations(&content.values(entries, -1.0..1.0, 3), &mut layer.keys);
     backend.upload_activations(&content.values(entries, -1.0..1.0, 4), &mut layer.values);
-    backend.upload_indices(&vec![1; grid.samples * capacity], &mut cache.mask);
+    backend.upload_indices(&vec![1; shape.samples * capacity], &mut cache.mask);
     Ok((cache, past))
 }
 
@@ -207,7 +215,7 @@ fn selection<B: Backend>(
     settings: &Settings,
     block: Block,
     len: usize,
-    grid: Grid,
+    shape: BatchShape,
     pruning: Pruning,
 ) -> Result<Selection<B>> {
     let (backend, config) = (&*model.backend, &model.config);
@@ -215,21 +223,29 @@ fn selection<B: Backend>(
         return Ok(Selection::Dense);
     }
     let mut kept =
-        Kept::new(backend, config, block, block.unit(config, settings.channel_group).width(), len)?;
+        Kept::new(backend, config, block, block.unit(config, settings.channel_group).block_width(), len)?;
     let spread: Vec<u32> = (0..len).map(|i| (i * kept.set.of / len) as u32).collect();
     backend.upload_indices(&spread, &mut kept.set.indices);
     kept.follow_kv_heads(backend, config);
     if let Pruning::Fixed(_) = pruning {
         return Ok(Selection::Fixed { kept, bias: None });
     }
-    let (_, last): (_, &Linear<B>) = block::norm_and_last(&model.weights.layers[0], block);
+    let layer = &model.weights.layers[0];
+    let projection = match block {
+        Block::Attention => &layer.attention.o_proj,
+        Block::Mlp => &layer.mlp.down_proj,
+    };
     let width = block.channels(config);
     let mut statistic = backend.statistics(width)?;
-    backend.column_statistic(last, settings.metric, &mut statistic);
+    backend.column_statistic(ColumnStatisticOperands {
+        projection,
+        metric: settings.metric,
+        out: &mut statistic,
+    });
     let layout = settings.history_layout;
-    let values = backend.statistics(layout.words(grid.tokens, width))?;
-    let history = Some(History { values, slots: grid.tokens, width, layout });
-    let pending = Some(backend.statistics(grid.tokens * kept.blocks().channels())?);
+    let values = backend.statistics(layout.words(shape.tokens, width))?;
+    let history = Some(History { values, slots: shape.tokens, channels: width, layout });
+    let pending = Some(backend.statistics(shape.tokens * kept.set.channels())?);
     let (recent, compensation, pinned) = (None, None, false);
     Ok(Selection::Probed(Probed { kept, statistic, history, pending, recent, compensation, pinned }))
 }

@@ -1,20 +1,28 @@
-//! The case table: every operation of a pruned block at the shape of a model, for any backend. Benchmarks time it, and
-//! tests/kernel_cases.rs checks it at small shapes.
-
-pub mod prepare;
+//! Every operation of a pruned block (tests/operations) at the shape of a model. Benchmarks time it, and
+//! tests/kernel_cases.rs compares backends at small shapes.
 
 use probeprune::{
-    backend::Grid,
-    prune::{counts, settings::Settings},
+    backend::NormKind,
+    prune::{
+        BatchShape, Unit, counts,
+        history::HistoryLayout,
+        settings::{Metric, ProbeOrder, Settings},
+    },
+};
+
+use crate::operations::{
+    AttentionCase, CentreCase, EnergyCase, GatherPrunedCase, LinearCase, LinearKind, MomentsCase, NormCase,
+    Operation, Padding, Past, ProbeGatherCase, ProductCase, ProjectCase, RopeCase, ScoreCase, Scores,
+    SelectCase, Squares, TopKCase, UpdateCase, product::Keep,
 };
 
 /// Sizes of a decoder layer and of a batch, and what is kept of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub struct LayerShape {
     /// In benchmarks' names.
     pub name: &'static str,
     /// B × S.
-    pub grid: Grid,
+    pub batch: BatchShape,
     /// H.
     pub hidden: usize,
     /// I.
@@ -30,17 +38,17 @@ pub struct Shape {
 }
 
 /// Sizes: H, I, N, D, kept heads, kept channels.
-const fn shape(name: &'static str, [samples, tokens]: [usize; 2], sizes: [usize; 6]) -> Shape {
+const fn shape(name: &'static str, [samples, tokens]: [usize; 2], sizes: [usize; 6]) -> LayerShape {
     let [hidden, intermediate, heads, head_dim, kept_heads, kept_channels] = sizes;
-    let grid = Grid { samples, tokens };
-    Shape { name, grid, hidden, intermediate, heads, head_dim, kept_heads, kept_channels }
+    let batch = BatchShape { samples, tokens };
+    LayerShape { name, batch, hidden, intermediate, heads, head_dim, kept_heads, kept_channels }
 }
 
 const LLAMA_2_7B: [usize; 6] = [4096, 11_008, 32, 128, 18, 6208];
 const MEDIUM_SIZES: [usize; 6] = [1024, 2816, 16, 64, 10, 1728];
 
 /// For a GPU: LLaMA-2-7B at 40 %, whose middle layers prune 44 %.
-pub const LARGE: [Shape; 4] = [
+pub const LARGE: [LayerShape; 4] = [
     shape("llama2_7b_20x1024", [20, 1024], LLAMA_2_7B),
     shape("llama2_7b_4x1024", [4, 1024], LLAMA_2_7B),
     shape("llama2_7b_1x1024", [1, 1024], LLAMA_2_7B),
@@ -48,14 +56,14 @@ pub const LARGE: [Shape; 4] = [
 ];
 
 /// For a CPU, at 40 %.
-pub const MEDIUM: [Shape; 2] =
+pub const MEDIUM: [LayerShape; 2] =
     [shape("medium_4x256", [4, 256], MEDIUM_SIZES), shape("medium_1x1", [1, 1], MEDIUM_SIZES)];
 
 /// r of the linear map of compensation.
 const RANK: usize = 32;
 
 /// To see that everything runs.
-pub const SMALL: Shape = shape("small_3x24", [3, 24], [48, 80, 3, 16, 2, 48]);
+pub const SMALL: LayerShape = shape("small_3x24", [3, 24], [48, 80, 3, 16, 2, 48]);
 
 /// The operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,23 +170,23 @@ impl Op {
 
 /// An operation at a shape, whole or pruned.
 #[derive(Clone, Copy, Debug)]
-pub struct Case {
+pub struct LayerCase {
     pub op: Op,
-    pub shape: Shape,
+    pub shape: LayerShape,
     pub pruned: bool,
 }
 
 /// Every case of a shape, whole ones before their pruned ones.
-pub fn cases(shape: Shape) -> Vec<Case> {
-    let ops = Op::ALL.into_iter().filter(|op| shape.grid.rows() > 1 || op.decodes());
+pub fn cases(shape: LayerShape) -> Vec<LayerCase> {
+    let ops = Op::ALL.into_iter().filter(|op| shape.batch.rows() > 1 || op.decodes());
     ops.flat_map(|op| {
         let both = [false, true].into_iter().take(1 + usize::from(op.is_prunable()));
-        both.map(move |pruned| Case { op, shape, pruned })
+        both.map(move |pruned| LayerCase { op, shape, pruned })
     })
     .collect()
 }
 
-impl Case {
+impl LayerCase {
     /// As "gated_linear/llama2_7b_4x1024/kept".
     pub fn id(&self) -> String {
         let what = if self.pruned { "kept" } else { "whole" };
@@ -190,87 +198,84 @@ impl Case {
         )
     }
 
-    /// N·D or what is kept of it.
-    fn head_channels(&self) -> usize {
-        self.shape.head_dim * if self.pruned { self.shape.kept_heads } else { self.shape.heads }
-    }
-
-    fn channels(&self) -> usize {
-        if self.pruned { self.shape.kept_channels } else { self.shape.intermediate }
-    }
-
-    /// What is not kept of I.
-    fn pruned_channels(&self) -> usize {
-        self.shape.intermediate - self.shape.kept_channels
-    }
-
-    /// B_p × S_p.
-    fn probe(&self) -> Grid {
-        let Grid { samples, tokens } = self.shape.grid;
-        let (samples, tokens) = counts::probe_counts(&Settings::default(), samples, tokens);
-        Grid { samples, tokens }
-    }
-
-    /// (rows, outputs, inputs) of the matrix product on what is kept, of which gate and up are two.
-    pub fn product(&self) -> Option<[usize; 3]> {
-        let (t, h) = (self.shape.grid.rows(), self.shape.hidden);
+    /// The operation with its sizes.
+    pub fn operation(&self) -> Operation {
+        let LayerShape { batch, hidden, intermediate, heads, head_dim, kept_heads, kept_channels, .. } =
+            self.shape;
+        let rows = batch.rows();
+        let blocks =
+            |len, block_width| if self.pruned { Keep::Blocks { len, block_width } } else { Keep::Dense };
+        let (by_heads, by_channels) = (blocks(kept_heads, head_dim), blocks(kept_channels, 1));
+        let kept_of_heads = if self.pruned { kept_heads } else { heads };
+        let probe = counts::probe_shape(&Settings::default(), batch);
+        let layout = HistoryLayout::default();
+        let pruned = intermediate - kept_channels;
+        let project = |rows, channels| ProjectCase::new(rows, [hidden, channels]);
         match self.op {
-            Op::Query => Some([t, self.head_channels(), h]),
-            Op::Output => Some([t, h, self.head_channels()]),
-            Op::Gated => Some([t, self.channels(), h]),
-            Op::Down => Some([t, h, self.channels()]),
-            Op::PrunedProduct => Some([RANK + 1, h, self.pruned_channels()]),
-            Op::DownAdded => Some([t, h, self.shape.kept_channels + RANK]),
-            Op::InputProduct => Some([h, h, t]),
-            _ => None,
-        }
-    }
-
-    /// Floating-point operations, where they are what limits: products and attention.
-    pub fn flops(&self) -> Option<f64> {
-        let Grid { samples, tokens } = self.shape.grid;
-        match (self.op, self.product()) {
-            (op, Some(sizes)) => {
-                let products = if op == Op::Gated { 2.0 } else { 1.0 };
-                Some(sizes.iter().fold(2.0 * products, |flops, &size| flops * size as f64))
+            Op::Norm => {
+                let kind = Some(NormKind::Rms);
+                NormCase { kind, affine: true, rows, hidden_size: hidden, mean: 0.0 }.into()
             }
-            // Two products over the causal half.
-            (Op::Attention, None) => {
-                let pairs = samples as f64 * (tokens * (tokens + 1)) as f64 / 2.0;
-                Some(4.0 * pairs * self.head_channels() as f64)
+            Op::ProbeSelect => {
+                let (order, padding) = (ProbeOrder::TokensSamples, Padding::None);
+                SelectCase { shape: batch, probe, order, padding, squares: Squares::Rough }.into()
             }
-            _ => None,
+            Op::ProbeGather => ProbeGatherCase { shape: batch, probe, hidden_size: hidden }.into(),
+            Op::Query => {
+                LinearCase::new(LinearKind::Linear, rows, [heads * head_dim, hidden]).keep(by_heads).into()
+            }
+            Op::Gated => {
+                LinearCase::new(LinearKind::Gated, rows, [intermediate, hidden]).keep(by_channels).into()
+            }
+            Op::Output => project(rows, heads * head_dim).keep(by_heads).with_residual().into(),
+            Op::Down => project(rows, intermediate).keep(by_channels).with_residual().into(),
+            Op::Rope => {
+                RopeCase { shape: batch, heads, kv_heads: heads, head_dim, rotary: true, cache: None }.into()
+            }
+            Op::Attention => {
+                let kv_head_of: Vec<u32> = (0..kept_of_heads as u32).collect();
+                let scale = (head_dim as f32).powf(-0.5);
+                let case =
+                    AttentionCase { head_dim, scale, ..AttentionCase::new(batch.tokens, batch.tokens) };
+                case.samples(batch.samples).heads(&kv_head_of, kept_of_heads).into()
+            }
+            Op::Energy => {
+                EnergyCase { shape: batch, channels: heads * head_dim, masked: false, sums: false }.into()
+            }
+            Op::Score => {
+                let past = Some(Past { layout, slots: batch.tokens, fixed_weight: None });
+                let (unit, metric) = (Unit::Channel, Metric::Ppsp);
+                ScoreCase { tokens: probe.tokens, channels: intermediate, unit, metric, past }.into()
+            }
+            Op::TopK => TopKCase::new(Scores::Uniform, intermediate, kept_channels).into(),
+            Op::History => UpdateCase {
+                layout,
+                slots: batch.tokens,
+                channels: intermediate,
+                kept: kept_channels,
+                block_width: 1,
+                tokens: batch.tokens,
+                at: 0,
+                momentum: 0.99,
+                overflow: false,
+            }
+            .into(),
+            Op::CentreEnergy => {
+                CentreCase { shape: probe, channels: intermediate, masked: false, prior: true }.into()
+            }
+            Op::GatherPruned => {
+                GatherPrunedCase { of: intermediate, kept: kept_channels, block_width: 1, rank: RANK }.into()
+            }
+            Op::PrunedProduct => project(RANK + 1, intermediate).keep(Keep::channels(pruned)).into(),
+            Op::DownAdded => {
+                let case = project(rows, intermediate).keep(Keep::channels(kept_channels)).with_residual();
+                ProjectCase { low_rank: Some(RANK), ..case }.into()
+            }
+            Op::Moments => {
+                let (batches, tokens) = (vec![batch.samples], batch.tokens);
+                MomentsCase { batches, tokens, channels: intermediate, flap: false, mean: true }.into()
+            }
+            Op::InputProduct => ProductCase { rows, m: hidden, n: None }.into(),
         }
-    }
-
-    /// Bytes that have to be moved at least: every input and output once, where an activation has `element` bytes and a
-    /// weight `weight`.
-    pub fn bytes(&self, element: usize, weight: usize) -> f64 {
-        let (t, h, i) = (self.shape.grid.rows(), self.shape.hidden, self.shape.intermediate);
-        let Grid { tokens, .. } = self.shape.grid;
-        let (n, probe) = (self.head_channels(), self.probe());
-        let (kept, pruned) = (self.shape.kept_channels, self.pruned_channels());
-        let bytes = match self.op {
-            Op::Norm => element * 2 * t * h + 4 * (t + h),
-            Op::ProbeSelect => 4 * (2 * t + probe.rows()),
-            Op::ProbeGather => element * 2 * probe.rows() * h,
-            Op::Query => element * t * (h + n) + weight * n * h,
-            Op::Output => element * t * (n + 2 * h) + weight * n * h,
-            Op::Gated => element * t * (h + self.channels()) + 2 * weight * self.channels() * h,
-            Op::Down => element * t * (self.channels() + 2 * h) + weight * self.channels() * h,
-            Op::Rope => element * 4 * t * n + 4 * tokens * self.shape.head_dim,
-            Op::Attention => element * 4 * t * n,
-            Op::Energy => element * t * n + 4 * tokens * n,
-            Op::Score => 4 * (2 * probe.tokens * i + 2 * i),
-            Op::TopK => 4 * (i + kept),
-            Op::History => 4 * 3 * tokens * kept,
-            Op::CentreEnergy => 4 * (3 * probe.tokens * i + i),
-            Op::GatherPruned => 4 * (i + (RANK + 1) * pruned) + element * (RANK + 1) * pruned,
-            Op::PrunedProduct => element * (RANK + 1) * (pruned + h) + weight * pruned * h,
-            Op::DownAdded => element * (t * (kept + RANK + 2 * h) + (RANK + 1) * h) + weight * kept * h,
-            Op::Moments => element * t * i + 4 * 4 * tokens * i,
-            Op::InputProduct => element * t * h + 4 * 2 * h * h,
-        };
-        bytes as f64
     }
 }

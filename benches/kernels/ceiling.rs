@@ -4,15 +4,16 @@ use std::{fmt, thread, time::Instant};
 
 use probeprune::{
     Result,
-    backend::Grid,
     gpu::{Cuda, Gpu},
+    prune::BatchShape,
 };
 
 use crate::{
-    case::{Case, LARGE, Op, Shape},
+    case::{LARGE, LayerCase, LayerShape, Op},
     content::Content,
     cuda::Libraries,
     measure::FULL,
+    operations::{Case, source::Source},
     peers::{Peers, Rival, Trouble},
     timer::{Timer, median},
 };
@@ -136,10 +137,10 @@ pub fn of_gpu(gpu: &Gpu<Cuda>) -> Result<Ceiling> {
     let (seconds, product) = match libraries.prepare(Rival::Product([SIZE; 3])) {
         Ok(mut product) => (timer.time(gpu, 15, |_| (product.run)())?, "cuBLAS, bf16, 8192³"),
         Err(Trouble::Missing(_)) => {
-            let grid = Grid { samples: 1, tokens: SIZE };
-            let shape = Shape { grid, hidden: SIZE, heads: SIZE / LARGE[0].head_dim, ..LARGE[0] };
-            let case = Case { op: Op::Query, shape, pruned: false };
-            let mut ready = case.prepare(gpu, &Content::random(), 1)?;
+            let batch = BatchShape { samples: 1, tokens: SIZE };
+            let shape = LayerShape { batch, hidden: SIZE, heads: SIZE / LARGE[0].head_dim, ..LARGE[0] };
+            let case = LayerCase { op: Op::Query, shape, pruned: false };
+            let mut ready = case.operation().prepare(gpu, Source::Content(&Content::random(), 1))?;
             (timer.time(gpu, 15, |_| drop(ready(gpu, false)))?, "this project's own products, bf16, 8192³")
         }
         Err(Trouble::Failed(error)) => return Err(error),

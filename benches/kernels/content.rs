@@ -14,6 +14,8 @@ use probeprune::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::operations::source::{self, Content as _};
+
 /// Random values are so many different ones over and over: as many as a model of 7 billion has would take longer to make
 /// than the model takes to run.
 const DIFFERENT: usize = 1 << 20;
@@ -42,8 +44,14 @@ impl Content {
         Self { values: Vec::new(), weights: Mutex::default() }
     }
 
-    /// So many values of this range for a buffer, or none at all; every seed has others.
-    pub fn values(&self, len: usize, range: Range<f32>, seed: u64) -> Vec<f32> {
+    /// The tensors of a LLaMA model in this shape.
+    pub fn model<'a>(&'a self, config: &'a ModelConfig) -> ModelTensors<'a> {
+        ModelTensors { content: self, config }
+    }
+}
+
+impl source::Content for Content {
+    fn values(&self, len: usize, range: Range<f32>, seed: u64) -> Vec<f32> {
         let mut out = Vec::with_capacity(if self.values.is_empty() { 0 } else { len });
         let mut at = (seed as usize).wrapping_mul(40_503) % DIFFERENT;
         while out.len() < len && !self.values.is_empty() {
@@ -54,8 +62,7 @@ impl Content {
         out
     }
 
-    /// A weight of this shape.
-    pub fn matrix(&self, shape: [usize; 2], seed: u64) -> Tensor {
+    fn matrix(&self, shape: [usize; 2], seed: u64) -> Tensor {
         static ZEROS: OnceLock<Vec<u64>> = OnceLock::new();
         if !self.values.is_empty() {
             return Tensor::random(shape.to_vec(), seed);
@@ -65,11 +72,6 @@ impl Content {
         assert!(shape[0] * shape[1] * Dtype::BF16.size() <= MOST_ZEROS, "{shape:?} is larger than foreseen");
         // SAFETY: as many zeros are there for ever, in words.
         unsafe { Tensor::borrow(zeros.as_ptr().cast(), Dtype::BF16, shape.to_vec()) }
-    }
-
-    /// The tensors of a LLaMA model in this shape.
-    pub fn model<'a>(&'a self, config: &'a ModelConfig) -> ModelTensors<'a> {
-        ModelTensors { content: self, config }
     }
 }
 

@@ -12,6 +12,8 @@ mod content;
 mod cuda;
 mod goals;
 mod measure;
+#[path = "../../tests/operations/mod.rs"]
+mod operations;
 mod peers;
 #[allow(dead_code)]
 mod predict;
@@ -48,13 +50,13 @@ pub unsafe extern "C" fn probeprune_goals(
     stream: *mut c_void,
     callbacks: *const Callbacks,
 ) -> c_int {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller promises a NUL-terminated `options`, and `callbacks` that is null or valid.
     let (options, callbacks) = unsafe { (CStr::from_ptr(options), callbacks.as_ref()) };
     let run = || -> Result<bool, String> {
         let options: Options =
             serde_json::from_slice(options.to_bytes()).map_err(|error| format!("options: {error}"))?;
         let opened = start::supported().and_then(|()| match callbacks {
-            // SAFETY: the caller's to keep.
+            // SAFETY: the caller promises a stream of the device's primary context.
             Some(_) => unsafe { Cuda::on_stream(0, stream) },
             None => Cuda::new(0),
         });

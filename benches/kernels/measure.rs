@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use probeprune::{
     Result,
-    backend::{Backend, Grid},
-    model::{Block, Model, timeline::Step},
-    prune::settings::{HistoryDtype, HistoryLayout, Method, Settings},
+    backend::Backend,
+    model::{Model, timeline::Step},
+    prune::{
+        BatchShape, Block,
+        history::HistoryLayout,
+        settings::{HistoryDtype, Method, Settings},
+    },
     session::{Limits, Session},
 };
 
 use crate::{
     block::{self, LayerRun, Pruning},
-    case::{Case, LARGE, Op, SMALL, Shape},
+    case::{LARGE, LayerCase, LayerShape, Op, SMALL},
     content::Content,
+    operations::{Case, ElementBytes, source::Source},
     peers::{Peer, Peers, Rival, Trouble},
     timer::{Spread, Timer, median},
 };
@@ -22,7 +27,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
     /// Large, medium, one sample, one token.
-    pub shapes: [Shape; 4],
+    pub shapes: [LayerShape; 4],
     /// Tokens before the one token.
     pub past: usize,
     /// Edges of row 9's products.
@@ -49,7 +54,7 @@ pub const FULL: Scale = Scale {
 
 /// To see that everything runs; its numbers mean nothing.
 pub const REDUCED: Scale = Scale {
-    shapes: [SMALL, SMALL, SMALL, Shape { grid: Grid { samples: 1, tokens: 1 }, ..SMALL }],
+    shapes: [SMALL, SMALL, SMALL, LayerShape { batch: BatchShape { samples: 1, tokens: 1 }, ..SMALL }],
     past: 16,
     squares: [32, 48],
     layers: 8,
@@ -57,6 +62,8 @@ pub const REDUCED: Scale = Scale {
     flush: 1 << 16,
     copy: 1 << 16,
 };
+
+const BF16: ElementBytes = ElementBytes { activation: 2, weight: 2 };
 
 /// Rounds before those that count. The second time a layer's launches become a graph.
 const WARMUP: usize = 3;
@@ -119,19 +126,19 @@ impl<'a, B: Backend> Bench<'a, B> {
     pub fn row(&mut self, number: usize) -> Result<Finding, Trouble> {
         let [large, medium, single, token] = self.scale.shapes;
         let ratios = [0.2, 0.4, 0.6].map(|ratio| Pruning::Probe(ratio, 0.5));
-        let kept = |op| Case { op, shape: medium, pruned: true };
+        let kept = |op| LayerCase { op, shape: medium, pruned: true };
         match number {
             1 => self.layer(large, 0, &ratios),
             2 => self.layer(medium, 0, &ratios),
             3 => {
                 // Gate alone is a product like q, with channels for heads of one.
-                let gate = Shape {
+                let gate = LayerShape {
                     heads: medium.intermediate,
                     head_dim: 1,
                     kept_heads: medium.kept_channels,
                     ..medium
                 };
-                self.products(&[Case { op: Op::Query, shape: gate, pruned: true }])
+                self.products(&[LayerCase { op: Op::Query, shape: gate, pruned: true }])
             }
             4 => self.products(&[kept(Op::Down)]),
             5 => self.products(&[kept(Op::Query), kept(Op::Output)]),
@@ -140,9 +147,9 @@ impl<'a, B: Backend> Bench<'a, B> {
             8 => self.top_k(medium),
             9 => {
                 let square = |size| {
-                    let (grid, heads) = (Grid { samples: 1, tokens: size }, size / medium.head_dim);
-                    let shape = Shape { grid, hidden: size, heads, ..medium };
-                    Case { op: Op::Query, shape, pruned: false }
+                    let (batch, heads) = (BatchShape { samples: 1, tokens: size }, size / medium.head_dim);
+                    let shape = LayerShape { batch, hidden: size, heads, ..medium };
+                    LayerCase { op: Op::Query, shape, pruned: false }
                 };
                 self.products(&self.scale.squares.map(square))
             }
@@ -151,17 +158,17 @@ impl<'a, B: Backend> Bench<'a, B> {
             12 => self.decoding_bandwidth(token),
             13 => self.sparse(large),
             14 => self.memory(large),
-            15 => self.whole_model(large, [large, medium, single].map(|shape| shape.grid)),
+            15 => self.whole_model(large, [large, medium, single].map(|shape| shape.batch)),
             _ => Err(Trouble::Missing(format!("there is no row {number}, only 1 to 15"))),
         }
     }
 
     /// Pruned layers over the rival's dense one, and over our own.
-    fn layer(&mut self, shape: Shape, past: usize, pruned: &[Pruning]) -> Result<Finding, Trouble> {
+    fn layer(&mut self, shape: LayerShape, past: usize, pruned: &[Pruning]) -> Result<Finding, Trouble> {
         let model = block::model(&self.backend, &self.content, shape, 1, 8)?;
-        let mut layers = vec![LayerRun::new(&model, &self.content, shape.grid, past, Pruning::Dense)?];
+        let mut layers = vec![LayerRun::new(&model, &self.content, shape.batch, past, Pruning::Dense)?];
         for &pruning in pruned {
-            layers.push(LayerRun::new(&model, &self.content, shape.grid, past, pruning)?);
+            layers.push(LayerRun::new(&model, &self.content, shape.batch, past, pruning)?);
         }
         let (peer, missing) = match self.peers.prepare(Rival::Layer(shape, past)) {
             Ok(peer) => (Some(peer), None),
@@ -183,41 +190,41 @@ impl<'a, B: Backend> Bench<'a, B> {
         Ok(finding)
     }
 
-    fn products(&mut self, cases: &[Case]) -> Result<Finding, Trouble> {
+    fn products(&mut self, cases: &[LayerCase]) -> Result<Finding, Trouble> {
         let mut finding = Finding::default();
         for case in cases {
-            let sizes = case.product().expect("these are products");
+            let sizes = case.operation().product().expect("these are products");
             let rival = if case.op == Op::Gated { Rival::Gated(sizes) } else { Rival::Product(sizes) };
             self.against(&mut finding, rival, case)?;
         }
         Ok(finding)
     }
 
-    fn against(&mut self, finding: &mut Finding, rival: Rival, case: &Case) -> Result<(), Trouble> {
+    fn against(&mut self, finding: &mut Finding, rival: Rival, case: &LayerCase) -> Result<(), Trouble> {
         let Peer { name, run } = self.peers.prepare(rival)?;
         let backend = &*self.backend;
-        let mut ours = case.prepare(backend, &self.content, 1)?;
+        let mut ours = case.operation().prepare(backend, Source::Content(&self.content, 1))?;
         let mut runs: [Box<dyn FnMut() + '_>; 2] = [Box::new(|| drop(ours(backend, false))), run];
         let times = self.timer.interleaved(backend, &mut runs, WARMUP, self.rounds)?;
         finding.add_ratio(&times[0], &times[1], &name);
         Ok(())
     }
 
-    fn top_k(&mut self, shape: Shape) -> Result<Finding, Trouble> {
+    fn top_k(&mut self, shape: LayerShape) -> Result<Finding, Trouble> {
         let mut finding = Finding::default();
         let rival = Rival::TopK { of: shape.intermediate, k: shape.kept_channels };
-        self.against(&mut finding, rival, &Case { op: Op::TopK, shape, pruned: false })?;
+        self.against(&mut finding, rival, &LayerCase { op: Op::TopK, shape, pruned: false })?;
         Ok(finding)
     }
 
     /// Scores, fusion and kept sets of both blocks, in percent of the dense layer.
-    fn selection(&mut self, shapes: [Shape; 2]) -> Result<Finding, Trouble> {
+    fn selection(&mut self, shapes: [LayerShape; 2]) -> Result<Finding, Trouble> {
         let mut finding = Finding::default();
         for shape in shapes {
             let Peer { name, run: mut theirs } = self.dense_layer(shape)?;
             let model = block::model(&self.backend, &self.content, shape, 1, 8)?;
             let pruning = Pruning::Probe(0.4, 0.5);
-            let mut layer = LayerRun::new(&model, &self.content, shape.grid, 0, pruning)?;
+            let mut layer = LayerRun::new(&model, &self.content, shape.batch, 0, pruning)?;
             let (mut own, mut others) = (Vec::new(), Vec::new());
             for round in 0..self.rounds + 1 {
                 let chosen = layer.steps()?[Step::Selection as usize];
@@ -234,8 +241,8 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     /// The rival's dense layer, or where there is none, cuBLAS's products of one.
-    fn dense_layer(&self, shape: Shape) -> Result<Peer<'a>, Trouble> {
-        let (t, h, i) = (shape.grid.rows(), shape.hidden, shape.intermediate);
+    fn dense_layer(&self, shape: LayerShape) -> Result<Peer<'a>, Trouble> {
+        let (t, h, i) = (shape.batch.rows(), shape.hidden, shape.intermediate);
         match self.peers.prepare(Rival::Layer(shape, 0)) {
             Err(Trouble::Missing(_)) => {
                 let channels = shape.heads * shape.head_dim;
@@ -253,12 +260,12 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     /// Bytes per second of gate and up for one row, over those of a copy within the device.
-    fn decoding_bandwidth(&mut self, shape: Shape) -> Result<Finding, Trouble> {
-        let case = Case { op: Op::Gated, shape, pruned: false };
+    fn decoding_bandwidth(&mut self, shape: LayerShape) -> Result<Finding, Trouble> {
+        let case = LayerCase { op: Op::Gated, shape, pruned: false };
         let mut finding = Finding::default();
         self.against(&mut finding, Rival::Copy(self.scale.copy), &case)?;
         // Seconds over seconds until here; a copy reads and writes.
-        let share = case.bytes(2, 2) / (2.0 * self.scale.copy as f64);
+        let share = case.operation().bytes(BF16) as f64 / (2.0 * self.scale.copy as f64);
         for Spread { median, quartiles: [low, high] } in &mut finding.ratios {
             (*median, *low, *high) = (share / *median, share / *high, share / *low);
         }
@@ -266,10 +273,10 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     /// 2:4 halves the products, as pruning half of the channels does.
-    fn sparse(&mut self, shape: Shape) -> Result<Finding, Trouble> {
+    fn sparse(&mut self, shape: LayerShape) -> Result<Finding, Trouble> {
         let Peer { name, run } = self.peers.prepare(Rival::Sparse(shape))?;
         let model = block::model(&self.backend, &self.content, shape, 1, 8)?;
-        let mut mlp = LayerRun::new(&model, &self.content, shape.grid, 0, Pruning::Probe(0.5, 0.5))?;
+        let mut mlp = LayerRun::new(&model, &self.content, shape.batch, 0, Pruning::Probe(0.5, 0.5))?;
         let mut runs: [Box<dyn FnMut() + '_>; 2] = [Box::new(|| mlp.run(&[Block::Mlp])), run];
         let times = self.timer.interleaved(&self.backend, &mut runs, WARMUP, self.rounds)?;
         let mut finding = Finding::default();
@@ -278,12 +285,12 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     /// Memory of a whole model with a pruned session over that with a dense one.
-    fn memory(&mut self, shape: Shape) -> Result<Finding, Trouble> {
+    fn memory(&mut self, shape: LayerShape) -> Result<Finding, Trouble> {
         let Scale { layers, vocab, .. } = self.scale;
         let before = self.peers.memory_taken()?;
         let model = block::model(&self.backend, &self.content, shape, layers, vocab)?;
         let taken = |settings: Settings| -> Result<f64> {
-            let limits = Limits { samples: shape.grid.samples, tokens: shape.grid.tokens, capacity: 0 };
+            let limits = Limits { samples: shape.batch.samples, tokens: shape.batch.tokens, capacity: 0 };
             let _session = Session::new(Arc::clone(&model), settings, limits, None)?;
             Ok(self.peers.memory_taken()? - before)
         };
@@ -296,23 +303,23 @@ impl<'a, B: Backend> Bench<'a, B> {
     }
 
     /// Speed over the authors' operations: whole prefills with all logits, until the device is done.
-    fn whole_model(&mut self, shape: Shape, grids: [Grid; 3]) -> Result<Finding, Trouble> {
+    fn whole_model(&mut self, shape: LayerShape, batches: [BatchShape; 3]) -> Result<Finding, Trouble> {
         let Scale { layers, vocab, .. } = self.scale;
         let whole = block::model(&self.backend, &self.content, shape, layers, vocab)?;
         let mut finding = Finding::default();
-        for grid in grids {
+        for batch in batches {
             let settings = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
-            let limits = Limits { samples: grid.samples, tokens: grid.tokens, capacity: 0 };
+            let limits = Limits { samples: batch.samples, tokens: batch.tokens, capacity: 0 };
             let mut session = Session::new(Arc::clone(&whole), settings, limits, None)?;
             let kept = session.layer_counts().last().map_or([0; 2], |layer| [layer.heads, layer.channels]);
-            let rival = Rival::Authors { model: shape, layers, vocab, grid, kept };
+            let rival = Rival::Authors { model: shape, layers, vocab, batch, kept };
             let Peer { name, run: mut theirs } = self.peers.prepare(rival)?;
             let (mut own, mut others) = (Vec::new(), Vec::new());
             // The residual's buffers go round in three: after as many, every forward is a graph that is there.
             for round in 0..WARMUP + self.rounds {
                 let mut outcome = Ok(());
                 let ours =
-                    self.timer.time(&*self.backend, 1, |_| outcome = prefill(&whole, &mut session, grid))?;
+                    self.timer.time(&*self.backend, 1, |_| outcome = prefill(&whole, &mut session, batch))?;
                 outcome?;
                 let other = self.timer.time(&*self.backend, 1, |_| theirs())?;
                 if round >= WARMUP {
@@ -327,8 +334,8 @@ impl<'a, B: Backend> Bench<'a, B> {
 }
 
 /// A prefill with all logits.
-fn prefill<B: Backend>(model: &Model<B>, session: &mut Session<B>, grid: Grid) -> Result<()> {
-    let batch: Vec<u32> = (0..grid.rows()).map(|i| (i * 7919 % model.config.vocab_size) as u32).collect();
-    session.forward(&batch, grid.samples, None, true)?;
-    session.device_logits(grid.samples).map(drop)
+fn prefill<B: Backend>(model: &Model<B>, session: &mut Session<B>, batch: BatchShape) -> Result<()> {
+    let tokens: Vec<u32> = (0..batch.rows()).map(|i| (i * 7919 % model.config.vocab_size) as u32).collect();
+    session.forward(&tokens, batch.samples, None, true)?;
+    session.device_logits(batch.samples).map(drop)
 }

@@ -1,8 +1,8 @@
 //! What this project's runs are measured against.
 
-use probeprune::{Error, Result, backend::Grid};
+use probeprune::{Error, Result, prune::BatchShape};
 
-use crate::case::Shape;
+use crate::case::LayerShape;
 
 /// A run of somebody else's program.
 #[derive(Clone, Copy, Debug)]
@@ -14,13 +14,13 @@ pub enum Rival {
     /// A copy of so many bytes within the device.
     Copy(usize),
     /// The dense layer that a user could have instead, on a batch of this shape behind so many cached tokens.
-    Layer(Shape, usize),
+    Layer(LayerShape, usize),
     /// An MLP block of 2:4-sparse weights.
-    Sparse(Shape),
+    Sparse(LayerShape),
     /// The indices of so many of so many scores.
     TopK { of: usize, k: usize },
     /// The authors' operations on a whole model, which keeps so many heads and channels in its pruned layers.
-    Authors { model: Shape, layers: usize, vocab: usize, grid: Grid, kept: [usize; 2] },
+    Authors { model: LayerShape, layers: usize, vocab: usize, batch: BatchShape, kept: [usize; 2] },
 }
 
 /// A rival that is ready to run.

@@ -6,9 +6,10 @@ use criterion::{Criterion, Throughput};
 use probeprune::{Result, backend::Backend};
 
 use crate::{
-    case::{Case, Shape, cases, prepare::Ready},
+    case::{LayerShape, cases},
     ceiling::Ceiling,
     content::Content,
+    operations::{Case, ElementBytes, Operation, Ready, source::Source},
     peers::{Peers, Rival},
     timer::{Timer, median},
 };
@@ -22,9 +23,7 @@ pub struct Target<'a, B: Backend> {
     pub backend: &'a B,
     pub ceiling: Ceiling,
     pub flush: usize,
-    /// Bytes of an activation and of a weight.
-    pub element: usize,
-    pub weight: usize,
+    pub element: ElementBytes,
     /// Who else multiplies.
     pub peers: Option<&'a dyn Peers>,
 }
@@ -33,7 +32,11 @@ pub struct Target<'a, B: Backend> {
 ///
 /// # Errors
 /// A device that failed, or has no room.
-pub fn run<B: Backend>(criterion: &mut Criterion, target: &Target<'_, B>, shapes: &[Shape]) -> Result<()> {
+pub fn run<B: Backend>(
+    criterion: &mut Criterion,
+    target: &Target<'_, B>,
+    shapes: &[LayerShape],
+) -> Result<()> {
     let backend = target.backend;
     let content = Content::random();
     let timer = RefCell::new(Timer::new(backend, target.flush)?);
@@ -41,30 +44,30 @@ pub fn run<B: Backend>(criterion: &mut Criterion, target: &Target<'_, B>, shapes
     let mut whole = None;
     let mut lines = vec![format!("{}: {}", target.name, target.ceiling)];
     for case in shapes.iter().flat_map(|&shape| cases(shape)) {
-        let id = case.id();
+        let (id, operation) = (case.id(), case.operation());
         // A filter of the command line may leave it out: buffers are made when it is first run.
         let ready: RefCell<Vec<Ready<B>>> = RefCell::default();
-        let ours = measure(criterion, &id, &case, target, &timer, |i| {
+        let ours = measure(criterion, &id, &operation, target, &timer, |i| {
             let mut ready = ready.borrow_mut();
             if ready.is_empty() {
-                ready.extend(
-                    (0..SETS).map(|seed| case.prepare(backend, &content, seed).expect("the device has room")),
-                );
+                ready.extend((0..SETS).map(|seed| {
+                    operation.prepare(backend, Source::Content(&content, seed)).expect("the device has room")
+                }));
             }
             let set = i % ready.len();
-            drop(ready[set](backend, false));
+            ready[set](backend, false).expect("nothing is read");
         });
         let Some(ours) = ours else { continue };
         // A library that is not here has no column.
-        let theirs = target.peers.zip(case.product());
+        let theirs = target.peers.zip(operation.product());
         let theirs = theirs.and_then(|(peers, sizes)| peers.prepare(Rival::Product(sizes)).ok());
         let theirs = theirs.and_then(|mut product| {
-            measure(criterion, &format!("{id}/cublas"), &case, target, &timer, |_| (product.run)())
+            measure(criterion, &format!("{id}/cublas"), &operation, target, &timer, |_| (product.run)())
         });
         if !case.pruned {
             whole = Some(ours);
         }
-        lines.push(line(&id, &case, target, ours, whole.filter(|_| case.pruned), theirs));
+        lines.push(line(&id, &operation, target, ours, whole.filter(|_| case.pruned), theirs));
     }
     if target.ceiling.is_known() {
         lines.iter().for_each(|line| println!("{line}"));
@@ -76,16 +79,16 @@ pub fn run<B: Backend>(criterion: &mut Criterion, target: &Target<'_, B>, shapes
 fn measure<B: Backend>(
     criterion: &mut Criterion,
     id: &str,
-    case: &Case,
+    operation: &Operation,
     target: &Target<'_, B>,
     timer: &RefCell<Timer<B>>,
     mut run: impl FnMut(usize),
 ) -> Option<f64> {
     let mut seconds = Vec::new();
     let mut group = criterion.benchmark_group(target.name);
-    let bytes = case.bytes(target.element, target.weight);
+    let bytes = operation.bytes(target.element);
     group.throughput(
-        case.flops().map_or(Throughput::Bytes(bytes as u64), |flops| Throughput::Elements(flops as u64)),
+        operation.flops().map_or(Throughput::Bytes(bytes as u64), |flops| Throughput::Elements(flops as u64)),
     );
     group.bench_function(id, |bencher| {
         bencher.iter_custom(|count| {
@@ -102,13 +105,13 @@ fn measure<B: Backend>(
 
 fn line<B: Backend>(
     id: &str,
-    case: &Case,
+    operation: &Operation,
     target: &Target<'_, B>,
     ours: f64,
     whole: Option<f64>,
     theirs: Option<f64>,
 ) -> String {
-    let moved = case.bytes(target.element, target.weight) / ours;
+    let moved = operation.bytes(target.element) as f64 / ours;
     let share = |rate: f64, most: f64| format!(" ({:.0} %)", 100.0 * rate / most);
     let mut out = format!(
         "{id:<48} {:>12.2} µs  {:>8.1} GB/s{}",
@@ -116,7 +119,7 @@ fn line<B: Backend>(
         moved / 1e9,
         share(moved, target.ceiling.copy)
     );
-    if let Some(flops) = case.flops() {
+    if let Some(flops) = operation.flops() {
         let rate = flops / ours;
         out += &format!("  {:>9.1} GFLOP/s{}", rate / 1e9, share(rate, target.ceiling.flops));
     }

@@ -76,20 +76,20 @@ impl Peers for Torch<'_> {
             Rival::Product(_) | Rival::Copy(_) => self.libraries.prepare(rival),
             Rival::Gated(sizes) => self.ask("gated", &sizes),
             Rival::Layer(shape, past) => {
-                let (t, n) = (shape.grid.rows(), shape.heads * shape.head_dim);
+                let (t, n) = (shape.batch.rows(), shape.heads * shape.head_dim);
                 // Both sides multiply as much, or one of them computes something else.
                 let flops = 2 * t * shape.hidden * (4 * n + 3 * shape.intermediate);
-                let (samples, tokens) = (shape.grid.samples, shape.grid.tokens);
+                let (samples, tokens) = (shape.batch.samples, shape.batch.tokens);
                 let sizes = [shape.hidden, shape.intermediate, shape.heads, shape.head_dim];
                 self.ask("layer", &[&[samples, tokens, past][..], &sizes, &[flops]].concat())
             }
             Rival::Sparse(shape) => {
-                self.ask("sparse", &[shape.grid.rows(), shape.hidden, shape.intermediate])
+                self.ask("sparse", &[shape.batch.rows(), shape.hidden, shape.intermediate])
             }
             Rival::TopK { of, k } => self.ask("topk", &[of, k]),
-            Rival::Authors { model, layers, vocab, grid, kept } => {
+            Rival::Authors { model, layers, vocab, batch, kept } => {
                 let sizes = [model.hidden, model.intermediate, model.heads, model.head_dim, layers, vocab];
-                self.ask("authors", &[&[grid.samples, grid.tokens][..], &sizes, &kept].concat())
+                self.ask("authors", &[&[batch.samples, batch.tokens][..], &sizes, &kept].concat())
             }
         }
     }

@@ -112,7 +112,7 @@ static void block_run(block *b, const probeprune_device *device, engine_arena *a
         args.fault = &b->fault.view;
         RUN(topk_keep);
     }
-    { /* 4. The whole batch on what is kept. */
+    { /* 4. The whole batch on the kept channels. */
         INIT(gemm_sparse_swiglu);
         args.x = &b->x.view;
         args.gate = &b->gate.view;

@@ -322,7 +322,7 @@ class Exported:
 
     def __dlpack__(self, **_):
         if not self._ours:
-            raise BufferError("somebody has taken this tensor")
+            raise BufferError("this tensor was taken before")
         self._ours = False
         return _capsule_new(c.cast(self._managed, c.c_void_p), b"dltensor_versioned", None)
 
@@ -332,7 +332,7 @@ class Exported:
 
 
 class Borrowed:
-    """Somebody's array or tensor as a DLTensor; holds it while this lives."""
+    """A foreign array or tensor as a DLTensor; keeps it alive."""
 
     def __init__(self, array, writable):
         try:

@@ -1,4 +1,4 @@
-//! What a device has to be able to do: about thirty semantic, fused operations.
+//! The operations of a device: about thirty, each fused and meaningful to the method.
 //!
 //! The model ([`crate::model`]) and the method ([`crate::prune`]) are written against [`Backend`] alone. Three rules
 //! make the same code fit a CPU and a captured CUDA graph:
@@ -12,18 +12,15 @@
 //! N query heads, K key/value heads, D `head_dim`, C channels (N·D or I), V vocabulary. A subscript p means the
 //! probe's. All matrices are row-major; rows of a (B, S, ·) tensor are ordered sample by sample.
 
+mod operands;
 mod types;
 
+pub use operands::*;
 pub use types::*;
 
-use crate::{
-    checkpoint::Tensor,
-    config::{Activation, ModelConfig},
-    error::Result,
-    prune::settings::{Metric, ProbeOrder},
-};
+use crate::{checkpoint::Tensor, config::ModelConfig, error::Result};
 
-/// A device with the operations of a decoder block. Methods that take `kept: None` work on everything.
+/// A device with the operations of a decoder block. Each takes one struct of operands.
 pub trait Backend: Sized + Send + Sync + 'static {
     /// A weight matrix on the device. Clones share its memory, as a tied head does the embedding's.
     type Weight: Clone + Send + Sync + std::fmt::Debug;
@@ -80,17 +77,17 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// Device to host: the first `len` entries, once all work on them is done.
     ///
     /// # Errors
-    /// Whatever went wrong on the device since the last download; other operations only take note of it.
+    /// Whatever went wrong on the device since the last download; other operations only record it.
     fn download_activations(&self, values: &Self::Activations, len: usize) -> Result<Vec<f32>>;
     /// Device to host: the first `len` entries, once all work on them is done.
     ///
     /// # Errors
-    /// Whatever went wrong on the device since the last download; other operations only take note of it.
+    /// Whatever went wrong on the device since the last download; other operations only record it.
     fn download_statistics(&self, values: &Self::Statistics, len: usize) -> Result<Vec<f32>>;
     /// Device to host: the first `len` entries, once all work on them is done.
     ///
     /// # Errors
-    /// Whatever went wrong on the device since the last download; other operations only take note of it.
+    /// Whatever went wrong on the device since the last download; other operations only record it.
     fn download_indices(&self, values: &Self::Indices, len: usize) -> Result<Vec<u32>>;
 
     /// A stamp, to be taken later. Like memory, made beforehand and never inside a forward.
@@ -106,246 +103,84 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// A device that failed.
     fn seconds_between(&self, from: &Self::Stamp, to: &Self::Stamp) -> Result<f64>;
 
-    /// Σ_o |W|, Σ_o W² or sqrt(Σ_o W⁴) of every column of a last projection (spec section 4): out (in_features).
-    fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Self::Statistics);
+    /// Σ_o |W|, Σ_o W² or sqrt(Σ_o W⁴) of every column of a last projection (docs/method.md, section 4).
+    fn column_statistic(&self, operands: ColumnStatisticOperands<'_, Self>);
 
-    /// out\[t\] = table\[tokens\[t\]\] (+ position_table\[positions\[t\]\]): (T, width).
-    fn embed(
-        &self,
-        table: &Self::Weight,
-        tokens: &Self::Indices,
-        position_table: Option<(&Self::Weight, &Self::Indices)>,
-        rows: usize,
-        out: &mut Self::Activations,
-    );
+    /// out\[t\] = table\[tokens\[t\]\] (+ position_table\[positions\[t\]\]).
+    fn embed(&self, operands: EmbedOperands<'_, Self>);
 
-    /// out = norm(x) (T, H) and sum_squares\[t\] = Σ x², the residual importance that the norm computes anyway.
-    /// `norm` of `None` (post-norm OPT) copies x.
-    fn norm(
-        &self,
-        x: &Self::Activations,
-        norm: Option<&Norm<Self>>,
-        rows: usize,
-        width: usize,
-        out: &mut Self::Activations,
-        sum_squares: &mut Self::Statistics,
-    );
+    /// out = norm(x) and sum_squares\[t\] = Σ x², the residual importance that the norm computes anyway.
+    fn norm(&self, operands: NormOperands<'_, Self>);
 
-    /// Chooses the probe's tokens and samples by residual importance (spec section 1) and gathers their positions
-    /// and mask. `probe.grid` holds the counts; `leading_slot_limit`: with at most so many tokens the first kept slot
-    /// becomes the first one that is not a pad in every sample.
-    fn probe_select(
-        &self,
-        sum_squares: &Self::Statistics,
-        grid: Grid,
-        order: ProbeOrder,
-        positions: &Self::Indices,
-        mask: Option<&Self::Indices>,
-        leading_slot_limit: usize,
-        probe: &mut Probe<Self>,
-    );
+    /// Chooses the probe's tokens and samples by residual importance (docs/method.md, section 1) and gathers their
+    /// positions and mask.
+    fn probe_select(&self, operands: ProbeSelectOperands<'_, Self>);
 
-    /// out (B_p·S_p, width) = the probe's rows of x (T, width).
-    fn probe_gather(
-        &self,
-        x: &Self::Activations,
-        grid: Grid,
-        width: usize,
-        probe: &Probe<Self>,
-        out: &mut Self::Activations,
-    );
+    /// out = the probe's rows of x.
+    fn probe_gather(&self, operands: ProbeGatherOperands<'_, Self>);
 
-    /// out (T, kept rows) = activation(x·W\[kept rows\]ᵀ + bias\[kept rows\]) · scale.
-    fn linear(
-        &self,
-        x: &Self::Activations,
-        rows: usize,
-        projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Self::Indices>>,
-        activation: Option<Activation>,
-        scale: f32,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &mut Self::Activations,
-    );
+    /// out = activation(x·W\[kept rows\]ᵀ + bias\[kept rows\]) · scale.
+    fn linear(&self, operands: LinearOperands<'_, Self>);
 
-    /// out (T, kept rows) = activation(x·gateᵀ) · (x·upᵀ), rows of both restricted to the kept channels.
-    fn gated_linear(
-        &self,
-        x: &Self::Activations,
-        rows: usize,
-        gate: &Linear<Self>,
-        up: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Self::Indices>>,
-        activation: Activation,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &mut Self::Activations,
-    );
+    /// out = activation(x·gateᵀ) · (x·upᵀ), on the kept rows of both weights.
+    fn gated_linear(&self, operands: GatedLinearOperands<'_, Self>);
 
-    /// out (T, V) = x·headᵀ in float32.
-    fn logits(&self, x: &Self::Activations, rows: usize, head: &Linear<Self>, out: &mut Self::Statistics);
+    /// out = x·headᵀ in float32.
+    fn logits(&self, operands: LogitsOperands<'_, Self>);
 
-    /// out (T, H) = residual + a·W\[:, kept\]ᵀ + bias, where a (T, kept columns) is compact and `bias` stands in for
-    /// the projection's own; with an addition, + z·weight\[..r\] + weight\[r\].
-    fn project(
-        &self,
-        a: &Self::Activations,
-        rows: usize,
-        projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Self::Indices>>,
-        bias: Option<&Self::Statistics>,
-        addition: Option<Addition<'_, Self>>,
-        residual: Option<&Self::Activations>,
-        out: &mut Self::Activations,
-    );
+    /// out = residual + a·W\[:, kept\]ᵀ + bias + z·low_rank\[..r\] + low_rank\[r\].
+    fn project(&self, operands: ProjectOperands<'_, Self>);
 
-    /// Rotates q (T, N·D) and k (T, K·D) in place and copies k and v (T, K·D) to their slots of the cache.
-    fn place_qkv(
-        &self,
-        q: &mut Self::Activations,
-        k: &mut Self::Activations,
-        v: &Self::Activations,
-        placement: Placement<'_, Self>,
-    );
+    /// Rotates q and k in place and copies k and v to their slots of the cache.
+    fn rope_cache(&self, operands: RopeCacheOperands<'_, Self>);
 
-    /// Causal softmax attention, out (T, heads, D). `kv_slots` (heads): the key/value slot of each query head.
-    /// `mask` (B, key_capacity): 0 hides a key. `slots` (keys): the slots of a probe's tokens, for `window`.
-    /// A query row without any visible key gives 0.
-    fn attention(
-        &self,
-        q: &Self::Activations,
-        k: &Self::Activations,
-        v: &Self::Activations,
-        shape: AttentionShape,
-        kv_slots: &Self::Indices,
-        mask: Option<&Self::Indices>,
-        slots: Option<&Self::Indices>,
-        out: &mut Self::Activations,
-    );
+    /// Causal softmax attention. A query without any visible key gives 0.
+    fn attention(&self, operands: AttentionOperands<'_, Self>);
 
-    /// out (S, C) = mean over samples of a², a (B, S, C). With a mask, pads are left out and the divisor at a slot is
-    /// its number of tokens + 1e-3. `sums` (S, C) = Σ over samples of a, pads left out.
-    fn energy(
-        &self,
-        a: &Self::Activations,
-        grid: Grid,
-        width: usize,
-        mask: Option<&Self::Indices>,
-        out: &mut Self::Statistics,
-        sums: Option<&mut Self::Statistics>,
-    );
+    /// out = mean over samples of a². With a mask, pads are left out and the divisor at a slot is its number of tokens
+    /// + 1e-3.
+    fn energy(&self, operands: EnergyOperands<'_, Self>);
 
-    /// Moves energies and sums (S, C) of [`Backend::energy`] to a share of the mean: p\[s,c\] = mean over samples of
-    /// (a − share·mean\[c\])², with the divisors of `energy`, where mean\[c\] = m, the mean of a over all tokens that are not
-    /// pads, or with a prior (C) and a weight w in \[0, 1\], prior\[c\] + w·(m − prior\[c\]).
-    fn centre_energy(
-        &self,
-        p: &mut Self::Statistics,
-        sums: &Self::Statistics,
-        grid: Grid,
-        width: usize,
-        mask: Option<&Self::Indices>,
-        prior: Option<(&Self::Statistics, f32)>,
-        share: f32,
-        mean: &mut Self::Statistics,
-    );
+    /// Moves energies to a share of the mean: p\[s,c\] = mean over samples of (a − share·mean\[c\])², with the divisors of
+    /// [`Backend::energy`], where mean\[c\] = m, the mean of a over all tokens that are not pads, or with a prior of weight
+    /// w, prior\[c\] + w·(m − prior\[c\]).
+    fn centre_energy(&self, operands: CentreEnergyOperands<'_, Self>);
 
-    /// What is not kept: `pruned.indices` = the `pruned.len` units of `kept.set.of` that are not in `kept`, ascending, and
-    /// out (r + 1, pruned channels) = these columns of `rows` (r, C) and, in the last row, of `last` (C).
-    fn gather_pruned(
-        &self,
-        kept: KeptBlocks<'_, Self::Indices>,
-        rows: Option<(&Self::Statistics, usize)>,
-        last: &Self::Statistics,
-        pruned: &mut KeptSet<Self::Indices>,
-        out: &mut Self::Activations,
-    );
+    /// Lists the pruned blocks, and gathers the pruned columns of `coefficients` and, in the last row, of `mean`.
+    fn gather_pruned(&self, operands: GatherPrunedOperands<'_, Self>);
 
-    /// Scores from energies p (tokens, C): fusion with history, Σ over tokens, × column statistic, one for each
-    /// [`Unit`]: out (C / unit width).
-    fn channel_score(
-        &self,
-        p: &Self::Statistics,
-        tokens: usize,
-        width: usize,
-        fusion: Fusion<'_, Self>,
-        metric: Metric,
-        statistic: &Self::Statistics,
-        unit: Unit,
-        out: &mut Self::Statistics,
-    );
+    /// Scores from energies: fusion with history, Σ over tokens, × column statistic, one for each
+    /// [`crate::prune::Unit`] (docs/method.md, sections 3 and 4).
+    fn channel_score(&self, operands: ChannelScoreOperands<'_, Self>);
 
-    /// The `kept.len` highest scores (`kept.of` of them), ascending indices, ties to the lower index. A score that is
-    /// not finite writes `tag` to `fault\[0\]` unless a fault is there already.
-    fn top_k_keep(
-        &self,
-        scores: &Self::Statistics,
-        kept: &mut KeptSet<Self::Indices>,
-        tag: u32,
-        fault: &mut Self::Indices,
-    );
+    /// Keeps the highest scores; ties go to the lower index. A score that is not finite writes `tag` to `fault\[0\]` unless
+    /// a fault is there already.
+    fn top_k_keep(&self, operands: TopKKeepOperands<'_, Self>);
 
     /// Writes `tag` to `fault\[0\]` if a value is not finite and no fault is there already.
-    fn check_finite(&self, values: &Self::Statistics, len: usize, tag: u32, fault: &mut Self::Indices);
+    fn check_finite(&self, operands: CheckFiniteOperands<'_, Self>);
 
-    /// The key/value heads that kept query heads use: `kv_kept.indices` ascending, and per kept query head the slot of
-    /// its key/value head in that list. Entries of `kv_kept` past the last used one are `u32::MAX` and are skipped.
-    fn keep_kv_heads(
-        &self,
-        heads: &KeptSet<Self::Indices>,
-        group: usize,
-        kv_kept: &mut KeptSet<Self::Indices>,
-        kv_slots: &mut Self::Indices,
-    );
+    /// The key/value heads that kept query heads use.
+    fn keep_kv_heads(&self, operands: KeepKvHeadsOperands<'_, Self>);
 
     /// h\[s,c\] ← momentum·h\[s,c\] + (1−momentum)·p\[s,j\] for slots `at .. at+tokens`, as far as `history` has them, and
     /// the kept channels c (j-th kept). Where a row holds a bucket of slots, p is the mean over those of them that are
     /// updated. Pruned channels, and where p is not finite, h stays as it is.
-    fn history_update(
-        &self,
-        p: &Self::Statistics,
-        tokens: usize,
-        at: usize,
-        kept: KeptBlocks<'_, Self::Indices>,
-        momentum: f64,
-        history: &mut History<Self>,
-    );
+    fn history_update(&self, operands: HistoryUpdateOperands<'_, Self>);
 
-    /// Adds a batch of intermediate states a (B, S, C) to the running moments that have seen `seen` samples.
-    fn accumulate_moments(
-        &self,
-        a: &Self::Activations,
-        grid: Grid,
-        width: usize,
-        seen: usize,
-        moments: &mut Moments<Self>,
-    );
+    /// Adds a batch of intermediate states to running moments.
+    fn accumulate_moments(&self, operands: AccumulateMomentsOperands<'_, Self>);
 
-    /// out (M, N) += aᵀ·b for a (T, M) and b (T, N): second moments for calibration.
-    fn accumulate_product(
-        &self,
-        a: &Self::Activations,
-        b: &Self::Activations,
-        rows: usize,
-        widths: [usize; 2],
-        out: &mut Self::Statistics,
-    );
+    /// out += aᵀ·b: second moments for calibration.
+    fn accumulate_product(&self, operands: AccumulateProductOperands<'_, Self>);
 
-    /// out\[t\] = the index of the largest of row t of x (T, width), the lowest of equal ones; `u32::MAX` if a value of
-    /// the row is not finite.
-    fn argmax(&self, x: &Self::Statistics, rows: usize, width: usize, out: &mut Self::Indices);
+    /// out\[t\] = the index of the largest of row t of x, the lowest of equal ones; `u32::MAX` if a value of the row is not
+    /// finite.
+    fn argmax(&self, operands: ArgmaxOperands<'_, Self>);
 
-    /// Entries of scratch that [`Backend::cross_entropy`] needs for so many rows.
+    /// Entries of scratch that [`Backend::cross_entropy`] needs for `rows` rows.
     fn cross_entropy_scratch(&self, rows: usize, vocab_size: usize) -> usize;
 
-    /// out\[t\] = −log softmax(x\[t\]·headᵀ)\[targets\[t\]\] for T rows, without storing the (T, V) logits.
-    /// A target of `u32::MAX` gives 0.
-    fn cross_entropy(
-        &self,
-        x: &Self::Activations,
-        rows: usize,
-        head: &Linear<Self>,
-        targets: &Self::Indices,
-        scratch: &mut Self::Statistics,
-        out: &mut Self::Statistics,
-    );
+    /// out\[t\] = −log softmax(x\[t\]·headᵀ)\[targets\[t\]\], without storing the (T, V) logits. A row without a target gives 0.
+    fn cross_entropy(&self, operands: CrossEntropyOperands<'_, Self>);
 }

@@ -1,55 +1,26 @@
-//! What operations work on: shapes, kept sets, projections, norms, probes, histories.
+//! The parts of operands: kept sets, projections, norms, probes, histories.
 
 use super::Backend;
-use crate::prune::settings::HistoryLayout;
+use crate::prune::{BatchShape, history::HistoryLayout};
 
-/// Rows of a batch as a grid: `samples` × `tokens`, sample-major.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
-    /// B: samples.
-    pub samples: usize,
-    /// S: tokens of every sample, pads included.
-    pub tokens: usize,
-}
-
-impl Grid {
-    /// T = B·S.
-    pub fn rows(self) -> usize {
-        self.samples * self.tokens
-    }
-}
-
-/// An ascending index list that lives on the device; only its length is known to the host.
+/// Ascending indices of kept blocks of channels, on the device; only their number is known to the host. A head is a block
+/// of D channels, an MLP channel a block of one.
 #[derive(Clone, Debug)]
 pub struct KeptSet<I> {
-    /// Kept indices, ascending; at least `len` entries are allocated.
+    /// Kept blocks, ascending; at least `len` entries are allocated.
     pub indices: I,
-    /// How many are kept.
+    /// Kept blocks.
     pub len: usize,
-    /// How many candidates there were (N heads or I channels).
+    /// Blocks in all: N heads, or I channels or groups of them.
     pub of: usize,
+    /// Channels per block.
+    pub block_width: usize,
 }
 
-/// A kept set seen as blocks of channels: a head is a block of D channels, an MLP channel is a block of one.
-#[derive(Debug)]
-pub struct KeptBlocks<'a, I> {
-    /// Which blocks.
-    pub set: &'a KeptSet<I>,
-    /// Channels per block: D for heads, 1 for MLP channels.
-    pub width: usize,
-}
-
-impl<I> Clone for KeptBlocks<'_, I> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<I> Copy for KeptBlocks<'_, I> {}
-
-impl<I> KeptBlocks<'_, I> {
-    /// Kept channels in all.
+impl<I> KeptSet<I> {
+    /// Kept channels.
     pub fn channels(&self) -> usize {
-        self.set.len * self.width
+        self.len * self.block_width
     }
 }
 
@@ -92,7 +63,7 @@ pub enum NormKind {
 #[derive(Debug)]
 pub struct Probe<B: Backend> {
     /// B_p × S_p.
-    pub grid: Grid,
+    pub shape: BatchShape,
     /// Kept samples (B_p), ascending.
     pub samples: B::Indices,
     /// Kept token slots (S_p), ascending.
@@ -106,15 +77,15 @@ pub struct Probe<B: Backend> {
 /// Shapes and rules of one attention call.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
-    /// Queries: samples × new tokens.
-    pub queries: Grid,
-    /// Keys per sample that are valid; query i of a sample sits at slot `keys − queries.tokens + i`.
+    /// Samples × new tokens.
+    pub queries: BatchShape,
+    /// Valid keys per sample; query i of a sample sits at slot `keys − queries.tokens + i`.
     pub keys: usize,
     /// Rows per sample in the key and value buffers (≥ `keys`).
     pub key_capacity: usize,
     /// Query heads in `q` and `out`.
     pub heads: usize,
-    /// Head slots in the key and value buffers.
+    /// Heads in the key and value buffers.
     pub kv_heads: usize,
     /// D.
     pub head_dim: usize,
@@ -124,7 +95,7 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
-/// Running energies h per slot and channel (spec section 6) in the memory that its layout asks for.
+/// Running energies h per slot and channel (docs/method.md, section 6) in the memory that its layout asks for.
 #[derive(Debug)]
 pub struct History<B: Backend> {
     /// (ceil(slots / bucket), C) as [`HistoryLayout`] stores them.
@@ -132,12 +103,12 @@ pub struct History<B: Backend> {
     /// Slots that it holds; later ones count as h = 0.
     pub slots: usize,
     /// C.
-    pub width: usize,
+    pub channels: usize,
     /// Number format and slots per row.
     pub layout: HistoryLayout,
 }
 
-/// How the probe's energies meet history's (spec section 3).
+/// How the probe's energies are fused with history (docs/method.md, section 3).
 #[derive(Debug)]
 pub enum Fusion<'a, B: Backend> {
     /// E\[c\] = Σ_s p\[s,c\].
@@ -153,82 +124,44 @@ pub enum Fusion<'a, B: Backend> {
     },
 }
 
-/// Where a product leaves the energies of what it computed: out (S, C) = mean over samples of its output squared, as
-/// [`Backend::energy`] has it.
+/// Where a product leaves the energies of its output: out (S, C) = mean over samples of the output squared, as in
+/// [`Backend::energy`].
 #[derive(Debug)]
-pub struct EnergyOf<'a, B: Backend> {
+pub struct EnergyOutput<'a, B: Backend> {
     /// B × S of the product's rows.
-    pub grid: Grid,
+    pub shape: BatchShape,
     /// (B, S): 0 for pads.
     pub mask: Option<&'a B::Indices>,
     /// (S, C).
     pub out: &'a mut B::Statistics,
-    /// Nobody looks at the product itself: it may stay unwritten.
-    pub alone: bool,
+    /// The product itself is not read: it may stay unwritten.
+    pub energy_only: bool,
 }
 
-/// What a last projection adds for the channels that are pruned (spec compensation).
+/// A low-rank product that a last projection adds for the pruned channels (docs/method.md, section 10).
 #[derive(Debug)]
-pub struct Addition<'a, B: Backend> {
-    /// z (T, r): the low-rank image of the block's input; not looked at where r is 0.
+pub struct LowRank<'a, B: Backend> {
+    /// z (T, r): the low-rank image of the block's input; not read where r is 0.
     pub z: &'a B::Activations,
     /// r.
     pub rank: usize,
-    /// (r + 1, H): what each column of z stands for, and in the last row what is added to every token.
+    /// (r + 1, H): a row for each column of z, and a last row that is added to every token.
     pub weight: &'a B::Activations,
 }
 
-impl<B: Backend> Clone for Addition<'_, B> {
+impl<B: Backend> Clone for LowRank<'_, B> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<B: Backend> Copy for Addition<'_, B> {}
-
-/// What one score is made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// A channel.
-    Channel,
-    /// A group of so many neighbouring channels: the L2 norm of their scores.
-    Group(usize),
-    /// A head of D channels: the L2 norm of their scores for `ppsp`, their sum otherwise.
-    Head(usize),
-}
-
-impl Unit {
-    /// Channels of a unit.
-    pub fn width(self) -> usize {
-        match self {
-            Self::Channel => 1,
-            Self::Group(width) | Self::Head(width) => width,
-        }
-    }
-}
-
-/// What happens to q, k and v between their projections and attention.
-#[derive(Debug)]
-pub struct Placement<'a, B: Backend> {
-    /// Samples × new tokens.
-    pub grid: Grid,
-    /// Query heads.
-    pub heads: usize,
-    /// Head slots of keys and values.
-    pub kv_heads: usize,
-    /// D.
-    pub head_dim: usize,
-    /// Rotary table (positions, D), D/2 cosines and then D/2 sines, and the position of each row (T); `None` for OPT.
-    pub rotary: Option<(&'a B::Statistics, &'a B::Indices)>,
-    /// Where keys and values go besides their own buffers.
-    pub cache: Option<CacheSlots<'a, B>>,
-}
+impl<B: Backend> Copy for LowRank<'_, B> {}
 
 /// A place in a key/value cache.
 #[derive(Debug)]
 pub struct CacheSlots<'a, B: Backend> {
-    /// (B, capacity, head slots, D).
+    /// (B, capacity, key/value heads, D).
     pub keys: &'a mut B::Activations,
-    /// (B, capacity, head slots, D).
+    /// (B, capacity, key/value heads, D).
     pub values: &'a mut B::Activations,
     /// Slots per sample.
     pub capacity: usize,
@@ -245,14 +178,14 @@ pub enum WeightUse {
     Columns,
 }
 
-/// Running moments of one block's intermediate states, gathered by calibration (spec sections 6 and 7).
+/// Running moments of one block's intermediate states, gathered by calibration (docs/method.md, sections 6 and 7).
 #[derive(Debug)]
 pub struct Moments<B: Backend> {
     /// h (S, C): mean of a² over samples.
     pub energy: B::Statistics,
-    /// μ (S, C): mean of a over samples; empty where nobody needs it.
+    /// μ (S, C): mean of a over samples; empty where it is not needed.
     pub mean: B::Statistics,
-    /// β (S, C), as the published FLAP code accumulates it; empty, as φ then is, where FLAP is not asked for.
+    /// β (S, C), as the published FLAP code accumulates it; empty, like φ, without FLAP.
     pub baseline: B::Statistics,
     /// φ (S, C): FLAP's fluctuation.
     pub fluctuation: B::Statistics,

@@ -32,7 +32,7 @@ pub struct TensorFile {
     metadata: HashMap<String, String>,
 }
 
-/// What the header says of one tensor; `range` is in bytes of the file.
+/// The header's entry for one tensor; `range` is in bytes of the file.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) dtype: FileDtype,
@@ -66,8 +66,8 @@ impl TensorFile {
         file.read_exact(&mut json).map_err(read_error)?;
         let header = header::parse(path, total, &json)?;
         let storage = if mmap {
-            // SAFETY: the mapping is read-only and private to `Storage`; nothing here writes to the file. That no
-            // other process shortens it meanwhile is the caller's to keep, as documented on `Checkpoint::open`.
+            // SAFETY: the mapping is read-only and private to `Storage`, and nothing here writes to the file.
+            // `Checkpoint::open` requires its caller to let no other process shorten it meanwhile.
             let map = unsafe { Mmap::map(&file) }
                 .map_err(|error| Error::io(path, "map", error, "Read it into memory instead."))?;
             if map.len() as u64 != total {

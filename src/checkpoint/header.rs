@@ -104,7 +104,7 @@ pub(super) fn parse(path: &Path, total: u64, header: &[u8]) -> Result<Metadata> 
     Ok(metadata)
 }
 
-/// What is wrong with a header that the crate refused, as (what, expected, got).
+/// The error in a header that the safetensors crate refused, as (what, expected, got).
 fn explain(text: &str) -> Option<(String, String, String)> {
     let Ok(Value::Object(header)) = serde_json::from_str(text) else { return None };
     let mut spans = Vec::new();

@@ -94,8 +94,8 @@ fn open(source: &ModelSource, file: &str, mmap: bool) -> Result<TensorFile> {
     }
 }
 
-/// Whether anything of this name is there. A link that leads nowhere is, and so is what cannot be looked at: opening it
-/// gives the better error.
+/// Whether anything of this name exists, a dangling link and an unreadable file included: opening it gives
+/// the better error.
 fn exists(source: &ModelSource, file: &str) -> bool {
     match source {
         ModelSource::Folder(folder) => {

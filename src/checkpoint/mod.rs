@@ -28,7 +28,7 @@ pub trait Tensors {
     /// The tensor called `name`; `None` when there is none that can run.
     fn tensor(&self, name: &str) -> Option<Tensor>;
 
-    /// [`tensor`](Self::tensor), or the error that says what is the matter.
+    /// [`tensor`](Self::tensor), or an error that explains its absence.
     ///
     /// # Errors
     /// When there is no such tensor, or its dtype cannot run.
@@ -48,8 +48,8 @@ impl Tensors for Checkpoint {
 /// A model's tensors, by name.
 ///
 /// Names are Hugging Face's, beginning with `model.`; files whose names lack that prefix (old OPT checkpoints) are
-/// looked up without it. Tensors whose dtype cannot run are an error only once they are asked for, so that buffers
-/// nobody needs (old checkpoints' `rotary_emb.inv_freq`, integer position ids) do no harm.
+/// looked up without it. A tensor of an unsupported dtype is an error only when it is read, so that unneeded
+/// buffers (old checkpoints' `rotary_emb.inv_freq`, integer position ids) do no harm.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The only file, or the index.
@@ -93,7 +93,7 @@ impl Checkpoint {
         file.tensor(name)
     }
 
-    /// [`tensor`](Self::tensor), or the error that says what is the matter.
+    /// [`tensor`](Self::tensor), or an error that explains its absence.
     ///
     /// # Errors
     /// When there is no such tensor, or its dtype cannot run.
@@ -157,7 +157,7 @@ impl Checkpoint {
         for (name, &place) in &self.places {
             let entry = &self.files[place].entries()[name];
             let bytes = self.files[place].bytes_of(entry);
-            // Lengths go before what they measure, so that no two lists of tensors give the same stream.
+            // Lengths precede their data, so that no two lists of tensors give the same stream.
             hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
             let dtype = entry.dtype.to_string();
             hasher.update(&(dtype.len() as u64).to_le_bytes()).update(dtype.as_bytes());

@@ -17,9 +17,10 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Every tensor of a model, made of a seed when it is asked for, so that one that went to a device takes no memory here.
+/// Every tensor of a model, generated from a seed when it is read, so that a tensor that went to a device takes no memory
+/// on the host.
 ///
-/// Matrices are bfloat16, uniform, and keep the variance of what is multiplied with them; norm weights are near 1,
+/// Matrices are bfloat16, uniform, and keep the variance of their input; norm weights are near 1,
 /// biases near 0.
 #[derive(Debug)]
 pub struct RandomTensors {
@@ -35,7 +36,7 @@ impl RandomTensors {
         Self { shapes: collect.shapes, seed }
     }
 
-    /// What all of them take in memory.
+    /// Bytes of all of them together.
     pub fn bytes(&self) -> u64 {
         let elements: usize = self.shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
         (elements * Dtype::BF16.size()) as u64

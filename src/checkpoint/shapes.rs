@@ -1,4 +1,4 @@
-//! Whether the checkpoint has what the config says: every tensor the model needs, in the right shape.
+//! Checks a checkpoint against its config: every tensor that the model needs, in the right shape.
 
 use super::Checkpoint;
 use crate::{
@@ -18,7 +18,7 @@ pub fn check_shapes(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<()>
     visit(config, &mut Check { config, checkpoint })
 }
 
-/// What is done with every tensor that a config asks for, or rules out.
+/// A visitor of every tensor that a config requires or rules out.
 pub(super) trait Visitor {
     /// The embedding, and the head, whose names and shape these are.
     fn embedding_and_head(&mut self, embedding: &str, head: &str, shape: [Size; 2]) -> Result<()>;

@@ -55,13 +55,13 @@ pub(super) enum Storage {
     /// In words, so that the bytes are aligned for every element type; the length is in bytes.
     Owned(Vec<u64>, usize),
     Static(&'static [u8]),
-    /// Somebody else's, who keeps it alive: see [`Tensor::borrow`].
+    /// Of another owner, who keeps it alive: see [`Tensor::borrow`].
     Borrowed(*const u8, usize),
 }
 
-// SAFETY: nothing is written, and whoever lends memory promises that nobody writes it meanwhile.
+// SAFETY: the bytes are only read, and the lender promised `Tensor::borrow` that nothing writes them meanwhile.
 unsafe impl Send for Storage {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl Sync for Storage {}
 
 impl Storage {
@@ -70,7 +70,7 @@ impl Storage {
             Self::Mapped(map) => map,
             Self::Owned(words, length) => &bytemuck::cast_slice(words)[..*length],
             Self::Static(bytes) => bytes,
-            // SAFETY: promised to `Tensor::borrow`.
+            // SAFETY: the lender promised `Tensor::borrow` that these bytes stay readable and unchanged.
             Self::Borrowed(start, length) => unsafe { std::slice::from_raw_parts(*start, *length) },
         }
     }
@@ -110,11 +110,11 @@ impl Tensor {
         Self { range: 0..data.len() * 4, storage: Arc::new(storage), dtype: Dtype::F32, shape }
     }
 
-    /// A tensor in memory that belongs to somebody else.
+    /// A tensor in memory of another owner.
     ///
     /// # Safety
-    /// `start` is aligned for `dtype`, valid for as many elements as `shape` has while what is returned or a clone of it
-    /// lives, and nobody writes there meanwhile.
+    /// `start` is aligned for `dtype` and readable for the elements of `shape` as long as the result or a clone of it lives,
+    /// and nothing writes there meanwhile.
     pub unsafe fn borrow(start: *const u8, dtype: Dtype, shape: Vec<usize>) -> Self {
         let length = shape.iter().product::<usize>() * dtype.size();
         let storage = if length == 0 { Storage::Static(&[]) } else { Storage::Borrowed(start, length) };

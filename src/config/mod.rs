@@ -1,4 +1,4 @@
-//! What config.json and generation_config.json say about a model, checked.
+//! config.json and generation_config.json, parsed and checked.
 
 mod fields;
 mod parse;
@@ -67,7 +67,7 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Longest sequence, in tokens.
     pub max_position_embeddings: usize,
-    /// What the norms add to the variance; positive and finite.
+    /// Added to the variance by the norms; positive and finite.
     pub norm_eps: f32,
     /// Rotary positions; `None` for OPT, whose positions are learned.
     pub rope: Option<Rope>,
@@ -100,6 +100,11 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// Query heads per key/value head: 1 without grouped-query attention.
+    pub fn gqa_group(&self) -> usize {
+        self.num_attention_heads / self.num_key_value_heads
+    }
+
     /// Reads config.json and, where there is one, generation_config.json.
     ///
     /// # Errors

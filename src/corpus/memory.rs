@@ -14,7 +14,7 @@ fn key(draw: &mut Draw) -> String {
     (0..2).flat_map(|_| [draw.pick(&ONSETS), draw.pick(&VOWELS)]).collect()
 }
 
-/// Pairs of a key and a gem, then each of some keys asked for and answered.
+/// Pairs of a key and a gem, then questions for some keys and their answers.
 pub(super) fn recall(draw: &mut Draw) -> String {
     let count = draw.range(3, 6);
     let mut pairs: Vec<(String, &str)> = Vec::new();

@@ -162,7 +162,7 @@ pub fn text(topics: &[Topic], seed: u64, approx_bytes: usize) -> String {
 /// Writes whole documents with a blank line between any two, until there are at least `lines` lines.
 ///
 /// # Errors
-/// What `out` returns.
+/// The value that `out` returns.
 pub fn write_lines(out: &mut impl io::Write, topics: &[Topic], seed: u64, lines: usize) -> io::Result<()> {
     let mut written = 0;
     for document in Corpus::new(topics, seed) {

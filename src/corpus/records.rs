@@ -8,7 +8,7 @@ const PARTS: [&str; 16] = [
 ];
 const SHELVES: [&str; 6] = ["north", "south", "east", "west", "upper", "lower"];
 
-/// A stock table: what is left is what came in less what went out. Rows are in order of what came in.
+/// A stock table: stock left = received − issued. Rows are ordered by the amount received.
 pub(super) fn table(draw: &mut Draw) -> String {
     let rows = draw.range(3, 6);
     let mut stock: Vec<usize> = (0..rows).map(|_| draw.range(1, 9)).collect();

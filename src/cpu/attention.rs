@@ -5,34 +5,47 @@ use super::{
     gemm::{PANEL_LEN, product},
     math,
 };
-use crate::backend::AttentionShape;
+use crate::backend::{AttentionOperands, AttentionShape};
 
 /// Queries of one task.
 const QUERY_TILE: usize = 64;
-/// Keys looked at together.
+/// Keys of one step of the online softmax.
 const KEY_BLOCK: usize = 1024;
 
-struct Heads<'a> {
+/// The inputs of every task.
+struct Inputs<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    kv_slots: &'a [u32],
+    shape: AttentionShape,
+    kv_head_of: &'a [u32],
     mask: Option<&'a Buffer<u32>>,
     slots: Option<&'a Buffer<u32>>,
 }
 
-pub(super) fn attention(
-    cpu: &Cpu,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    shape: AttentionShape,
-    kv_slots: &[u32],
-    mask: Option<&Buffer<u32>>,
-    slots: Option<&Buffer<u32>>,
-    out: &mut [f32],
-) {
-    let heads = Heads { q, k, v, kv_slots, mask, slots };
+/// Rows at a stride.
+#[derive(Clone, Copy)]
+struct Strided<'a> {
+    values: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> Strided<'a> {
+    #[inline(always)]
+    fn row(self, i: usize, len: usize) -> &'a [f32] {
+        &self.values[i * self.stride..][..len]
+    }
+
+    /// Whether `rows` rows of `len` values are there.
+    #[inline(always)]
+    fn holds(self, rows: usize, len: usize) -> bool {
+        self.values.len() >= (rows - 1) * self.stride + len
+    }
+}
+
+pub(super) fn attention(cpu: &Cpu, operands: AttentionOperands<'_, Cpu>) {
+    let AttentionOperands { q, k, v, shape, kv_head_of, mask, slots, out } = operands;
+    let inputs = Inputs { q, k, v, shape, kv_head_of, mask, slots };
     let tiles = shape.queries.tokens.div_ceil(QUERY_TILE);
     let (width, d) = (shape.heads * shape.head_dim, shape.head_dim);
     assert!(d * QUERY_TILE <= PANEL_LEN, "a tile of the output fits its buffer");
@@ -49,7 +62,7 @@ pub(super) fn attention(
         let len = QUERY_TILE.min(shape.queries.tokens - first);
         cpu.vectorized(
             #[inline(always)]
-            || tile_of_head(&heads, shape, sample, head, first, len, scratch),
+            || tile_of_head(&inputs, [sample, head], first, len, scratch),
         );
         let mut rows = rows[tile].lock().expect("no task panics while it copies");
         for (row, values) in rows.chunks_exact_mut(width).zip(scratch.values.chunks_exact(d)) {
@@ -61,20 +74,20 @@ pub(super) fn attention(
 /// Leaves (len, D) in `scratch.values`.
 #[inline(always)]
 fn tile_of_head(
-    heads: &Heads<'_>,
-    shape: AttentionShape,
-    sample: usize,
-    head: usize,
+    inputs: &Inputs<'_>,
+    [sample, head]: [usize; 2],
     first: usize,
     len: usize,
     scratch: &mut Scratch,
 ) {
+    let shape = inputs.shape;
     let d = shape.head_dim;
     let (q_stride, kv_stride) = (shape.heads * d, shape.kv_heads * d);
-    let q = &heads.q[(sample * shape.queries.tokens + first) * q_stride + head * d..];
-    let kv_at = sample * shape.key_capacity * kv_stride + heads.kv_slots[head] as usize * d;
-    let mask = heads.mask.map(|mask| &mask[sample * shape.key_capacity..][..shape.keys]);
-    let slot = |j: usize| heads.slots.map_or(j, |slots| slots[j] as usize);
+    let q = &inputs.q[(sample * shape.queries.tokens + first) * q_stride + head * d..];
+    let q = Strided { values: q, stride: q_stride };
+    let kv_at = sample * shape.key_capacity * kv_stride + inputs.kv_head_of[head] as usize * d;
+    let mask = inputs.mask.map(|mask| &mask[sample * shape.key_capacity..][..shape.keys]);
+    let slot = |j: usize| inputs.slots.map_or(j, |slots| slots[j] as usize);
     // Index among the keys of the tile's first query.
     let query_at = shape.keys - shape.queries.tokens + first;
     let sums = &mut scratch.values[..len * d];
@@ -83,9 +96,10 @@ fn tile_of_head(
     let mut total = [0.0f32; QUERY_TILE];
     for from in (0..query_at + len).step_by(KEY_BLOCK) {
         let keys = KEY_BLOCK.min(query_at + len - from);
-        let (k, v) = (&heads.k[kv_at + from * kv_stride..], &heads.v[kv_at + from * kv_stride..]);
+        let [k, v] = [inputs.k, inputs.v]
+            .map(|keys| Strided { values: &keys[kv_at + from * kv_stride..], stride: kv_stride });
         let scores = &mut scratch.panel[..len * keys];
-        products(q, q_stride, k, kv_stride, scores, len, keys, d);
+        products(q, k, scores, len, keys, d);
         for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
             let query = query_at + i;
             let visible = (query + 1).saturating_sub(from).min(keys);
@@ -116,7 +130,7 @@ fn tile_of_head(
                 sums[i * d..(i + 1) * d].iter_mut().for_each(|x| *x *= shrink);
             }
         }
-        weighted_sums(scores, v, kv_stride, sums, len, keys, d);
+        weighted_sums(scores, v, sums, len, keys, d);
     }
     for (i, row) in sums.chunks_exact_mut(d).enumerate() {
         // A query that sees no key gives 0.
@@ -130,61 +144,40 @@ const FEW: usize = 5;
 
 /// scores (len, keys) = q (len, D) · k (keys, D)ᵀ.
 #[inline(always)]
-fn products(
-    q: &[f32],
-    q_stride: usize,
-    k: &[f32],
-    k_stride: usize,
-    scores: &mut [f32],
-    len: usize,
-    keys: usize,
-    d: usize,
-) {
+fn products(q: Strided<'_>, k: Strided<'_>, scores: &mut [f32], len: usize, keys: usize, d: usize) {
     if len < FEW {
         for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
             for (j, score) in row.iter_mut().enumerate() {
-                *score = math::dot(&q[i * q_stride..][..d], &k[j * k_stride..][..d]);
+                *score = math::dot(q.row(i, d), k.row(j, d));
             }
         }
         return;
     }
-    assert!(
-        q.len() >= (len - 1) * q_stride + d
-            && k.len() >= (keys - 1) * k_stride + d
-            && scores.len() == len * keys
-    );
+    assert!(q.holds(len, d) && k.holds(keys, d) && scores.len() == len * keys);
     // SAFETY: the assertion above covers every element that the strides reach; `scores` is borrowed mutably.
     unsafe {
-        let (k, q) = (k.as_ptr(), q.as_ptr());
-        product([keys, len, d], scores.as_mut_ptr(), keys, false, [k, q], [[1, k_stride], [1, q_stride]]);
+        let (factors, steps) = ([k.values.as_ptr(), q.values.as_ptr()], [[1, k.stride], [1, q.stride]]);
+        product([keys, len, d], scores.as_mut_ptr(), keys, false, factors, steps);
     }
 }
 
 /// sums (len, D) += weights (len, keys) · v (keys, D).
 #[inline(always)]
-fn weighted_sums(
-    weights: &[f32],
-    v: &[f32],
-    v_stride: usize,
-    sums: &mut [f32],
-    len: usize,
-    keys: usize,
-    d: usize,
-) {
+fn weighted_sums(weights: &[f32], v: Strided<'_>, sums: &mut [f32], len: usize, keys: usize, d: usize) {
     if len < FEW {
         for (weights, sums) in weights.chunks_exact(keys).zip(sums.chunks_exact_mut(d)) {
             for (j, &weight) in weights.iter().enumerate() {
-                for (sum, v) in sums.iter_mut().zip(&v[j * v_stride..][..d]) {
+                for (sum, v) in sums.iter_mut().zip(v.row(j, d)) {
                     *sum = weight.mul_add(*v, *sum);
                 }
             }
         }
         return;
     }
-    assert!(v.len() >= (keys - 1) * v_stride + d && weights.len() == len * keys && sums.len() == len * d);
+    assert!(v.holds(keys, d) && weights.len() == len * keys && sums.len() == len * d);
     // SAFETY: the assertion above covers every element that the strides reach; `sums` is borrowed mutably.
     unsafe {
-        let (v, weights) = (v.as_ptr(), weights.as_ptr());
-        product([d, len, keys], sums.as_mut_ptr(), d, true, [v, weights], [[v_stride, 1], [1, keys]]);
+        let (factors, steps) = ([v.values.as_ptr(), weights.as_ptr()], [[v.stride, 1], [1, keys]]);
+        product([d, len, keys], sums.as_mut_ptr(), d, true, factors, steps);
     }
 }

@@ -1,4 +1,4 @@
-//! Host memory that operations read and write: the backend's own, or somebody else's.
+//! Host memory that operations read and write: the backend's own, or borrowed from another owner.
 
 use std::ops::{Deref, DerefMut};
 
@@ -9,21 +9,21 @@ pub struct Buffer<T>(Memory<T>);
 #[derive(Debug)]
 enum Memory<T> {
     Owned(Vec<T>),
-    /// Somebody else's, who keeps it alive.
+    /// Of another owner, who keeps it alive.
     Borrowed(*mut T, usize),
 }
 
-// SAFETY: whoever lends memory promises that it may be used as if it were owned (see `Buffer::borrow`).
+// SAFETY: the lender promised `Buffer::borrow` that the memory may be used like owned memory.
 unsafe impl<T: Send> Send for Buffer<T> {}
-// SAFETY: as above.
+// SAFETY: as for `Send`.
 unsafe impl<T: Sync> Sync for Buffer<T> {}
 
 impl<T> Buffer<T> {
-    /// `len` entries that belong to somebody else.
+    /// `len` entries of another owner.
     ///
     /// # Safety
-    /// `start` is aligned and valid for `len` entries as long as what is returned lives; nobody else writes them meanwhile,
-    /// nor reads them if what is returned is written to.
+    /// `start` is aligned and valid for `len` entries as long as the result lives. Nothing else writes them meanwhile, nor
+    /// reads them if the result is written to.
     pub unsafe fn borrow(start: *mut T, len: usize) -> Self {
         if len == 0 {
             return Vec::new().into();
@@ -44,7 +44,7 @@ impl<T> Deref for Buffer<T> {
     fn deref(&self) -> &[T] {
         match &self.0 {
             Memory::Owned(entries) => entries,
-            // SAFETY: promised to `borrow`.
+            // SAFETY: the lender promised `borrow` that `len` entries are readable.
             Memory::Borrowed(start, len) => unsafe { std::slice::from_raw_parts(*start, *len) },
         }
     }
@@ -54,7 +54,7 @@ impl<T> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         match &mut self.0 {
             Memory::Owned(entries) => entries,
-            // SAFETY: promised to `borrow`.
+            // SAFETY: the lender promised `borrow` that `len` entries are writable, and nothing else uses them meanwhile.
             Memory::Borrowed(start, len) => unsafe { std::slice::from_raw_parts_mut(*start, *len) },
         }
     }

@@ -2,20 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::{Buffer, Cpu, gemm, math, matrix::Matrix};
+use super::{Cpu, gemm, math};
 use crate::{
-    backend::{Norm, NormKind},
+    backend::{
+        CacheSlots, CrossEntropyOperands, EmbedOperands, Norm, NormKind, NormOperands, RopeCacheOperands,
+    },
     config::Activation,
 };
 
-pub(super) fn embed(
-    cpu: &Cpu,
-    table: &Matrix,
-    tokens: &[u32],
-    position_table: Option<(&Matrix, &Buffer<u32>)>,
-    rows: usize,
-    out: &mut [f32],
-) {
+pub(super) fn embed(cpu: &Cpu, operands: EmbedOperands<'_, Cpu>) {
+    let EmbedOperands { table, tokens, position_table, rows, out } = operands;
     let width = table.columns;
     cpu.rows(&mut out[..rows * width], width, |t, out| {
         table.row_to_f32(tokens[t] as usize, out);
@@ -29,18 +25,11 @@ pub(super) fn embed(
     });
 }
 
-pub(super) fn norm(
-    cpu: &Cpu,
-    x: &[f32],
-    norm: Option<&Norm<Cpu>>,
-    rows: usize,
-    width: usize,
-    out: &mut [f32],
-    sum_squares: &mut [f32],
-) {
+pub(super) fn norm(cpu: &Cpu, operands: NormOperands<'_, Cpu>) {
+    let NormOperands { x, norm, rows, hidden_size, out, sum_squares } = operands;
     cpu.pool.install(|| {
-        (x[..rows * width].par_chunks_exact(width))
-            .zip(out[..rows * width].par_chunks_exact_mut(width))
+        (x[..rows * hidden_size].par_chunks_exact(hidden_size))
+            .zip(out[..rows * hidden_size].par_chunks_exact_mut(hidden_size))
             .zip(&mut sum_squares[..rows])
             .with_min_len(16)
             .for_each(|((x, out), sum)| {
@@ -130,7 +119,24 @@ pub(super) fn bias_activation_scale(
     }
 }
 
-pub(super) fn rope(
+pub(super) fn rope_cache(cpu: &Cpu, operands: RopeCacheOperands<'_, Cpu>) {
+    let RopeCacheOperands { q, k, v, shape, heads, kv_heads, head_dim, rotary, cache } = operands;
+    if let Some((table, positions)) = rotary {
+        rope(cpu, q, shape.rows(), heads, head_dim, table, positions);
+        rope(cpu, k, shape.rows(), kv_heads, head_dim, table, positions);
+    }
+    if let Some(CacheSlots { keys, values, capacity, at }) = cache {
+        let width = kv_heads * head_dim;
+        for (from, to) in [(&*k, keys), (v, values)] {
+            let samples = from.chunks_exact(shape.tokens * width).take(shape.samples);
+            for (from, to) in samples.zip(to.chunks_exact_mut(capacity * width)) {
+                to[at * width..][..from.len()].copy_from_slice(from);
+            }
+        }
+    }
+}
+
+fn rope(
     cpu: &Cpu,
     x: &mut [f32],
     rows: usize,
@@ -163,15 +169,9 @@ struct PanelLoss {
     targets: Vec<(usize, f32)>,
 }
 
-pub(super) fn cross_entropy(
-    cpu: &Cpu,
-    x: &[f32],
-    rows: usize,
-    head: &Matrix,
-    targets: &[u32],
-    out: &mut [f32],
-) {
-    let width = head.columns;
+pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) {
+    let CrossEntropyOperands { x, rows, head, targets, scratch: _, out } = operands;
+    let (head, width) = (&head.weight, head.in_features);
     for at in (0..rows).step_by(gemm::ROW_CHUNK) {
         let chunk = gemm::ROW_CHUNK.min(rows - at);
         let targets = &targets[at..at + chunk];

@@ -5,12 +5,15 @@
 //! depends on shapes alone, and every output is accumulated by one thread in one order: the bits do not depend on the
 //! number of threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{
     Cpu, Scratch, math,
     matrix::{Matrix, Pick},
 };
+use crate::backend::{AccumulateProductOperands, LowRank};
 
 /// Columns of W converted at a time: with 64 features a panel of 1 MiB.
 const PANEL_COLUMNS: usize = 4096;
@@ -18,9 +21,9 @@ const PANEL_COLUMNS: usize = 4096;
 const PANEL_FEATURES: usize = 64;
 /// Floats of one panel buffer.
 pub(super) const PANEL_LEN: usize = PANEL_COLUMNS * PANEL_FEATURES;
-/// Rows multiplied at a time where an intermediate has to be kept (gate·up, cross-entropy).
+/// Rows multiplied at a time where an intermediate product is kept (gate·up, cross-entropy).
 pub(super) const ROW_CHUNK: usize = 1024;
-/// Up to so many rows are multiplied as dot products.
+/// Products of at most this many rows are made of dot products.
 const DOT_ROWS: usize = 16;
 
 /// Output that several threads write, each its own features.
@@ -37,7 +40,7 @@ impl Shared {
     /// # Safety
     /// The feature lies in the output.
     unsafe fn from(self, first: usize) -> *mut f32 {
-        // SAFETY: upheld by the caller.
+        // SAFETY: the caller promises that the feature lies in the output.
         unsafe { self.0.add(first) }
     }
 
@@ -46,7 +49,7 @@ impl Shared {
     /// # Safety
     /// The range lies in the output and no other thread uses these features.
     unsafe fn row<'a>(self, t: usize, stride: usize, from: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: upheld by the caller.
+        // SAFETY: the caller promises that the range lies in the output and is used by this thread alone.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(t * stride + from), len) }
     }
 }
@@ -57,49 +60,42 @@ fn panel_features(n: usize) -> usize {
     [64, 48, 32].into_iter().min_by_key(|&width| cost(width)).expect("not empty")
 }
 
-/// A product that is added to another one: z (t, rank) · weight\[..rank\] (rank, features).
+/// The factors of x (t, picked columns) · W\[rows, columns\]ᵀ.
 #[derive(Clone, Copy)]
-pub(super) struct Added<'a> {
-    pub(super) z: &'a [f32],
-    pub(super) rank: usize,
-    pub(super) weight: &'a [f32],
+pub(super) struct Factors<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) t: usize,
+    pub(super) weight: &'a Matrix,
+    pub(super) rows: Pick<'a>,
+    pub(super) columns: Pick<'a>,
 }
 
-/// out (t, picked rows) = epilogue(x (t, picked columns) · W\[rows, columns\]ᵀ + added). The epilogue sees a row's part:
-/// (values, row, first feature).
+/// out (t, picked rows) = epilogue(x·Wᵀ + z·low_rank\[..rank\]). The epilogue sees a row's part: (values, row, first
+/// feature).
 pub(super) fn multiply(
     cpu: &Cpu,
-    x: &[f32],
-    t: usize,
-    weight: &Matrix,
-    rows: Pick<'_>,
-    columns: Pick<'_>,
-    added: Option<Added<'_>>,
+    factors: Factors<'_>,
+    low_rank: Option<LowRank<'_, Cpu>>,
     out: &mut [f32],
     epilogue: impl Fn(&mut [f32], usize, usize) + Sync,
 ) {
+    let Factors { x, t, weight, rows, columns } = factors;
     let (n, k) = (rows.len(), columns.len());
     if t == 0 || n == 0 {
         return;
     }
     assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
-    let added = added.filter(|added| added.rank > 0);
-    if let Some(Added { z, rank, weight }) = added {
-        assert!(z.len() >= t * rank && weight.len() >= rank * n, "buffers hold what is added");
-    }
+    let low_rank = low_rank.filter(|low_rank| low_rank.rank > 0);
+    let low_rank = low_rank.map(|LowRank { z, rank, weight }| (&z[..t * rank], rank, &weight[..rank * n]));
     let shared = Shared(out.as_mut_ptr());
     if t <= DOT_ROWS && t * weight.columns <= PANEL_LEN && weight.columns <= PANEL_LEN {
         return dot_products(
             cpu,
-            &x[..t * k],
-            t,
-            weight,
-            rows,
-            columns,
+            Factors { x: &x[..t * k], ..factors },
             shared,
             #[inline(always)]
             |values, row, first| {
-                if let Some(Added { z, rank, weight }) = added {
+                if let Some((z, rank, weight)) = low_rank {
                     for (z, weight) in z[row * rank..][..rank].iter().zip(weight.chunks_exact(n)) {
                         values
                             .iter_mut()
@@ -116,12 +112,12 @@ pub(super) fn multiply(
         let first = task * width;
         let len = width.min(n - first);
         let Scratch { panel, tile, .. } = scratch;
-        // SAFETY: features first..first+len belong to this task; `out` holds t rows of n, and the assertion above says
-        // that `added` holds t and `rank` rows.
+        // SAFETY: features first..first+len belong to this task; `out` holds t rows of n (asserted above), `z` t rows and
+        // `weight` `rank` rows (their slices' lengths).
         unsafe {
             let to = shared.from(first);
-            panel_product(cpu, panel, tile, x, t, weight, rows, first, len, columns, to, n);
-            if let Some(Added { z, rank, weight }) = added {
+            panel_product(cpu, [panel, tile], factors, first..first + len, to, n);
+            if let Some((z, rank, weight)) = low_rank {
                 let operands = [weight.as_ptr().add(first), z.as_ptr()];
                 product([len, t, rank], to, n, true, operands, [[n, 1], [1, rank]]);
             }
@@ -160,18 +156,18 @@ pub(super) fn multiply_pair(
         let Scratch { panel, values, tile } = scratch;
         for at in (0..t).step_by(ROW_CHUNK) {
             let chunk = ROW_CHUNK.min(t - at);
-            let x = &x[at * k..(at + chunk) * k];
+            let factors =
+                |weight| Factors { x: &x[at * k..(at + chunk) * k], t: chunk, weight, rows, columns };
             // SAFETY: features first..first+len belong to this task; `values` holds ROW_CHUNK rows of 64.
             unsafe {
                 let gate = shared.from(at * n + first);
                 let up = values.as_mut_ptr();
                 for (weight, to, stride) in [(weights[0], gate, n), (weights[1], up, len)] {
+                    let (factors, features) = (factors(weight), first..first + len);
                     if t <= DOT_ROWS && k <= PANEL_LEN {
-                        dot_rows(cpu, panel, x, chunk, weight, rows, first, len, Shared(to), stride);
+                        dot_rows(cpu, panel, factors, features, Shared(to), stride);
                     } else {
-                        panel_product(
-                            cpu, panel, tile, x, chunk, weight, rows, first, len, columns, to, stride,
-                        );
+                        panel_product(cpu, [panel, tile], factors, features, to, stride);
                     }
                 }
             }
@@ -198,28 +194,22 @@ pub(super) fn for_each_panel<R: Send>(
 ) -> Vec<R> {
     let n = weight.rows;
     let panels = n.div_ceil(PANEL_FEATURES);
-    let (rows, columns) = (Pick::All(n), Pick::All(weight.columns));
+    let factors = Factors { x, t, weight, rows: Pick::All(n), columns: Pick::All(weight.columns) };
     cpu.map_tasks(panels, |task, scratch| {
         let first = task * PANEL_FEATURES;
         let len = PANEL_FEATURES.min(n - first);
         let Scratch { panel, values, tile } = scratch;
         // SAFETY: `values` belongs to this task and holds ROW_CHUNK rows of 64.
         unsafe {
-            panel_product(cpu, panel, tile, x, t, weight, rows, first, len, columns, values.as_mut_ptr(), len)
+            panel_product(cpu, [panel, tile], factors, first..first + len, values.as_mut_ptr(), len);
         };
         f(first, len, &mut values[..t * len])
     })
 }
 
 /// out (m, n) += aᵀ·b for a (t, m) and b (t, n).
-pub(super) fn accumulate_product(
-    cpu: &Cpu,
-    a: &[f32],
-    b: &[f32],
-    t: usize,
-    [m, n]: [usize; 2],
-    out: &mut [f32],
-) {
+pub(super) fn accumulate_product(cpu: &Cpu, operands: AccumulateProductOperands<'_, Cpu>) {
+    let AccumulateProductOperands { a, b, rows: t, columns: [m, n], out } = operands;
     assert!(
         a.len() >= t * m && b.len() >= t * n && out.len() >= m * n,
         "buffers hold the product's operands"
@@ -234,30 +224,25 @@ pub(super) fn accumulate_product(
     });
 }
 
-/// dst (t, len; row stride `stride`) = x · W\[rows first..first+len, columns\]ᵀ.
+/// dst (t, len; row stride `stride`) = the `len` features of the product, by way of the buffers for a panel and a tile.
 ///
 /// # Safety
-/// `dst` is valid for t rows of `len` floats, and nobody else uses them.
+/// `dst` is valid for t rows of `len` floats, which no other thread uses.
 unsafe fn panel_product(
     cpu: &Cpu,
-    panel: &mut [f32],
-    tile: &mut [f32],
-    x: &[f32],
-    t: usize,
-    weight: &Matrix,
-    rows: Pick<'_>,
-    first: usize,
-    len: usize,
-    columns: Pick<'_>,
+    [panel, tile]: [&mut [f32]; 2],
+    factors: Factors<'_>,
+    features: Range<usize>,
     dst: *mut f32,
     stride: usize,
 ) {
-    let k = columns.len();
+    let Factors { x, t, columns, .. } = factors;
+    let (k, len) = (columns.len(), features.len());
     for from in (0..k.max(1)).step_by(PANEL_COLUMNS) {
         let depth = PANEL_COLUMNS.min(k - from);
         cpu.vectorized(
             #[inline(always)]
-            || fill_panel(panel, tile, weight, rows, first, len, columns, from, depth),
+            || fill_panel(panel, tile, factors, features.clone(), from..from + depth),
         );
         // SAFETY: the panel holds depth × len floats, x holds t × k, dst is the caller's promise.
         unsafe {
@@ -271,7 +256,7 @@ unsafe fn panel_product(
 /// what is there if `accumulate`; `steps` = \[\[a_step_l, a_step_i\], \[b_step_l, b_step_j\]\].
 ///
 /// # Safety
-/// Every element that the steps reach is valid, and nobody else uses those of `dst`.
+/// Every element that the steps reach is valid, and no other thread uses those of `dst`.
 pub(super) unsafe fn product(
     [m, n, k]: [usize; 3],
     dst: *mut f32,
@@ -282,7 +267,8 @@ pub(super) unsafe fn product(
 ) {
     let [[a_l, a_i], [b_l, b_j]] = steps.map(|steps| steps.map(|step| step as isize));
     let none = gemm::Parallelism::None;
-    // SAFETY: upheld by the caller.
+    // SAFETY: the caller promises that every element reached by the steps is valid, and that those of `dst` are used by
+    // this thread alone.
     unsafe {
         gemm::gemm(
             m,
@@ -308,32 +294,30 @@ pub(super) unsafe fn product(
     }
 }
 
-/// panel (depth, len) = W\[rows first..first+len, columns from..from+depth\]ᵀ in f32; skipped rows give 0.
+/// panel (inputs, features) = W\[features, inputs\]ᵀ of the picked rows and columns in f32; skipped rows give 0.
 #[inline(always)]
 fn fill_panel(
     panel: &mut [f32],
     tile: &mut [f32],
-    weight: &Matrix,
-    rows: Pick<'_>,
-    first: usize,
-    len: usize,
-    columns: Pick<'_>,
-    from: usize,
-    depth: usize,
+    Factors { weight, rows, columns, .. }: Factors<'_>,
+    features: Range<usize>,
+    inputs: Range<usize>,
 ) {
+    let (first, len) = (features.start, features.len());
+    let (from, depth) = (inputs.start, inputs.len());
     // Converted rows are collected in a tile that stays in cache, and transposed from there.
     let tile = &mut tile[..TILE_ROWS * TILE_STRIDE];
     for at in (0..depth).step_by(TILE_COLUMNS) {
         let width = TILE_COLUMNS.min(depth - at);
-        for group in (0..len).step_by(TILE_ROWS) {
-            let height = TILE_ROWS.min(len - group);
+        for top in (0..len).step_by(TILE_ROWS) {
+            let height = TILE_ROWS.min(len - top);
             for (i, to) in tile.chunks_exact_mut(TILE_STRIDE).enumerate().take(height) {
-                match rows.index(first + group + i) {
+                match rows.index(first + top + i) {
                     Some(row) => weight.picked_to_f32(row, columns, from + at, &mut to[..width]),
                     None => to[..width].fill(0.0),
                 }
             }
-            transpose(tile, height, width, &mut panel[at * len + group..], len);
+            transpose(tile, height, width, &mut panel[at * len + top..], len);
         }
     }
 }
@@ -378,14 +362,11 @@ fn transpose(tile: &[f32], height: usize, width: usize, to: &mut [f32], stride: 
 /// gathered from W, which would be slower than reading all of it: x is spread out over them instead.
 fn dot_products(
     cpu: &Cpu,
-    x: &[f32],
-    t: usize,
-    weight: &Matrix,
-    rows: Pick<'_>,
-    columns: Pick<'_>,
+    factors: Factors<'_>,
     out: Shared,
     epilogue: impl Fn(&mut [f32], usize, usize) + Sync,
 ) {
+    let Factors { x, t, weight, rows, columns } = factors;
     let (n, k) = (rows.len(), columns.len());
     cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, scratch| {
         let first = task * PANEL_FEATURES;
@@ -407,8 +388,9 @@ fn dot_products(
             }
             x = spread;
         }
+        let to = Shared(products.as_mut_ptr());
         // SAFETY: `products` is this task's and holds at least DOT_ROWS × 64.
-        unsafe { dot_rows(cpu, panel, x, t, weight, rows, first, len, Shared(products.as_mut_ptr()), len) };
+        unsafe { dot_rows(cpu, panel, Factors { x, ..factors }, first..first + len, to, len) };
         for (row, values) in products.chunks_exact(len).take(t).enumerate() {
             // SAFETY: features first..first+len belong to this task.
             let to = unsafe { out.row(row, n, first, len) };
@@ -418,28 +400,24 @@ fn dot_products(
     });
 }
 
-/// to (t, len) = x (t, all columns) · W\[rows first..first+len\]ᵀ by dot products; skipped rows give 0.
+/// to (t, features) = x (t, all columns) · W\[features\]ᵀ by dot products; skipped rows give 0.
 ///
 /// # Safety
-/// `to` is valid for t rows of `len` floats at `stride`, and nobody else uses them.
+/// `to` is valid for t rows of these features at `stride`, which no other thread uses.
 unsafe fn dot_rows(
     cpu: &Cpu,
     row: &mut [f32],
-    x: &[f32],
-    t: usize,
-    weight: &Matrix,
-    rows: Pick<'_>,
-    first: usize,
-    len: usize,
+    Factors { x, t, weight, rows, .. }: Factors<'_>,
+    features: Range<usize>,
     to: Shared,
     stride: usize,
 ) {
     let k = weight.columns;
     let row = &mut row[..k];
-    for i in 0..len {
-        let Some(index) = rows.index(first + i) else {
+    for (i, feature) in features.enumerate() {
+        let Some(index) = rows.index(feature) else {
             for sample in 0..t {
-                // SAFETY: upheld by the caller.
+                // SAFETY: the caller promises t rows of these features, used by this thread alone.
                 unsafe { to.row(sample, stride, i, 1) }.fill(0.0);
             }
             continue;
@@ -449,7 +427,7 @@ unsafe fn dot_rows(
             || {
                 weight.row_to_f32(index, row);
                 for (sample, x) in x.chunks_exact(k).take(t).enumerate() {
-                    // SAFETY: upheld by the caller.
+                    // SAFETY: the caller promises t rows of these features, used by this thread alone.
                     unsafe { to.row(sample, stride, i, 1) }.fill(math::dot(row, x));
                 }
             },

@@ -2,7 +2,7 @@
 
 use super::{Buffer, math};
 use crate::{
-    backend::KeptBlocks,
+    backend::KeptSet,
     checkpoint::{Dtype, Tensor},
 };
 
@@ -15,12 +15,12 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// A matrix (rows, columns) in memory that belongs to somebody else.
+    /// A matrix (rows, columns) in memory of another owner.
     ///
     /// # Safety
     /// As [`Tensor::borrow`].
     pub unsafe fn borrow(start: *const u8, dtype: Dtype, [rows, columns]: [usize; 2]) -> Self {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises what `Tensor::borrow` requires, for rows × columns elements.
         Self { tensor: unsafe { Tensor::borrow(start, dtype, vec![rows, columns]) }, rows, columns }
     }
 
@@ -42,7 +42,7 @@ impl Matrix {
             convert: impl Fn(T) -> f32,
         ) {
             let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + width];
-            if let Pick::Blocks { indices, width: 1 } = columns {
+            if let Pick::Blocks { indices, block_width: 1 } = columns {
                 for (to, &column) in out.iter_mut().zip(&indices[from..]) {
                     // SAFETY: `picked`, the only place that makes blocks of columns, has checked that they lie in
                     // the matrix. A check here would cost more than the move.
@@ -75,10 +75,10 @@ impl Matrix {
 #[derive(Clone, Copy)]
 pub(super) enum Pick<'a> {
     All(usize),
-    /// Blocks of `width` consecutive ones; a block of `u32::MAX` is skipped.
+    /// Blocks of `block_width` consecutive ones; a block of `u32::MAX` is skipped.
     Blocks {
         indices: &'a [u32],
-        width: usize,
+        block_width: usize,
     },
 }
 
@@ -86,7 +86,7 @@ impl Pick<'_> {
     pub(super) fn len(&self) -> usize {
         match *self {
             Pick::All(len) => len,
-            Pick::Blocks { indices, width } => indices.len() * width,
+            Pick::Blocks { indices, block_width } => indices.len() * block_width,
         }
     }
 
@@ -95,9 +95,9 @@ impl Pick<'_> {
     pub(super) fn index(&self, i: usize) -> Option<usize> {
         match *self {
             Pick::All(_) => Some(i),
-            Pick::Blocks { indices, width } => match indices[i / width] {
+            Pick::Blocks { indices, block_width } => match indices[i / block_width] {
                 u32::MAX => None,
-                block => Some(block as usize * width + i % width),
+                block => Some(block as usize * block_width + i % block_width),
             },
         }
     }
@@ -107,11 +107,11 @@ impl Pick<'_> {
     pub(super) fn runs(&self, from: usize, to: usize, mut f: impl FnMut(usize, usize, usize)) {
         match *self {
             Pick::All(_) => f(from, from, to - from),
-            Pick::Blocks { indices, width } => {
+            Pick::Blocks { indices, block_width } => {
                 let mut i = from;
                 while i < to {
-                    let length = (width - i % width).min(to - i);
-                    f(i, indices[i / width] as usize * width + i % width, length);
+                    let length = (block_width - i % block_width).min(to - i);
+                    f(i, indices[i / block_width] as usize * block_width + i % block_width, length);
                     i += length;
                 }
             }
@@ -120,18 +120,18 @@ impl Pick<'_> {
 }
 
 /// The kept rows or columns of `all`.
-pub(super) fn picked(kept: Option<KeptBlocks<'_, Buffer<u32>>>, all: usize) -> Pick<'_> {
+pub(super) fn picked(kept: Option<&KeptSet<Buffer<u32>>>, all: usize) -> Pick<'_> {
     let Some(kept) = kept else { return Pick::All(all) };
-    let indices = &kept.set.indices[..kept.set.len];
-    let fits = |&block: &u32| (block as usize) < all / kept.width;
+    let indices = &kept.indices[..kept.len];
+    let fits = |&block: &u32| (block as usize) < all / kept.block_width;
     assert!(indices.iter().all(fits), "kept indices lie in the weight");
-    Pick::Blocks { indices, width: kept.width }
+    Pick::Blocks { indices, block_width: kept.block_width }
 }
 
 /// The kept rows, where `u32::MAX` stands for a key/value head that is skipped.
-pub(super) fn picked_rows(kept: Option<KeptBlocks<'_, Buffer<u32>>>, all: usize) -> Pick<'_> {
+pub(super) fn picked_rows(kept: Option<&KeptSet<Buffer<u32>>>, all: usize) -> Pick<'_> {
     match kept {
-        Some(kept) => Pick::Blocks { indices: &kept.set.indices[..kept.set.len], width: kept.width },
+        Some(kept) => Pick::Blocks { indices: &kept.indices[..kept.len], block_width: kept.block_width },
         None => Pick::All(all),
     }
 }

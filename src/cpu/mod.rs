@@ -7,6 +7,7 @@ mod attention;
 mod buffer;
 mod elementwise;
 mod gemm;
+mod linear;
 mod math;
 mod matrix;
 mod probe;
@@ -17,17 +18,18 @@ use std::{sync::Mutex, time::Instant};
 
 use crate::{
     backend::{
-        Addition, AttentionShape, Backend, CacheSlots, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet,
-        Linear, Moments, Norm, Placement, Probe, Unit, WeightUse,
+        AccumulateMomentsOperands, AccumulateProductOperands, ArgmaxOperands, AttentionOperands, Backend,
+        CentreEnergyOperands, ChannelScoreOperands, CheckFiniteOperands, ColumnStatisticOperands,
+        CrossEntropyOperands, EmbedOperands, EnergyOperands, GatedLinearOperands, GatherPrunedOperands,
+        HistoryUpdateOperands, KeepKvHeadsOperands, LinearOperands, LogitsOperands, NormOperands,
+        ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, RopeCacheOperands, TopKKeepOperands,
+        WeightUse,
     },
     checkpoint::Tensor,
-    config::Activation,
     error::{Error, Result},
-    prune::settings::{Metric, ProbeOrder},
 };
 pub use buffer::Buffer;
 pub use matrix::Matrix;
-use matrix::{Pick, picked, picked_bias, picked_rows};
 
 /// Conversion and accumulation buffers of one thread.
 struct Scratch {
@@ -76,7 +78,7 @@ impl Cpu {
         self.scratch.len()
     }
 
-    /// Calls `f` compiled for the widest vectors that this CPU has. `f` and what it calls must be `#[inline(always)]`:
+    /// Calls `f` compiled for the widest vectors that this CPU has. `f` and all that it calls must be `#[inline(always)]`:
     /// only code inlined here gets them.
     #[inline(always)]
     fn vectorized<R>(&self, f: impl FnMut() -> R) -> R {
@@ -90,13 +92,6 @@ impl Cpu {
             }
         }
         self.arch.dispatch(Body(f))
-    }
-
-    /// The energies of a product (T, width).
-    fn energy_of(&self, product: &[f32], width: usize, energy: Option<EnergyOf<'_, Self>>) {
-        if let Some(EnergyOf { grid, mask, out, alone: _ }) = energy {
-            probe::energy(self, product, grid, width, mask, out, None);
-        }
     }
 
     /// Calls `f` with the scratch of the pool thread it runs on.
@@ -180,311 +175,93 @@ impl Backend for Cpu {
         Ok(to.duration_since(*from).as_secs_f64())
     }
 
-    fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Buffer<f32>) {
-        score::column_statistic(self, &projection.weight, metric, out);
+    fn column_statistic(&self, operands: ColumnStatisticOperands<'_, Self>) {
+        score::column_statistic(self, operands);
     }
 
-    fn embed(
-        &self,
-        table: &Matrix,
-        tokens: &Buffer<u32>,
-        position_table: Option<(&Matrix, &Buffer<u32>)>,
-        rows: usize,
-        out: &mut Buffer<f32>,
-    ) {
-        elementwise::embed(self, table, tokens, position_table, rows, out);
+    fn embed(&self, operands: EmbedOperands<'_, Self>) {
+        elementwise::embed(self, operands);
     }
 
-    fn norm(
-        &self,
-        x: &Buffer<f32>,
-        norm: Option<&Norm<Self>>,
-        rows: usize,
-        width: usize,
-        out: &mut Buffer<f32>,
-        sum_squares: &mut Buffer<f32>,
-    ) {
-        elementwise::norm(self, x, norm, rows, width, out, sum_squares);
+    fn norm(&self, operands: NormOperands<'_, Self>) {
+        elementwise::norm(self, operands);
     }
 
-    fn probe_select(
-        &self,
-        sum_squares: &Buffer<f32>,
-        grid: Grid,
-        order: ProbeOrder,
-        positions: &Buffer<u32>,
-        mask: Option<&Buffer<u32>>,
-        leading_slot_limit: usize,
-        probe: &mut Probe<Self>,
-    ) {
-        probe::select(sum_squares, grid, order, positions, mask, leading_slot_limit, probe);
+    fn probe_select(&self, operands: ProbeSelectOperands<'_, Self>) {
+        probe::select(operands);
     }
 
-    fn probe_gather(
-        &self,
-        x: &Buffer<f32>,
-        grid: Grid,
-        width: usize,
-        probe: &Probe<Self>,
-        out: &mut Buffer<f32>,
-    ) {
-        probe::gather(self, x, grid, width, probe, out);
+    fn probe_gather(&self, operands: ProbeGatherOperands<'_, Self>) {
+        probe::gather(self, operands);
     }
 
-    fn linear(
-        &self,
-        x: &Buffer<f32>,
-        rows: usize,
-        projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Buffer<u32>>>,
-        activation: Option<Activation>,
-        scale: f32,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &mut Buffer<f32>,
-    ) {
-        let pick = picked_rows(kept, projection.out_features);
-        let columns = Pick::All(projection.in_features);
-        let bias = picked_bias(projection.bias.as_ref(), pick);
-        gemm::multiply(
-            self,
-            x,
-            rows,
-            &projection.weight,
-            pick,
-            columns,
-            None,
-            out,
-            #[inline(always)]
-            |values, _, first| {
-                elementwise::bias_activation_scale(values, bias.as_deref(), first, activation, scale);
-            },
-        );
-        self.energy_of(out, pick.len(), energy);
+    fn linear(&self, operands: LinearOperands<'_, Self>) {
+        linear::linear(self, operands);
     }
 
-    fn logits(&self, x: &Buffer<f32>, rows: usize, head: &Linear<Self>, out: &mut Buffer<f32>) {
-        self.linear(x, rows, head, None, None, 1.0, None, out);
+    fn gated_linear(&self, operands: GatedLinearOperands<'_, Self>) {
+        linear::gated_linear(self, operands);
     }
 
-    fn gated_linear(
-        &self,
-        x: &Buffer<f32>,
-        rows: usize,
-        gate: &Linear<Self>,
-        up: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Buffer<u32>>>,
-        activation: Activation,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &mut Buffer<f32>,
-    ) {
-        let pick = picked_rows(kept, gate.out_features);
-        let [gate_bias, up_bias] = [gate, up].map(|linear| picked_bias(linear.bias.as_ref(), pick));
-        gemm::multiply_pair(
-            self,
-            x,
-            rows,
-            [&gate.weight, &up.weight],
-            pick,
-            out,
-            #[inline(always)]
-            |gate, up, first| {
-                elementwise::bias_activation_scale(up, up_bias.as_deref(), first, None, 1.0);
-                elementwise::bias_activation_scale(gate, gate_bias.as_deref(), first, Some(activation), 1.0);
-                for (gate, up) in gate.iter_mut().zip(up) {
-                    *gate *= *up;
-                }
-            },
-        );
-        self.energy_of(out, pick.len(), energy);
+    fn logits(&self, LogitsOperands { x, rows, head, out }: LogitsOperands<'_, Self>) {
+        self.linear(LinearOperands::new(x, rows, head, out));
     }
 
-    fn project(
-        &self,
-        a: &Buffer<f32>,
-        rows: usize,
-        projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Buffer<u32>>>,
-        bias: Option<&Buffer<f32>>,
-        addition: Option<Addition<'_, Self>>,
-        residual: Option<&Buffer<f32>>,
-        out: &mut Buffer<f32>,
-    ) {
-        let columns = picked(kept, projection.in_features);
-        let width = projection.out_features;
-        let added = addition.map(|Addition { z, rank, weight }| gemm::Added { z, rank, weight });
-        let constant = addition.map(|Addition { rank, weight, .. }| &weight[rank * width..]);
-        gemm::multiply(
-            self,
-            a,
-            rows,
-            &projection.weight,
-            Pick::All(width),
-            columns,
-            added,
-            out,
-            #[inline(always)]
-            |values, row, first| {
-                if let Some(bias) = bias {
-                    elementwise::add(values, &bias[first..]);
-                }
-                if let Some(constant) = constant {
-                    elementwise::add(values, &constant[first..]);
-                }
-                if let Some(residual) = residual {
-                    elementwise::add(values, &residual[row * width + first..]);
-                }
-            },
-        );
+    fn project(&self, operands: ProjectOperands<'_, Self>) {
+        linear::project(self, operands);
     }
 
-    fn place_qkv(
-        &self,
-        q: &mut Buffer<f32>,
-        k: &mut Buffer<f32>,
-        v: &Buffer<f32>,
-        placement: Placement<'_, Self>,
-    ) {
-        let Placement { grid, heads, kv_heads, head_dim, rotary, cache } = placement;
-        if let Some((table, positions)) = rotary {
-            elementwise::rope(self, q, grid.rows(), heads, head_dim, table, positions);
-            elementwise::rope(self, k, grid.rows(), kv_heads, head_dim, table, positions);
-        }
-        if let Some(CacheSlots { keys, values, capacity, at }) = cache {
-            let width = kv_heads * head_dim;
-            for (from, to) in [(&*k, keys), (v, values)] {
-                let samples = from.chunks_exact(grid.tokens * width).take(grid.samples);
-                for (from, to) in samples.zip(to.chunks_exact_mut(capacity * width)) {
-                    to[at * width..][..from.len()].copy_from_slice(from);
-                }
-            }
-        }
+    fn rope_cache(&self, operands: RopeCacheOperands<'_, Self>) {
+        elementwise::rope_cache(self, operands);
     }
 
-    fn attention(
-        &self,
-        q: &Buffer<f32>,
-        k: &Buffer<f32>,
-        v: &Buffer<f32>,
-        shape: AttentionShape,
-        kv_slots: &Buffer<u32>,
-        mask: Option<&Buffer<u32>>,
-        slots: Option<&Buffer<u32>>,
-        out: &mut Buffer<f32>,
-    ) {
-        attention::attention(self, q, k, v, shape, kv_slots, mask, slots, out);
+    fn attention(&self, operands: AttentionOperands<'_, Self>) {
+        attention::attention(self, operands);
     }
 
-    fn energy(
-        &self,
-        a: &Buffer<f32>,
-        grid: Grid,
-        width: usize,
-        mask: Option<&Buffer<u32>>,
-        out: &mut Buffer<f32>,
-        sums: Option<&mut Buffer<f32>>,
-    ) {
-        probe::energy(self, a, grid, width, mask, out, sums);
+    fn energy(&self, operands: EnergyOperands<'_, Self>) {
+        probe::energy(self, operands);
     }
 
-    fn centre_energy(
-        &self,
-        p: &mut Buffer<f32>,
-        sums: &Buffer<f32>,
-        grid: Grid,
-        width: usize,
-        mask: Option<&Buffer<u32>>,
-        prior: Option<(&Buffer<f32>, f32)>,
-        share: f32,
-        mean: &mut Buffer<f32>,
-    ) {
-        probe::centre_energy(self, p, sums, grid, width, mask, prior, share, mean);
+    fn centre_energy(&self, operands: CentreEnergyOperands<'_, Self>) {
+        probe::centre_energy(self, operands);
     }
 
-    fn gather_pruned(
-        &self,
-        kept: KeptBlocks<'_, Buffer<u32>>,
-        rows: Option<(&Buffer<f32>, usize)>,
-        last: &Buffer<f32>,
-        pruned: &mut KeptSet<Buffer<u32>>,
-        out: &mut Buffer<f32>,
-    ) {
-        probe::gather_pruned(kept, rows, last, pruned, out);
+    fn gather_pruned(&self, operands: GatherPrunedOperands<'_, Self>) {
+        probe::gather_pruned(operands);
     }
 
-    fn channel_score(
-        &self,
-        p: &Buffer<f32>,
-        tokens: usize,
-        width: usize,
-        fusion: Fusion<'_, Self>,
-        metric: Metric,
-        statistic: &Buffer<f32>,
-        unit: Unit,
-        out: &mut Buffer<f32>,
-    ) {
-        score::channel_score(self, p, tokens, width, fusion, metric, statistic, unit, out);
+    fn channel_score(&self, operands: ChannelScoreOperands<'_, Self>) {
+        score::channel_score(self, operands);
     }
 
-    fn top_k_keep(
-        &self,
-        scores: &Buffer<f32>,
-        kept: &mut KeptSet<Buffer<u32>>,
-        tag: u32,
-        fault: &mut Buffer<u32>,
-    ) {
-        score::top_k_keep(scores, kept, tag, fault);
+    fn top_k_keep(&self, operands: TopKKeepOperands<'_, Self>) {
+        score::top_k_keep(operands);
     }
 
-    fn check_finite(&self, values: &Buffer<f32>, len: usize, tag: u32, fault: &mut Buffer<u32>) {
+    fn check_finite(&self, operands: CheckFiniteOperands<'_, Self>) {
+        let CheckFiniteOperands { values, len, tag, fault } = operands;
         score::check_finite(&values[..len], tag, fault);
     }
 
-    fn keep_kv_heads(
-        &self,
-        heads: &KeptSet<Buffer<u32>>,
-        group: usize,
-        kv_kept: &mut KeptSet<Buffer<u32>>,
-        kv_slots: &mut Buffer<u32>,
-    ) {
-        score::keep_kv_heads(heads, group, kv_kept, kv_slots);
+    fn keep_kv_heads(&self, operands: KeepKvHeadsOperands<'_, Self>) {
+        score::keep_kv_heads(operands);
     }
 
-    fn history_update(
-        &self,
-        p: &Buffer<f32>,
-        tokens: usize,
-        at: usize,
-        kept: KeptBlocks<'_, Buffer<u32>>,
-        momentum: f64,
-        history: &mut History<Self>,
-    ) {
-        score::history_update(self, p, tokens, at, kept, momentum, history);
+    fn history_update(&self, operands: HistoryUpdateOperands<'_, Self>) {
+        score::history_update(self, operands);
     }
 
-    fn accumulate_moments(
-        &self,
-        a: &Buffer<f32>,
-        grid: Grid,
-        width: usize,
-        seen: usize,
-        moments: &mut Moments<Self>,
-    ) {
-        score::accumulate_moments(self, a, grid, width, seen, moments);
+    fn accumulate_moments(&self, operands: AccumulateMomentsOperands<'_, Self>) {
+        score::accumulate_moments(self, operands);
     }
 
-    fn accumulate_product(
-        &self,
-        a: &Buffer<f32>,
-        b: &Buffer<f32>,
-        rows: usize,
-        widths: [usize; 2],
-        out: &mut Buffer<f32>,
-    ) {
-        gemm::accumulate_product(self, a, b, rows, widths, out);
+    fn accumulate_product(&self, operands: AccumulateProductOperands<'_, Self>) {
+        gemm::accumulate_product(self, operands);
     }
 
-    fn argmax(&self, x: &Buffer<f32>, rows: usize, width: usize, out: &mut Buffer<u32>) {
-        for (x, out) in x.chunks_exact(width).zip(&mut out[..rows]) {
+    fn argmax(&self, ArgmaxOperands { x, rows, vocab_size, out }: ArgmaxOperands<'_, Self>) {
+        for (x, out) in x.chunks_exact(vocab_size).zip(&mut out[..rows]) {
             let best = probe::largest(x, 1)[0];
             *out = if x.iter().all(|x| x.is_finite()) { best } else { u32::MAX };
         }
@@ -494,15 +271,7 @@ impl Backend for Cpu {
         0
     }
 
-    fn cross_entropy(
-        &self,
-        x: &Buffer<f32>,
-        rows: usize,
-        head: &Linear<Self>,
-        targets: &Buffer<u32>,
-        _scratch: &mut Buffer<f32>,
-        out: &mut Buffer<f32>,
-    ) {
-        elementwise::cross_entropy(self, x, rows, &head.weight, targets, out);
+    fn cross_entropy(&self, operands: CrossEntropyOperands<'_, Self>) {
+        elementwise::cross_entropy(self, operands);
     }
 }

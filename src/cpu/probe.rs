@@ -4,22 +4,18 @@ use rayon::prelude::*;
 
 use super::{Buffer, Cpu, score::COLUMN_CHUNK};
 use crate::{
-    backend::{Grid, KeptBlocks, KeptSet, Probe},
-    prune::settings::ProbeOrder,
+    backend::{
+        CentreEnergyOperands, EnergyOperands, GatherPrunedOperands, ProbeGatherOperands, ProbeSelectOperands,
+    },
+    prune::{BatchShape, settings::ProbeOrder},
 };
 
-/// Spec section 1. All norms are of Σ r² per row, so sums of them are squared norms and order the same way; they are
+/// docs/method.md, section 1. All norms are of Σ r² per row, so sums of them are squared norms and order the same way; they are
 /// taken as square roots all the same, because that is where the published code rounds.
-pub(super) fn select(
-    sum_squares: &[f32],
-    grid: Grid,
-    order: ProbeOrder,
-    positions: &[u32],
-    mask: Option<&Buffer<u32>>,
-    leading_slot_limit: usize,
-    probe: &mut Probe<Cpu>,
-) {
-    let Grid { samples, tokens } = grid;
+pub(super) fn select(operands: ProbeSelectOperands<'_, Cpu>) {
+    let ProbeSelectOperands { sum_squares, shape, order, positions, mask, leading_slot_limit, probe } =
+        operands;
+    let BatchShape { samples, tokens } = shape;
     let real = |b: usize, s: usize| mask.is_none_or(|mask| mask[b * tokens + s] != 0);
     let norm = |b: usize, s: usize| if real(b, s) { sum_squares[b * tokens + s].sqrt() } else { 0.0 };
     let all = |n: usize| (0..n as u32).collect::<Vec<_>>();
@@ -41,7 +37,7 @@ pub(super) fn select(
             .collect()
     };
     let top_tokens = |of: &[u32]| {
-        let mut kept = largest(&joint(tokens, of, &|s, b| (b, s), |cells| cells.sum()), probe.grid.tokens);
+        let mut kept = largest(&joint(tokens, of, &|s, b| (b, s), |cells| cells.sum()), probe.shape.tokens);
         if kept.len() <= leading_slot_limit {
             // With few tokens the first one, which attention leans on, is always in.
             let first = (0..tokens).find(|&s| of.iter().any(|&b| real(b as usize, s))).unwrap_or(0) as u32;
@@ -50,7 +46,7 @@ pub(super) fn select(
         kept
     };
     let top_samples =
-        |of: &[u32]| largest(&joint(samples, of, &|b, s| (b, s), interleaved_sum), probe.grid.samples);
+        |of: &[u32]| largest(&joint(samples, of, &|b, s| (b, s), interleaved_sum), probe.shape.samples);
     let (kept_samples, kept_tokens) = match order {
         ProbeOrder::TokensSamples => {
             let kept = top_tokens(&all(samples));
@@ -107,11 +103,12 @@ pub(super) fn largest(values: &[f32], k: usize) -> Vec<u32> {
     order
 }
 
-pub(super) fn gather(cpu: &Cpu, x: &[f32], grid: Grid, width: usize, probe: &Probe<Cpu>, out: &mut [f32]) {
-    let Grid { samples, tokens } = probe.grid;
-    cpu.rows(&mut out[..samples * tokens * width], width, |row, out| {
+pub(super) fn gather(cpu: &Cpu, operands: ProbeGatherOperands<'_, Cpu>) {
+    let ProbeGatherOperands { x, shape, hidden_size, probe, out } = operands;
+    let tokens = probe.shape.tokens;
+    cpu.rows(&mut out[..probe.shape.rows() * hidden_size], hidden_size, |row, out| {
         let (b, s) = (probe.samples[row / tokens] as usize, probe.slots[row % tokens] as usize);
-        out.copy_from_slice(&x[(b * grid.tokens + s) * width..][..width]);
+        out.copy_from_slice(&x[(b * shape.tokens + s) * hidden_size..][..hidden_size]);
     });
 }
 
@@ -121,30 +118,23 @@ fn is_real(mask: Option<&Buffer<u32>>, tokens: usize, b: usize, s: usize) -> boo
     mask.is_none_or(|mask| mask[b * tokens + s] != 0)
 }
 
-/// Tokens at slot s that are no pads, and what energies there are divided by (spec section 3).
+/// Tokens at slot s that are no pads, and the divisor of energies there (docs/method.md, section 3).
 #[inline(always)]
-fn count_and_divisor(grid: Grid, mask: Option<&Buffer<u32>>, s: usize) -> (f32, f32) {
-    let count = (0..grid.samples).filter(|&b| is_real(mask, grid.tokens, b, s)).count() as f32;
+fn count_and_divisor(shape: BatchShape, mask: Option<&Buffer<u32>>, s: usize) -> (f32, f32) {
+    let count = (0..shape.samples).filter(|&b| is_real(mask, shape.tokens, b, s)).count() as f32;
     (count, if mask.is_some() { count + 1e-3 } else { count })
 }
 
-/// Spec section 3: out (S, C) = mean over samples of a²; sums (S, C) = Σ over samples of a.
-pub(super) fn energy(
-    cpu: &Cpu,
-    a: &[f32],
-    grid: Grid,
-    width: usize,
-    mask: Option<&Buffer<u32>>,
-    out: &mut [f32],
-    sums: Option<&mut Buffer<f32>>,
-) {
-    let Grid { samples, tokens } = grid;
+/// docs/method.md, section 3: out (S, C) = mean over samples of a²; sums (S, C) = Σ over samples of a.
+pub(super) fn energy(cpu: &Cpu, operands: EnergyOperands<'_, Cpu>) {
+    let EnergyOperands { a, shape, channels: width, mask, out, sums } = operands;
+    let BatchShape { samples, tokens } = shape;
     let rows = |s: usize| {
         let real = (0..samples).filter(move |&b| is_real(mask, tokens, b, s));
         real.map(move |b| &a[(b * tokens + s) * width..][..width])
     };
     let divide = |s: usize, out: &mut [f32]| {
-        let (_, divisor) = count_and_divisor(grid, mask, s);
+        let (_, divisor) = count_and_divisor(shape, mask, s);
         out.iter_mut().for_each(|out| *out /= divisor);
     };
     let out = &mut out[..tokens * width];
@@ -183,23 +173,15 @@ pub(super) fn energy(
 }
 
 /// See [`crate::backend::Backend::centre_energy`].
-pub(super) fn centre_energy(
-    cpu: &Cpu,
-    p: &mut [f32],
-    sums: &[f32],
-    grid: Grid,
-    width: usize,
-    mask: Option<&Buffer<u32>>,
-    prior: Option<(&Buffer<f32>, f32)>,
-    share: f32,
-    mean: &mut [f32],
-) {
-    let real: f32 = (0..grid.tokens).map(|s| count_and_divisor(grid, mask, s).0).sum();
+pub(super) fn centre_energy(cpu: &Cpu, operands: CentreEnergyOperands<'_, Cpu>) {
+    let CentreEnergyOperands { energy: p, sums, shape, channels: width, mask, prior, share, mean } = operands;
+    let tokens = shape.tokens;
+    let real: f32 = (0..tokens).map(|s| count_and_divisor(shape, mask, s).0).sum();
     let mean = &mut mean[..width];
     cpu.pool.install(|| {
         mean.par_chunks_mut(COLUMN_CHUNK).enumerate().for_each(|(chunk, mean)| {
             mean.fill(0.0);
-            for sums in sums[..grid.tokens * width].chunks_exact(width) {
+            for sums in sums[..tokens * width].chunks_exact(width) {
                 mean.iter_mut().zip(&sums[chunk * COLUMN_CHUNK..]).for_each(|(mean, sum)| *mean += sum);
             }
             mean.iter_mut().for_each(|mean| *mean /= real.max(1.0));
@@ -209,8 +191,8 @@ pub(super) fn centre_energy(
             }
         });
     });
-    cpu.rows(&mut p[..grid.tokens * width], width, |s, p| {
-        let (count, divisor) = count_and_divisor(grid, mask, s);
+    cpu.rows(&mut p[..tokens * width], width, |s, p| {
+        let (count, divisor) = count_and_divisor(shape, mask, s);
         let counted = count / divisor;
         cpu.vectorized(
             #[inline(always)]
@@ -227,25 +209,21 @@ pub(super) fn centre_energy(
 }
 
 /// See [`crate::backend::Backend::gather_pruned`].
-pub(super) fn gather_pruned(
-    kept: KeptBlocks<'_, Buffer<u32>>,
-    rows: Option<(&Buffer<f32>, usize)>,
-    last: &[f32],
-    pruned: &mut KeptSet<Buffer<u32>>,
-    out: &mut [f32],
-) {
-    let mut kept_units = kept.set.indices[..kept.set.len].iter().peekable();
-    let dropped = (0..kept.set.of as u32).filter(|unit| kept_units.next_if_eq(&unit).is_none());
-    for (slot, unit) in pruned.indices[..pruned.len].iter_mut().zip(dropped) {
-        *slot = unit;
+pub(super) fn gather_pruned(operands: GatherPrunedOperands<'_, Cpu>) {
+    let GatherPrunedOperands { kept, coefficients, mean, pruned, out } = operands;
+    let mut kept_blocks = kept.indices[..kept.len].iter().peekable();
+    let dropped = (0..kept.of as u32).filter(|block| kept_blocks.next_if_eq(&block).is_none());
+    for (entry, block) in pruned.indices[..pruned.len].iter_mut().zip(dropped) {
+        *entry = block;
     }
-    let (channels, width) = (kept.set.of * kept.width, kept.width);
-    let gathered = pruned.len * width;
-    let (rows, rank) = rows.map_or((&[][..], 0), |(rows, rank)| (&rows[..], rank));
-    let sources = rows[..rank * channels].chunks_exact(channels).chain([last]);
+    let (channels, block_width) = (kept.of * kept.block_width, kept.block_width);
+    let gathered = pruned.channels();
+    let (coefficients, rank) =
+        coefficients.map_or((&[][..], 0), |(coefficients, rank)| (&coefficients[..], rank));
+    let sources = coefficients[..rank * channels].chunks_exact(channels).chain([&mean[..]]);
     for (from, to) in sources.zip(out.chunks_exact_mut(gathered.max(1))) {
-        for (to, &unit) in to.chunks_exact_mut(width).zip(&pruned.indices) {
-            to.copy_from_slice(&from[unit as usize * width..][..width]);
+        for (to, &block) in to.chunks_exact_mut(block_width).zip(&pruned.indices) {
+            to.copy_from_slice(&from[block as usize * block_width..][..block_width]);
         }
     }
 }

@@ -1,18 +1,18 @@
-//! Scores, kept sets, history and calibration moments (spec sections 3 to 7).
+//! Scores, kept sets, history and calibration moments (docs/method.md, sections 3 to 7).
 
 use std::borrow::Cow;
 
 use half::f16;
 use rayon::prelude::*;
 
-use super::{
-    Buffer, Cpu,
-    matrix::{Matrix, Pick},
-    probe::largest,
-};
+use super::{Buffer, Cpu, matrix::Pick, probe::largest};
 use crate::{
-    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Moments, Unit},
+    backend::{
+        AccumulateMomentsOperands, ChannelScoreOperands, ColumnStatisticOperands, Fusion,
+        HistoryUpdateOperands, KeepKvHeadsOperands, KeptSet, TopKKeepOperands,
+    },
     prune::{
+        BatchShape, Unit,
         history::{from_f16, to_f16},
         settings::{HistoryDtype, Metric},
     },
@@ -20,10 +20,12 @@ use crate::{
 
 /// Columns that one task works on.
 pub(super) const COLUMN_CHUNK: usize = 256;
-/// Keeps 0/0 out of the fusion weight (spec section 3).
+/// Keeps 0/0 out of the fusion weight (docs/method.md, section 3).
 const FUSION_EPS: f32 = 1e-6;
 
-pub(super) fn column_statistic(cpu: &Cpu, weight: &Matrix, metric: Metric, out: &mut [f32]) {
+pub(super) fn column_statistic(cpu: &Cpu, operands: ColumnStatisticOperands<'_, Cpu>) {
+    let ColumnStatisticOperands { projection, metric, out } = operands;
+    let weight = &projection.weight;
     let columns = weight.columns;
     let statistics: Vec<Vec<f64>> = cpu.map_tasks(columns.div_ceil(COLUMN_CHUNK), |task, scratch| {
         let from = task * COLUMN_CHUNK;
@@ -47,21 +49,12 @@ pub(super) fn column_statistic(cpu: &Cpu, weight: &Matrix, metric: Metric, out: 
     }
 }
 
-pub(super) fn channel_score(
-    cpu: &Cpu,
-    p: &[f32],
-    tokens: usize,
-    width: usize,
-    fusion: Fusion<'_, Cpu>,
-    metric: Metric,
-    statistic: &[f32],
-    unit: Unit,
-    out: &mut [f32],
-) {
+pub(super) fn channel_score(cpu: &Cpu, operands: ChannelScoreOperands<'_, Cpu>) {
+    let ChannelScoreOperands { p, tokens, channels, fusion, metric, statistic, unit, out } = operands;
     // A task's channels are whole units, so that it can finish their scores.
-    let step = unit.width();
+    let step = unit.block_width();
     let chunk = COLUMN_CHUNK.next_multiple_of(step);
-    let outputs = &mut out[..width / step];
+    let outputs = &mut out[..channels / step];
     cpu.pool.install(|| {
         outputs.par_chunks_mut(chunk / step).enumerate().for_each(|(task, out)| {
             cpu.vectorized(
@@ -69,7 +62,7 @@ pub(super) fn channel_score(
                 || {
                     let from = task * chunk;
                     let mut energy = vec![0.0f32; out.len() * step];
-                    sum_fused(p, tokens, width, &fusion, from, &mut energy);
+                    sum_fused(p, tokens, channels, &fusion, from, &mut energy);
                     for (energy, &statistic) in energy.iter_mut().zip(&statistic[from..]) {
                         *energy = statistic * if metric == Metric::WandaSp { energy.sqrt() } else { *energy };
                     }
@@ -93,16 +86,16 @@ pub(super) fn channel_score(
 fn sum_fused(
     p: &[f32],
     tokens: usize,
-    width: usize,
+    channels: usize,
     fusion: &Fusion<'_, Cpu>,
     from: usize,
     energy: &mut [f32],
 ) {
     for s in 0..tokens {
-        let p = &p[s * width + from..][..energy.len()];
+        let p = &p[s * channels + from..][..energy.len()];
         match fusion {
             Fusion::History { history, slots, fixed_weight } if (slots[s] as usize) < history.slots => {
-                let at = slots[s] as usize / history.layout.bucket * width + from;
+                let at = slots[s] as usize / history.layout.bucket * channels + from;
                 let fuse = |p: f32, h: f32| {
                     let w = fixed_weight.unwrap_or(p / (p + h + FUSION_EPS));
                     w * p + (1.0 - w) * h
@@ -136,7 +129,7 @@ fn sum_fused(
     }
 }
 
-pub(super) fn top_k_keep(scores: &[f32], kept: &mut KeptSet<Buffer<u32>>, tag: u32, fault: &mut [u32]) {
+pub(super) fn top_k_keep(TopKKeepOperands { scores, kept, tag, fault }: TopKKeepOperands<'_, Cpu>) {
     check_finite(&scores[..kept.of], tag, fault);
     kept.indices[..kept.len].copy_from_slice(&largest(&scores[..kept.of], kept.len));
 }
@@ -147,35 +140,24 @@ pub(super) fn check_finite(values: &[f32], tag: u32, fault: &mut [u32]) {
     }
 }
 
-pub(super) fn keep_kv_heads(
-    heads: &KeptSet<Buffer<u32>>,
-    group: usize,
-    kv_kept: &mut KeptSet<Buffer<u32>>,
-    kv_slots: &mut [u32],
-) {
+pub(super) fn keep_kv_heads(operands: KeepKvHeadsOperands<'_, Cpu>) {
+    let KeepKvHeadsOperands { heads, gqa_group, kv_heads, kv_head_of } = operands;
     let mut used = 0;
-    for (slot, &head) in heads.indices[..heads.len].iter().enumerate() {
-        let kv = head / group as u32;
+    for (i, &head) in heads.indices[..heads.len].iter().enumerate() {
+        let kv = head / gqa_group as u32;
         // Kept heads ascend, so equal key/value heads are neighbours.
-        if used == 0 || kv_kept.indices[used - 1] != kv {
-            kv_kept.indices[used] = kv;
+        if used == 0 || kv_heads.indices[used - 1] != kv {
+            kv_heads.indices[used] = kv;
             used += 1;
         }
-        kv_slots[slot] = used as u32 - 1;
+        kv_head_of[i] = used as u32 - 1;
     }
-    kv_kept.indices[used..].fill(u32::MAX);
+    kv_heads.indices[used..].fill(u32::MAX);
 }
 
-pub(super) fn history_update(
-    cpu: &Cpu,
-    p: &[f32],
-    tokens: usize,
-    at: usize,
-    kept: KeptBlocks<'_, Buffer<u32>>,
-    momentum: f64,
-    history: &mut History<Cpu>,
-) {
-    let (channels, width, bucket) = (kept.channels(), history.width, history.layout.bucket);
+pub(super) fn history_update(cpu: &Cpu, operands: HistoryUpdateOperands<'_, Cpu>) {
+    let HistoryUpdateOperands { p, tokens, at, kept, momentum, history } = operands;
+    let (channels, width, bucket) = (kept.channels(), history.channels, history.layout.bucket);
     let (old, new) = (momentum as f32, (1.0 - momentum) as f32);
     // A batch that overflowed is an error of that batch; it must not spoil the ones after it.
     let next = |h: f32, p: f32| if p.is_finite() { old * h + new * p } else { h };
@@ -218,23 +200,17 @@ pub(super) fn history_update(
 
 /// h\[c\] ← next(h\[c\], p\[j\]) for the kept channels c, the j-th of which has p\[j\].
 #[inline(always)]
-fn fold<T: Copy>(h: &mut [T], p: &[f32], kept: KeptBlocks<'_, Buffer<u32>>, next: impl Fn(T, f32) -> T) {
-    for (p, &block) in p.chunks_exact(kept.width).zip(&kept.set.indices) {
-        for (h, &p) in h[block as usize * kept.width..].iter_mut().zip(p) {
+fn fold<T: Copy>(h: &mut [T], p: &[f32], kept: &KeptSet<Buffer<u32>>, next: impl Fn(T, f32) -> T) {
+    for (p, &block) in p.chunks_exact(kept.block_width).zip(&kept.indices) {
+        for (h, &p) in h[block as usize * kept.block_width..].iter_mut().zip(p) {
             *h = next(*h, p);
         }
     }
 }
 
-pub(super) fn accumulate_moments(
-    cpu: &Cpu,
-    a: &[f32],
-    grid: Grid,
-    width: usize,
-    seen: usize,
-    moments: &mut Moments<Cpu>,
-) {
-    let Grid { samples, tokens } = grid;
+pub(super) fn accumulate_moments(cpu: &Cpu, operands: AccumulateMomentsOperands<'_, Cpu>) {
+    let AccumulateMomentsOperands { a, shape, channels: width, seen, moments } = operands;
+    let BatchShape { samples, tokens } = shape;
     let (n, b) = (seen as f32, samples as f32);
     let len = tokens * width;
     let rows = |s: usize| (0..samples).map(move |b| &a[(b * tokens + s) * width..][..width]);

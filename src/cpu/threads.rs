@@ -7,7 +7,7 @@ thread_local! {
     static IN_POOL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Waits for threads to end, so that a program may unload this code as soon as it has freed what it made.
+/// Waits for threads to end, so that a program may unload this library once it has freed its objects.
 pub(super) struct Threads(Vec<JoinHandle<()>>);
 
 impl Drop for Threads {
@@ -19,7 +19,7 @@ impl Drop for Threads {
     }
 }
 
-/// A pool and its threads, which end once the pool is gone; 0 for as many as there are cores.
+/// A pool and its threads, which end once the pool is gone; 0 starts one per core.
 pub(super) fn pool(threads: usize) -> Result<(rayon::ThreadPool, Threads), rayon::ThreadPoolBuildError> {
     let mut started = Threads(Vec::new());
     let pool = rayon::ThreadPoolBuilder::new()

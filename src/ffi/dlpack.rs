@@ -1,4 +1,4 @@
-//! DLPack 1.x: the structs, what a tensor has to be, and tensors that callers get to keep.
+//! DLPack 1.x: its structs, the checks of callers' tensors, and tensors handed over to callers.
 
 use std::{any::Any, ffi::c_void};
 
@@ -23,7 +23,7 @@ pub const CPU: i32 = 1;
 pub const CUDA: i32 = 2;
 /// Of pinned host memory, which the CPU reads and writes like any other.
 pub const CUDA_HOST: i32 = 3;
-/// Of memory that CUDA moves to and fro.
+/// Of managed memory, which CUDA migrates.
 pub const CUDA_MANAGED: i32 = 13;
 
 /// `DLDataType`.
@@ -80,9 +80,9 @@ impl DLDataType {
 #[derive(Debug)]
 #[repr(C)]
 pub struct DLTensor {
-    /// Where the memory begins.
+    /// Start of the memory.
     pub data: *mut c_void,
-    /// Whose memory.
+    /// Device of the memory.
     pub device: DLDevice,
     /// Dimensions.
     pub ndim: i32,
@@ -100,9 +100,9 @@ pub struct DLTensor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct DLPackVersion {
-    /// Another one has another layout.
+    /// Layouts differ between major versions.
     pub major: u32,
-    /// Another one has more values of enums.
+    /// Later ones only add values of enums.
     pub minor: u32,
 }
 
@@ -112,9 +112,9 @@ pub struct DLPackVersion {
 pub struct DLManagedTensorVersioned {
     /// 1.x.
     pub version: DLPackVersion,
-    /// The producer's.
+    /// For the producer.
     pub manager_ctx: *mut c_void,
-    /// Called once when nobody needs it any longer.
+    /// Called once, when the tensor is no longer needed.
     pub deleter: Option<unsafe extern "C" fn(*mut DLManagedTensorVersioned)>,
     /// `DLPACK_FLAG_BITMASK_…`.
     pub flags: u64,
@@ -124,7 +124,7 @@ pub struct DLManagedTensorVersioned {
 
 const VERSION: DLPackVersion = DLPackVersion { major: 1, minor: 0 };
 const READ_ONLY: u64 = 1;
-/// More dimensions than any operand has.
+/// Most dimensions of a tensor; no operand has as many.
 const MOST_DIMENSIONS: i32 = 8;
 
 pub(super) fn refused(
@@ -143,7 +143,7 @@ pub(super) fn refused(
     Failure::new(Status::InvalidTensor, format!("{name}: {part}"), expected, got, help)
 }
 
-/// A tensor whose pointers are usable, whose sizes are sensible, and that is on `device`.
+/// A tensor on the right device, with usable pointers and sizes that fit memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tensor<'a> {
     pub(super) name: &'static str,
@@ -156,9 +156,9 @@ pub(super) struct Tensor<'a> {
 
 impl<'a> Tensor<'a> {
     /// # Safety
-    /// Pointers that are not null lead to what DLPack says, as long as the result lives.
+    /// `tensor` is null or valid as DLPack requires, as long as the result lives.
     pub(super) unsafe fn new(tensor: *const DLTensor, name: &'static str, device: DLDevice) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that `tensor` is null or a readable DLTensor.
         let tensor = unsafe { check::read(tensor, name) }?;
         if !(0..=MOST_DIMENSIONS).contains(&tensor.ndim) {
             let expected = format!("0 to {MOST_DIMENSIONS}");
@@ -181,7 +181,7 @@ impl<'a> Tensor<'a> {
             return Err(refused(name, "device", name_of(device), name_of(tensor.device)));
         }
         let dimensions = tensor.ndim as usize;
-        // SAFETY: as above.
+        // SAFETY: DLPack requires `shape` to have `ndim` entries, and `strides` too unless it is null.
         let (shape, strides) = unsafe {
             (
                 check::array(tensor.shape.cast_const(), dimensions, name)?,
@@ -202,7 +202,7 @@ impl<'a> Tensor<'a> {
                 return Err(refused(name, "data", "a pointer", "NULL"));
             }
             Some(address) => tensor.data.with_addr(address),
-            None => return Err(refused(name, "byte_offset", "one within memory", tensor.byte_offset)),
+            None => return Err(refused(name, "byte_offset", "an offset within memory", tensor.byte_offset)),
         };
         // Kernels move 16 bytes at a time.
         let alignment = if device.device_type == CUDA { 16 } else { tensor.dtype.bytes().max(1) };
@@ -259,22 +259,22 @@ impl<'a> Tensor<'a> {
         self.shape.iter().product::<i64>() as usize
     }
 
-    /// The sizes of a tensor with so many dimensions.
+    /// The sizes of a tensor with N dimensions.
     pub(super) fn sizes<const N: usize>(&self) -> Outcome<[usize; N]> {
         let shape = <[i64; N]>::try_from(self.shape)
             .map_err(|_| refused(self.name, "number of dimensions", N, self.shape.len()))?;
         Ok(shape.map(|size| size as usize))
     }
 
-    /// Rows and width where all dimensions but the last count as rows.
+    /// Rows and columns; all dimensions but the last count as rows.
     pub(super) fn rows(&self) -> Outcome<[usize; 2]> {
-        let Some((&width, rows)) = self.shape.split_last().filter(|(_, rows)| !rows.is_empty()) else {
+        let Some((&columns, rows)) = self.shape.split_last().filter(|(_, rows)| !rows.is_empty()) else {
             return Err(refused(self.name, "number of dimensions", "at least 2", self.shape.len()));
         };
-        Ok([rows.iter().product::<i64>() as usize, width as usize])
+        Ok([rows.iter().product::<i64>() as usize, columns as usize])
     }
 
-    /// Refuses another number of entries.
+    /// Refuses a tensor that does not have `entries` entries.
     pub(super) fn with_entries(self, entries: usize, shape: &str) -> Outcome<Self> {
         if self.entries() == entries {
             return Ok(self);
@@ -288,14 +288,14 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// Memory behind an exported tensor, and its shape.
-struct Kept {
+/// Memory of an exported tensor, and its shape.
+struct Owned {
     shape: Vec<i64>,
     strides: Vec<i64>,
     _memory: Box<dyn Any + Send>,
 }
 
-/// What becomes an exported tensor.
+/// A tensor to export.
 #[derive(Debug)]
 pub(super) struct Exported {
     pub(super) memory: Box<dyn Any + Send>,
@@ -313,9 +313,9 @@ impl Exported {
         for i in (1..shape.len()).rev() {
             strides[i - 1] = strides[i] * shape[i];
         }
-        let kept = Box::into_raw(Box::new(Kept { shape, strides, _memory: memory }));
-        // SAFETY: just made, and freed by the deleter only.
-        let (shape, strides) = unsafe { (&mut (*kept).shape, &mut (*kept).strides) };
+        let owned = Box::into_raw(Box::new(Owned { shape, strides, _memory: memory }));
+        // SAFETY: boxed in the line above, and freed only by the deleter, handed over below.
+        let (shape, strides) = unsafe { (&mut (*owned).shape, &mut (*owned).strides) };
         let tensor = DLTensor {
             data,
             device,
@@ -329,7 +329,7 @@ impl Exported {
             out,
             DLManagedTensorVersioned {
                 version: VERSION,
-                manager_ctx: kept.cast(),
+                manager_ctx: owned.cast(),
                 deleter: Some(delete),
                 flags: 0,
                 dl_tensor: tensor,
@@ -341,7 +341,7 @@ impl Exported {
 unsafe extern "C" fn delete(tensor: *mut DLManagedTensorVersioned) {
     // SAFETY: made by `Exported::give`; DLPack has the deleter called once.
     unsafe {
-        check::take_back((*tensor).manager_ctx.cast::<Kept>());
+        check::take_back((*tensor).manager_ctx.cast::<Owned>());
         check::take_back(tensor);
     }
 }
@@ -354,7 +354,7 @@ pub unsafe extern "C" fn probeprune_tensor_import(
     out: *mut *const DLTensor,
 ) -> i32 {
     super::status::call(|| {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the header requires `managed` to be null or a readable tensor, and `out` to be null or writable.
         let (managed, out) = unsafe { (check::read(managed, "managed")?, Out::new(out, "out")?) };
         if managed.version.major != VERSION.major {
             let got = format!("{}.{}", managed.version.major, managed.version.minor);
@@ -363,7 +363,7 @@ pub unsafe extern "C" fn probeprune_tensor_import(
         if writable != 0 && managed.flags & READ_ONLY != 0 {
             return Err(refused("managed", "flags", "memory that may be written", "read-only memory"));
         }
-        // SAFETY: whatever the device is, its own is right.
+        // SAFETY: the producer of a DLPack tensor vouches for its `shape` and `strides`; its memory is not read here.
         unsafe {
             let tensor = &managed.dl_tensor;
             let device = match tensor.device.device_type {
@@ -381,7 +381,7 @@ pub unsafe extern "C" fn probeprune_tensor_import(
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_tensor_free(managed: *mut DLManagedTensorVersioned) {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `managed` to be null or a tensor whose deleter has not been called.
     super::status::free(|| unsafe {
         if let Some(deleter) = managed.as_ref().and_then(|managed| managed.deleter) {
             deleter(managed);

@@ -12,7 +12,7 @@ use crate::{
     session::{self, Sampling},
 };
 
-/// 0 is none.
+/// 0 means never.
 fn reprobing(every: u64) -> Option<usize> {
     (every > 0).then(|| usize::try_from(every).unwrap_or(usize::MAX))
 }
@@ -27,7 +27,8 @@ pub unsafe extern "C" fn probeprune_session_prefill(
     length: usize,
     reprobe_every: u64,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `tokens` to have samples × length entries, and
+    // `mask` as many unless it is null.
     call(|| unsafe {
         with_session(session, |state| {
             let batch = batch(tokens, mask, samples, length)?;
@@ -46,7 +47,8 @@ pub unsafe extern "C" fn probeprune_session_decode(
     active: *const u32,
     samples: usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `tokens` to have `samples` entries, and `active`
+    // as many unless it is null.
     call(|| unsafe {
         with_session(session, |state| {
             let tokens = check::array(tokens, samples, "tokens")?;
@@ -64,7 +66,8 @@ pub unsafe extern "C" fn probeprune_session_next_logits(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `out` to be null or to have room for `capacity`
+    // logits, and `count` to be null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             Buffer::new(out, capacity, count, "out")?.write(&state.session.next_logits()?)
@@ -80,7 +83,8 @@ pub unsafe extern "C" fn probeprune_session_next_tokens(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `out` to be null or to have room for `capacity`
+    // ids, and `count` to be null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             Buffer::new(out, capacity, count, "out")?.write(&state.session.next_tokens()?)
@@ -99,7 +103,11 @@ pub unsafe extern "C" fn probeprune_session_generate(
     out: *mut u32,
     counts: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `options` to be null or readable for its
+    // `struct_size`, `prompts` and `lengths` to have `samples` entries, each prompt its length, `out` to have room
+    // for samples × max_new_tokens ids, and `counts` for `samples` counts. `on_token` may be called with its `user`.
+    // Null and misaligned pointers are refused before anything runs, and a sample has at most `max_new_tokens`
+    // tokens.
     call(|| unsafe {
         with_session(session, |state| {
             let options = check::versioned(options, "options")?;
@@ -107,7 +115,7 @@ pub unsafe extern "C" fn probeprune_session_generate(
             let lengths = check::array(lengths, samples, "lengths")?;
             let prompts = prompts.iter().zip(lengths);
             let prompts = prompts
-                .map(|(&prompt, &length)| Ok(check::array(prompt, length, "a prompt")?.to_vec()))
+                .map(|(&prompt, &length)| Ok(check::array(prompt, length, "prompts")?.to_vec()))
                 .collect::<Result<Vec<_>, Failure>>()?;
             let most = usize::try_from(options.max_new_tokens).unwrap_or(usize::MAX);
             entries(samples, most)?;

@@ -1,4 +1,4 @@
-//! What opaque pointers lead to.
+//! The objects behind opaque pointers.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -22,13 +22,13 @@ impl<T> Handle<T> {
         Self { value, panicked: AtomicBool::new(false) }
     }
 
-    /// The object, whatever happened to it.
+    /// The object, even after a panic.
     pub(super) fn value(&self) -> &T {
         &self.value
     }
 }
 
-/// Runs `body` on what a pointer leads to.
+/// Runs `body` on the object behind a pointer.
 ///
 /// # Safety
 /// The pointer is null, or came from a call that makes such objects and was not freed.
@@ -37,7 +37,7 @@ pub(super) unsafe fn with<T, R>(
     what: &str,
     body: impl FnOnce(&T) -> Outcome<R>,
 ) -> Outcome<R> {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller promises that the pointer is null, or leads to a handle that is not freed.
     let handle = unsafe { check::read(pointer, what) }?;
     if handle.panicked.load(Ordering::Relaxed) {
         let help = "It can only be freed.";

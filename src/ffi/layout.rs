@@ -92,9 +92,9 @@ fn both_sides_agree_on_every_field() {
         UpdateArguments = "probeprune_history_update_args" {
             struct_size, block_width, bucket, reserved, history_slots, at, momentum, p, kept, history,
         }
-        HeadsArguments = "probeprune_keep_kv_heads_args" { struct_size, group, heads, kv_kept, kv_slots }
+        HeadsArguments = "probeprune_keep_kv_heads_args" { struct_size, gqa_group, heads, kv_heads, kv_head_of }
         AttentionArguments = "probeprune_attention_args" {
-            struct_size, keys, window, scale, q, k, v, kv_slots, mask, slots, out,
+            struct_size, keys, window, scale, q, k, v, kv_head_of, mask, slots, out,
         }
     };
     let folder = tempfile::tempdir().unwrap();

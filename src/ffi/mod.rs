@@ -1,12 +1,12 @@
 //! The C ABI of include/probeprune.h, which documents every function and struct here. Built with the feature `capi`.
 //!
-//! `status` is the boundary that no panic crosses; `check` turns what comes from the other side into checked values.
+//! `status` is the boundary that no panic crosses; `check` turns callers' pointers into checked values.
 //! Models and sessions of either device hide behind the trait objects of `place`; [`kernels`] has single operations on
 //! callers' memory and streams.
 
 // Every exported function has its contract in the header.
-#![allow(clippy::missing_safety_doc, reason = "include/probeprune.h says what callers have to keep")]
-#![allow(missing_debug_implementations, reason = "what opaque pointers lead to is nobody's to print")]
+#![allow(clippy::missing_safety_doc, reason = "include/probeprune.h states the callers' obligations")]
+#![allow(missing_debug_implementations, reason = "objects behind opaque pointers are never printed")]
 
 mod check;
 pub mod dlpack;
@@ -36,7 +36,7 @@ pub use tokenizer::*;
 
 use crate::gpu::cuda;
 
-/// `PROBEPRUNE_ABI_VERSION`: another one is another ABI.
+/// `PROBEPRUNE_ABI_VERSION`, which changes with the ABI.
 pub const ABI_VERSION: u32 = 1;
 
 /// See include/probeprune.h.

@@ -1,4 +1,4 @@
-//! Models: what they are, what they need, loading, calibration.
+//! Models: information, memory estimates, loading, calibration.
 
 use std::ffi::{CString, c_char};
 
@@ -18,13 +18,12 @@ use crate::{
     config::{Family, ModelConfig},
     error::{Error, Result},
     gpu::{cross_entropy_scratch, weights_on_gpu},
-    model::Block,
-    prune::{calibration::Calibration, flops::LayerCounts},
+    prune::{Block, calibration::Calibration, flops::LayerCounts},
     session::{CalibrationOptions, Footprint},
     source::ModelSource,
 };
 
-/// What `probeprune_model*` leads to.
+/// The object behind `probeprune_model*`.
 pub struct LoadedModel {
     pub(super) model: Box<dyn AnyModel>,
     fingerprint: CString,
@@ -41,7 +40,7 @@ pub type History = Handle<Calibration>;
 /// # Safety
 /// As [`check::text`].
 pub(super) unsafe fn source(model: *const c_char) -> Outcome<ModelSource> {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller promises that `model` is null or NUL-terminated.
     Ok(ModelSource::locate(unsafe { check::text(model, "model") }?)?)
 }
 
@@ -63,7 +62,7 @@ fn info(config: &ModelConfig, file_bytes: u64) -> ModelInfo {
 
 /// Calls a caller's progress function.
 pub(super) fn report(progress: Progress, user: *mut std::ffi::c_void, done: usize, of: usize) -> Result<()> {
-    // SAFETY: the caller's function, with the caller's pointer.
+    // SAFETY: the header requires a function that may be called with the `user` that came with it.
     match progress.map(|progress| unsafe { progress(user, done as u64, of as u64) }) {
         None | Some(0) => Ok(()),
         Some(_) => Err(Error::Cancelled),
@@ -74,7 +73,8 @@ pub(super) fn report(progress: Progress, user: *mut std::ffi::c_void, done: usiz
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_model_inspect(model: *const c_char, out: *mut ModelInfo) -> i32 {
     call(|| {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the header requires `model` to be null or NUL-terminated, and `out` to be null or writable for its
+        // `struct_size`.
         let (source, out) = unsafe { (source(model)?, OutStruct::new(out, "info")?) };
         let config = ModelConfig::load(&source)?;
         let checkpoint = Checkpoint::open(&source, true)?;
@@ -94,7 +94,8 @@ pub unsafe extern "C" fn probeprune_memory_estimate(
     out: *mut Memory,
 ) -> i32 {
     call(|| {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the header requires `model` to be null or NUL-terminated, and each struct to be null or valid for
+        // its `struct_size`.
         let (source, options, settings, limits, out) = unsafe {
             (
                 source(model)?,
@@ -107,7 +108,7 @@ pub unsafe extern "C" fn probeprune_memory_estimate(
         let config = ModelConfig::load(&source)?;
         let checkpoint = Checkpoint::open(&source, true)?;
         check_shapes(&config, &checkpoint)?;
-        // SAFETY: as above.
+        // SAFETY: the header requires `skip_layers` to have `skip_layer_count` entries.
         let settings = unsafe { settings.settings(config.num_hidden_layers) }?;
         settings.check()?;
         let layers = LayerCounts::by_settings(&config, &settings)?;
@@ -148,7 +149,8 @@ pub unsafe extern "C" fn probeprune_model_load(
     out: *mut *mut Model,
 ) -> i32 {
     call(|| {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the header requires `model` to be null or NUL-terminated, `options` to be null or readable for its
+        // `struct_size`, and `out` to be null or writable.
         let (source, options, out) = unsafe {
             (source(model)?, check::versioned_or_default(options, "options")?, Out::new(out, "out")?)
         };
@@ -157,7 +159,7 @@ pub unsafe extern "C" fn probeprune_model_load(
         let checkpoint = Checkpoint::open(&source, true)?;
         let order = match options.channel_order.is_null() {
             true => None,
-            // SAFETY: as above.
+            // SAFETY: the header requires a calibration that is not freed; null was excluded above.
             false => Some(unsafe {
                 handle::with(options.channel_order, "channel_order", |calibration| {
                     calibration.check_model(&checkpoint.fingerprint())?;
@@ -167,7 +169,8 @@ pub unsafe extern "C" fn probeprune_model_load(
         };
         let layers = ModelConfig::load(&source)?.num_hidden_layers;
         let mut progress = |done| report(options.progress, options.user, done, layers);
-        // SAFETY: as above.
+        // SAFETY: the header requires `stream` to be of the device's primary context and to outlive the model's
+        // sessions.
         let model = unsafe { place::load(&source, &options, order, &mut progress) }?;
         let fingerprint = CString::new(model.fingerprint()).unwrap_or_default();
         let file_bytes = checkpoint.file_bytes();
@@ -179,7 +182,7 @@ pub unsafe extern "C" fn probeprune_model_load(
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_model_free(model: *mut Model) {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `model` to be null, or neither freed before nor in use.
     unsafe { check::take_back(model) }
 }
 
@@ -191,7 +194,7 @@ pub(super) unsafe fn with_model<R>(
     model: *const Model,
     body: impl FnOnce(&LoadedModel) -> Outcome<R>,
 ) -> Outcome<R> {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller promises that `model` is null or not freed.
     unsafe {
         handle::with(model, "model", |model| {
             body(model).map_err(|failure| place::poisoned(failure, model.model.is_broken()))
@@ -202,7 +205,8 @@ pub(super) unsafe fn with_model<R>(
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_model_get_info(model: *const Model, out: *mut ModelInfo) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `model` to be null or not freed, and `out` to be null or writable for its
+    // `struct_size`.
     call(|| unsafe {
         with_model(model, |model| {
             OutStruct::new(out, "info")?.write(info(model.model.config(), model.file_bytes));
@@ -214,7 +218,7 @@ pub unsafe extern "C" fn probeprune_model_get_info(model: *const Model, out: *mu
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_model_fingerprint(model: *const Model, out: *mut *const c_char) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `model` to be null or not freed, and `out` to be null or writable.
     call(|| unsafe {
         with_model(model, |model| {
             Out::new(out, "out")?.write(model.fingerprint.as_ptr());
@@ -231,7 +235,8 @@ pub unsafe extern "C" fn probeprune_model_eos_tokens(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `model` to be null or not freed, `out` to be null or to have room for `capacity`
+    // ids, and `count` to be null or writable.
     call(|| unsafe {
         with_model(model, |model| {
             Buffer::new(out, capacity, count, "out")?.write(&model.model.config().eos_token_ids)
@@ -250,7 +255,8 @@ pub unsafe extern "C" fn probeprune_calibrate(
     out: *mut *mut History,
 ) -> i32 {
     call(|| {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the header requires `model` to be null or not freed, and pointers that are not null to lead to
+        // samples × length tokens, options readable for their `struct_size`, and a writable `out`.
         unsafe {
             with_model(model, |model| {
                 let count = entries(samples, length)?;
@@ -292,7 +298,7 @@ pub unsafe extern "C" fn probeprune_calibration_save(
     calibration: *const History,
     path: *const c_char,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `calibration` to be null or not freed, and `path` to be null or NUL-terminated.
     call(|| unsafe {
         handle::with(calibration, "calibration", |calibration| {
             Ok(calibration.save(check::text(path, "path")?.as_ref())?)
@@ -307,7 +313,8 @@ pub unsafe extern "C" fn probeprune_calibration_load(
     path: *const c_char,
     out: *mut *mut History,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `model` to be null or not freed, `path` to be null or NUL-terminated, and `out` to
+    // be null or writable.
     call(|| unsafe {
         with_model(model, |model| {
             let (path, out) = (check::text(path, "path")?, Out::new(out, "out")?);
@@ -326,7 +333,8 @@ pub unsafe extern "C" fn probeprune_calibration_open(
     out: *mut *mut History,
 ) -> i32 {
     call(|| {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the header requires `model` and `path` to be null or NUL-terminated, and `out` to be null or
+        // writable.
         let (source, path, out) =
             unsafe { (source(model)?, check::text(path, "path")?, Out::new(out, "out")?) };
         let config = ModelConfig::load(&source)?;
@@ -339,7 +347,7 @@ pub unsafe extern "C" fn probeprune_calibration_open(
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_calibration_free(calibration: *mut History) {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `calibration` to be null, or neither freed before nor in use.
     unsafe { check::take_back(calibration) }
 }
 

@@ -1,4 +1,4 @@
-//! The one place where a device becomes a backend's type: models and sessions of either behind trait objects.
+//! The one place that turns a device into a backend's type: models and sessions of both backends behind trait objects.
 
 use std::{
     ffi::c_void,
@@ -11,13 +11,14 @@ use super::{
     structs::ModelOptions,
 };
 use crate::{
-    backend::{Backend, Grid},
+    backend::Backend,
     config::ModelConfig,
     cpu::Cpu,
     error::Result,
     gpu::{Cuda, Gpu, GpuDtype},
-    model::{Block, Model},
+    model::Model,
     prune::{
+        BatchShape, Block,
         calibration::Calibration,
         flops::{LayerCounts, Shares},
         settings::Settings,
@@ -26,17 +27,17 @@ use crate::{
     source::ModelSource,
 };
 
-/// What the boundary needs to know of a backend beyond its operations.
+/// What the C ABI needs of a backend beyond its operations.
 pub(super) trait Place: Backend {
-    /// As tensors name it.
+    /// The device of its tensors.
     fn device(&self) -> DLDevice;
     /// Whether a fault broke it.
     fn is_broken(&self) -> bool;
     /// Waits for everything issued.
     fn synchronize(&self) -> Result<()>;
-    /// Where statistics are.
+    /// Address of statistics.
     fn address_of(&self, values: &Self::Statistics) -> *mut c_void;
-    /// Where indices are.
+    /// Address of indices.
     fn address_of_indices(&self, values: &Self::Indices) -> *mut c_void;
 }
 
@@ -143,7 +144,7 @@ pub(super) trait AnySession: Send {
     fn synchronize(&self) -> Result<()>;
     fn canceller(&self) -> Arc<AtomicBool>;
     fn layer_counts(&self) -> &[LayerCounts];
-    fn shares(&self, grid: Grid) -> Shares;
+    fn shares(&self, shape: BatchShape) -> Shares;
     fn losses(&mut self, batch: Batch<'_>, update_history: bool) -> Result<Vec<f32>>;
     fn evaluate(&mut self, batch: Batch<'_>, update_history: bool) -> Result<f64>;
     fn forward(&mut self, batch: Batch<'_>, update_history: bool) -> Result<()>;
@@ -195,8 +196,8 @@ impl<B: Place> AnySession for Session<B> {
         self.layer_counts()
     }
 
-    fn shares(&self, grid: Grid) -> Shares {
-        self.shares(grid)
+    fn shares(&self, shape: BatchShape) -> Shares {
+        self.shares(shape)
     }
 
     fn losses(&mut self, batch: Batch<'_>, update_history: bool) -> Result<Vec<f32>> {
@@ -222,7 +223,7 @@ impl<B: Place> AnySession for Session<B> {
     fn export_logits(&mut self, samples: usize) -> Result<Exported> {
         let (logits, shape) = self.device_logits(samples)?;
         let backend = &self.model().backend;
-        // Whoever reads them may do so on another stream.
+        // The reader may use another stream.
         backend.synchronize()?;
         Ok(Exported {
             data: backend.address_of(&logits),
@@ -253,7 +254,7 @@ impl<B: Place> AnySession for Session<B> {
             data: backend.address_of_indices(&copy),
             memory: Box::new((copy, Arc::clone(backend))),
             device: backend.device(),
-            // Not unsigned: few frameworks index by that, and no index is that large.
+            // Signed: few frameworks index by unsigned integers, and every index fits.
             dtype: DLDataType::INT32,
             shape: vec![indices.len() as i64],
         })
@@ -289,10 +290,10 @@ impl<B: Place> AnySession for Session<B> {
     }
 }
 
-/// Loads a model to the device that the options name, its channels in `order`.
+/// Loads a model onto the device of the options, its channels in `order`.
 ///
 /// # Safety
-/// A stream in the options is as [`Cuda::on_stream`] wants it.
+/// A stream in the options is as [`Cuda::on_stream`] requires.
 pub(super) unsafe fn load(
     source: &ModelSource,
     options: &ModelOptions,
@@ -313,7 +314,7 @@ pub(super) unsafe fn load(
             let ordinal = ordinal(options.device_id)?;
             let cuda = match options.use_stream {
                 0 => Cuda::new(ordinal)?,
-                // SAFETY: the caller's to keep.
+                // SAFETY: the caller promises a stream as `Cuda::on_stream` requires it.
                 _ => unsafe { Cuda::on_stream(ordinal, options.stream) }?,
             };
             let gpu = Arc::new(Gpu::new(cuda, gpu_dtype(options.dtype, source)?));
@@ -330,7 +331,7 @@ pub(super) fn gpu_dtype(dtype: i32, source: &ModelSource) -> Outcome<GpuDtype> {
         2 => Ok(GpuDtype::F16),
         other => {
             let expected = "a PROBEPRUNE_DTYPE_ constant";
-            Err(Failure::argument("dtype", expected, other, "Fill the struct by its _init function first."))
+            Err(Failure::argument("dtype", expected, other, "Fill the struct with its _init function first."))
         }
     }
 }
@@ -345,7 +346,7 @@ pub(super) fn no_such_device(device_type: i32) -> Failure {
     Failure::argument("device_type", expected, device_type, "Other devices have no kernels.")
 }
 
-/// What a broken device says from now on.
+/// The failure, with status `Poisoned` if a fault broke the device.
 pub(super) fn poisoned(mut failure: Failure, broken: bool) -> Failure {
     if broken && failure.status != Status::Panic {
         failure.status = Status::Poisoned;

@@ -1,4 +1,4 @@
-//! Sessions: batches, and what they kept.
+//! Sessions: batches, their losses and logits, and kept heads and channels.
 
 use std::sync::{
     Arc, Mutex, TryLockError,
@@ -15,24 +15,20 @@ use super::{
     status::{Failure, Outcome, Status, call},
     structs::{Counts, MethodSettings, SessionLimits, Work},
 };
-use crate::{
-    backend::Grid,
-    model::Block,
-    prune::{
-        counts,
-        settings::{Method, Settings},
-    },
+use crate::prune::{
+    BatchShape, Block, counts,
+    settings::{Method, Settings},
 };
 
-/// What `probeprune_session*` leads to.
+/// The session behind `probeprune_session*`.
 pub struct State {
     pub(super) session: Box<dyn AnySession>,
     settings: Settings,
-    /// Whether a batch has run whose logits can be asked for.
+    /// Whether a batch has run, whose logits can be read.
     pub(super) ran: bool,
 }
 
-/// A session that one thread at a time may enter, and what cancels it from any other.
+/// A session for one thread at a time, and the flag by which any thread cancels it.
 pub struct Guarded {
     state: Mutex<State>,
     cancel: Arc<AtomicBool>,
@@ -49,17 +45,17 @@ pub(super) unsafe fn with_session<R>(
     session: *const Session,
     body: impl FnOnce(&mut State) -> Outcome<R>,
 ) -> Outcome<R> {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller promises that `session` is null or not freed.
     unsafe {
         handle::with(session, "session", |guarded| {
             let mut state = match guarded.state.try_lock() {
                 Ok(state) => state,
-                // The handle says so from now on.
+                // The handle reports the panic.
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {
-                    let help = "One thread at a time may use a session, and its callbacks may not.";
-                    let got = "a call on it has not returned";
-                    return Err(Failure::new(Status::Busy, "session", "nobody else in it", got, help));
+                    let help = "One thread at a time may use a session; its callbacks may not.";
+                    let got = "one that has not returned";
+                    return Err(Failure::new(Status::Busy, "session", "no other call on it", got, help));
                 }
             };
             let broken = state.session.is_broken();
@@ -77,7 +73,9 @@ pub unsafe extern "C" fn probeprune_session_create(
     calibration: *const History,
     out: *mut *mut Session,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `model` and `calibration` to be null or not freed, `settings` and `limits` to be
+    // null or readable for their `struct_size`, `skip_layers` to have `skip_layer_count` entries, and `out` to be
+    // null or writable.
     call(|| unsafe {
         with_model(model, |model| {
             let model = &model.model;
@@ -102,7 +100,7 @@ pub unsafe extern "C" fn probeprune_session_create(
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_session_free(session: *mut Session) {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null, or neither freed before nor in use.
     unsafe { check::take_back(session) }
 }
 
@@ -110,7 +108,8 @@ pub unsafe extern "C" fn probeprune_session_free(session: *mut Session) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_session_cancel(session: *const Session) -> i32 {
     call(|| {
-        // SAFETY: the caller's to keep. It does not matter whether the session is in use.
+        // SAFETY: the header requires `session` to be null or not freed. Its canceller is atomic, so another thread
+        // may use the session.
         let session = unsafe { check::read(session, "session") }?;
         session.value().cancel.store(true, Ordering::Relaxed);
         Ok(())
@@ -120,7 +119,7 @@ pub unsafe extern "C" fn probeprune_session_cancel(session: *const Session) -> i
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_session_synchronize(session: *mut Session) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed.
     call(|| unsafe { with_session(session, |state| Ok(state.session.synchronize()?)) })
 }
 
@@ -131,7 +130,8 @@ pub unsafe extern "C" fn probeprune_session_layer_counts(
     layer: u64,
     out: *mut Counts,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, and `out` to be null or writable for its
+    // `struct_size`.
     call(|| unsafe {
         with_session(session, |state| {
             let out = OutStruct::new(out, "counts")?;
@@ -168,7 +168,8 @@ pub unsafe extern "C" fn probeprune_session_work(
     length: usize,
     out: *mut Work,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, and `out` to be null or writable for its
+    // `struct_size`.
     call(|| unsafe {
         with_session(session, |state| {
             let out = OutStruct::new(out, "work")?;
@@ -177,17 +178,18 @@ pub unsafe extern "C" fn probeprune_session_work(
                 return Err(Failure::argument("batch", "at least one token", "none", help));
             }
             let settings = &state.settings;
-            let (probe_samples, probe_tokens) = match settings.method {
-                Method::ProbePruning => counts::probe_counts(settings, samples, length),
-                Method::FullBatch => (samples, length),
-                _ => (0, 0),
+            let batch = BatchShape { samples, tokens: length };
+            let probe = match settings.method {
+                Method::ProbePruning => counts::probe_shape(settings, batch),
+                Method::FullBatch => batch,
+                _ => BatchShape { samples: 0, tokens: 0 },
             };
-            let shares = state.session.shares(Grid { samples, tokens: length });
+            let shares = state.session.shares(batch);
             out.write(Work {
                 struct_size: 0,
                 reserved: 0,
-                probe_samples: probe_samples as u64,
-                probe_tokens: probe_tokens as u64,
+                probe_samples: probe.samples as u64,
+                probe_tokens: probe.tokens as u64,
                 flops_share: shares.total,
                 probe_flops_share: shares.probe,
             });
@@ -196,7 +198,7 @@ pub unsafe extern "C" fn probeprune_session_work(
     })
 }
 
-/// The batch that a caller passes.
+/// A caller's batch.
 ///
 /// # Safety
 /// Pointers that are not null are valid for reading samples × length entries while the result is used.
@@ -207,7 +209,7 @@ pub(super) unsafe fn batch<'a>(
     length: usize,
 ) -> Outcome<Batch<'a>> {
     let count = entries(samples, length)?;
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller promises samples × length readable entries at each pointer that is not null.
     let (tokens, mask) =
         unsafe { (check::array(tokens, count, "tokens")?, check::optional_array(mask, count, "mask")?) };
     Ok(Batch { tokens, samples, mask })
@@ -224,7 +226,8 @@ pub unsafe extern "C" fn probeprune_session_evaluate(
     update_history: i32,
     loss: *mut f64,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `tokens` to have samples × length entries,
+    // `mask` as many unless it is null, and `loss` to be null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             let (batch, loss) = (batch(tokens, mask, samples, length)?, Out::new(loss, "loss")?);
@@ -248,7 +251,9 @@ pub unsafe extern "C" fn probeprune_session_losses(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `tokens` to have samples × length entries,
+    // `mask` as many unless it is null, `out` to be null or to have room for `capacity` losses, and `count` to be
+    // null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             let out = Buffer::new(out, capacity, count, "out")?;
@@ -276,7 +281,8 @@ pub unsafe extern "C" fn probeprune_session_forward(
     length: usize,
     update_history: i32,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `tokens` to have samples × length entries, and
+    // `mask` as many unless it is null.
     call(|| unsafe {
         with_session(session, |state| {
             state.session.forward(batch(tokens, mask, samples, length)?, update_history != 0)?;
@@ -302,7 +308,8 @@ pub unsafe extern "C" fn probeprune_session_logits(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `out` to be null or to have room for `capacity`
+    // logits, and `count` to be null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             check_ran(state)?;
@@ -325,7 +332,7 @@ pub unsafe extern "C" fn probeprune_session_export_logits(
     samples: usize,
     out: *mut *mut DLManagedTensorVersioned,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, and `out` to be null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             check_ran(state)?;
@@ -336,7 +343,7 @@ pub unsafe extern "C" fn probeprune_session_export_logits(
     })
 }
 
-/// What a block keeps; all units of a dense one.
+/// Kept units of a block; all units of a dense one.
 fn kept(state: &State, layer: u64, number: i32) -> Outcome<Vec<u32>> {
     let (config, block) = (state.session.config(), block(number)?);
     let layer = index(layer, config.num_hidden_layers)?;
@@ -358,7 +365,8 @@ pub unsafe extern "C" fn probeprune_session_kept(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `out` to be null or to have room for `capacity`
+    // indices, and `count` to be null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             let out = Buffer::new(out, capacity, count, "out")?;
@@ -377,7 +385,8 @@ pub unsafe extern "C" fn probeprune_session_scores(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, `out` to be null or to have room for `capacity`
+    // scores, and `count` to be null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             let out = Buffer::new(out, capacity, count, "out")?;
@@ -396,7 +405,7 @@ pub unsafe extern "C" fn probeprune_session_export_kept(
     block: i32,
     out: *mut *mut DLManagedTensorVersioned,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, and `out` to be null or writable.
     call(|| unsafe {
         with_session(session, |state| {
             let out = Out::new(out, "out")?;
@@ -413,7 +422,8 @@ pub unsafe extern "C" fn probeprune_session_pin(
     kept: *const *const DLTensor,
     count: usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `session` to be null or not freed, and `kept` to have `count` entries, each null or
+    // a valid DLTensor.
     call(|| unsafe {
         with_session(session, |state| {
             let kept = check::array(kept, count, "kept")?;

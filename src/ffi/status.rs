@@ -1,4 +1,4 @@
-//! What calls return, the message behind it, and the boundary that no panic crosses.
+//! Statuses, the message of the last failure, and the boundary that no panic crosses.
 
 use std::{
     any::Any,
@@ -16,21 +16,21 @@ use crate::error::Error;
 pub enum Status {
     /// Done.
     Ok = 0,
-    /// A value, pointer or setting that cannot be.
+    /// An invalid value, pointer or setting.
     InvalidArgument = 1,
-    /// A struct that is too short, or has something where this version knows nothing.
+    /// A struct that is too short, or sets bytes that this version does not know.
     InvalidStruct = 2,
     /// A tensor of the wrong dtype, device, strides, shape, alignment or version, or one that overlaps another.
     InvalidTensor = 3,
-    /// A file that is missing, damaged, or not what it has to be.
+    /// A missing, damaged or unsuitable file.
     File = 4,
     /// A device that cannot be used or failed.
     Device = 5,
-    /// No room on the device; what was there before still works.
+    /// Out of device memory; objects made before still work.
     OutOfMemory = 6,
     /// NaN or infinity while a model ran.
     NotFinite = 7,
-    /// The caller asked for an end.
+    /// Cancelled by the caller.
     Cancelled = 8,
     /// Another thread, or a callback's caller, is inside this session.
     Busy = 9,
@@ -60,18 +60,18 @@ impl Status {
     ];
 }
 
-/// Why a call did nothing.
+/// Status and message of a call that failed.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) status: Status,
     pub(super) message: String,
 }
 
-/// Result of what a call does.
+/// Result of a call.
 pub(super) type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
-    /// In the form of the library's errors: what, what it has to be, what it is, what to do.
+    /// In the form of the library's errors: what, expected, got, help.
     pub(super) fn new(
         status: Status,
         what: impl Display,
@@ -118,16 +118,16 @@ thread_local! {
 }
 
 fn remember(message: &str) {
-    // Messages quote what comes from files, so a NUL can only be the caller's.
+    // Messages quote files and arguments, which may contain NUL.
     let message = CString::new(message.replace('\0', "\\0")).unwrap_or_default();
     LAST.set(message);
 }
 
-/// Runs a call's body: remembers what went wrong, and lets no panic out.
+/// Runs a call's body, stores the message of a failure, and stops panics.
 pub(super) fn call(body: impl FnOnce() -> Outcome) -> i32 {
     let status = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => {
-            // Also after calls that failed inside a callback.
+            // Clears the message of a call that failed inside a callback.
             remember("");
             Status::Ok
         }
@@ -143,7 +143,7 @@ pub(super) fn call(body: impl FnOnce() -> Outcome) -> i32 {
     status as i32
 }
 
-/// Frees something; a panic on the way is swallowed, for there is nobody to tell.
+/// Frees an object. A panic in its destructor is swallowed: `_free` functions have no result to report it by.
 pub(super) fn free(body: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(body));
 }

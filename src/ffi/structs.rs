@@ -11,13 +11,16 @@ use super::{
     status::{Failure, Outcome},
 };
 use crate::{
-    prune::settings::{Compensation, HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
+    prune::{
+        history::HistoryLayout,
+        settings::{Compensation, HistoryDtype, Method, Metric, ProbeOrder, Settings},
+    },
     session::{Limits, Sampling},
 };
 
-/// `probeprune_progress`: (user, done, of); another result than 0 cancels.
+/// `probeprune_progress`: (user, done, of); a result other than 0 cancels.
 pub type Progress = Option<unsafe extern "C-unwind" fn(*mut c_void, u64, u64) -> i32>;
-/// `probeprune_token`: (user, sample, token); another result than 0 cancels.
+/// `probeprune_token`: (user, sample, token); a result other than 0 cancels.
 pub type Token = Option<unsafe extern "C-unwind" fn(*mut c_void, u64, u32) -> i32>;
 
 /// Whether reserved fields are 0.
@@ -46,7 +49,7 @@ macro_rules! versioned {
         /// See include/probeprune.h.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $init(value: *mut $name, struct_size: u32) -> i32 {
-            // SAFETY: the caller's to keep.
+            // SAFETY: the header requires `value` to be null or writable for `struct_size` bytes.
             $crate::ffi::status::call(|| unsafe { $crate::ffi::check::init(value, struct_size) })
         }
     };
@@ -151,8 +154,8 @@ impl SessionLimits {
 /// `skip_layer_count` for the paper's layers.
 const DEFAULT_LAYERS: u64 = u64::MAX;
 
-/// `probeprune_settings`. A new setting takes a reserved word if its default is 0, which is what older programs have there;
-/// otherwise it goes to the end, and older programs' is the default.
+/// `probeprune_settings`. A new setting takes a reserved word if its default is 0, the value that older programs pass
+/// there; otherwise it is added at the end, and older programs get its default.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct MethodSettings {
@@ -214,7 +217,7 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, rese
 pub(super) fn choice<T: Copy>(number: i32, all: &[T], what: &str) -> Outcome<T> {
     usize::try_from(number).ok().and_then(|number| all.get(number)).copied().ok_or_else(|| {
         let expected = format!("a constant of probeprune.h, 0 to {}", all.len() - 1);
-        Failure::argument(what, expected, number, "Fill the struct by its _init function first.")
+        Failure::argument(what, expected, number, "Fill the struct with its _init function first.")
     })
 }
 
@@ -223,7 +226,7 @@ pub(super) fn flag(value: i32, what: &str) -> Outcome<bool> {
 }
 
 impl MethodSettings {
-    /// Settings for a model of so many layers.
+    /// Settings for a model of `layers` layers.
     ///
     /// # Safety
     /// `skip_layers` is valid for reading `skip_layer_count` entries, unless that is the default.
@@ -233,7 +236,7 @@ impl MethodSettings {
             DEFAULT_LAYERS => defaults.skip_layers.clone(),
             count => {
                 let count = usize::try_from(count).unwrap_or(usize::MAX);
-                // SAFETY: the caller's to keep.
+                // SAFETY: the caller promises `skip_layer_count` readable entries at `skip_layers`.
                 let layers = unsafe { check::array(self.skip_layers, count, "skip_layers") }?;
                 layers.iter().map(|&layer| layer as usize).collect()
             }
@@ -251,7 +254,7 @@ impl MethodSettings {
             probe_samples: self.probe_samples,
             probe_order: choice(self.probe_order, ProbeOrder::ALL, "probe_order")?,
             parallel_probe: flag(self.parallel_probe, "parallel_probe")?,
-            // NaN is no weight either: the settings' check refuses it.
+            // NaN is kept for the settings' check, which refuses it.
             fixed_probe_weight: (self.fixed_probe_weight != -1.0).then_some(self.fixed_probe_weight),
             skip_layers,
             round_channels: self.round_channels as usize,
@@ -262,7 +265,7 @@ impl MethodSettings {
             },
             compensate: choice(self.compensate, &compensations, "compensate")?,
             prior_tokens: usize::try_from(self.prior_tokens).unwrap_or(usize::MAX),
-            // 0 is what programs have there that were compiled before there were groups.
+            // Programs compiled before channel groups existed pass 0.
             channel_group: self.channel_group.max(1) as usize,
             flap_attention_factor: self.flap_attention_factor,
             seed: self.seed,

@@ -16,7 +16,7 @@ pub type Tokenizer = Handle<tokenizer::Tokenizer>;
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_tokenizer_load(model: *const c_char, out: *mut *mut Tokenizer) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `model` to be null or NUL-terminated, and `out` to be null or writable.
     call(|| unsafe {
         let (source, out) = (source(model)?, Out::new(out, "out")?);
         let vocab_size = ModelConfig::load(&source)?.vocab_size;
@@ -28,7 +28,7 @@ pub unsafe extern "C" fn probeprune_tokenizer_load(model: *const c_char, out: *m
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_tokenizer_free(tokenizer: *mut Tokenizer) {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `tokenizer` to be null, or neither freed before nor in use.
     unsafe { check::take_back(tokenizer) }
 }
 
@@ -43,7 +43,8 @@ pub unsafe extern "C" fn probeprune_tokenizer_encode(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `tokenizer` to be null or not freed, and pointers that are not null to lead to
+    // `bytes` bytes of text, room for `capacity` ids, and a writable `count`.
     call(|| unsafe {
         handle::with(tokenizer, "tokenizer", |tokenizer| {
             let out = Buffer::new(out, capacity, count, "out")?;
@@ -65,7 +66,9 @@ pub unsafe extern "C" fn probeprune_tokenizer_decode(
     capacity: usize,
     count: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `tokenizer` to be null or not freed, and pointers that are not null to lead to
+    // `token_count` ids, room for `capacity` bytes, and a writable `count`. The text's bytes are readable as
+    // `c_char`, which has their size.
     call(|| unsafe {
         handle::with(tokenizer, "tokenizer", |tokenizer| {
             let out = Buffer::new(out, capacity, count, "out")?;

@@ -16,7 +16,7 @@ pub struct NormArgs {
     pub(crate) out: ElementsOut,
     pub(crate) sum_squares: FloatsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) hidden_size: ::std::os::raw::c_int,
     pub(crate) kind: ::std::os::raw::c_int,
     pub(crate) eps: f32,
 }
@@ -29,7 +29,7 @@ pub struct EmbedArgs {
     pub(crate) positions: Indices,
     pub(crate) out: ElementsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) embedding_dim: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -37,26 +37,26 @@ pub struct ProbeSelectArgs {
     pub(crate) sum_squares: Floats,
     pub(crate) positions: Indices,
     pub(crate) mask: Indices,
-    pub(crate) samples: IndicesOut,
-    pub(crate) slots: IndicesOut,
+    pub(crate) probe_samples: IndicesOut,
+    pub(crate) probe_slots: IndicesOut,
     pub(crate) probe_positions: IndicesOut,
     pub(crate) probe_mask: IndicesOut,
-    pub(crate) batch: ::std::os::raw::c_int,
+    pub(crate) samples: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,
     pub(crate) kept_samples: ::std::os::raw::c_int,
     pub(crate) kept_tokens: ::std::os::raw::c_int,
     pub(crate) tokens_first: ::std::os::raw::c_int,
-    pub(crate) leading: ::std::os::raw::c_int,
+    pub(crate) keep_leading_slot: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
 pub struct ProbeGatherArgs {
     pub(crate) x: Elements,
-    pub(crate) samples: Indices,
-    pub(crate) slots: Indices,
+    pub(crate) probe_samples: Indices,
+    pub(crate) probe_slots: Indices,
     pub(crate) out: ElementsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) hidden_size: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,
     pub(crate) probe_tokens: ::std::os::raw::c_int,
 }
@@ -71,15 +71,15 @@ pub struct LinearArgs {
     pub(crate) out: ElementsOut,
     pub(crate) energy: FloatsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) columns: ::std::os::raw::c_int,
-    pub(crate) depth: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
-    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) out_features: ::std::os::raw::c_int,
+    pub(crate) in_features: ::std::os::raw::c_int,
+    pub(crate) block_width: ::std::os::raw::c_int,
+    pub(crate) raster_group: ::std::os::raw::c_int,
     pub(crate) samples: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,
     pub(crate) activation: ::std::os::raw::c_int,
     pub(crate) scale: f32,
-    pub(crate) unused: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -94,10 +94,10 @@ pub struct GatedLinearArgs {
     pub(crate) out: ElementsOut,
     pub(crate) energy: FloatsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) columns: ::std::os::raw::c_int,
-    pub(crate) depth: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
-    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) out_features: ::std::os::raw::c_int,
+    pub(crate) in_features: ::std::os::raw::c_int,
+    pub(crate) block_width: ::std::os::raw::c_int,
+    pub(crate) raster_group: ::std::os::raw::c_int,
     pub(crate) samples: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,
     pub(crate) activation: ::std::os::raw::c_int,
@@ -109,9 +109,9 @@ pub struct LogitsArgs {
     pub(crate) head: Elements,
     pub(crate) out: FloatsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) columns: ::std::os::raw::c_int,
-    pub(crate) depth: ::std::os::raw::c_int,
-    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) out_features: ::std::os::raw::c_int,
+    pub(crate) in_features: ::std::os::raw::c_int,
+    pub(crate) raster_group: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -122,13 +122,13 @@ pub struct ProjectArgs {
     pub(crate) bias: Floats,
     pub(crate) residual: Elements,
     pub(crate) z: Elements,
-    pub(crate) addition: Elements,
+    pub(crate) low_rank: Elements,
     pub(crate) out: ElementsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) columns: ::std::os::raw::c_int,
-    pub(crate) depth: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
-    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) out_features: ::std::os::raw::c_int,
+    pub(crate) in_features: ::std::os::raw::c_int,
+    pub(crate) block_width: ::std::os::raw::c_int,
+    pub(crate) raster_group: ::std::os::raw::c_int,
     pub(crate) rank: ::std::os::raw::c_int,
 }
 #[repr(C)]
@@ -142,10 +142,10 @@ pub struct LinearGemvArgs {
     pub(crate) kept: Indices,
     pub(crate) out: ElementsOut,
     pub(crate) logits: FloatsOut,
-    pub(crate) tokens: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
-    pub(crate) features: ::std::os::raw::c_int,
-    pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) in_features: ::std::os::raw::c_int,
+    pub(crate) out_features: ::std::os::raw::c_int,
+    pub(crate) block_width: ::std::os::raw::c_int,
     pub(crate) activation: ::std::os::raw::c_int,
     pub(crate) scale: f32,
 }
@@ -158,14 +158,14 @@ pub struct ProjectGemvArgs {
     pub(crate) bias: Floats,
     pub(crate) residual: Elements,
     pub(crate) z: Elements,
-    pub(crate) addition: Elements,
+    pub(crate) low_rank: Elements,
     pub(crate) out: ElementsOut,
-    pub(crate) tokens: ::std::os::raw::c_int,
-    pub(crate) channels: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
-    pub(crate) block: ::std::os::raw::c_int,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) in_features: ::std::os::raw::c_int,
+    pub(crate) out_features: ::std::os::raw::c_int,
+    pub(crate) block_width: ::std::os::raw::c_int,
     pub(crate) rank: ::std::os::raw::c_int,
-    pub(crate) unused: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -191,7 +191,7 @@ pub struct AttentionArgs {
     pub(crate) k: Elements,
     pub(crate) v: Elements,
     pub(crate) out: ElementsOut,
-    pub(crate) kv_slots: Indices,
+    pub(crate) kv_head_of: Indices,
     pub(crate) mask: Indices,
     pub(crate) slots: Indices,
     pub(crate) tokens: ::std::os::raw::c_int,
@@ -210,9 +210,9 @@ pub struct EnergyArgs {
     pub(crate) mask: Indices,
     pub(crate) out: FloatsOut,
     pub(crate) sums: FloatsOut,
-    pub(crate) batch: ::std::os::raw::c_int,
+    pub(crate) samples: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
     pub(crate) reserved: ::std::os::raw::c_int,
 }
 #[repr(C)]
@@ -223,23 +223,23 @@ pub struct CentreEnergyArgs {
     pub(crate) mask: Indices,
     pub(crate) prior: Floats,
     pub(crate) mean: FloatsOut,
-    pub(crate) batch: ::std::os::raw::c_int,
+    pub(crate) samples: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
     pub(crate) weight: f32,
     pub(crate) share: f32,
-    pub(crate) unused: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
 pub struct GatherPrunedArgs {
     pub(crate) kept: Indices,
-    pub(crate) rows: Floats,
-    pub(crate) last: Floats,
+    pub(crate) coefficients: Floats,
+    pub(crate) mean: Floats,
     pub(crate) pruned: IndicesOut,
     pub(crate) out: ElementsOut,
     pub(crate) count: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) block_width: ::std::os::raw::c_int,
     pub(crate) channels: ::std::os::raw::c_int,
     pub(crate) rank: ::std::os::raw::c_int,
 }
@@ -260,7 +260,7 @@ pub struct ColumnStatisticArgs {
     pub(crate) weight: Elements,
     pub(crate) out: FloatsOut,
     pub(crate) channels: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) out_features: ::std::os::raw::c_int,
     pub(crate) power: ::std::os::raw::c_int,
     pub(crate) root: ::std::os::raw::c_int,
 }
@@ -273,9 +273,9 @@ pub struct ChannelScoreArgs {
     pub(crate) statistic: Floats,
     pub(crate) out: FloatsOut,
     pub(crate) tokens: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
     pub(crate) span: ::std::os::raw::c_int,
-    pub(crate) groups: ::std::os::raw::c_int,
+    pub(crate) warps: ::std::os::raw::c_int,
     pub(crate) heads: ::std::os::raw::c_int,
     pub(crate) metric: ::std::os::raw::c_int,
     pub(crate) history_kind: ::std::os::raw::c_int,
@@ -283,7 +283,7 @@ pub struct ChannelScoreArgs {
     pub(crate) bucket: ::std::os::raw::c_int,
     pub(crate) fixed: ::std::os::raw::c_int,
     pub(crate) fixed_weight: f32,
-    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) channel_group: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -300,10 +300,10 @@ pub struct TopKKeepArgs {
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
 pub struct KeepKvHeadsArgs {
     pub(crate) heads: Indices,
-    pub(crate) kv_kept: IndicesOut,
-    pub(crate) kv_slots: IndicesOut,
+    pub(crate) kv_heads: IndicesOut,
+    pub(crate) kv_head_of: IndicesOut,
     pub(crate) count: ::std::os::raw::c_int,
-    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) gqa_group: ::std::os::raw::c_int,
     pub(crate) kv_capacity: ::std::os::raw::c_int,
     pub(crate) reserved: ::std::os::raw::c_int,
 }
@@ -322,7 +322,7 @@ pub struct ArgmaxArgs {
     pub(crate) x: Floats,
     pub(crate) out: IndicesOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) vocab_size: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
@@ -330,9 +330,9 @@ pub struct HistoryUpdateArgs {
     pub(crate) p: Floats,
     pub(crate) kept: Indices,
     pub(crate) history: ElementsOut,
-    pub(crate) channels: ::std::os::raw::c_int,
+    pub(crate) kept_channels: ::std::os::raw::c_int,
     pub(crate) block_width: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
     pub(crate) at: ::std::os::raw::c_int,
     pub(crate) end: ::std::os::raw::c_int,
     pub(crate) bucket: ::std::os::raw::c_int,
@@ -349,9 +349,9 @@ pub struct MomentsArgs {
     pub(crate) mean: FloatsOut,
     pub(crate) baseline: FloatsOut,
     pub(crate) fluctuation: FloatsOut,
-    pub(crate) batch: ::std::os::raw::c_int,
+    pub(crate) samples: ::std::os::raw::c_int,
     pub(crate) tokens: ::std::os::raw::c_int,
-    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) channels: ::std::os::raw::c_int,
     pub(crate) seen: ::std::os::raw::c_int,
 }
 #[repr(C)]
@@ -363,9 +363,9 @@ pub struct CrossEntropyArgs {
     pub(crate) partial: FloatsOut,
     pub(crate) target_logits: FloatsOut,
     pub(crate) rows: ::std::os::raw::c_int,
-    pub(crate) vocab: ::std::os::raw::c_int,
-    pub(crate) depth: ::std::os::raw::c_int,
-    pub(crate) group: ::std::os::raw::c_int,
+    pub(crate) vocab_size: ::std::os::raw::c_int,
+    pub(crate) in_features: ::std::os::raw::c_int,
+    pub(crate) raster_group: ::std::os::raw::c_int,
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]

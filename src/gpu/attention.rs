@@ -1,15 +1,18 @@
 //! Rotary positions with the cache write, and attention: prefill and decode.
 
 use super::{
-    Activations, Driver, Geometry, Gpu, Indices, PerDtype,
+    Driver, Geometry, Gpu, PerDtype,
     args::{AttentionArgs, RopeCacheArgs},
     per_dtype,
 };
-use crate::backend::{AttentionShape, Grid, Placement};
+use crate::{
+    backend::{AttentionOperands, AttentionShape, RopeCacheOperands},
+    prune::BatchShape,
+};
 
 const ROPE_CACHE: PerDtype = per_dtype!("rope_cache");
 
-/// Kernels by the head widths that they are made for; narrower heads are padded in shared memory or registers.
+/// Kernels by head width; narrower heads are padded in shared memory or registers.
 const DECODE: [(usize, PerDtype); 3] = [
     (64, per_dtype!("attention_decode", "attention_decode_d64")),
     (128, per_dtype!("attention_decode", "attention_decode_d128")),
@@ -27,11 +30,11 @@ const QUERIES_128: [(usize, PerDtype); 3] = [
     (128, per_dtype!("attention", "attention_q128_d128")),
 ];
 
-/// Head widths up to this one have kernels.
+/// The widest head that the kernels take.
 pub(crate) const WIDEST_HEAD: usize = 256;
-/// Samples of one launch: a grid has no more blocks in y and z.
+/// Most samples of one launch: a grid has no more blocks in y and z.
 const MOST_SAMPLES: usize = 65_535;
-/// With up to so many new tokens a launch is bound by reading keys and values.
+/// Most new tokens for the decode kernels: up to here a launch is bound by reading keys and values.
 const DECODE_TOKENS: usize = 8;
 
 /// The narrowest kernel that takes a head.
@@ -40,7 +43,7 @@ fn for_width(kernels: &[(usize, PerDtype)], head_dim: usize) -> Option<(usize, P
 }
 
 /// Bytes of dynamic shared memory of a prefill kernel: the queries, a ring of three key and value tiles, a number per
-/// query, each with the gap that the kernels leave.
+/// query, each followed by the gap that `Carver` leaves (cuda/primitives.cuh).
 fn prefill_shared(queries: usize, width: usize) -> u32 {
     let keys = if width == 256 { 32 } else { 64 };
     let tiles = (2 * queries * width + 16).next_multiple_of(128) + 3 * 2 * keys * width + 16;
@@ -72,14 +75,8 @@ fn plan(shape: &AttentionShape, multiprocessors: usize) -> (PerDtype, Geometry) 
 }
 
 impl<D: Driver> Gpu<D> {
-    pub(super) fn place_qkv_kernel(
-        &self,
-        q: &Activations<D>,
-        k: &Activations<D>,
-        v: &Activations<D>,
-        placement: Placement<'_, Self>,
-    ) {
-        let Placement { grid, heads, kv_heads, head_dim, rotary, cache } = placement;
+    pub(super) fn rope_cache_kernel(&self, operands: RopeCacheOperands<'_, Self>) {
+        let RopeCacheOperands { q, k, v, shape, heads, kv_heads, head_dim, rotary, cache } = operands;
         // q and k are rotated, or k is only copied; v is only copied.
         let parts = match (&rotary, &cache) {
             (Some(_), Some(_)) => 3,
@@ -94,28 +91,19 @@ impl<D: Driver> Gpu<D> {
             positions: self.optional_words(rotary.map(|(_, positions)| positions)),
             cache_keys: cache.as_ref().map_or(0, |cache| self.elements(cache.keys)),
             cache_values: cache.as_ref().map_or(0, |cache| self.elements(cache.values)),
-            tokens: grid.tokens as i32,
+            tokens: shape.tokens as i32,
             heads: heads as i32,
             kv_heads: kv_heads as i32,
             head_dim: head_dim as i32,
             capacity: cache.as_ref().map_or(0, |cache| cache.capacity as i32),
             at: cache.as_ref().map_or(0, |cache| cache.at as i32),
         };
-        let geometry = Geometry { grid: [grid.rows() as u32, parts, 1], threads: 128, shared: 0 };
+        let geometry = Geometry { grid: [shape.rows() as u32, parts, 1], threads: 128, shared: 0 };
         self.launch(self.of_dtype(ROPE_CACHE), geometry, &arguments);
     }
 
-    pub(super) fn attention_kernel(
-        &self,
-        q: &Activations<D>,
-        k: &Activations<D>,
-        v: &Activations<D>,
-        shape: AttentionShape,
-        kv_slots: &Indices<D>,
-        mask: Option<&Indices<D>>,
-        slots: Option<&Indices<D>>,
-        out: &Activations<D>,
-    ) {
+    pub(super) fn attention_kernel(&self, operands: AttentionOperands<'_, Self>) {
+        let AttentionOperands { q, k, v, shape, kv_head_of, mask, slots, out } = operands;
         let AttentionShape { queries, key_capacity, heads, kv_heads, head_dim, .. } = shape;
         let (query_bytes, key_bytes) =
             (2 * queries.tokens * heads * head_dim, 2 * key_capacity * kv_heads * head_dim);
@@ -126,7 +114,7 @@ impl<D: Driver> Gpu<D> {
                 k: behind(self.elements(k), key_bytes),
                 v: behind(self.elements(v), key_bytes),
                 out: behind(self.elements(out), query_bytes),
-                kv_slots: self.words(kv_slots),
+                kv_head_of: self.words(kv_head_of),
                 mask: mask.map_or(0, |mask| behind(self.words(mask), 4 * key_capacity)),
                 slots: self.optional_words(slots),
                 tokens: queries.tokens as i32,
@@ -139,7 +127,7 @@ impl<D: Driver> Gpu<D> {
                 scale: shape.scale,
             };
             let samples = (queries.samples - first).min(MOST_SAMPLES);
-            let part = AttentionShape { queries: Grid { samples, ..queries }, ..shape };
+            let part = AttentionShape { queries: BatchShape { samples, ..queries }, ..shape };
             let (kernel, geometry) = plan(&part, self.driver.multiprocessors() as usize);
             self.launch(self.of_dtype(kernel), geometry, &arguments);
         }

@@ -1,11 +1,11 @@
-//! What compensation of pruned channels needs beside the products.
+//! Compensation of pruned channels, except its products.
 
 use super::{
-    Activations, Driver, Geometry, Gpu, Indices, Kernel, PerDtype, Statistics,
+    Driver, Geometry, Gpu, Kernel, PerDtype,
     args::{AccumulateProductArgs, CentreEnergyArgs, GatherPrunedArgs},
     per_dtype,
 };
-use crate::backend::{Grid, KeptBlocks, KeptSet};
+use crate::backend::{AccumulateProductOperands, CentreEnergyOperands, GatherPrunedOperands};
 
 const CENTRE_ENERGY: Kernel = Kernel { module: "centre_energy", name: "centre_energy" };
 const GATHER_PRUNED: PerDtype = per_dtype!("gather_pruned");
@@ -14,69 +14,48 @@ const ACCUMULATE_PRODUCT: PerDtype = per_dtype!("accumulate_product");
 const THREADS: u32 = 256;
 
 impl<D: Driver> Gpu<D> {
-    pub(super) fn centre_energy_kernel(
-        &self,
-        energy: &Statistics<D>,
-        sums: &Statistics<D>,
-        grid: Grid,
-        width: usize,
-        mask: Option<&Indices<D>>,
-        prior: Option<(&Statistics<D>, f32)>,
-        share: f32,
-        mean: &Statistics<D>,
-    ) {
+    pub(super) fn centre_energy_kernel(&self, operands: CentreEnergyOperands<'_, Self>) {
+        let CentreEnergyOperands { energy, sums, shape, channels, mask, prior, share, mean } = operands;
         let arguments = CentreEnergyArgs {
             energy: self.floats(energy),
             sums: self.floats(sums),
             mask: self.optional_words(mask),
             prior: self.optional_floats(prior.map(|(prior, _)| prior)),
             mean: self.floats(mean),
-            batch: grid.samples as i32,
-            tokens: grid.tokens as i32,
-            width: width as i32,
+            samples: shape.samples as i32,
+            tokens: shape.tokens as i32,
+            channels: channels as i32,
             weight: prior.map_or(1.0, |(_, weight)| weight),
             share,
-            unused: 0,
+            reserved: 0,
         };
-        let geometry = Geometry { grid: [width.div_ceil(32) as u32, 1, 1], threads: THREADS, shared: 0 };
+        let geometry = Geometry { grid: [channels.div_ceil(32) as u32, 1, 1], threads: THREADS, shared: 0 };
         self.launch(CENTRE_ENERGY, geometry, &arguments);
     }
 
-    pub(super) fn gather_pruned_kernel(
-        &self,
-        kept: KeptBlocks<'_, Indices<D>>,
-        rows: Option<(&Statistics<D>, usize)>,
-        last: &Statistics<D>,
-        pruned: &KeptSet<Indices<D>>,
-        out: &Activations<D>,
-    ) {
-        debug_assert_eq!(pruned.len + kept.set.len, kept.set.of, "a unit is kept or pruned");
-        let channels = kept.set.of * kept.width;
+    pub(super) fn gather_pruned_kernel(&self, operands: GatherPrunedOperands<'_, Self>) {
+        let GatherPrunedOperands { kept, coefficients, mean, pruned, out } = operands;
+        debug_assert_eq!(pruned.len + kept.len, kept.of, "a block is kept or pruned");
+        let channels = kept.of * kept.block_width;
         let arguments = GatherPrunedArgs {
-            kept: self.words(&kept.set.indices),
-            rows: self.optional_floats(rows.map(|(rows, _)| rows)),
-            last: self.floats(last),
+            kept: self.words(&kept.indices),
+            coefficients: self.optional_floats(coefficients.map(|(coefficients, _)| coefficients)),
+            mean: self.floats(mean),
             pruned: self.words(&pruned.indices),
             out: self.elements(out),
-            count: kept.set.len as i32,
-            width: kept.width as i32,
+            count: kept.len as i32,
+            block_width: kept.block_width as i32,
             channels: channels as i32,
-            rank: rows.map_or(0, |(_, rank)| rank as i32),
+            rank: coefficients.map_or(0, |(_, rank)| rank as i32),
         };
         let blocks = channels.div_ceil(THREADS as usize) as u32;
         let geometry = Geometry { grid: [blocks, 1, 1], threads: THREADS, shared: 0 };
         self.launch(self.of_dtype(GATHER_PRUNED), geometry, &arguments);
     }
 
-    pub(super) fn accumulate_product_kernel(
-        &self,
-        a: &Activations<D>,
-        b: &Activations<D>,
-        rows: usize,
-        [m, n]: [usize; 2],
-        out: &Statistics<D>,
-    ) {
+    pub(super) fn accumulate_product_kernel(&self, operands: AccumulateProductOperands<'_, Self>) {
         const TILE: usize = 64;
+        let AccumulateProductOperands { a, b, rows, columns: [m, n], out } = operands;
         let arguments = AccumulateProductArgs {
             a: self.elements(a),
             b: self.elements(b),

@@ -1,12 +1,12 @@
 //! Cross-entropy of the head's logits, which are never stored.
 
 use super::{
-    Activations, Driver, Geometry, Gpu, Indices, Kernel, Statistics,
+    Driver, Geometry, Gpu, Kernel,
     args::{CrossEntropyArgs, CrossEntropyCombineArgs},
-    linear::{PerTile, TILE_COLUMNS, Tile},
     per_dtype,
+    tile::{PerTile, TILE_COLUMNS, Tile},
 };
-use crate::backend::{Linear, WeightUse};
+use crate::backend::{CrossEntropyOperands, WeightUse};
 
 const CROSS_ENTROPY: PerTile = [
     per_dtype!("cross_entropy"),
@@ -15,21 +15,14 @@ const CROSS_ENTROPY: PerTile = [
 ];
 const COMBINE: Kernel = Kernel { module: "cross_entropy", name: "cross_entropy_combine" };
 
-/// Floats of scratch for so many rows: two per row and tile of columns, and the target's logit.
+/// Floats of scratch for `rows` rows: two per row and tile of columns, and the target's logit.
 pub fn scratch(rows: usize, vocab_size: usize) -> usize {
     rows * (2 * vocab_size.div_ceil(TILE_COLUMNS) + 1)
 }
 
 impl<D: Driver> Gpu<D> {
-    pub(super) fn cross_entropy_kernel(
-        &self,
-        x: &Activations<D>,
-        rows: usize,
-        head: &Linear<Self>,
-        targets: &Indices<D>,
-        scratch: &Statistics<D>,
-        out: &Statistics<D>,
-    ) {
+    pub(super) fn cross_entropy_kernel(&self, operands: CrossEntropyOperands<'_, Self>) {
+        let CrossEntropyOperands { x, rows, head, targets, scratch, out } = operands;
         debug_assert!(head.bias.is_none() && head.weight.usage == WeightUse::Rows);
         let tiles = head.out_features.div_ceil(TILE_COLUMNS);
         let tile = Tile::choose(rows, head.out_features, TILE_COLUMNS, self.driver.multiprocessors());
@@ -42,9 +35,9 @@ impl<D: Driver> Gpu<D> {
             partial,
             target_logits,
             rows: rows as i32,
-            vocab: head.out_features as i32,
-            depth: head.in_features as i32,
-            group: tile.group(),
+            vocab_size: head.out_features as i32,
+            in_features: head.in_features as i32,
+            raster_group: tile.raster_group(),
         };
         let geometry = tile.geometry(rows.div_ceil(tile.rows()), tiles);
         self.launch(self.of_dtype(CROSS_ENTROPY[tile as usize]), geometry, &arguments);

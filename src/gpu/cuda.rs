@@ -1,5 +1,4 @@
-//! Real devices, through cudarc, which loads NVIDIA's driver at run time: programs with this in them are built and
-//! started without CUDA.
+//! Real devices, through cudarc, which loads NVIDIA's driver at run time: programs build and start without CUDA.
 
 mod borrow;
 mod devices;
@@ -45,7 +44,7 @@ pub struct Cuda {
     kernels: Arc<Kernels>,
     small: Mutex<Ring>,
     large: Mutex<Ring>,
-    /// Graphs are captured on a stream of their own: a borrowed one may be the legacy stream, which cannot be captured.
+    /// Graphs are captured on a stream of their own: a borrowed one may be the legacy stream, which does not capture.
     capture: Mutex<Arc<CudaStream>>,
     link: Arc<Link>,
 }
@@ -55,7 +54,7 @@ pub struct Cuda {
 pub enum Memory {
     /// Freed when dropped.
     Owned(Allocation),
-    /// Somebody else's, by its address.
+    /// Memory of another owner, by its address.
     Borrowed(u64),
 }
 
@@ -72,8 +71,8 @@ impl Drop for Allocation {
             return;
         }
         self.link.enter_to_free();
-        // SAFETY: allocated by `alloc`, freed once; whatever the stream still does with it is over first. On a broken
-        // context both calls fail, and the memory is gone with the process.
+        // SAFETY: `alloc` made the address, and only this frees it, once the stream has finished all work on it. On a
+        // broken context both calls fail, and the memory goes with the process.
         unsafe {
             let _ = stream::synchronize(self.link.raw_stream());
             let _ = result::free_sync(self.address);
@@ -90,13 +89,14 @@ pub struct Graph {
     _kernels: Arc<Kernels>,
 }
 
-// SAFETY: a graph may be used from any thread that has its context current, by one at a time.
+// SAFETY: CUDA allows a graph on any thread with its context current, one thread at a time: every use enters the context
+// first, and `Graph` is not `Sync`.
 unsafe impl Send for Graph {}
 
 impl Drop for Graph {
     fn drop(&mut self) {
         self.link.enter_to_free();
-        // SAFETY: instantiated by `graph`, destroyed once, and no longer running.
+        // SAFETY: `Cuda::graph` instantiated the handle, and only this destroys it, once the stream has finished running it.
         unsafe {
             let _ = stream::synchronize(self.link.raw_stream());
             let _ = graph::exec_destroy(self.handle);
@@ -113,8 +113,8 @@ impl Cuda {
         Self::open(ordinal, CudaContext::new_stream)
     }
 
-    /// GPU number `ordinal`, on a stream that belongs to somebody else: a `CUstream` or `cudaStream_t`, null for the
-    /// legacy default stream. Work is ordered with everything else on that stream.
+    /// GPU number `ordinal`, on the caller's stream: a `CUstream` or `cudaStream_t`, null for the legacy default stream.
+    /// Work is ordered with everything else on that stream.
     ///
     /// # Errors
     /// As [`Cuda::new`].
@@ -123,7 +123,7 @@ impl Cuda {
     /// The stream must belong to the device's primary context (the one that the CUDA runtime uses), stay alive as long
     /// as this and everything made by it, and not be captured while this is used.
     pub unsafe fn on_stream(ordinal: usize, stream: *mut c_void) -> Result<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises a stream of the primary context, which `context` is, that outlives this.
         Self::open(ordinal, |context| Ok(unsafe { context.wrap_borrowed_stream(stream.cast()) }))
     }
 
@@ -163,17 +163,17 @@ impl Cuda {
         &self.device
     }
 
-    /// How the kernels came to the device.
+    /// How the kernels were loaded.
     pub fn loading(&self) -> Loading {
         self.kernels.loading
     }
 
-    /// The stream's handle, a `CUstream`, for others' work that has to be ordered with this one's.
+    /// The stream's handle, a `CUstream`, to order other work with this one's.
     pub fn stream(&self) -> *mut c_void {
         self.link.raw_stream().cast()
     }
 
-    /// Whether the device broke: CUDA refuses everything else in this process.
+    /// Whether a fault broke the device: CUDA refuses everything else in this process.
     pub fn is_broken(&self) -> bool {
         self.link.is_broken()
     }
@@ -181,7 +181,7 @@ impl Cuda {
     /// Waits for everything issued.
     ///
     /// # Errors
-    /// Whatever went wrong on the device until here.
+    /// Any error on the device up to here.
     pub fn synchronize(&self) -> Result<()> {
         self.link.synchronize("waiting for the device")
     }
@@ -203,8 +203,8 @@ impl Cuda {
         let geometry = launch.geometry;
         let mut arguments = [launch.arguments().as_ptr().cast_mut().cast::<c_void>()];
         let [x, y, z] = geometry.grid;
-        // SAFETY: the kernel takes one struct by value, whose layout `args.rs` has from the same header as the kernel; the
-        // driver copies it before it returns. The addresses in it are those of buffers that the caller holds.
+        // SAFETY: the kernel takes one struct by value: `arguments` points to it, bindgen made its layout from the kernel's
+        // own header, and the driver copies it before it returns. Operations hold the buffers whose addresses are in it.
         let launched = unsafe {
             let block = (geometry.threads, 1, 1);
             result::launch_kernel(function, (x, y, z), block, geometry.shared, stream, &mut arguments)
@@ -229,7 +229,7 @@ impl Driver for Cuda {
         self.link.enter()?;
         let mut allocation = Allocation { address: 0, link: Arc::clone(&self.link) };
         if bytes > 0 {
-            // SAFETY: the context is current; the memory is zeroed below.
+            // SAFETY: `enter` made the context current; the memory is zeroed below, before anything reads it.
             allocation.address = match unsafe { result::malloc_sync(bytes) } {
                 Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => return Err(self.no_room(bytes)),
                 address => self.link.check("allocating memory", address)?,
@@ -250,14 +250,14 @@ impl Driver for Cuda {
         self.link.enter()?;
         let ring = if bytes.len() <= SMALL.1 { &self.small } else { &self.large };
         let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: callers pass addresses inside buffers that they hold, and dropping a buffer waits for the stream.
+        // SAFETY: `Gpu::upload` and `Gpu::upload_weight` stay inside a buffer that they hold; its drop waits for the stream.
         let written = unsafe { ring.write(to, bytes, self.link.raw_stream()) };
         self.link.check("copying to the device", written)
     }
 
     fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()> {
         self.link.enter()?;
-        // SAFETY: callers pass addresses inside buffers that they hold; the copy is over when this returns.
+        // SAFETY: `Gpu::download` checks that `bytes` lie inside a buffer that it holds; the copy is waited for below.
         let issued = unsafe { result::memcpy_dtoh_async(bytes, from, self.link.raw_stream()) };
         self.link.check("copying from the device", issued)?;
         self.link.synchronize("waiting for the device")
@@ -265,7 +265,7 @@ impl Driver for Cuda {
 
     fn zero(&self, at: u64, bytes: usize) -> Result<()> {
         self.link.enter()?;
-        // SAFETY: callers pass addresses inside buffers that they hold.
+        // SAFETY: `at` and `bytes` lie inside a buffer that the caller holds; its drop waits for the stream.
         let issued = unsafe { result::memset_d8_async(at, 0, bytes, self.link.raw_stream()) };
         self.link.check("zeroing memory", issued)
     }
@@ -283,16 +283,16 @@ impl Driver for Cuda {
         let capturing = capture.cu_stream();
         // Other threads may allocate in the meantime; this one only launches.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream is this one's own, and the lock keeps others from capturing on it.
+        // SAFETY: the stream is this `Cuda`'s own, and the lock keeps other threads off it.
         self.link.check("capturing a graph", unsafe { stream::begin_capture(capturing, mode) })?;
         let mut captured = functions.iter().zip(launches);
         let captured = captured.try_for_each(|(&function, launch)| self.enqueue(function, launch, capturing));
-        // SAFETY: ends what began above, also where a launch failed.
+        // SAFETY: ends the capture that began above on the same stream, also after a failed launch.
         let template = unsafe { stream::end_capture(capturing) };
         drop(capture);
         captured?;
         let template = self.link.check("capturing a graph", template)?;
-        // SAFETY: the graph was just captured; what is made of it does not need it any longer.
+        // SAFETY: `template` was just captured and is destroyed once; an instantiated graph does not refer to it.
         let made = unsafe {
             let made = graph::instantiate(template, CUgraphInstantiate_flags(0));
             let _ = graph::destroy(template);
@@ -310,7 +310,7 @@ impl Driver for Cuda {
 
     fn replay(&self, graph: &Graph) -> Result<()> {
         self.link.enter()?;
-        // SAFETY: the graph is alive, and its addresses are those of the same launches' buffers now.
+        // SAFETY: `graph` owns the handle; `Gpu::issue` replays it only for equal launches, whose buffers are held now.
         let issued = unsafe { graph::launch(graph.handle, self.link.raw_stream()) };
         self.link.check("launching a graph", issued)
     }

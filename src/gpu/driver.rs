@@ -1,5 +1,5 @@
-//! What the GPU backend asks of a driver: memory, launches, and graphs of launches. [`super::cuda`] is the real one; the
-//! tests bring an emulator, so that launch geometry, arguments and the order of operations are tested on any machine.
+//! The GPU backend's interface to a device: memory, launches, and graphs of launches. [`super::cuda`] is the real one;
+//! the tests bring an emulator, so that launch geometry, arguments and the order of operations are tested on any machine.
 
 use std::fmt::Debug;
 
@@ -25,7 +25,7 @@ pub struct Geometry {
     pub shared: u32,
 }
 
-/// Most bytes that a kernel's argument struct has.
+/// Most bytes of a kernel's argument struct.
 pub const MAX_ARGUMENT_BYTES: usize = 256;
 
 /// One launch, ready to be issued: the argument struct is copied, so that a launch can be kept and compared.
@@ -87,7 +87,7 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Waits for everything issued and copies from the device.
     ///
     /// # Errors
-    /// Whatever went wrong on the device until here.
+    /// Any error on the device up to here.
     fn read(&self, from: u64, bytes: &mut [u8]) -> Result<()>;
 
     /// Sets memory to 0.
@@ -99,7 +99,7 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Issues a launch.
     ///
     /// # Errors
-    /// A kernel or architecture that this build lacks, a device that failed.
+    /// A kernel or architecture missing from this build, a device that failed.
     fn launch(&self, launch: &Launch) -> Result<()>;
 
     /// Makes launches into a graph; `None` where the driver has no graphs.
@@ -135,6 +135,6 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Multiprocessors of the device, which launch geometry may depend on.
     fn multiprocessors(&self) -> u32;
 
-    /// The device's name, and what a user would want to know about it.
+    /// The device's name and main properties.
     fn description(&self) -> String;
 }

@@ -1,12 +1,14 @@
 //! Row-wise operations: embedding, norms, gathering rows, statistics of weights.
 
 use super::{
-    Activations, Driver, Geometry, Gpu, Indices, Kernel, PerDtype, Statistics, Weight,
+    Driver, Geometry, Gpu, Kernel, PerDtype,
     args::{ColumnStatisticArgs, EmbedArgs, NormArgs, ProbeGatherArgs},
     per_dtype,
 };
 use crate::{
-    backend::{Grid, Linear, Norm, NormKind, Probe, WeightUse},
+    backend::{
+        ColumnStatisticOperands, EmbedOperands, NormKind, NormOperands, ProbeGatherOperands, WeightUse,
+    },
     prune::settings::Metric,
 };
 
@@ -16,21 +18,14 @@ const PROBE_GATHER: Kernel = Kernel { module: "probe_gather", name: "probe_gathe
 const COLUMN_STATISTIC: PerDtype = per_dtype!("column_statistic");
 
 /// A block for each row, with whole warps so that each thread has `elements` of the row, up to `most` threads.
-fn block_per_row(rows: usize, width: usize, elements: usize, most: usize) -> Geometry {
-    let threads = width.div_ceil(elements).next_multiple_of(32).min(most);
+fn block_per_row(rows: usize, columns: usize, elements: usize, most: usize) -> Geometry {
+    let threads = columns.div_ceil(elements).next_multiple_of(32).min(most);
     Geometry { grid: [rows as u32, 1, 1], threads: threads as u32, shared: 0 }
 }
 
 impl<D: Driver> Gpu<D> {
-    pub(super) fn norm_kernel(
-        &self,
-        x: &Activations<D>,
-        norm: Option<&Norm<Self>>,
-        rows: usize,
-        width: usize,
-        out: &Activations<D>,
-        sum_squares: &Statistics<D>,
-    ) {
+    pub(super) fn norm_kernel(&self, operands: NormOperands<'_, Self>) {
+        let NormOperands { x, norm, rows, hidden_size, out, sum_squares } = operands;
         let arguments = NormArgs {
             x: self.elements(x),
             weight: self.optional_floats(norm.and_then(|norm| norm.weight.as_ref())),
@@ -38,7 +33,7 @@ impl<D: Driver> Gpu<D> {
             out: self.elements(out),
             sum_squares: self.floats(sum_squares),
             rows: rows as i32,
-            width: width as i32,
+            hidden_size: hidden_size as i32,
             kind: match norm.map(|norm| norm.kind) {
                 None => 0,
                 Some(NormKind::Rms) => 1,
@@ -46,20 +41,14 @@ impl<D: Driver> Gpu<D> {
             },
             eps: norm.map_or(0.0, |norm| norm.eps),
         };
-        self.launch(self.of_dtype(NORM), block_per_row(rows, width, 16, 1024), &arguments);
+        self.launch(self.of_dtype(NORM), block_per_row(rows, hidden_size, 16, 1024), &arguments);
     }
 
-    pub(super) fn embed_kernel(
-        &self,
-        table: &Weight<D>,
-        tokens: &Indices<D>,
-        position_table: Option<(&Weight<D>, &Indices<D>)>,
-        rows: usize,
-        out: &Activations<D>,
-    ) {
-        let width = table.columns;
+    pub(super) fn embed_kernel(&self, operands: EmbedOperands<'_, Self>) {
+        let EmbedOperands { table, tokens, position_table, rows, out } = operands;
+        let embedding_dim = table.columns;
         debug_assert_eq!(table.usage, WeightUse::Rows);
-        debug_assert!(position_table.is_none_or(|(table, _)| table.columns == width));
+        debug_assert!(position_table.is_none_or(|(table, _)| table.columns == embedding_dim));
         let arguments = EmbedArgs {
             table: self.address(&table.buffer),
             tokens: self.words(tokens),
@@ -67,39 +56,29 @@ impl<D: Driver> Gpu<D> {
             positions: position_table.map_or(0, |(_, positions)| self.words(positions)),
             out: self.elements(out),
             rows: rows as i32,
-            width: width as i32,
+            embedding_dim: embedding_dim as i32,
         };
-        self.launch(self.of_dtype(EMBED), block_per_row(rows, width, 8, 256), &arguments);
+        self.launch(self.of_dtype(EMBED), block_per_row(rows, embedding_dim, 8, 256), &arguments);
     }
 
-    pub(super) fn probe_gather_kernel(
-        &self,
-        x: &Activations<D>,
-        grid: Grid,
-        width: usize,
-        probe: &Probe<Self>,
-        out: &Activations<D>,
-    ) {
-        let rows = probe.grid.rows();
+    pub(super) fn probe_gather_kernel(&self, operands: ProbeGatherOperands<'_, Self>) {
+        let ProbeGatherOperands { x, shape, hidden_size, probe, out } = operands;
+        let rows = probe.shape.rows();
         let arguments = ProbeGatherArgs {
             x: self.elements(x),
-            samples: self.words(&probe.samples),
-            slots: self.words(&probe.slots),
+            probe_samples: self.words(&probe.samples),
+            probe_slots: self.words(&probe.slots),
             out: self.elements(out),
             rows: rows as i32,
-            width: width as i32,
-            tokens: grid.tokens as i32,
-            probe_tokens: probe.grid.tokens as i32,
+            hidden_size: hidden_size as i32,
+            tokens: shape.tokens as i32,
+            probe_tokens: probe.shape.tokens as i32,
         };
-        self.launch(PROBE_GATHER, block_per_row(rows, width, 8, 256), &arguments);
+        self.launch(PROBE_GATHER, block_per_row(rows, hidden_size, 8, 256), &arguments);
     }
 
-    pub(super) fn column_statistic_kernel(
-        &self,
-        projection: &Linear<Self>,
-        metric: Metric,
-        out: &Statistics<D>,
-    ) {
+    pub(super) fn column_statistic_kernel(&self, operands: ColumnStatisticOperands<'_, Self>) {
+        let ColumnStatisticOperands { projection, metric, out } = operands;
         debug_assert_eq!(projection.weight.usage, WeightUse::Columns);
         let channels = projection.in_features;
         let (power, root) = match metric {
@@ -111,7 +90,7 @@ impl<D: Driver> Gpu<D> {
             weight: self.address(&projection.weight.buffer),
             out: self.floats(out),
             channels: channels as i32,
-            width: projection.out_features as i32,
+            out_features: projection.out_features as i32,
             power,
             root,
         };

@@ -16,7 +16,7 @@ thread_local! {
     static COLLECTED: RefCell<Option<(u64, Vec<Launch>)>> = const { RefCell::new(None) };
 }
 
-/// Graphs of launch sequences that came at least twice.
+/// Graphs of launch sequences that came more than once.
 #[derive(Debug)]
 pub(super) struct Graphs<D: Driver> {
     /// Hashes of sequences that came once, oldest first. Decode steps, which never repeat, pass through here.
@@ -33,7 +33,7 @@ impl<D: Driver> Default for Graphs<D> {
 
 /// Sequences remembered. A forward has three, because its residual buffers rotate.
 const SEEN: usize = 64;
-/// Graphs kept, so that as many sequences as are remembered can go round without making graphs anew.
+/// Graphs kept: as many as sequences are remembered, so that none of these is captured twice.
 const MADE: usize = 64;
 
 impl<D: Driver> Gpu<D> {
@@ -83,7 +83,7 @@ impl<D: Driver> Gpu<D> {
         result
     }
 
-    /// Issues what was collected so far, because something that is not a launch comes next.
+    /// Issues the launches collected so far, ahead of an operation that is not a launch.
     fn flush(&self) {
         let launches = COLLECTED.with_borrow_mut(|collected| match collected {
             Some((id, launches)) if *id == self.id => std::mem::take(launches),
@@ -126,7 +126,7 @@ impl<D: Driver> Gpu<D> {
         launches.iter().try_for_each(|launch| self.driver.launch(launch))
     }
 
-    /// Records an event behind what was issued so far, which then is issued one by one: a graph has no place for it.
+    /// Records an event behind the launches so far, which are issued one by one: a graph has no place for it.
     pub(super) fn record(&self, event: &D::Event) {
         self.flush();
         self.note(self.driver.record(event));
@@ -139,10 +139,10 @@ impl<D: Driver> Gpu<D> {
         }
     }
 
-    /// The outcome of what was issued since the last download, without waiting for it.
+    /// The outcome of all work issued since the last download, without waiting for it.
     ///
     /// # Errors
-    /// What could not be issued.
+    /// The first launch or copy that could not be issued.
     pub fn issued(&self) -> Result<()> {
         self.take_error().map_or(Ok(()), Err)
     }

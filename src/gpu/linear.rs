@@ -1,18 +1,19 @@
-//! Products with weights: rows of first projections, columns of last ones, dense or restricted to what is kept.
-//! Few rows go to the matrix-vector kernels of [`super::gemv`].
+//! First projections and the head: rows of weights, all of them or the kept ones; tiled, or for few rows.
 
 use super::{
-    Activations, Driver, Geometry, Gpu, Indices, PerDtype, Statistics,
-    args::{GatedLinearArgs, LinearArgs, LogitsArgs, ProjectArgs},
-    gemv, per_dtype,
+    Activations, Driver, Gpu, Indices,
+    args::{GatedLinearArgs, LinearArgs, LinearGemvArgs, LogitsArgs},
+    gemv::{self, PerRows},
+    per_dtype,
+    tile::{PerTile, TILE_COLUMNS, Tile},
 };
 use crate::{
-    backend::{Addition, EnergyOf, Grid, KeptBlocks, Linear, WeightUse},
+    backend::{
+        EnergyOperands, EnergyOutput, GatedLinearOperands, KeptSet, Linear, LinearOperands, LogitsOperands,
+        WeightUse,
+    },
     config::Activation,
 };
-
-/// One kernel per [`Tile`].
-pub(super) type PerTile = [PerDtype; 3];
 
 const LINEAR: PerTile =
     [per_dtype!("linear"), per_dtype!("linear", "linear_64"), per_dtype!("linear", "linear_32")];
@@ -23,77 +24,33 @@ const GATED_LINEAR: PerTile = [
 ];
 const LOGITS: PerTile =
     [per_dtype!("linear", "logits"), per_dtype!("linear", "logits_64"), per_dtype!("linear", "logits_32")];
-const PROJECT: PerTile =
-    [per_dtype!("project"), per_dtype!("project", "project_64"), per_dtype!("project", "project_32")];
+const LINEAR_GEMV: PerRows =
+    [per_dtype!("linear_gemv", "linear_gemv_8"), per_dtype!("linear_gemv", "linear_gemv_16")];
+const GATED_LINEAR_GEMV: PerRows = [
+    per_dtype!("gated_linear_gemv", "gated_linear_gemv_8"),
+    per_dtype!("gated_linear_gemv", "gated_linear_gemv_16"),
+];
 
-/// Output columns of a tile; gated products, whose tiles hold rows of two weights, have half.
-pub(super) const TILE_COLUMNS: usize = 128;
+/// Output columns of a tile of gated_linear.
+const GATED_TILE_COLUMNS: usize = TILE_COLUMNS / 2;
+/// Weight rows of a block of linear_gemv.
+const GEMV_ROWS: usize = 32;
+/// Weight rows of a block of gated_linear_gemv, in each of both weights.
+const GATED_GEMV_ROWS: usize = 16;
 
-/// Rows of a block's tile (`Tile` in cuda/gemm.cuh).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tile {
-    Rows128,
-    Rows64,
-    Rows32,
-}
-
-impl Tile {
-    const ALL: [Self; 3] = [Self::Rows128, Self::Rows64, Self::Rows32];
-
-    pub(super) fn rows(self) -> usize {
-        [128, 64, 32][self as usize]
-    }
-
-    /// The tile with which the busiest multiprocessor is done first. A smaller one has more blocks but takes longer per
-    /// row, because each sum costs it more traffic between shared memory and the tensor cores.
-    pub(super) fn choose(rows: usize, columns: usize, tile_columns: usize, multiprocessors: u32) -> Self {
-        const TIME_PER_ROW: [usize; 3] = [20, 23, 33];
-        let time = |tile: &Self| {
-            let blocks = rows.div_ceil(tile.rows()) * columns.div_ceil(tile_columns);
-            blocks.div_ceil(multiprocessors.max(1) as usize) * tile.rows() * TIME_PER_ROW[*tile as usize]
-        };
-        Self::ALL.into_iter().min_by_key(time).expect("there are three")
-    }
-
-    /// Geometry for so many tiles: 128 threads; the ring of stages and the staged sums share dynamic memory.
-    pub(super) fn geometry(self, row_tiles: usize, column_tiles: usize) -> Geometry {
-        let stages = [4, 6, 6][self as usize];
-        let ring = stages * (self.rows() + 128) * 32 * 2;
-        let sums = self.rows() * (128 + 8) * 4;
-        Geometry {
-            grid: [(row_tiles * column_tiles) as u32, 1, 1],
-            threads: 128,
-            shared: (ring.max(sums) + 16) as u32,
-        }
-    }
-
-    /// Row tiles that a group of blocks goes down: as many rows as a wave of blocks has columns, about.
-    pub(super) fn group(self) -> i32 {
-        (2048 / self.rows()) as i32
-    }
-
-    /// Row tiles where each holds whole slots of all samples, so that energies come from the product itself; `None`
-    /// where that would leave more than a twentieth of the work idle.
-    fn slot_tiles(self, grid: Grid) -> Option<usize> {
-        let slots = self.rows() / grid.samples;
-        let tiles = (slots > 0).then(|| grid.tokens.div_ceil(slots))?;
-        (tiles * 95 <= grid.rows().div_ceil(self.rows()) * 100).then_some(tiles)
-    }
-}
-
-/// What a product does about energies.
-struct Energies {
+/// Arguments of a tiled product that leaves energies in its epilogue; all 0 for other products.
+#[derive(Clone, Copy, Default)]
+struct FusedEnergy {
     row_tiles: usize,
-    /// Arguments: 0 for rows in order.
     samples: i32,
     tokens: i32,
     mask: u64,
     energy: u64,
-    /// 0 where the product stays unwritten.
-    out: u64,
+    energy_only: bool,
 }
 
-fn code(activation: Option<Activation>) -> i32 {
+/// The number by which kernels know an activation function (cuda/activation.cuh).
+fn activation_number(activation: Option<Activation>) -> i32 {
     match activation {
         None => 0,
         Some(Activation::Silu) => 1,
@@ -104,226 +61,204 @@ fn code(activation: Option<Activation>) -> i32 {
 }
 
 impl<D: Driver> Gpu<D> {
-    pub(super) fn linear_kernel(
-        &self,
-        x: &Activations<D>,
-        rows: usize,
-        projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Indices<D>>>,
-        activation: Option<Activation>,
-        scale: f32,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &Activations<D>,
-    ) {
-        debug_assert_eq!(projection.weight.usage, WeightUse::Rows);
-        let columns = kept.map_or(projection.out_features, |kept| kept.channels());
-        if rows <= gemv::MAX_ROWS {
-            self.linear_gemv(x, rows, projection, kept, activation, scale, out);
-            return self.separate_energy(0, columns, energy, out);
+    pub(super) fn linear_kernel(&self, operands: LinearOperands<'_, Self>) {
+        debug_assert_eq!(operands.projection.weight.usage, WeightUse::Rows);
+        if operands.rows <= gemv::MAX_ROWS {
+            self.linear_few(operands);
+        } else {
+            self.linear_tiled(operands);
         }
-        let tile = Tile::choose(rows, columns, TILE_COLUMNS, self.driver.multiprocessors());
-        let Energies { row_tiles, samples, tokens, mask, energy: to, out: product } =
-            self.energies(tile, rows, energy.as_ref(), out);
+    }
+
+    fn linear_tiled(&self, operands: LinearOperands<'_, Self>) {
+        let LinearOperands { x, rows, projection, kept, activation, scale, energy, out } = operands;
+        let out_features = kept.map_or(projection.out_features, KeptSet::channels);
+        let tile = Tile::choose(rows, out_features, TILE_COLUMNS, self.driver.multiprocessors());
+        let fused = self.fused_energy(tile, rows, energy.as_ref());
+        let FusedEnergy { samples, tokens, mask, energy: to, energy_only, .. } = fused.unwrap_or_default();
         let arguments = LinearArgs {
             x: self.elements(x),
             weight: self.address(&projection.weight.buffer),
             bias: self.optional_floats(projection.bias.as_ref()),
-            kept: self.optional_words(kept.map(|kept| &kept.set.indices)),
+            kept: self.optional_words(kept.map(|kept| &kept.indices)),
             mask,
-            out: product,
+            out: if energy_only { 0 } else { self.elements(out) },
             energy: to,
             rows: rows as i32,
-            columns: columns as i32,
-            depth: projection.in_features as i32,
-            width: kept.map_or(1, |kept| kept.width as i32),
-            group: tile.group(),
+            out_features: out_features as i32,
+            in_features: projection.in_features as i32,
+            block_width: kept.map_or(1, |kept| kept.block_width) as i32,
+            raster_group: tile.raster_group(),
             samples,
             tokens,
-            activation: code(activation),
+            activation: activation_number(activation),
             scale,
-            unused: 0,
+            reserved: 0,
         };
-        let geometry = tile.geometry(row_tiles, columns.div_ceil(TILE_COLUMNS));
+        let row_tiles = fused.map_or(rows.div_ceil(tile.rows()), |fused| fused.row_tiles);
+        let geometry = tile.geometry(row_tiles, out_features.div_ceil(TILE_COLUMNS));
         self.launch(self.of_dtype(LINEAR[tile as usize]), geometry, &arguments);
-        self.separate_energy(samples, columns, energy, out);
+        if fused.is_none() {
+            self.separate_energy(energy, out, out_features);
+        }
     }
 
-    pub(super) fn gated_linear_kernel(
-        &self,
-        x: &Activations<D>,
-        rows: usize,
-        gate: &Linear<Self>,
-        up: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Indices<D>>>,
-        activation: Activation,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &Activations<D>,
-    ) {
+    fn linear_few(&self, operands: LinearOperands<'_, Self>) {
+        let LinearOperands { x, rows, projection, kept, activation, scale, energy, out } = operands;
+        let out_features = kept.map_or(projection.out_features, KeptSet::channels);
+        let arguments = LinearGemvArgs {
+            out: self.elements(out),
+            activation: activation_number(activation),
+            scale,
+            ..self.gemv_arguments(x, rows, projection, kept)
+        };
+        self.launch_gemv(LINEAR_GEMV, rows, gemv::geometry(out_features, GEMV_ROWS), &arguments);
+        self.separate_energy(energy, out, out_features);
+    }
+
+    pub(super) fn gated_linear_kernel(&self, operands: GatedLinearOperands<'_, Self>) {
+        let GatedLinearOperands { gate, up, .. } = operands;
         debug_assert_eq!((gate.out_features, gate.in_features), (up.out_features, up.in_features));
         debug_assert_eq!([gate.weight.usage, up.weight.usage], [WeightUse::Rows; 2]);
-        let columns = kept.map_or(gate.out_features, |kept| kept.channels());
-        if rows <= gemv::MAX_ROWS {
-            self.gated_linear_gemv(x, rows, gate, up, kept, activation, out);
-            return self.separate_energy(0, columns, energy, out);
+        if operands.rows <= gemv::MAX_ROWS {
+            self.gated_linear_few(operands);
+        } else {
+            self.gated_linear_tiled(operands);
         }
-        let tile = Tile::choose(rows, columns, TILE_COLUMNS / 2, self.driver.multiprocessors());
-        let Energies { row_tiles, samples, tokens, mask, energy: to, out: product } =
-            self.energies(tile, rows, energy.as_ref(), out);
+    }
+
+    fn gated_linear_tiled(&self, operands: GatedLinearOperands<'_, Self>) {
+        let GatedLinearOperands { x, rows, gate, up, kept, activation, energy, out } = operands;
+        let out_features = kept.map_or(gate.out_features, KeptSet::channels);
+        let tile = Tile::choose(rows, out_features, GATED_TILE_COLUMNS, self.driver.multiprocessors());
+        let fused = self.fused_energy(tile, rows, energy.as_ref());
+        let FusedEnergy { samples, tokens, mask, energy: to, energy_only, .. } = fused.unwrap_or_default();
         let arguments = GatedLinearArgs {
             x: self.elements(x),
             gate: self.address(&gate.weight.buffer),
             up: self.address(&up.weight.buffer),
             gate_bias: self.optional_floats(gate.bias.as_ref()),
             up_bias: self.optional_floats(up.bias.as_ref()),
-            kept: self.optional_words(kept.map(|kept| &kept.set.indices)),
+            kept: self.optional_words(kept.map(|kept| &kept.indices)),
             mask,
-            out: product,
+            out: if energy_only { 0 } else { self.elements(out) },
             energy: to,
             rows: rows as i32,
-            columns: columns as i32,
-            depth: gate.in_features as i32,
-            width: kept.map_or(1, |kept| kept.width as i32),
-            group: tile.group(),
+            out_features: out_features as i32,
+            in_features: gate.in_features as i32,
+            block_width: kept.map_or(1, |kept| kept.block_width) as i32,
+            raster_group: tile.raster_group(),
             samples,
             tokens,
-            activation: code(Some(activation)),
+            activation: activation_number(Some(activation)),
         };
-        let geometry = tile.geometry(row_tiles, columns.div_ceil(TILE_COLUMNS / 2));
+        let row_tiles = fused.map_or(rows.div_ceil(tile.rows()), |fused| fused.row_tiles);
+        let geometry = tile.geometry(row_tiles, out_features.div_ceil(GATED_TILE_COLUMNS));
         self.launch(self.of_dtype(GATED_LINEAR[tile as usize]), geometry, &arguments);
-        self.separate_energy(samples, columns, energy, out);
+        if fused.is_none() {
+            self.separate_energy(energy, out, out_features);
+        }
     }
 
-    /// How a product with this tile leaves its energies: in its epilogue, or to [`Self::separate_energy`].
-    fn energies(
-        &self,
-        tile: Tile,
-        rows: usize,
-        energy: Option<&EnergyOf<'_, Self>>,
-        out: &Activations<D>,
-    ) -> Energies {
-        let out = self.elements(out);
-        let in_order = Energies {
-            row_tiles: rows.div_ceil(tile.rows()),
-            samples: 0,
-            tokens: 0,
-            mask: 0,
-            energy: 0,
-            out,
+    fn gated_linear_few(&self, operands: GatedLinearOperands<'_, Self>) {
+        let GatedLinearOperands { x, rows, gate, up, kept, activation, energy, out } = operands;
+        let out_features = kept.map_or(gate.out_features, KeptSet::channels);
+        let arguments = LinearGemvArgs {
+            up: self.address(&up.weight.buffer),
+            up_bias: self.optional_floats(up.bias.as_ref()),
+            out: self.elements(out),
+            activation: activation_number(Some(activation)),
+            ..self.gemv_arguments(x, rows, gate, kept)
         };
-        let Some(energy) = energy else { return in_order };
-        debug_assert_eq!(energy.grid.rows(), rows);
-        let Some(row_tiles) = tile.slot_tiles(energy.grid) else { return in_order };
-        Energies {
-            row_tiles,
-            samples: energy.grid.samples as i32,
-            tokens: energy.grid.tokens as i32,
-            mask: self.optional_words(energy.mask),
-            energy: self.floats(energy.out),
-            out: if energy.alone { 0 } else { out },
+        let geometry = gemv::geometry(out_features, GATED_GEMV_ROWS);
+        self.launch_gemv(GATED_LINEAR_GEMV, rows, geometry, &arguments);
+        self.separate_energy(energy, out, out_features);
+    }
+
+    pub(super) fn logits_kernel(&self, operands: LogitsOperands<'_, Self>) {
+        debug_assert!(operands.head.bias.is_none() && operands.head.weight.usage == WeightUse::Rows);
+        if operands.rows <= gemv::MAX_ROWS {
+            self.logits_few(operands);
+        } else {
+            self.logits_tiled(operands);
         }
     }
 
-    /// The energies of a product that did not leave them itself (`samples` of its arguments is 0).
-    fn separate_energy(
-        &self,
-        samples: i32,
-        columns: usize,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &Activations<D>,
-    ) {
-        if let Some(EnergyOf { grid, mask, out: to, .. }) = energy
-            && samples == 0
-        {
-            self.energy_kernel(out, grid, columns, mask, to, None);
-        }
-    }
-
-    pub(super) fn logits_kernel(
-        &self,
-        x: &Activations<D>,
-        rows: usize,
-        head: &Linear<Self>,
-        out: &Statistics<D>,
-    ) {
-        debug_assert!(head.bias.is_none() && head.weight.usage == WeightUse::Rows);
-        if rows <= gemv::MAX_ROWS {
-            return self.logits_gemv(x, rows, head, out);
-        }
-        let columns = head.out_features;
-        let tile = Tile::choose(rows, columns, TILE_COLUMNS, self.driver.multiprocessors());
+    fn logits_tiled(&self, operands: LogitsOperands<'_, Self>) {
+        let LogitsOperands { x, rows, head, out } = operands;
+        let tile = Tile::choose(rows, head.out_features, TILE_COLUMNS, self.driver.multiprocessors());
         let arguments = LogitsArgs {
             x: self.elements(x),
             head: self.address(&head.weight.buffer),
             out: self.floats(out),
             rows: rows as i32,
-            columns: columns as i32,
-            depth: head.in_features as i32,
-            group: tile.group(),
+            out_features: head.out_features as i32,
+            in_features: head.in_features as i32,
+            raster_group: tile.raster_group(),
         };
-        let geometry = tile.geometry(rows.div_ceil(tile.rows()), columns.div_ceil(TILE_COLUMNS));
+        let geometry = tile.geometry(rows.div_ceil(tile.rows()), head.out_features.div_ceil(TILE_COLUMNS));
         self.launch(self.of_dtype(LOGITS[tile as usize]), geometry, &arguments);
     }
 
-    pub(super) fn project_kernel(
+    fn logits_few(&self, operands: LogitsOperands<'_, Self>) {
+        let LogitsOperands { x, rows, head, out } = operands;
+        let arguments = LinearGemvArgs {
+            logits: self.floats(out),
+            scale: 1.0,
+            ..self.gemv_arguments(x, rows, head, None)
+        };
+        self.launch_gemv(LINEAR_GEMV, rows, gemv::geometry(head.out_features, GEMV_ROWS), &arguments);
+    }
+
+    /// The arguments that all products of few rows share.
+    fn gemv_arguments(
         &self,
-        a: &Activations<D>,
+        x: &Activations<D>,
         rows: usize,
         projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Indices<D>>>,
-        bias: Option<&Statistics<D>>,
-        addition: Option<Addition<'_, Self>>,
-        residual: Option<&Activations<D>>,
-        out: &Activations<D>,
-    ) {
-        debug_assert_eq!(projection.weight.usage, WeightUse::Columns);
-        if rows <= gemv::MAX_ROWS {
-            return self.project_gemv(a, rows, projection, kept, bias, addition, residual, out);
-        }
-        let columns = projection.out_features;
-        let tile = Tile::choose(rows, columns, TILE_COLUMNS, self.driver.multiprocessors());
-        let arguments = ProjectArgs {
-            a: self.elements(a),
+        kept: Option<&KeptSet<Indices<D>>>,
+    ) -> LinearGemvArgs {
+        LinearGemvArgs {
+            x: self.elements(x),
             weight: self.address(&projection.weight.buffer),
-            kept: self.optional_words(kept.map(|kept| &kept.set.indices)),
-            bias: self.optional_floats(bias),
-            residual: residual.map_or(0, |residual| self.elements(residual)),
-            z: addition.map_or(0, |addition| self.elements(addition.z)),
-            addition: addition.map_or(0, |addition| self.elements(addition.weight)),
-            out: self.elements(out),
+            bias: self.optional_floats(projection.bias.as_ref()),
+            kept: self.optional_words(kept.map(|kept| &kept.indices)),
             rows: rows as i32,
-            columns: columns as i32,
-            depth: kept.map_or(projection.in_features, |kept| kept.channels()) as i32,
-            width: kept.map_or(1, |kept| kept.width as i32),
-            group: tile.group(),
-            rank: addition.map_or(0, |addition| addition.rank as i32),
-        };
-        let geometry = tile.geometry(rows.div_ceil(tile.rows()), columns.div_ceil(TILE_COLUMNS));
-        self.launch(self.of_dtype(PROJECT[tile as usize]), geometry, &arguments);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tiles_shrink_until_the_machine_is_full() {
-        let choose = |rows, columns| Tile::choose(rows, columns, TILE_COLUMNS, 108);
-        assert_eq!(choose(20480, 4096), Tile::Rows128);
-        assert_eq!(choose(512, 11008), Tile::Rows128);
-        assert_eq!(choose(100, 4096), Tile::Rows64);
-        assert_eq!(choose(32, 4096), Tile::Rows32);
-        assert_eq!(choose(1, 32000), Tile::Rows32);
+            in_features: projection.in_features as i32,
+            out_features: kept.map_or(projection.out_features, KeptSet::channels) as i32,
+            block_width: kept.map_or(1, |kept| kept.block_width) as i32,
+            ..LinearGemvArgs::default()
+        }
     }
 
-    #[test]
-    fn energies_are_fused_where_samples_fill_the_tiles() {
-        let tiles = |samples, tokens| Tile::Rows128.slot_tiles(Grid { samples, tokens });
-        assert_eq!(tiles(1, 300), Some(3));
-        assert_eq!(tiles(4, 125), Some(4));
-        assert_eq!(tiles(3, 1024), Some(25));
-        assert_eq!(tiles(20, 1024), None);
-        assert_eq!(tiles(127, 5), Some(5));
-        assert_eq!(tiles(129, 5), None);
+    /// Fuses energies into a product whose tiles can hold whole slots.
+    fn fused_energy(
+        &self,
+        tile: Tile,
+        rows: usize,
+        energy: Option<&EnergyOutput<'_, Self>>,
+    ) -> Option<FusedEnergy> {
+        let EnergyOutput { shape, mask, out, energy_only } = energy?;
+        debug_assert_eq!(shape.rows(), rows);
+        Some(FusedEnergy {
+            row_tiles: tile.slot_tiles(*shape)?,
+            samples: shape.samples as i32,
+            tokens: shape.tokens as i32,
+            mask: self.optional_words(*mask),
+            energy: self.floats(out),
+            energy_only: *energy_only,
+        })
+    }
+
+    /// The energies of a product that did not leave them itself.
+    fn separate_energy(
+        &self,
+        energy: Option<EnergyOutput<'_, Self>>,
+        product: &Activations<D>,
+        channels: usize,
+    ) {
+        if let Some(EnergyOutput { shape, mask, out, .. }) = energy {
+            self.energy_kernel(EnergyOperands { a: product, shape, channels, mask, out, sums: None });
+        }
     }
 }

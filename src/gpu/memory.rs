@@ -1,4 +1,4 @@
-//! Typed views of device memory, and weights as the kernels want them.
+//! Typed views of device memory, and weights in the kernels' layout.
 
 use std::sync::Arc;
 
@@ -33,14 +33,14 @@ pub struct Statistics<D: Driver>(pub(super) Buffer<D>);
 pub struct Indices<D: Driver>(pub(super) Buffer<D>);
 
 impl<D: Driver> Statistics<D> {
-    /// Where they are on `gpu`'s device.
+    /// Their address on `gpu`'s device.
     pub fn address(&self, gpu: &Gpu<D>) -> u64 {
         gpu.floats(self)
     }
 }
 
 impl<D: Driver> Indices<D> {
-    /// Where they are on `gpu`'s device.
+    /// Their address on `gpu`'s device.
     pub fn address(&self, gpu: &Gpu<D>) -> u64 {
         gpu.words(self)
     }
@@ -51,7 +51,7 @@ impl<D: Driver> Indices<D> {
 #[derive(Debug)]
 pub struct Weight<D: Driver> {
     pub(super) buffer: Arc<Buffer<D>>,
-    /// As the checkpoint has it.
+    /// In the checkpoint's orientation.
     pub(super) columns: usize,
     pub(super) usage: WeightUse,
 }
@@ -77,12 +77,17 @@ impl<D: Driver> Gpu<D> {
         self.address(&x.0)
     }
 
+    /// The address of optional elements; 0 for `None`.
+    pub(super) fn optional_elements(&self, x: Option<&Activations<D>>) -> u64 {
+        x.map_or(0, |x| self.elements(x))
+    }
+
     /// The address of floats.
     pub(super) fn floats(&self, x: &Statistics<D>) -> u64 {
         self.address(&x.0)
     }
 
-    /// The address of floats that may be missing; 0 if they are.
+    /// The address of optional floats; 0 for `None`.
     pub(super) fn optional_floats(&self, x: Option<&Statistics<D>>) -> u64 {
         x.map_or(0, |x| self.floats(x))
     }
@@ -92,7 +97,7 @@ impl<D: Driver> Gpu<D> {
         self.address(&x.0)
     }
 
-    /// The address of indices that may be missing; 0 if they are.
+    /// The address of optional indices; 0 for `None`.
     pub(super) fn optional_words(&self, x: Option<&Indices<D>>) -> u64 {
         x.map_or(0, |x| self.words(x))
     }
@@ -114,8 +119,8 @@ impl<D: Driver> Gpu<D> {
         }
     }
 
-    /// Uploads a weight in pieces of whole rows of what is stored, so that the host needs little memory beside the
-    /// checkpoint's mapping; the device takes one piece while the next is made.
+    /// Uploads a weight in pieces of whole stored rows: the host needs little memory beside the checkpoint's mapping, and
+    /// the device copies one piece while the next is converted.
     pub(super) fn upload_weight(&self, tensor: &Tensor, usage: WeightUse) -> Result<Weight<D>> {
         let &[rows, columns] = tensor.shape() else { unreachable!("weights were checked to be matrices") };
         let buffer = self.buffer(rows * columns, 2)?;
@@ -147,7 +152,7 @@ impl<D: Driver> Gpu<D> {
         Ok(Weight { buffer: Arc::new(buffer), columns, usage })
     }
 
-    /// Uploads a matrix of `S` with so many columns in the compute dtype, whose bits `convert` makes.
+    /// Uploads a matrix of `S`; `convert` gives the bits of an entry in the compute dtype.
     fn upload_as<S: bytemuck::Pod + Sync>(
         &self,
         address: u64,
@@ -188,7 +193,7 @@ impl<D: Driver> Gpu<D> {
     }
 }
 
-/// Bytes of a checkpoint's weights on a GPU: matrices have two per entry there, vectors four. A tied head is not there twice.
+/// Bytes of a checkpoint's weights on a GPU: two per entry of a matrix, four of a vector. A tied head counts once.
 pub fn weights_on_gpu(config: &ModelConfig, checkpoint: &Checkpoint) -> u64 {
     let bytes = |name| {
         let shape = checkpoint.describe(name).map_or(&[][..], |(_, shape)| shape);
@@ -198,10 +203,10 @@ pub fn weights_on_gpu(config: &ModelConfig, checkpoint: &Checkpoint) -> u64 {
     checkpoint.names().filter(|name| !tied(name)).map(bytes).sum()
 }
 
-/// Entries of a weight that are made ready at a time.
+/// Entries of a weight that are converted at a time.
 const PIECE: usize = 1 << 24;
 
-/// Edge of the squares that are transposed one after another: both sides of one stay in the L1 cache.
+/// Edge of the squares that are transposed one after another: both sides of a square stay in the L1 cache.
 const TILE: usize = 64;
 
 /// Columns `first ..` of `values`, converted, as rows of `out`.
@@ -214,18 +219,18 @@ fn transpose<S: Copy + Sync>(
 ) {
     let rows = values.len() / columns;
     out.par_chunks_mut(TILE * rows).enumerate().for_each(|(band, out)| {
-        let (first, width) = (first + band * TILE, out.len() / rows);
+        let (first, count) = (first + band * TILE, out.len() / rows);
         // Through a square of its own: rows of `out` are often a power of two apart, and would share a cache set.
         let mut tile = [0; TILE * TILE];
         for top in (0..rows).step_by(TILE) {
             let height = TILE.min(rows - top);
             for row in 0..height {
-                let values = &values[(top + row) * columns + first..][..width];
+                let values = &values[(top + row) * columns + first..][..count];
                 for (column, &value) in values.iter().enumerate() {
                     tile[column * TILE + row] = convert(value);
                 }
             }
-            for column in 0..width {
+            for column in 0..count {
                 out[column * rows + top..][..height].copy_from_slice(&tile[column * TILE..][..height]);
             }
         }

@@ -2,8 +2,7 @@
 //!
 //! [`Gpu`] is written against [`Driver`]; [`Cuda`] drives a real device, and the tests bring an emulator. Weights and
 //! activations are bfloat16 or float16, everything else float32; sums are float32 in a fixed order, so the same input
-//! gives the same bits. Launches of a [`Backend::scope`] are collected and, from the second time on that the same ones
-//! come, issued as one graph.
+//! gives the same bits. Launches of a [`Backend::scope`] are collected; a repeated sequence is issued as one graph.
 
 mod argmax;
 mod args;
@@ -18,7 +17,9 @@ mod issue;
 mod linear;
 mod memory;
 mod probe;
+mod project;
 mod score;
+mod tile;
 
 use std::sync::{
     Mutex,
@@ -32,13 +33,16 @@ pub use memory::{Activations, Buffer, Indices, Statistics, Weight, weights_on_gp
 
 use crate::{
     backend::{
-        Addition, AttentionShape, Backend, EnergyOf, Fusion, Grid, History, KeptBlocks, KeptSet, Linear,
-        Moments, Norm, Placement, Probe, Unit, WeightUse,
+        AccumulateMomentsOperands, AccumulateProductOperands, ArgmaxOperands, AttentionOperands, Backend,
+        CentreEnergyOperands, ChannelScoreOperands, CheckFiniteOperands, ColumnStatisticOperands,
+        CrossEntropyOperands, EmbedOperands, EnergyOperands, GatedLinearOperands, GatherPrunedOperands,
+        HistoryUpdateOperands, KeepKvHeadsOperands, LinearOperands, LogitsOperands, NormOperands,
+        ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, RopeCacheOperands, TopKKeepOperands,
+        WeightUse,
     },
     checkpoint::{self, Checkpoint, Tensor},
-    config::{Activation, ModelConfig},
+    config::ModelConfig,
     error::{Error, Result},
-    prune::settings::{Metric, ProbeOrder},
     source::ModelSource,
 };
 
@@ -52,7 +56,7 @@ pub enum GpuDtype {
 }
 
 impl GpuDtype {
-    /// What fits a checkpoint: float16 for float16, otherwise bfloat16.
+    /// The type for a checkpoint: float16 for float16, otherwise bfloat16.
     pub fn for_checkpoint(dtype: checkpoint::Dtype) -> Self {
         match dtype {
             checkpoint::Dtype::F16 => Self::F16,
@@ -60,7 +64,7 @@ impl GpuDtype {
         }
     }
 
-    /// What fits the checkpoint at `source`, without loading it.
+    /// The type for the checkpoint at `source`, without loading it.
     ///
     /// # Errors
     /// If its files cannot be read.
@@ -68,7 +72,7 @@ impl GpuDtype {
         let checkpoint = Checkpoint::open(source, true)?;
         let is_first = |name: &&str| name.ends_with("layers.0.self_attn.q_proj.weight");
         let first = checkpoint.names().find(is_first).and_then(|name| checkpoint.tensor(name));
-        // Where it is missing, loading the model says so.
+        // A missing one is reported when the model is loaded.
         Ok(first.map_or(Self::Bf16, |tensor| Self::for_checkpoint(tensor.dtype())))
     }
 
@@ -87,7 +91,7 @@ pub struct Gpu<D: Driver> {
     driver: D,
     dtype: GpuDtype,
     id: u64,
-    /// The first thing that went wrong since the last download.
+    /// The first error since the last download.
     error: Mutex<Option<Error>>,
     graphs: Mutex<issue::Graphs<D>>,
 }
@@ -114,7 +118,8 @@ impl<D: Driver> Gpu<D> {
 /// The bf16 and the f16 kernel of a module.
 type PerDtype = [Kernel; 2];
 
-/// `per_dtype!("norm")`: norm_bf16 and norm_f16 of cuda/norm.cu; `per_dtype!("linear", "logits")`: logits_… of linear.cu.
+/// `per_dtype!("norm")`: norm_bf16 and norm_f16 of cuda/norm.cu; `per_dtype!("linear", "logits")`: logits_… of
+/// linear.cu.
 macro_rules! per_dtype {
     ($module:literal) => {
         per_dtype!($module, $module)
@@ -203,253 +208,99 @@ impl<D: Driver> Backend for Gpu<D> {
         self.driver.elapsed(from, to)
     }
 
-    fn column_statistic(&self, projection: &Linear<Self>, metric: Metric, out: &mut Statistics<D>) {
-        self.column_statistic_kernel(projection, metric, out);
+    fn column_statistic(&self, operands: ColumnStatisticOperands<'_, Self>) {
+        self.column_statistic_kernel(operands);
     }
 
-    fn embed(
-        &self,
-        table: &Weight<D>,
-        tokens: &Indices<D>,
-        position_table: Option<(&Weight<D>, &Indices<D>)>,
-        rows: usize,
-        out: &mut Activations<D>,
-    ) {
-        self.embed_kernel(table, tokens, position_table, rows, out);
+    fn embed(&self, operands: EmbedOperands<'_, Self>) {
+        self.embed_kernel(operands);
     }
 
-    fn norm(
-        &self,
-        x: &Activations<D>,
-        norm: Option<&Norm<Self>>,
-        rows: usize,
-        width: usize,
-        out: &mut Activations<D>,
-        sum_squares: &mut Statistics<D>,
-    ) {
-        self.norm_kernel(x, norm, rows, width, out, sum_squares);
+    fn norm(&self, operands: NormOperands<'_, Self>) {
+        self.norm_kernel(operands);
     }
 
-    fn probe_select(
-        &self,
-        sum_squares: &Statistics<D>,
-        grid: Grid,
-        order: ProbeOrder,
-        positions: &Indices<D>,
-        mask: Option<&Indices<D>>,
-        leading_slot_limit: usize,
-        probe: &mut Probe<Self>,
-    ) {
-        self.probe_select_kernel(sum_squares, grid, order, positions, mask, leading_slot_limit, probe);
+    fn probe_select(&self, operands: ProbeSelectOperands<'_, Self>) {
+        self.probe_select_kernel(operands);
     }
 
-    fn probe_gather(
-        &self,
-        x: &Activations<D>,
-        grid: Grid,
-        width: usize,
-        probe: &Probe<Self>,
-        out: &mut Activations<D>,
-    ) {
-        self.probe_gather_kernel(x, grid, width, probe, out);
+    fn probe_gather(&self, operands: ProbeGatherOperands<'_, Self>) {
+        self.probe_gather_kernel(operands);
     }
 
-    fn linear(
-        &self,
-        x: &Activations<D>,
-        rows: usize,
-        projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Indices<D>>>,
-        activation: Option<Activation>,
-        scale: f32,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &mut Activations<D>,
-    ) {
-        self.linear_kernel(x, rows, projection, kept, activation, scale, energy, out);
+    fn linear(&self, operands: LinearOperands<'_, Self>) {
+        self.linear_kernel(operands);
     }
 
-    fn gated_linear(
-        &self,
-        x: &Activations<D>,
-        rows: usize,
-        gate: &Linear<Self>,
-        up: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Indices<D>>>,
-        activation: Activation,
-        energy: Option<EnergyOf<'_, Self>>,
-        out: &mut Activations<D>,
-    ) {
-        self.gated_linear_kernel(x, rows, gate, up, kept, activation, energy, out);
+    fn gated_linear(&self, operands: GatedLinearOperands<'_, Self>) {
+        self.gated_linear_kernel(operands);
     }
 
-    fn logits(&self, x: &Activations<D>, rows: usize, head: &Linear<Self>, out: &mut Statistics<D>) {
-        self.logits_kernel(x, rows, head, out);
+    fn logits(&self, operands: LogitsOperands<'_, Self>) {
+        self.logits_kernel(operands);
     }
 
-    fn project(
-        &self,
-        a: &Activations<D>,
-        rows: usize,
-        projection: &Linear<Self>,
-        kept: Option<KeptBlocks<'_, Indices<D>>>,
-        bias: Option<&Statistics<D>>,
-        addition: Option<Addition<'_, Self>>,
-        residual: Option<&Activations<D>>,
-        out: &mut Activations<D>,
-    ) {
-        self.project_kernel(a, rows, projection, kept, bias, addition, residual, out);
+    fn project(&self, operands: ProjectOperands<'_, Self>) {
+        self.project_kernel(operands);
     }
 
-    fn place_qkv(
-        &self,
-        q: &mut Activations<D>,
-        k: &mut Activations<D>,
-        v: &Activations<D>,
-        placement: Placement<'_, Self>,
-    ) {
-        self.place_qkv_kernel(q, k, v, placement);
+    fn rope_cache(&self, operands: RopeCacheOperands<'_, Self>) {
+        self.rope_cache_kernel(operands);
     }
 
-    fn attention(
-        &self,
-        q: &Activations<D>,
-        k: &Activations<D>,
-        v: &Activations<D>,
-        shape: AttentionShape,
-        kv_slots: &Indices<D>,
-        mask: Option<&Indices<D>>,
-        slots: Option<&Indices<D>>,
-        out: &mut Activations<D>,
-    ) {
-        self.attention_kernel(q, k, v, shape, kv_slots, mask, slots, out);
+    fn attention(&self, operands: AttentionOperands<'_, Self>) {
+        self.attention_kernel(operands);
     }
 
-    fn energy(
-        &self,
-        a: &Activations<D>,
-        grid: Grid,
-        width: usize,
-        mask: Option<&Indices<D>>,
-        out: &mut Statistics<D>,
-        sums: Option<&mut Statistics<D>>,
-    ) {
-        self.energy_kernel(a, grid, width, mask, out, sums.map(|sums| &*sums));
+    fn energy(&self, operands: EnergyOperands<'_, Self>) {
+        self.energy_kernel(operands);
     }
 
-    fn centre_energy(
-        &self,
-        p: &mut Statistics<D>,
-        sums: &Statistics<D>,
-        grid: Grid,
-        width: usize,
-        mask: Option<&Indices<D>>,
-        prior: Option<(&Statistics<D>, f32)>,
-        share: f32,
-        mean: &mut Statistics<D>,
-    ) {
-        self.centre_energy_kernel(p, sums, grid, width, mask, prior, share, mean);
+    fn centre_energy(&self, operands: CentreEnergyOperands<'_, Self>) {
+        self.centre_energy_kernel(operands);
     }
 
-    fn gather_pruned(
-        &self,
-        kept: KeptBlocks<'_, Indices<D>>,
-        rows: Option<(&Statistics<D>, usize)>,
-        last: &Statistics<D>,
-        pruned: &mut KeptSet<Indices<D>>,
-        out: &mut Activations<D>,
-    ) {
-        self.gather_pruned_kernel(kept, rows, last, pruned, out);
+    fn gather_pruned(&self, operands: GatherPrunedOperands<'_, Self>) {
+        self.gather_pruned_kernel(operands);
     }
 
-    fn channel_score(
-        &self,
-        p: &Statistics<D>,
-        tokens: usize,
-        width: usize,
-        fusion: Fusion<'_, Self>,
-        metric: Metric,
-        statistic: &Statistics<D>,
-        unit: Unit,
-        out: &mut Statistics<D>,
-    ) {
-        self.channel_score_kernel(p, tokens, width, fusion, metric, statistic, unit, out);
+    fn channel_score(&self, operands: ChannelScoreOperands<'_, Self>) {
+        self.channel_score_kernel(operands);
     }
 
-    fn top_k_keep(
-        &self,
-        scores: &Statistics<D>,
-        kept: &mut KeptSet<Indices<D>>,
-        tag: u32,
-        fault: &mut Indices<D>,
-    ) {
-        self.top_k_keep_kernel(scores, kept, tag, fault);
+    fn top_k_keep(&self, operands: TopKKeepOperands<'_, Self>) {
+        self.top_k_keep_kernel(operands);
     }
 
-    fn check_finite(&self, values: &Statistics<D>, len: usize, tag: u32, fault: &mut Indices<D>) {
-        self.check_finite_kernel(values, len, tag, fault);
+    fn check_finite(&self, operands: CheckFiniteOperands<'_, Self>) {
+        self.check_finite_kernel(operands);
     }
 
-    fn keep_kv_heads(
-        &self,
-        heads: &KeptSet<Indices<D>>,
-        group: usize,
-        kv_kept: &mut KeptSet<Indices<D>>,
-        kv_slots: &mut Indices<D>,
-    ) {
-        self.keep_kv_heads_kernel(heads, group, kv_kept, kv_slots);
+    fn keep_kv_heads(&self, operands: KeepKvHeadsOperands<'_, Self>) {
+        self.keep_kv_heads_kernel(operands);
     }
 
-    fn history_update(
-        &self,
-        p: &Statistics<D>,
-        tokens: usize,
-        at: usize,
-        kept: KeptBlocks<'_, Indices<D>>,
-        momentum: f64,
-        history: &mut History<Self>,
-    ) {
-        self.history_update_kernel(p, tokens, at, kept, momentum, history);
+    fn history_update(&self, operands: HistoryUpdateOperands<'_, Self>) {
+        self.history_update_kernel(operands);
     }
 
-    fn accumulate_moments(
-        &self,
-        a: &Activations<D>,
-        grid: Grid,
-        width: usize,
-        seen: usize,
-        moments: &mut Moments<Self>,
-    ) {
-        self.accumulate_moments_kernel(a, grid, width, seen, moments);
+    fn accumulate_moments(&self, operands: AccumulateMomentsOperands<'_, Self>) {
+        self.accumulate_moments_kernel(operands);
     }
 
-    fn accumulate_product(
-        &self,
-        a: &Activations<D>,
-        b: &Activations<D>,
-        rows: usize,
-        widths: [usize; 2],
-        out: &mut Statistics<D>,
-    ) {
-        self.accumulate_product_kernel(a, b, rows, widths, out);
+    fn accumulate_product(&self, operands: AccumulateProductOperands<'_, Self>) {
+        self.accumulate_product_kernel(operands);
     }
 
-    fn argmax(&self, x: &Statistics<D>, rows: usize, width: usize, out: &mut Indices<D>) {
-        self.argmax_kernel(x, rows, width, out);
+    fn argmax(&self, operands: ArgmaxOperands<'_, Self>) {
+        self.argmax_kernel(operands);
     }
 
     fn cross_entropy_scratch(&self, rows: usize, vocab_size: usize) -> usize {
         cross_entropy::scratch(rows, vocab_size)
     }
 
-    fn cross_entropy(
-        &self,
-        x: &Activations<D>,
-        rows: usize,
-        head: &Linear<Self>,
-        targets: &Indices<D>,
-        scratch: &mut Statistics<D>,
-        out: &mut Statistics<D>,
-    ) {
-        self.cross_entropy_kernel(x, rows, head, targets, scratch, out);
+    fn cross_entropy(&self, operands: CrossEntropyOperands<'_, Self>) {
+        self.cross_entropy_kernel(operands);
     }
 }

@@ -1,15 +1,21 @@
 //! Scores, kept sets, history and calibration moments.
 
 use super::{
-    Activations, Driver, Geometry, Gpu, Indices, Kernel, PerDtype, Statistics,
+    Driver, Geometry, Gpu, Kernel, PerDtype, Statistics,
     args::{
         ChannelScoreArgs, CheckFiniteArgs, HistoryUpdateArgs, KeepKvHeadsArgs, MomentsArgs, TopKKeepArgs,
     },
     per_dtype,
 };
 use crate::{
-    backend::{Fusion, Grid, History, KeptBlocks, KeptSet, Moments, Unit},
-    prune::settings::{HistoryDtype, Metric},
+    backend::{
+        AccumulateMomentsOperands, ChannelScoreOperands, CheckFiniteOperands, Fusion, HistoryUpdateOperands,
+        KeepKvHeadsOperands, TopKKeepOperands,
+    },
+    prune::{
+        Unit,
+        settings::{HistoryDtype, Metric},
+    },
 };
 
 const CHANNEL_SCORE: Kernel = Kernel { module: "channel_score", name: "channel_score" };
@@ -19,45 +25,36 @@ const CHECK_FINITE: Kernel = Kernel { module: "check_finite", name: "check_finit
 const HISTORY_UPDATE: Kernel = Kernel { module: "history_update", name: "history_update" };
 const MOMENTS: PerDtype = per_dtype!("moments");
 
-/// Up to so many scores every one is compared with every other.
+/// Most scores of which each is compared with every other.
 const FEW: usize = 256;
 
-/// Blocks in a row, of so many threads.
+/// Blocks in a row.
 fn row(blocks: usize, threads: usize) -> Geometry {
     Geometry { grid: [blocks as u32, 1, 1], threads: threads as u32, shared: 0 }
 }
 
 impl<D: Driver> Gpu<D> {
-    pub(super) fn channel_score_kernel(
-        &self,
-        p: &Statistics<D>,
-        tokens: usize,
-        width: usize,
-        fusion: Fusion<'_, Self>,
-        metric: Metric,
-        statistic: &Statistics<D>,
-        unit: Unit,
-        out: &Statistics<D>,
-    ) {
-        // A block has a head or 32 channels: `groups` warps side by side, times as many as give each about 16 tokens.
-        let (span, heads, group) = match unit {
+    pub(super) fn channel_score_kernel(&self, operands: ChannelScoreOperands<'_, Self>) {
+        let ChannelScoreOperands { p, tokens, channels, fusion, metric, statistic, unit, out } = operands;
+        // A block has a head or 32 channels: `warps` side by side, times as many as give each about 16 tokens.
+        let (span, heads, channel_group) = match unit {
             Unit::Channel => (32, false, 0),
-            Unit::Group(width) => (32, false, width),
+            Unit::Group(channel_group) => (32, false, channel_group),
             Unit::Head(head_dim) => (head_dim, true, 0),
         };
-        debug_assert!(matches!(group, 0 | 8 | 16), "groups fit a warp");
-        let groups = span.div_ceil(32).min(8);
-        let splits = tokens.div_ceil(16).clamp(1, if heads { 32 / groups } else { 16 });
+        debug_assert!(matches!(channel_group, 0 | 8 | 16), "groups fit a warp");
+        let warps = span.div_ceil(32).min(8);
+        let splits = tokens.div_ceil(16).clamp(1, if heads { 32 / warps } else { 16 });
         let mut arguments = ChannelScoreArgs {
             p: self.floats(p),
             statistic: self.floats(statistic),
             out: self.floats(out),
             tokens: tokens as i32,
-            width: width as i32,
+            channels: channels as i32,
             span: span as i32,
-            groups: groups as i32,
+            warps: warps as i32,
             heads: heads.into(),
-            group: group as i32,
+            channel_group: channel_group as i32,
             metric: match metric {
                 Metric::Ppsp => 0,
                 Metric::WandaSp => 1,
@@ -67,7 +64,7 @@ impl<D: Driver> Gpu<D> {
             ..ChannelScoreArgs::default()
         };
         if let Fusion::History { history, slots, fixed_weight } = fusion {
-            debug_assert_eq!(history.width, width, "history has every channel");
+            debug_assert_eq!(history.channels, channels, "history has every channel");
             arguments.history = self.floats(&history.values);
             arguments.slots = self.words(slots);
             arguments.history_kind = match history.layout.dtype {
@@ -79,19 +76,19 @@ impl<D: Driver> Gpu<D> {
             arguments.fixed = fixed_weight.is_some().into();
             arguments.fixed_weight = fixed_weight.unwrap_or(0.0);
         }
-        self.launch(CHANNEL_SCORE, row(width.div_ceil(span), 32 * groups * splits), &arguments);
+        self.launch(CHANNEL_SCORE, row(channels.div_ceil(span), 32 * warps * splits), &arguments);
     }
 
-    pub(super) fn top_k_keep_kernel(
-        &self,
-        scores: &Statistics<D>,
-        kept: &KeptSet<Indices<D>>,
-        tag: u32,
-        fault: &Indices<D>,
-    ) {
+    pub(super) fn top_k_keep_kernel(&self, operands: TopKKeepOperands<'_, Self>) {
+        let TopKKeepOperands { scores, kept, tag, fault } = operands;
         debug_assert!(kept.len <= kept.of, "no more are kept than there are");
         if kept.len == 0 {
-            return self.check_finite_kernel(scores, kept.of, tag, fault);
+            return self.check_finite_kernel(CheckFiniteOperands {
+                values: scores,
+                len: kept.of,
+                tag,
+                fault,
+            });
         }
         let arguments = TopKKeepArgs {
             scores: self.floats(scores),
@@ -106,13 +103,8 @@ impl<D: Driver> Gpu<D> {
         self.launch(TOP_K_KEEP, row(1, threads), &arguments);
     }
 
-    pub(super) fn check_finite_kernel(
-        &self,
-        values: &Statistics<D>,
-        len: usize,
-        tag: u32,
-        fault: &Indices<D>,
-    ) {
+    pub(super) fn check_finite_kernel(&self, operands: CheckFiniteOperands<'_, Self>) {
+        let CheckFiniteOperands { values, len, tag, fault } = operands;
         let arguments = CheckFiniteArgs {
             values: self.floats(values),
             fault: self.words(fault),
@@ -123,47 +115,35 @@ impl<D: Driver> Gpu<D> {
         self.launch(CHECK_FINITE, row(len.div_ceil(1024), 256), &arguments);
     }
 
-    pub(super) fn keep_kv_heads_kernel(
-        &self,
-        heads: &KeptSet<Indices<D>>,
-        group: usize,
-        kv_kept: &KeptSet<Indices<D>>,
-        kv_slots: &Indices<D>,
-    ) {
+    pub(super) fn keep_kv_heads_kernel(&self, operands: KeepKvHeadsOperands<'_, Self>) {
+        let KeepKvHeadsOperands { heads, gqa_group, kv_heads, kv_head_of } = operands;
         let arguments = KeepKvHeadsArgs {
             heads: self.words(&heads.indices),
-            kv_kept: self.words(&kv_kept.indices),
-            kv_slots: self.words(kv_slots),
+            kv_heads: self.words(&kv_heads.indices),
+            kv_head_of: self.words(kv_head_of),
             count: heads.len as i32,
-            group: group as i32,
-            kv_capacity: kv_kept.indices.0.len as i32,
+            gqa_group: gqa_group as i32,
+            kv_capacity: kv_heads.indices.0.len as i32,
             reserved: 0,
         };
         self.launch(KEEP_KV_HEADS, row(1, 32), &arguments);
     }
 
-    pub(super) fn history_update_kernel(
-        &self,
-        p: &Statistics<D>,
-        tokens: usize,
-        at: usize,
-        kept: KeptBlocks<'_, Indices<D>>,
-        momentum: f64,
-        history: &History<Self>,
-    ) {
+    pub(super) fn history_update_kernel(&self, operands: HistoryUpdateOperands<'_, Self>) {
         const ROWS: usize = 8;
         const THREADS: usize = 256;
+        let HistoryUpdateOperands { p, tokens, at, kept, momentum, history } = operands;
         let (bucket, end) = (history.layout.bucket, (at + tokens).min(history.slots));
         if at >= end {
             return;
         }
         let arguments = HistoryUpdateArgs {
             p: self.floats(p),
-            kept: self.words(&kept.set.indices),
+            kept: self.words(&kept.indices),
             history: self.floats(&history.values),
-            channels: kept.channels() as i32,
-            block_width: kept.width as i32,
-            width: history.width as i32,
+            kept_channels: kept.channels() as i32,
+            block_width: kept.block_width as i32,
+            channels: history.channels as i32,
             at: at as i32,
             end: end as i32,
             bucket: bucket as i32,
@@ -177,14 +157,8 @@ impl<D: Driver> Gpu<D> {
         self.launch(HISTORY_UPDATE, Geometry { grid, threads: THREADS as u32, shared: 0 }, &arguments);
     }
 
-    pub(super) fn accumulate_moments_kernel(
-        &self,
-        a: &Activations<D>,
-        grid: Grid,
-        width: usize,
-        seen: usize,
-        moments: &Moments<Self>,
-    ) {
+    pub(super) fn accumulate_moments_kernel(&self, operands: AccumulateMomentsOperands<'_, Self>) {
+        let AccumulateMomentsOperands { a, shape, channels, seen, moments } = operands;
         let optional = |values: &Statistics<D>| if values.0.len == 0 { 0 } else { self.floats(values) };
         let arguments = MomentsArgs {
             a: self.elements(a),
@@ -192,12 +166,12 @@ impl<D: Driver> Gpu<D> {
             mean: optional(&moments.mean),
             baseline: optional(&moments.baseline),
             fluctuation: optional(&moments.fluctuation),
-            batch: grid.samples as i32,
-            tokens: grid.tokens as i32,
-            width: width as i32,
+            samples: shape.samples as i32,
+            tokens: shape.tokens as i32,
+            channels: channels as i32,
             seen: seen as i32,
         };
-        let columns = if width.is_multiple_of(8) { 64 } else { 8 };
-        self.launch(self.of_dtype(MOMENTS), row(width.div_ceil(columns), 256), &arguments);
+        let columns = if channels.is_multiple_of(8) { 64 } else { 8 };
+        self.launch(self.of_dtype(MOMENTS), row(channels.div_ceil(columns), 256), &arguments);
     }
 }

@@ -1,9 +1,11 @@
-//! What calibration gathers while batches run: moments of a block's intermediate states, and for linear compensation how
-//! they go together with its input.
+//! Calibration's collectors: moments of a block's intermediate states, and for linear compensation their products with
+//! its input.
 
-use super::{Block, block::Context, scratch::Scratch};
+use super::{context::BlockContext, scratch::Scratch};
 use crate::{
-    backend::{Backend, Linear, Moments},
+    backend::{
+        AccumulateMomentsOperands, AccumulateProductOperands, Backend, Linear, LinearOperands, Moments,
+    },
     error::Result,
 };
 
@@ -51,13 +53,13 @@ impl<B: Backend> Inputs<B> {
 }
 
 impl<B: Backend> Products<B> {
-    /// Nothing seen yet, for batches of at most `rows` tokens and `width` channels.
+    /// Nothing seen yet, for batches of at most `rows` tokens and `channels` channels.
     ///
     /// # Errors
     /// If the device has no room for it.
-    pub fn new(backend: &B, directions: Linear<B>, rows: usize, width: usize) -> Result<Self> {
+    pub fn new(backend: &B, directions: Linear<B>, rows: usize, channels: usize) -> Result<Self> {
         let rank = directions.out_features;
-        let (z, product) = (backend.activations(rows * rank)?, backend.statistics(rank * width)?);
+        let (z, product) = (backend.activations(rows * rank)?, backend.statistics(rank * channels)?);
         Ok(Self { directions, z, product })
     }
 }
@@ -73,37 +75,44 @@ fn moments<B: Backend>(backend: &B, len: usize, flap: bool) -> Result<Moments<B>
 }
 
 impl<B: Backend> Collected<B> {
-    /// Moments of `width` channels at `seq_len` slots, none seen yet.
+    /// Moments of `channels` channels at `seq_len` slots, none seen yet.
     ///
     /// # Errors
     /// If the device has no room for them.
     pub fn moments(
         backend: &B,
         seq_len: usize,
-        width: usize,
+        channels: usize,
         flap: bool,
         inputs: Option<Inputs<B>>,
     ) -> Result<Self> {
-        Ok(Self::Moments { moments: moments(backend, seq_len * width, flap)?, inputs })
+        Ok(Self::Moments { moments: moments(backend, seq_len * channels, flap)?, inputs })
     }
 
     /// Adds the batch whose input and intermediate states are in `scratch`, after `seen` samples.
-    pub fn add(&mut self, context: &Context<'_, B>, block: Block, seen: usize, scratch: &Scratch<B>) {
-        let (backend, config) = (&*context.model.backend, &context.model.config);
-        let (grid, h, width) = (context.batch.grid, config.hidden_size, block.channels(config));
-        let rows = grid.rows();
+    pub(super) fn add(&mut self, this: BlockContext<'_, B>, seen: usize, scratch: &Scratch<B>) {
+        let (backend, shape, channels) = (this.backend(), this.forward.batch.shape, this.channels());
+        let (h, rows, Scratch { a, x, .. }) = (this.forward.model.config.hidden_size, shape.rows(), scratch);
         match self {
             Self::Moments { moments, inputs } => {
-                backend.accumulate_moments(&scratch.a, grid, width, seen, moments);
+                backend.accumulate_moments(AccumulateMomentsOperands { a, shape, channels, seen, moments });
                 if let Some(Inputs { moments, second }) = inputs {
-                    backend.accumulate_moments(&scratch.x, grid, h, seen, moments);
-                    backend.accumulate_product(&scratch.x, &scratch.x, rows, [h, h], second);
+                    let of_x = AccumulateMomentsOperands { a: x, shape, channels: h, seen, moments };
+                    backend.accumulate_moments(of_x);
+                    let of_x = AccumulateProductOperands { a: x, b: x, rows, columns: [h, h], out: second };
+                    backend.accumulate_product(of_x);
                 }
             }
             Self::Products(Products { directions, z, product }) => {
-                backend.linear(&scratch.x, rows, directions, None, None, 1.0, None, z);
-                let rank = directions.out_features;
-                backend.accumulate_product(z, &scratch.a, rows, [rank, width], product);
+                backend.linear(LinearOperands::new(x, rows, directions, z));
+                let columns = [directions.out_features, channels];
+                backend.accumulate_product(AccumulateProductOperands {
+                    a: z,
+                    b: a,
+                    rows,
+                    columns,
+                    out: product,
+                });
             }
         }
     }

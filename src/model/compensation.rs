@@ -1,21 +1,23 @@
-//! What stands in for the channels that a probed block prunes (ours; spec compensation).
+//! Compensation of the channels that a probed block prunes (this project's addition; docs/method.md, section 10).
 //!
 //! A pruned channel c is not 0: over the batch it is about m\[c\] (`probe-mean`), or about B\[c\]·z + b'\[c\] for z = P·x, x the
 //! block's normed input (`linear`). m and b' are the probe's mean of a and of a − B·z, drawn towards calibration's mean: a
-//! probe of few tokens is a poor estimate of a batch. Energies are what is left around a share of them.
+//! probe of few tokens is a poor estimate of a batch. Energies are taken around a share of these means.
 //!
 //! So the last projection adds Σ_{c pruned} W\[:,c\]·m\[c\], a vector, and for `linear` the product of z with
 //! Σ_{c pruned} W\[:,c\]·B\[c\], a matrix of r columns. Both come from one product of r + 1 rows with the pruned columns of W,
-//! made anew for every batch because the probe decides what is pruned and what m is.
+//! computed for every batch because the probe decides which channels are pruned and what m is.
 
 use super::{
-    Block,
-    block::Context,
+    context::BlockContext,
+    kept::Kept,
     scratch::{CompensationScratch, Scratch},
-    selection::Kept,
 };
 use crate::{
-    backend::{Addition, Backend, KeptBlocks, KeptSet, Linear},
+    backend::{
+        Backend, CentreEnergyOperands, EnergyOperands, GatherPrunedOperands, KeptSet, Linear, LinearOperands,
+        LowRank, ProjectOperands,
+    },
     config::ModelConfig,
     error::Result,
     prune::settings::Compensation as Kind,
@@ -24,13 +26,13 @@ use crate::{
 /// A probed block's compensation.
 #[derive(Debug)]
 pub struct Compensation<B: Backend> {
-    /// What is not kept.
+    /// The pruned blocks.
     pub pruned: KeptSet<B::Indices>,
-    /// m or b' (C): what a pruned channel is taken to be, beside its part of z.
+    /// m or b' (C): the value of a pruned channel, beside its part of z.
     pub mean: B::Statistics,
-    /// (r + 1, H): see [`Addition`].
+    /// (r + 1, H): see [`LowRank`].
     pub weight: B::Activations,
-    /// What it was over calibration (C), towards which the probe's mean is drawn; `None` without calibration.
+    /// Calibration's mean (C), towards which the probe's is drawn; `None` without calibration.
     pub prior: Option<B::Statistics>,
     /// `linear` only.
     pub map: Option<LinearMap<B>>,
@@ -41,7 +43,7 @@ pub struct Compensation<B: Backend> {
 pub struct LinearMap<B: Backend> {
     /// P (r, H) with p0 as its bias.
     pub directions: Linear<B>,
-    /// −B (C, r): what it adds to a leaves what z does not explain.
+    /// −B (C, r): added to a, it leaves the part that z does not explain.
     pub negated: Linear<B>,
     /// Bᵀ (r, C).
     pub coefficients: B::Statistics,
@@ -63,10 +65,10 @@ impl<B: Backend> Compensation<B> {
         prior: Option<B::Statistics>,
         map: Option<LinearMap<B>>,
     ) -> Result<Self> {
-        let of = kept.set.of;
+        let KeptSet { len, of, block_width, .. } = kept.set;
         Ok(Self {
-            pruned: KeptSet { indices: backend.indices(of)?, len: of - kept.set.len, of },
-            mean: backend.statistics(of * kept.width)?,
+            pruned: KeptSet { indices: backend.indices(of)?, len: of - len, of, block_width },
+            mean: backend.statistics(of * block_width)?,
             weight: backend.activations((rank(&map) + 1) * config.hidden_size)?,
             prior,
             map,
@@ -78,7 +80,7 @@ impl<B: Backend> Compensation<B> {
         rank(&self.map)
     }
 
-    /// After the choice: what the last projection has to add for `pruned`.
+    /// After the choice: the product that the last projection adds for the pruned channels.
     pub fn prepare(
         &mut self,
         backend: &B,
@@ -87,54 +89,72 @@ impl<B: Backend> Compensation<B> {
         scratch: &mut CompensationScratch<B>,
     ) {
         let rank = self.rank();
-        let coefficients = self.map.as_ref().map(|map| (&map.coefficients, rank));
-        let gathered = &mut scratch.gathered;
-        backend.gather_pruned(kept.blocks(), coefficients, &self.mean, &mut self.pruned, gathered);
-        let pruned = KeptBlocks { set: &self.pruned, width: kept.width };
-        backend.project(gathered, rank + 1, last, Some(pruned), None, None, None, &mut self.weight);
+        backend.gather_pruned(GatherPrunedOperands {
+            kept: &kept.set,
+            coefficients: self.map.as_ref().map(|map| (&map.coefficients, rank)),
+            mean: &self.mean,
+            pruned: &mut self.pruned,
+            out: &mut scratch.gathered,
+        });
+        backend.project(ProjectOperands {
+            kept: Some(&self.pruned),
+            ..ProjectOperands::new(&scratch.gathered, rank + 1, last, &mut self.weight)
+        });
     }
 
-    /// z of the whole batch, and what the last projection adds.
-    pub fn addition<'a>(
+    /// z of the whole batch, and the product that the last projection adds.
+    pub fn low_rank<'a>(
         &'a self,
         backend: &B,
         x: &B::Activations,
         rows: usize,
         z: &'a mut B::Activations,
-    ) -> Addition<'a, B> {
+    ) -> LowRank<'a, B> {
         if let Some(map) = &self.map {
-            backend.linear(x, rows, &map.directions, None, None, 1.0, None, z);
+            backend.linear(LinearOperands::new(x, rows, &map.directions, z));
         }
-        Addition { z, rank: self.rank(), weight: &self.weight }
+        LowRank { z, rank: self.rank(), weight: &self.weight }
     }
 }
 
-/// The probe's energies around its mean, from its intermediate states in `scratch.a`: of these themselves, or of what a
-/// linear map leaves of them. The mean goes to `compensation`.
-pub fn centred_energies<B: Backend>(
-    context: &Context<'_, B>,
-    block: Block,
+/// The probe's energies around its mean, from its intermediate states in `scratch.a`: of these themselves, or of the part
+/// that a linear map does not explain. The mean goes to `compensation`.
+pub(super) fn centred_energies<B: Backend>(
+    this: BlockContext<'_, B>,
     compensation: &mut Compensation<B>,
     scratch: &mut Scratch<B>,
 ) {
-    let backend = &*context.model.backend;
+    let (backend, context) = (this.backend(), this.forward);
     let Scratch { a, p, probe, probe_x, compensation: own, .. } = scratch;
     let CompensationScratch { sums, z, remainder, .. } = own;
-    let (grid, width) = (probe.grid, block.channels(&context.model.config));
+    let (shape, channels) = (probe.shape, this.channels());
     let mask = context.batch.padded.then_some(&probe.mask);
     let states = match &compensation.map {
         None => &*a,
         Some(map) => {
-            let rows = grid.rows();
-            backend.linear(probe_x, rows, &map.directions, None, None, 1.0, None, z);
-            backend.project(z, rows, &map.negated, None, None, None, Some(a), remainder);
+            let rows = shape.rows();
+            backend.linear(LinearOperands::new(probe_x, rows, &map.directions, z));
+            backend.project(ProjectOperands {
+                residual: Some(a),
+                ..ProjectOperands::new(z, rows, &map.negated, remainder)
+            });
             &*remainder
         }
     };
-    backend.energy(states, grid, width, mask, p, Some(sums));
+    let sums = &mut *sums;
+    backend.energy(EnergyOperands { a: states, shape, channels, mask, out: p, sums: Some(&mut *sums) });
     let Compensation { prior, mean, .. } = compensation;
-    let tokens = grid.rows() as f32;
+    let tokens = shape.rows() as f32;
     let weight = tokens / (tokens + context.settings.prior_tokens as f32);
     let prior = prior.as_ref().map(|prior| (prior, weight));
-    backend.centre_energy(p, sums, grid, width, mask, prior, Kind::CENTRED_SHARE, mean);
+    backend.centre_energy(CentreEnergyOperands {
+        energy: p,
+        sums,
+        shape,
+        channels,
+        mask,
+        prior,
+        share: Kind::CENTRED_SHARE,
+        mean,
+    });
 }

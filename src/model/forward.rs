@@ -3,22 +3,27 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{
-    Block, Model,
-    block::{self, Context},
+    Model, block,
     collect::Collected,
+    context::Context,
     scratch::{Batch, Residual, Scratch},
     selection::Selection,
     timeline::Step,
 };
-use crate::{backend::Backend, config::ModelConfig, kv_cache::KvCache};
+use crate::{
+    backend::{Backend, EmbedOperands, LinearOperands, NormOperands, ProjectOperands},
+    config::ModelConfig,
+    kv_cache::KvCache,
+    prune::{BatchShape, Block},
+};
 
 /// Kept sets of every layer: attention, then MLP.
 pub type Selections<B> = Vec<[Selection<B>; 2]>;
 
-/// What calibration gathers of every layer's blocks, and the number of samples seen.
+/// Calibration's collectors for every layer's blocks, and the number of samples seen.
 pub type Collecting<'a, B> = Option<(&'a mut Vec<[Collected<B>; 2]>, usize)>;
 
-/// Runs the decoder; the residual stream ends in `scratch.current`. Ends early, between two layers, once `cancelled`.
+/// Runs the decoder; the residual stream ends up in `scratch.current`. Once `cancelled`, it returns between two layers.
 pub fn run<B: Backend>(
     context: &Context<'_, B>,
     selections: &mut Selections<B>,
@@ -35,10 +40,11 @@ pub fn run<B: Backend>(
         if cancelled.load(Ordering::Relaxed) {
             return;
         }
-        for (which, (kind, selection)) in Block::ALL.into_iter().zip(selections).enumerate() {
+        for (block, selection) in Block::ALL.into_iter().zip(selections) {
             let collecting =
-                collecting.as_mut().map(|(collected, seen)| (&mut collected[index][which], *seen));
-            block::run(context, index, kind, selection, scratch, cache.as_deref_mut(), collecting);
+                collecting.as_mut().map(|(collected, seen)| (&mut collected[index][block as usize], *seen));
+            let this = context.block(index, block);
+            block::run(this, selection, scratch, cache.as_deref_mut(), collecting);
             scratch.advance();
         }
     }
@@ -46,23 +52,22 @@ pub fn run<B: Backend>(
 
 fn embed<B: Backend>(context: &Context<'_, B>, scratch: &mut Scratch<B>) {
     let (backend, weights, batch) = (&*context.model.backend, &context.model.weights, context.batch);
-    let rows = batch.grid.rows();
-    let positions = weights.embed_positions.as_ref().map(|table| (table, &batch.positions));
+    let rows = batch.shape.rows();
+    let position_table = weights.embed_positions.as_ref().map(|table| (table, &batch.positions));
+    let (table, tokens) = (&weights.embed_tokens, &batch.tokens);
+    let Scratch { current, next, embedded, .. } = scratch;
     let Some(project_in) = &weights.project_in else {
-        return backend.embed(
-            &weights.embed_tokens,
-            &batch.tokens,
-            positions,
-            rows,
-            &mut scratch.current.rows,
-        );
+        return backend.embed(EmbedOperands { table, tokens, position_table, rows, out: &mut current.rows });
     };
     // OPT-350m: tokens are embedded narrower than the hidden size, positions are not.
-    backend.embed(&weights.embed_tokens, &batch.tokens, None, rows, &mut scratch.embedded);
-    let (table, positions) = positions.expect("only OPT has project_in");
-    backend.embed(table, positions, None, rows, &mut scratch.next.rows);
-    let (residual, out) = (Some(&scratch.next.rows), &mut scratch.current.rows);
-    backend.project(&scratch.embedded, rows, project_in, None, project_in.bias.as_ref(), None, residual, out);
+    backend.embed(EmbedOperands { table, tokens, position_table: None, rows, out: embedded });
+    let (table, tokens) = position_table.expect("only OPT has project_in");
+    backend.embed(EmbedOperands { table, tokens, position_table: None, rows, out: &mut next.rows });
+    backend.project(ProjectOperands {
+        bias: project_in.bias.as_ref(),
+        residual: Some(&next.rows),
+        ..ProjectOperands::new(embedded, rows, project_in, &mut current.rows)
+    });
 }
 
 /// The head's input (T, E) of the first `rows` rows of a residual stream.
@@ -74,11 +79,17 @@ pub fn head_input<'a, B: Backend>(
     embedded: &'a mut B::Activations,
 ) -> &'a B::Activations {
     let (backend, weights) = (&*model.backend, &model.weights);
-    let width = model.config.hidden_size;
-    backend.norm(&residual.rows, weights.final_norm.as_ref(), rows, width, x, &mut residual.sum_squares);
+    backend.norm(NormOperands {
+        x: &residual.rows,
+        norm: weights.final_norm.as_ref(),
+        rows,
+        hidden_size: model.config.hidden_size,
+        out: x,
+        sum_squares: &mut residual.sum_squares,
+    });
     match &weights.project_out {
         Some(project_out) => {
-            backend.linear(x, rows, project_out, None, None, 1.0, None, embedded);
+            backend.linear(LinearOperands::new(x, rows, project_out, embedded));
             embedded
         }
         None => x,
@@ -95,7 +106,7 @@ pub fn positions(config: &ModelConfig, samples: usize, tokens: usize, mask: Opti
         for s in 0..tokens {
             let real = mask.is_none_or(|mask| mask[b * tokens + s] != 0);
             seen += u32::from(real);
-            // A pad's own states are never looked at; its position only has to exist in the table.
+            // A pad's own states are never read; its position must only exist in the table.
             positions.push(if real { seen - 1 + offset } else { offset.saturating_sub(1) });
         }
     }
@@ -112,7 +123,7 @@ pub fn load<B: Backend>(
     mask: Option<&[u32]>,
 ) {
     let length = tokens.len() / samples;
-    batch.grid = crate::backend::Grid { samples, tokens: length };
+    batch.shape = BatchShape { samples, tokens: length };
     backend.upload_indices(tokens, &mut batch.tokens);
     backend.upload_indices(&positions(config, samples, length, mask), &mut batch.positions);
     batch.padded = mask.is_some_and(|mask| mask.contains(&0));

@@ -1,13 +1,16 @@
 //! The arithmetic of LLaMA and OPT decoders, written against [`crate::backend::Backend`] alone.
 //!
-//! [`block`] is where the method happens: probe, energies, scores, and the whole batch on what was kept.
+//! [`block`] is where the method happens: the probe, the choice, and the whole batch on the kept channels.
 //! [`timeline`] says where the time goes. [`attention`] and [`mlp`] lead from a block's input to its intermediate states.
 
 pub mod attention;
 pub mod block;
 pub mod collect;
 pub mod compensation;
+pub mod context;
+pub mod fault;
 pub mod forward;
+pub mod kept;
 pub mod mlp;
 pub mod scratch;
 pub mod selection;
@@ -16,52 +19,13 @@ pub mod timeline;
 use std::sync::Arc;
 
 use crate::{
-    backend::{Backend, Unit},
+    backend::Backend,
     checkpoint::{Checkpoint, RandomTensors, check_shapes},
     config::ModelConfig,
     error::{Error, Proceed, Result},
     source::ModelSource,
     weights::Weights,
 };
-
-/// The two kinds of block in a decoder layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Block {
-    /// Self-attention; its units of pruning are heads.
-    Attention,
-    /// Feed-forward; its units of pruning are channels.
-    Mlp,
-}
-
-impl Block {
-    /// Both, in the order they run.
-    pub const ALL: [Self; 2] = [Self::Attention, Self::Mlp];
-
-    /// "attention" or "mlp".
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Attention => "attention",
-            Self::Mlp => "mlp",
-        }
-    }
-
-    /// C: N·D or I.
-    pub fn channels(self, config: &ModelConfig) -> usize {
-        match self {
-            Self::Attention => config.num_attention_heads * config.head_dim,
-            Self::Mlp => config.intermediate_size,
-        }
-    }
-
-    /// The units of pruning: heads, or channels in groups of `channel_group`.
-    pub fn unit(self, config: &ModelConfig, channel_group: usize) -> Unit {
-        match self {
-            Self::Attention => Unit::Head(config.head_dim),
-            Self::Mlp if channel_group > 1 => Unit::Group(channel_group),
-            Self::Mlp => Unit::Channel,
-        }
-    }
-}
 
 /// A checkpoint on a backend. Immutable: any number of sessions can share it.
 #[derive(Debug)]
@@ -117,7 +81,7 @@ impl<B: Backend> Model<B> {
         Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights, channel_order })
     }
 
-    /// A model of `config` with random weights: what it says means nothing, but it takes the time of a real one.
+    /// A model of `config` with random weights: its output is meaningless, but it takes the time of a real one.
     /// `channel_order` is as for [`Model::load_ordered`]; `on_layer` is called with the number of layers made so far.
     ///
     /// # Errors

@@ -1,12 +1,12 @@
 //! The buffers of a session: allocated once, for the largest batch it will see.
 
 use crate::{
-    backend::{Backend, Grid, Probe},
+    backend::{Backend, Probe},
     config::ModelConfig,
     error::Result,
-    model::{Block, timeline::Timeline},
+    model::timeline::Timeline,
     prune::{
-        counts,
+        BatchShape, Block, counts,
         settings::{Compensation, Method, Settings},
     },
 };
@@ -15,18 +15,27 @@ use crate::{
 #[derive(Debug)]
 pub struct Batch<B: Backend> {
     /// Its shape now; the buffers hold the session's largest.
-    pub grid: Grid,
+    pub shape: BatchShape,
     /// Token ids (B, S).
     pub tokens: B::Indices,
     /// Rows of the rotary table (LLaMA) or of the position table (OPT) (B, S).
     pub positions: B::Indices,
     /// 1 for tokens, 0 for pads (B, S).
     pub mask: B::Indices,
-    /// Whether there are pads at all; without, `mask` is not looked at.
+    /// Whether there are pads; if not, `mask` is not read.
     pub padded: bool,
 }
 
 impl<B: Backend> Batch<B> {
+    /// Room for a batch of this shape.
+    ///
+    /// # Errors
+    /// If the device has none.
+    pub fn new(backend: &B, shape: BatchShape) -> Result<Self> {
+        let indices = || backend.indices(shape.rows());
+        Ok(Self { shape, tokens: indices()?, positions: indices()?, mask: indices()?, padded: false })
+    }
+
     /// The mask, if there are pads.
     pub fn mask(&self) -> Option<&B::Indices> {
         self.padded.then_some(&self.mask)
@@ -42,7 +51,7 @@ pub struct Residual<B: Backend> {
     pub sum_squares: B::Statistics,
 }
 
-/// Everything a forward writes.
+/// The buffers of a forward.
 #[derive(Debug)]
 pub struct Scratch<B: Backend> {
     /// The residual at the entry of the running block.
@@ -55,12 +64,8 @@ pub struct Scratch<B: Backend> {
     pub x: B::Activations,
     /// The probe's norm(r) (T_p, H).
     pub probe_x: B::Activations,
-    /// (T, N·D).
-    pub q: B::Activations,
-    /// (T, K·D).
-    pub k: B::Activations,
-    /// (T, K·D).
-    pub v: B::Activations,
+    /// Of attention blocks.
+    pub attention: AttentionScratch<B>,
     /// Intermediate states (T, C), compact where pruned.
     pub a: B::Activations,
     /// Energies p (S, C), compact where pruned.
@@ -69,12 +74,8 @@ pub struct Scratch<B: Backend> {
     pub scores: Vec<[B::Statistics; 2]>,
     /// The probe of the running block.
     pub probe: Probe<B>,
-    /// Identity of heads: the key/value head of every query head.
-    pub dense_kv_slots: B::Indices,
     /// First fault of a forward, 0 for none.
     pub fault: B::Indices,
-    /// Rotary table (positions, D); empty for OPT.
-    pub rope_table: B::Statistics,
     /// Embeddings before OPT-350m's `project_in`, head inputs after `project_out` (T, E).
     pub embedded: B::Activations,
     /// Off, unless the session is to record its steps.
@@ -83,7 +84,38 @@ pub struct Scratch<B: Backend> {
     pub compensation: CompensationScratch<B>,
 }
 
-/// What blocks with compensation write.
+/// The buffers of attention blocks, and two tables that they read.
+#[derive(Debug)]
+pub struct AttentionScratch<B: Backend> {
+    /// (T, N·D).
+    pub q: B::Activations,
+    /// (T, K·D).
+    pub k: B::Activations,
+    /// (T, K·D).
+    pub v: B::Activations,
+    /// The key/value head of every query head when no head is pruned (N).
+    pub dense_kv_head_of: B::Indices,
+    /// Rotary table (positions, D); empty for OPT.
+    pub rope_table: B::Statistics,
+}
+
+impl<B: Backend> AttentionScratch<B> {
+    fn new(backend: &B, config: &ModelConfig, rows: usize, rotary_positions: usize) -> Result<Self> {
+        let (heads, kv_heads, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let kv_head_of: Vec<u32> = (0..heads).map(|head| (head / config.gqa_group()) as u32).collect();
+        let mut dense_kv_head_of = backend.indices(heads)?;
+        backend.upload_indices(&kv_head_of, &mut dense_kv_head_of);
+        Ok(Self {
+            q: backend.activations(rows * heads * d)?,
+            k: backend.activations(rows * kv_heads * d)?,
+            v: backend.activations(rows * kv_heads * d)?,
+            dense_kv_head_of,
+            rope_table: backend.statistics(rotary_positions * d)?,
+        })
+    }
+}
+
+/// The buffers of blocks with compensation.
 #[derive(Debug)]
 pub struct CompensationScratch<B: Backend> {
     /// Sums (S_p, C) that go with the probe's energies p.
@@ -92,13 +124,13 @@ pub struct CompensationScratch<B: Backend> {
     pub gathered: B::Activations,
     /// z (T, r).
     pub z: B::Activations,
-    /// What the linear map leaves of the probe's intermediate states (T_p, C).
+    /// The part of the probe's intermediate states that the linear map does not explain (T_p, C).
     pub remainder: B::Activations,
 }
 
 impl<B: Backend> CompensationScratch<B> {
-    fn new(backend: &B, config: &ModelConfig, settings: &Settings, grid: Grid) -> Result<Self> {
-        let (sums, [gathered, z, remainder]) = compensation_lens(config, settings, grid);
+    fn new(backend: &B, config: &ModelConfig, settings: &Settings, shape: BatchShape) -> Result<Self> {
+        let (sums, [gathered, z, remainder]) = compensation_lens(config, settings, shape);
         Ok(Self {
             sums: backend.statistics(sums)?,
             gathered: backend.activations(gathered)?,
@@ -109,16 +141,20 @@ impl<B: Backend> CompensationScratch<B> {
 }
 
 /// Entries of a [`CompensationScratch`]: of `sums`, then of `gathered`, `z` and `remainder`.
-pub fn compensation_lens(config: &ModelConfig, settings: &Settings, grid: Grid) -> (usize, [usize; 3]) {
+pub fn compensation_lens(
+    config: &ModelConfig,
+    settings: &Settings,
+    shape: BatchShape,
+) -> (usize, [usize; 3]) {
     let widest = widest(config);
-    let (samples, tokens) = counts::probe_counts(settings, grid.samples, grid.tokens);
+    let probe = counts::probe_shape(settings, shape);
     match settings.compensate {
-        // `wanda-sp` has its compensation ready before the first batch.
+        // `wanda-sp` computes its compensation before the first batch.
         _ if settings.method != Method::ProbePruning => (0, [0; 3]),
         Compensation::None => (0, [0; 3]),
-        Compensation::ProbeMean => (tokens * widest, [widest, 0, 0]),
+        Compensation::ProbeMean => (probe.tokens * widest, [widest, 0, 0]),
         Compensation::Linear { rank } => {
-            (tokens * widest, [(rank + 1) * widest, grid.rows() * rank, samples * tokens * widest])
+            (probe.tokens * widest, [(rank + 1) * widest, shape.rows() * rank, probe.rows() * widest])
         }
     }
 }
@@ -129,7 +165,7 @@ pub fn widest(config: &ModelConfig) -> usize {
 }
 
 impl<B: Backend> Scratch<B> {
-    /// Buffers for batches up to `grid`; `rotary_positions` rows in the rotary table.
+    /// Buffers for batches up to `shape`; `rotary_positions` rows in the rotary table.
     ///
     /// # Errors
     /// If the device has no room for them.
@@ -137,29 +173,23 @@ impl<B: Backend> Scratch<B> {
         backend: &B,
         config: &ModelConfig,
         settings: &Settings,
-        grid: Grid,
+        shape: BatchShape,
         rotary_positions: usize,
     ) -> Result<Self> {
-        let (t, h, d) = (grid.rows(), config.hidden_size, config.head_dim);
+        let (t, h) = (shape.rows(), config.hidden_size);
         let widest = widest(config);
         let residual = || {
             Result::Ok(Residual { rows: backend.activations(t * h)?, sum_squares: backend.statistics(t)? })
         };
-        let group = config.num_attention_heads / config.num_key_value_heads;
-        let kv_slots: Vec<u32> = (0..config.num_attention_heads).map(|head| (head / group) as u32).collect();
-        let mut dense_kv_slots = backend.indices(kv_slots.len())?;
-        backend.upload_indices(&kv_slots, &mut dense_kv_slots);
         Ok(Self {
             current: residual()?,
             previous: residual()?,
             next: residual()?,
             x: backend.activations(t * h)?,
             probe_x: backend.activations(t * h)?,
-            q: backend.activations(t * config.num_attention_heads * d)?,
-            k: backend.activations(t * config.num_key_value_heads * d)?,
-            v: backend.activations(t * config.num_key_value_heads * d)?,
+            attention: AttentionScratch::new(backend, config, t, rotary_positions)?,
             a: backend.activations(t * widest)?,
-            p: backend.statistics(grid.tokens * widest)?,
+            p: backend.statistics(shape.tokens * widest)?,
             scores: (0..config.num_hidden_layers)
                 .map(|_| {
                     Ok([
@@ -169,22 +199,20 @@ impl<B: Backend> Scratch<B> {
                 })
                 .collect::<Result<_>>()?,
             probe: Probe {
-                grid,
-                samples: backend.indices(grid.samples)?,
-                slots: backend.indices(grid.tokens)?,
+                shape,
+                samples: backend.indices(shape.samples)?,
+                slots: backend.indices(shape.tokens)?,
                 positions: backend.indices(t)?,
                 mask: backend.indices(t)?,
             },
-            dense_kv_slots,
             fault: backend.indices(1)?,
-            rope_table: backend.statistics(rotary_positions * d)?,
             embedded: backend.activations(t * config.word_embed_proj_dim)?,
             timeline: Timeline::off(),
-            compensation: CompensationScratch::new(backend, config, settings, grid)?,
+            compensation: CompensationScratch::new(backend, config, settings, shape)?,
         })
     }
 
-    /// After a block: what it wrote becomes the current residual.
+    /// After a block: its output becomes the current residual.
     pub fn advance(&mut self) {
         std::mem::swap(&mut self.previous, &mut self.current);
         std::mem::swap(&mut self.current, &mut self.next);

@@ -1,24 +1,24 @@
-//! Where the time of a forward goes: stamps between its steps, taken in the order of the device's work and read out once
-//! all of it is done. A session that does not ask for them has none, and takes none.
+//! Where the time of a forward goes: stamps between its steps, taken in the order of the device's work and read once all
+//! of it is done. By default a session takes no stamps.
 
-use crate::{backend::Backend, error::Result, model::Block};
+use crate::{backend::Backend, error::Result, prune::Block};
 
-/// What time is attributed to.
+/// A step that time is attributed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Token and position embedding.
     Embedding,
-    /// Attention blocks on what is kept, their norms and residual adds included.
+    /// Attention blocks on the kept heads, their norms and residual adds included.
     Attention,
-    /// MLP blocks, likewise.
+    /// MLP blocks on the kept channels, likewise.
     Mlp,
     /// Choosing and gathering the probe, and running it up to its energies.
     Probe,
-    /// Fusion with history, scores, the kept sets, and what stands in for the rest.
+    /// Fusion with history, scores, the kept sets, and the compensation of pruned channels.
     Selection,
-    /// Energies of the batch where no product leaves them, and folding them into history.
+    /// Energies of the batch, where no product writes them, and the update of history.
     History,
-    /// The final norm, logits, and what is made of them.
+    /// The final norm, logits, and losses or tokens.
     Head,
 }
 
@@ -56,7 +56,7 @@ impl Step {
     }
 }
 
-/// Stamps of the latest forward. What happens between two of them belongs to the step of the later one, if it has one.
+/// Stamps of the latest forward. The time between two of them belongs to the step of the later one, if it has one.
 #[derive(Debug)]
 pub struct Timeline<B: Backend> {
     /// The first one is the beginning.
@@ -76,7 +76,7 @@ impl<B: Backend> Timeline<B> {
         Self { stamps: Vec::new(), steps: Vec::new() }
     }
 
-    /// One for models of so many layers.
+    /// One for models of `layers` layers.
     ///
     /// # Errors
     /// A device that has no more stamps.
@@ -99,7 +99,7 @@ impl<B: Backend> Timeline<B> {
         }
     }
 
-    /// What came since the last stamp was part of `step`; of none where the device waited for the host.
+    /// The time since the last stamp belongs to `step`; to none where the device waited for the host.
     pub fn mark(&mut self, backend: &B, step: impl Into<Option<Step>>) {
         if let Some(stamp) = self.stamps.get_mut(self.steps.len() + 1) {
             backend.take_stamp(stamp);
@@ -107,7 +107,7 @@ impl<B: Backend> Timeline<B> {
         }
     }
 
-    /// Seconds of every step of [`Step::ALL`]; to be asked once the device has done everything, after a download.
+    /// Seconds of every step of [`Step::ALL`]; call it after a download, when the device has finished.
     ///
     /// # Errors
     /// A device that failed.

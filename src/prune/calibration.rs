@@ -1,4 +1,4 @@
-//! What calibration leaves behind (spec sections 6 and 7), and the history file that keeps it.
+//! The result of calibration (docs/method.md, sections 6 and 7), and the history file that stores it.
 //!
 //! The file is a safetensors file. For each block, `layers.N.attention` and `layers.N.mlp`, it has in f32
 //!
@@ -12,12 +12,11 @@
 
 use std::{collections::HashMap, path::Path};
 
-use super::linear_fit::LinearFit;
+use super::{Block, linear_fit::LinearFit};
 use crate::{
     checkpoint::open_file,
     config::ModelConfig,
     error::{Error, Result},
-    model::Block,
     output::{OutTensor, write_safetensors},
 };
 
@@ -31,9 +30,9 @@ pub struct BlockMoments {
     pub energy: Vec<f32>,
     /// μ (S, C): mean over samples of a.
     pub mean: Vec<f32>,
-    /// What FLAP needs on top.
+    /// Moments for FLAP.
     pub flap: Option<FlapMoments>,
-    /// What `--compensate linear` needs.
+    /// The linear map for compensation.
     pub linear: Option<LinearFit>,
 }
 
@@ -43,7 +42,7 @@ impl BlockMoments {
         slot_mean(&self.mean, width).into_iter().map(|mean| mean as f32).collect()
     }
 
-    /// h (S, C) around a share of the channels' means: E\[(a − γ·μ̄)²\] = h − 2·γ·μ̄·μ + γ²·μ̄² (spec compensation, where
+    /// h (S, C) around a share of the channels' means: E\[(a − γ·μ̄)²\] = h − 2·γ·μ̄·μ + γ²·μ̄² (docs/method.md, section 10, where
     /// γ is 1).
     pub fn centred_energy(&self, width: usize, share: f32) -> Vec<f32> {
         let means = self.channel_means(width).into_iter().map(|mean| share * mean).collect::<Vec<_>>();
@@ -106,9 +105,9 @@ pub struct Calibration {
     pub samples: usize,
     /// Per layer: attention, MLP.
     pub layers: Vec<[BlockMoments; 2]>,
-    /// Per layer, the MLP's channels by falling static score e\[c\]·sqrt(Σ_o W\[o,c\]⁴), where e is what a linear map leaves
-    /// of a channel, or else its energy around a share of its mean: the order in which neighbours belong together as
-    /// groups ([`crate::model::Model::load_ordered`]).
+    /// Per layer, the MLP's channels by falling static score e\[c\]·sqrt(Σ_o W\[o,c\]⁴), where e is the variance that a
+    /// linear map does not explain, or else the energy around a share of the mean. A model loaded in this order has
+    /// neighbours that belong together as groups.
     pub channel_order: Vec<Vec<u32>>,
 }
 
@@ -185,7 +184,7 @@ impl Calibration {
         write_safetensors(path, &tensors, Some(metadata))
     }
 
-    /// Reads a history file that has to belong to the model with this fingerprint and this config.
+    /// Reads a history file, which must belong to the model with this fingerprint and config.
     ///
     /// # Errors
     /// If the file is damaged, is no history file, or belongs to another model.
@@ -267,7 +266,7 @@ impl Calibration {
         for layer in 0..config.num_hidden_layers {
             layers.push([block(layer, Block::Attention, attention)?, block(layer, Block::Mlp, mlp)?]);
             let (_, order) = file.integers(&format!("layers.{layer}.mlp.order"))?;
-            // What is no index here is none of the model's channels, which loading the model in this order reports.
+            // An invalid index becomes one that is no channel; loading the model in this order reports it.
             channel_order
                 .push(order.into_iter().map(|channel| channel.try_into().unwrap_or(u32::MAX)).collect());
         }

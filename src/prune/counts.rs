@@ -1,25 +1,31 @@
-//! How many tokens, samples, heads and channels are kept. Counts depend on settings alone, never on data (spec
-//! section 5), so every shape is known before a batch runs.
+//! How many tokens, samples, heads and channels are kept. Counts depend on settings alone, never on data
+//! (docs/method.md, section 5), so every shape is known before a batch runs.
 
 use crate::{
     config::{Family, ModelConfig},
     error::{Error, Result},
-    prune::settings::{ProbeOrder, Settings},
+    prune::{
+        BatchShape,
+        settings::{ProbeOrder, Settings},
+    },
 };
 
-/// Probes of at most so many tokens always hold the sequence's first token (spec section 1).
+/// Probes of at most this many tokens always hold the sequence's first token (docs/method.md, section 1).
 pub const LEADING_SLOT_LIMIT: usize = 10;
 
-/// (B_p, S_p): samples and tokens of the probe for a batch of `samples` × `tokens` (spec section 1, products in f64).
-pub fn probe_counts(settings: &Settings, samples: usize, tokens: usize) -> (usize, usize) {
+/// B_p × S_p, the shape of the probe for a batch of this shape (docs/method.md, section 1; products in f64).
+pub fn probe_shape(settings: &Settings, batch: BatchShape) -> BatchShape {
+    let BatchShape { samples, tokens } = batch;
     let share =
         |of: usize, ratio: f64, least: usize| ((ratio * of as f64).ceil() as usize).max(least).min(of);
     let kept_tokens = share(tokens, settings.probe_tokens, 2);
     let kept_samples = share(samples, settings.probe_samples, 1);
     match settings.probe_order {
-        ProbeOrder::TokensSamples | ProbeOrder::SamplesTokens => (kept_samples, kept_tokens),
-        ProbeOrder::Tokens => (samples, kept_tokens),
-        ProbeOrder::Samples => (kept_samples, tokens),
+        ProbeOrder::TokensSamples | ProbeOrder::SamplesTokens => {
+            BatchShape { samples: kept_samples, tokens: kept_tokens }
+        }
+        ProbeOrder::Tokens => BatchShape { samples, tokens: kept_tokens },
+        ProbeOrder::Samples => BatchShape { samples: kept_samples, tokens },
     }
 }
 
@@ -32,7 +38,7 @@ pub fn round_to_hundredths(x: f64) -> f64 {
     format!("{x:.2}").parse().expect("a formatted float parses")
 }
 
-/// ratio' of the pruned layers: raised so that the mean over all layers is `prune_ratio` (spec section 5).
+/// ratio' of the pruned layers: raised so that the mean over all layers is `prune_ratio` (docs/method.md, section 5).
 /// `None` if every layer is skipped.
 ///
 /// # Errors
@@ -207,7 +213,7 @@ mod tests {
         #[test]
         fn probe_fits_the_batch(b in 1usize..64, s in 1usize..300, rho_s in 0.001..=1.0f64, rho_b in 0.001..=1.0f64) {
             let settings = Settings { probe_tokens: rho_s, probe_samples: rho_b, ..Settings::default() };
-            let (samples, tokens) = probe_counts(&settings, b, s);
+            let BatchShape { samples, tokens } = probe_shape(&settings, BatchShape { samples: b, tokens: s });
             prop_assert!((1..=b).contains(&samples) && (s.min(2)..=s).contains(&tokens));
         }
     }

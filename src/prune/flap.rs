@@ -1,11 +1,9 @@
 //! FLAP's global threshold: every block's share of pruned units, from standardised metrics of the whole model.
 
-use crate::{
-    config::{Family, ModelConfig},
-    model::Block,
-};
+use super::Block;
+use crate::config::{Family, ModelConfig};
 
-/// Shares k/n of pruned units per block, in the order of `metrics` (spec section 7).
+/// Shares k/n of pruned units per block, in the order of `metrics` (docs/method.md, section 7).
 ///
 /// `metrics` holds m\[c\] = Σ_s φ\[s,c\] · Σ_o W\[o,c\]² of each block of the pruned layers; `seq_len` is the
 /// calibration's; `attention_factor` is 4 (q, k, v, o counted) or 2 (q and o).
@@ -20,7 +18,7 @@ pub fn global_ratios(
     let mlp_projections = if config.family == Family::Opt { 2.0 } else { 3.0 };
     let head_weight = (f64::from(attention_factor) * s * h * d + 2.0 * s * s * d) / (mlp_projections * s * h);
     let units: Vec<Vec<f64>> =
-        metrics.iter().map(|(block, m)| standardised_units(m, block.unit(config, 1).width())).collect();
+        metrics.iter().map(|(block, m)| standardised_units(m, block.unit(config, 1).block_width())).collect();
     let weight = |block: Block| if block == Block::Attention { head_weight } else { 1.0 };
     let mut all: Vec<(f64, f64)> = (metrics.iter().zip(&units))
         .flat_map(|((block, _), units)| units.iter().map(|&unit| (unit, weight(*block))))

@@ -1,12 +1,10 @@
-//! Projection FLOPs, dense and pruned (spec section 8). Attention scores and norms are left out, as in the paper.
+//! Projection FLOPs, dense and pruned (docs/method.md, section 8). Attention scores and norms are left out, as in the paper.
 
 use crate::{
-    backend::Grid,
     config::{Family, ModelConfig},
     error::Result,
-    model::Block,
     prune::{
-        counts,
+        BatchShape, Block, counts,
         settings::{Compensation, Method, Settings},
     },
 };
@@ -24,7 +22,7 @@ pub struct LayerCounts {
     pub probes_attention: bool,
     /// Whether a probe runs before the MLP block.
     pub probes_mlp: bool,
-    /// What stands in for what a probed block prunes.
+    /// Compensation of the channels that a probed block prunes.
     pub compensate: Compensation,
 }
 
@@ -41,8 +39,8 @@ impl LayerCounts {
         }
     }
 
-    /// Kept counts of every layer by settings alone; FLAP's depend on data, and are taken as if every block had the same
-    /// share.
+    /// Kept counts of every layer by settings alone; FLAP's depend on data, so an equal share in
+    /// every block is assumed.
     ///
     /// # Errors
     /// A ratio that leaves nothing, channels that are not whole groups, or a skipped layer that is not there.
@@ -73,7 +71,7 @@ impl LayerCounts {
 /// Shares of the dense model's projection FLOPs, all layers counted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shares {
-    /// The whole batch on what is kept, plus the probe.
+    /// The whole batch on the kept channels, plus the probe.
     pub total: f64,
     /// The probe alone.
     pub probe: f64,
@@ -92,15 +90,20 @@ fn per_row(config: &ModelConfig, counts: LayerCounts) -> [f64; 4] {
     ]
 }
 
-/// Shares for a batch of shape `grid`; `probe` is (B_p, S_p), by default what the settings imply.
-pub fn shares(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts], grid: Grid) -> Shares {
+/// Shares for a batch of this shape.
+pub fn shares(
+    config: &ModelConfig,
+    settings: &Settings,
+    layers: &[LayerCounts],
+    shape: BatchShape,
+) -> Shares {
     let dense_layer = per_row(config, LayerCounts::dense(config));
-    let rows = grid.rows() as f64;
-    let (samples, tokens) = match settings.method {
-        Method::FullBatch => (grid.samples, grid.tokens),
-        _ => counts::probe_counts(settings, grid.samples, grid.tokens),
+    let rows = shape.rows() as f64;
+    let probe = match settings.method {
+        Method::FullBatch => shape,
+        _ => counts::probe_shape(settings, shape),
     };
-    let probe_rows = (samples * tokens) as f64;
+    let probe_rows = probe.rows() as f64;
     let dense = layers.len() as f64 * rows * dense_layer.iter().sum::<f64>();
     let (mut full, mut probe) = (0.0, 0.0);
     for &layer in layers {
@@ -119,8 +122,8 @@ pub fn shares(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts],
     Shares { total: (full + probe) / dense, probe: probe / dense }
 }
 
-/// FLOPs of a probed block's compensation: for the whole batch (z, its product, and what that is multiplied with), and for
-/// the probe (z, and what B·z is).
+/// FLOPs of a probed block's compensation: for the whole batch (z, its product, and the matrix of that product), and for
+/// the probe (z and B·z).
 fn compensation(
     config: &ModelConfig,
     layer: LayerCounts,

@@ -1,13 +1,13 @@
 //! The linear map of `--compensate linear`: a ≈ B·z + b with z = P·x + p0 of few dimensions, fitted to a block's normed
-//! input x and its intermediate states a (spec compensation). All of it follows from second moments, in f64.
+//! input x and its intermediate states a (docs/method.md, section 10). All of it follows from second moments, in f64.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// λ of the ridge regression, relative to the variance of z, which is 1.
 const RIDGE: f64 = 1e-3;
-/// Rounds of orthogonal iteration: what the last of them still turns are directions of nearly the same variance, and it
-/// does not matter which of these are taken.
+/// Rounds of orthogonal iteration. Directions that have not converged by then have nearly the same variance, so any of
+/// them will do.
 const ROUNDS: usize = 50;
 
 /// The map of one block. Its first r' rows are the map of rank r'.
@@ -85,7 +85,7 @@ pub fn directions(mean: &[f64], second: &[f32], rank: usize) -> (Vec<f32>, Vec<f
     (basis.into_iter().flatten().map(|x| x as f32).collect(), offsets)
 }
 
-/// B, b and what they leave, from moments of z and a over `rows` tokens: `product` (r, C) = Σ z·aᵀ, the means (C) and mean
+/// B, b and the variance of the remainder, from moments of z and a over `rows` tokens: `product` (r, C) = Σ z·aᵀ, the means (C) and mean
 /// squares (C) of a. z has mean 0 and covariance 1 by construction.
 pub fn fit(
     (directions, offsets): (Vec<f32>, Vec<f32>),
@@ -134,7 +134,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Modified Gram–Schmidt. What is nothing but a combination of those before becomes 0.
+/// Modified Gram–Schmidt. A vector that depends linearly on those before it becomes 0.
 fn orthonormalise(basis: &mut [Vec<f64>]) {
     for i in 0..basis.len() {
         let (done, rest) = basis.split_at_mut(i);

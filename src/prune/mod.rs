@@ -1,4 +1,4 @@
-//! The method: settings, the counts they imply, calibration and history, the static baselines, and what it all costs.
+//! The method: settings, the counts they imply, calibration and history, the static baselines, and FLOPs.
 
 pub mod calibration;
 pub mod counts;
@@ -7,3 +7,6 @@ pub mod flops;
 pub mod history;
 pub mod linear_fit;
 pub mod settings;
+mod shape;
+
+pub use shape::{BatchShape, Block, Unit};

@@ -1,4 +1,4 @@
-//! What a user can set about the method, and the check that it makes sense.
+//! The settings of the method, and their validation.
 
 use std::{fmt, str::FromStr};
 
@@ -41,7 +41,7 @@ macro_rules! names {
 }
 
 names! {
-    /// How the kept channels are chosen (spec sections 1–7).
+    /// How the kept channels are chosen (docs/method.md, sections 1–7).
     Method, "--method":
     /// Dense: nothing is pruned.
     None = "none",
@@ -60,7 +60,7 @@ names! {
 }
 
 names! {
-    /// A score is a channel's energy times a static statistic of its column (spec section 4).
+    /// A score is a channel's energy times a static statistic of its column (docs/method.md, section 4).
     Metric, "--metric":
     /// E · sqrt(Σ W⁴), heads by L2: the paper's.
     Ppsp = "ppsp",
@@ -71,7 +71,7 @@ names! {
 }
 
 names! {
-    /// In which order the probe's tokens and samples are chosen, or which of the two is left out (spec section 1).
+    /// In which order the probe's tokens and samples are chosen, or which of the two is left out (docs/method.md, section 1).
     ProbeOrder, "--probe-order":
     /// Tokens over the batch, then samples by their norm at the kept tokens.
     TokensSamples = "tokens,samples",
@@ -92,15 +92,15 @@ names! {
     F16 = "f16",
 }
 
-/// What stands in for the channels that are pruned (ours; the paper has nothing there).
+/// Compensation of pruned channels (this project's addition; the paper has none).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Compensation {
-    /// Nothing: they count as 0.
+    /// None: pruned channels count as 0.
     #[default]
     None,
     /// Their mean over the probe (`wanda-sp`: over calibration), and energies are taken around it.
     ProbeMean,
-    /// A linear map of this rank of the block's input, fitted by calibration, with the probe's mean of what it leaves.
+    /// A linear map of this rank of the block's input, fitted by calibration, with the probe's mean of its remainder.
     Linear {
         /// r.
         rank: usize,
@@ -108,9 +108,8 @@ pub enum Compensation {
 }
 
 impl Compensation {
-    /// The share of what stands in for a channel that its energy is taken around: between 0 (as if nothing stood in for
-    /// it) and 1 (as if it were known for sure). Part of a large mean's energy has to count, because a probe knows that
-    /// mean only roughly.
+    /// γ: a channel's energy is taken around this share of its compensation, between 0 (no compensation) and 1 (an exact
+    /// one). Part of a large mean's energy must count, because a probe knows that mean only roughly.
     pub const CENTRED_SHARE: f32 = 0.7;
     /// r of `linear` where none is given.
     pub const DEFAULT_RANK: usize = 32;
@@ -160,7 +159,7 @@ impl fmt::Display for Compensation {
 }
 
 impl Method {
-    /// Whether kept sets are chosen anew for every batch.
+    /// Whether kept sets are chosen per batch.
     pub fn is_dynamic(self) -> bool {
         matches!(self, Self::ProbePruning | Self::FullBatch)
     }
@@ -198,12 +197,12 @@ pub struct Settings {
     pub momentum: f64,
     /// How history is kept in memory.
     pub history_layout: HistoryLayout,
-    /// What stands in for pruned channels; `pp`, and `wanda-sp` with `probe-mean`.
+    /// Compensation of pruned channels; for `pp`, and `probe-mean` also for `wanda-sp`.
     pub compensate: Compensation,
-    /// As many tokens of the probe calibration's mean counts in what stands in for a pruned channel; 0 takes the probe's
-    /// mean alone.
+    /// Weight of the calibration mean in the compensation of a pruned channel, in probe tokens; 0 takes the probe's mean
+    /// alone.
     pub prior_tokens: usize,
-    /// MLP channels are kept in groups of so many neighbours: 1, 8 or 16.
+    /// Neighbouring MLP channels that are kept or pruned together: 1, 8 or 16.
     pub channel_group: usize,
     /// 4 counts q, k, v, o of a head for FLAP's global threshold; 2 counts q and o only, apt for GQA.
     pub flap_attention_factor: u32,
@@ -240,7 +239,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The defaults, with only those skipped layers that a model of so many layers has.
+    /// The defaults, with only those skipped layers that a model of `layers` layers has.
     pub fn default_for(layers: usize) -> Self {
         let default = Self::default();
         Self {

@@ -5,16 +5,17 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{Limits, Session};
 use crate::{
-    backend::{Backend, Linear, WeightUse},
+    backend::{Backend, ColumnStatisticOperands, Linear, WeightUse},
     checkpoint::Tensor,
     error::{Error, Proceed, Result},
     model::{
-        Block, Model,
-        block::{Context, Mode, norm_and_last},
+        Model,
         collect::{Collected, Inputs, Products},
+        context::{Context, Mode},
         forward,
     },
     prune::{
+        Block,
         calibration::{BlockMoments, Calibration, FlapMoments, slot_mean},
         linear_fit,
         settings::{Compensation, Metric, Settings},
@@ -214,7 +215,11 @@ fn channel_order<B: Backend>(model: &Model<B>, layers: &[[BlockMoments; 2]]) -> 
     let mut statistic = backend.statistics(width)?;
     let mut orders = Vec::new();
     for ([_, moments], layer) in layers.iter().zip(&model.weights.layers) {
-        backend.column_statistic(norm_and_last(layer, Block::Mlp).1, Metric::Ppsp, &mut statistic);
+        backend.column_statistic(ColumnStatisticOperands {
+            projection: layer.last(Block::Mlp),
+            metric: Metric::Ppsp,
+            out: &mut statistic,
+        });
         // Energies that compensated runs score by; where nothing compensates they group as well as plain ones.
         let mut scores = match &moments.linear {
             Some(fit) => fit.variance.iter().map(|&x| f64::from(x)).collect(),

@@ -1,11 +1,11 @@
-//! What a session takes of its device's memory, known before anything is loaded.
+//! The memory that a session takes on its device, known before anything is loaded.
 
 use super::Limits;
 use crate::{
-    backend::Grid,
     config::ModelConfig,
-    model::{Block, scratch::compensation_lens},
+    model::scratch::{compensation_lens, widest},
     prune::{
+        Block,
         flops::LayerCounts,
         history::HistoryLayout,
         settings::{Compensation, Method, Settings},
@@ -22,23 +22,23 @@ pub struct Part {
 }
 
 impl Part {
-    /// Bytes where an activation has so many.
+    /// Bytes, for activations of `element` bytes.
     pub fn bytes(self, element: usize) -> u64 {
         (self.elements * element + self.words * 4) as u64
     }
 }
 
-/// Memory of a session beside its model. [`crate::backend::Backend::cross_entropy_scratch`] comes on top.
+/// Memory of a session without its model and without [`crate::backend::Backend::cross_entropy_scratch`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Hidden states and everything else that a forward writes.
+    /// Hidden states and the other buffers of a forward.
     pub scratch: Part,
     /// History of the probed blocks.
     pub history: Part,
-    /// What else a probed block has: the batch's energies until history takes them, its kept set, its column statistic,
-    /// and the energies that re-probing gathers.
+    /// Other state of the probed blocks: the batch's pending energies, the kept set, the column statistic, and the energies
+    /// for re-probing.
     pub probed: Part,
-    /// What stands in for pruned channels: linear maps, means, what the last projections add, and room to compute it.
+    /// Compensation: linear maps, means, the products that last projections add, and scratch.
     pub compensation: Part,
     /// Keys and values.
     pub cache: Part,
@@ -51,8 +51,8 @@ impl Footprint {
         let (rows, samples, slots) = (limits.samples * limits.tokens, limits.samples, limits.tokens);
         let (h, d) = (config.hidden_size, config.head_dim);
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let widest = Block::ALL.map(|block| block.channels(config)).into_iter().max().unwrap_or(0);
-        let rotary = if config.rope.is_some() { limits.tokens.max(limits.capacity) } else { 0 };
+        let widest = widest(config);
+        let rotary = if config.rope.is_some() { limits.longest() } else { 0 };
         let next_logits = if limits.capacity > 0 { samples * config.vocab_size } else { 0 };
         let scratch = Part {
             // Three residuals, two normed inputs, q, k, v, intermediate states, embeddings.
@@ -70,8 +70,7 @@ impl Footprint {
                 + 1,
         };
         let (mut history, mut others) = (Part::default(), Part::default());
-        let grid = Grid { samples: limits.samples, tokens: limits.tokens };
-        let (sums, room) = compensation_lens(config, settings, grid);
+        let (sums, room) = compensation_lens(config, settings, limits.shape());
         let mut compensation = Part { elements: room.iter().sum(), words: sums };
         for layer in layers {
             for (block, probed) in
@@ -94,7 +93,7 @@ impl Footprint {
     }
 }
 
-/// Of one block: history, and what else it has.
+/// Of one block: history, and its other state.
 fn probed_words(
     config: &ModelConfig,
     settings: &Settings,
@@ -103,7 +102,7 @@ fn probed_words(
     block: Block,
 ) -> [usize; 2] {
     let width = block.channels(config);
-    let group = block.unit(config, settings.channel_group).width();
+    let group = block.unit(config, settings.channel_group).block_width();
     let (units, kept) = match block {
         Block::Attention => {
             (2 * config.num_attention_heads + config.num_key_value_heads, layer.heads * config.head_dim)
@@ -129,7 +128,7 @@ fn probed_words(
     words
 }
 
-/// What stands in for the pruned channels of one block.
+/// Compensation of one block.
 fn compensation_of(config: &ModelConfig, settings: &Settings, layer: LayerCounts, block: Block) -> Part {
     let (width, h, rank) = (block.channels(config), config.hidden_size, settings.compensate.rank());
     let (units, kept) = match block {
@@ -139,7 +138,7 @@ fn compensation_of(config: &ModelConfig, settings: &Settings, layer: LayerCounts
     if settings.compensate == Compensation::None || kept == width {
         return Part::default();
     }
-    // Pruned units, mean and prior; P, p0 and −B, Bᵀ; what the last projection adds.
+    // Pruned units, mean and prior; P, p0 and −B, Bᵀ; the product that the last projection adds.
     let map = if rank > 0 { rank + rank * width } else { 0 };
     Part { elements: rank * (h + width) + (rank + 1) * h, words: units + 2 * width + map }
 }

@@ -5,26 +5,29 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Sampling, Session};
 use crate::{
-    backend::{Backend, Grid},
+    backend::Backend,
     error::{Error, Proceed, Result},
     model::{
-        block::{self, Context, Mode},
+        block,
+        context::{Context, Mode},
         forward,
-        scratch::Scratch,
         selection::{Probed, Selection},
         timeline::Step,
     },
-    prune::settings::{Compensation, Settings},
+    prune::{
+        BatchShape, Block,
+        settings::{Compensation, Settings},
+    },
 };
 
-/// What to generate.
+/// Options of a generation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerateOptions {
-    /// At most so many tokens per sample.
+    /// Most tokens per sample.
     pub max_new_tokens: usize,
     /// How tokens are drawn.
     pub sampling: Sampling,
-    /// Choose MLP channels anew after so many tokens (`pp` only).
+    /// Choose MLP channels again after this many tokens (`pp` only).
     pub reprobe_every: Option<usize>,
     /// A sample ends with one of these, which is part of its output.
     pub eos_token_ids: Vec<u32>,
@@ -37,7 +40,7 @@ pub struct Generated {
     pub tokens: Vec<Vec<u32>>,
 }
 
-/// Where a generation stands.
+/// The state of a generation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Steps {
     samples: usize,
@@ -51,7 +54,7 @@ impl<B: Backend> Session<B> {
     /// for every token as it is drawn; see [`Proceed`] for what it may return.
     ///
     /// Under `pp` the prompt's kept sets stay for the decode steps, so the cache holds kept heads only; with
-    /// `reprobe_every` MLP channels are chosen anew (spec section 9).
+    /// `reprobe_every` MLP channels are chosen again (docs/method.md, section 9).
     ///
     /// # Errors
     /// An empty prompt, a prompt and new tokens that exceed the session's capacity, settings out of range, values that
@@ -124,8 +127,8 @@ impl<B: Backend> Session<B> {
     }
 
     /// Runs prompts (samples, S), padded on the left where `mask` (of the same shape) is 0, and keeps their keys and
-    /// values. Look at the outcome with [`Session::next_logits`] or [`Session::next_tokens`], then go on with
-    /// [`Session::decode`]. With `reprobe_every` MLP channels are chosen anew after so many tokens (`pp` only).
+    /// values. Read the results with [`Session::next_logits`] or [`Session::next_tokens`], then continue with
+    /// [`Session::decode`]. With `reprobe_every` MLP channels are chosen again after that many tokens (`pp` only).
     ///
     /// # Errors
     /// As [`Session::evaluate`]; a session without a cache or with a cache that the prompt does not fit; padding on the
@@ -167,7 +170,7 @@ impl<B: Backend> Session<B> {
         self.run(Mode::Batch { update_history: true }, true)?;
         self.keep_cached();
         let last = forward::positions(&self.model.config, samples, length, Some(mask));
-        self.next_positions = last.chunks_exact(length).map(|row| row[length - 1] + 1).collect();
+        self.next.positions = last.chunks_exact(length).map(|row| row[length - 1] + 1).collect();
         if reprobe_every.is_some() {
             self.clear_recent();
         }
@@ -177,7 +180,7 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
-    /// Runs one token per sample after what [`Session::prefill`] and earlier steps have run; samples where `active` is 0
+    /// Runs one token per sample after those of [`Session::prefill`] and earlier steps; samples where `active` is 0
     /// are finished, and their tokens count as pads.
     ///
     /// # Errors
@@ -211,11 +214,11 @@ impl<B: Backend> Session<B> {
             return Err(Error::argument("prompt and new tokens", expected, slot + 1, help));
         }
         // A step that fails half-way cannot be repeated.
-        (self.steps, self.predicted) = (None, None);
+        (self.steps, self.next.predicted) = (None, None);
         let backend = &*self.model.backend;
-        self.batch.grid = Grid { samples, tokens: 1 };
+        self.batch.shape = BatchShape { samples, tokens: 1 };
         backend.upload_indices(tokens, &mut self.batch.tokens);
-        backend.upload_indices(&self.next_positions, &mut self.batch.positions);
+        backend.upload_indices(&self.next.positions, &mut self.batch.positions);
         self.batch.padded = active.is_some_and(|active| active.contains(&0));
         if let Some(active) = active {
             backend.upload_indices(active, &mut self.batch.mask);
@@ -223,7 +226,7 @@ impl<B: Backend> Session<B> {
         let recent = reprobe_every.map(|every| done % every);
         self.run(Mode::Decode { recent }, true)?;
         self.keep_cached();
-        self.next_positions.iter_mut().for_each(|position| *position += 1);
+        self.next.positions.iter_mut().for_each(|position| *position += 1);
         if let (Some(every), Some(recent)) = (reprobe_every, recent)
             && recent + 1 == every
         {
@@ -234,43 +237,12 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
-    /// Logits (samples, V) of every sample's next token, after [`Session::prefill`], [`Session::decode`] or
-    /// [`Session::predict`].
-    ///
-    /// # Errors
-    /// None of them before, or a device that failed.
-    pub fn next_logits(&self) -> Result<Vec<f32>> {
-        let len = self.samples_predicted()? * self.model.config.vocab_size;
-        self.model.backend.download_statistics(&self.next_logits, len)
-    }
-
-    /// The most likely next token of every sample, chosen on the device.
-    ///
-    /// # Errors
-    /// As [`Session::next_logits`], and logits that are not finite.
-    pub fn next_tokens(&mut self) -> Result<Vec<u32>> {
-        let samples = self.samples_predicted()?;
-        let backend = &*self.model.backend;
-        let vocabulary = self.model.config.vocab_size;
-        backend.argmax(&self.next_logits, samples, vocabulary, &mut self.next_tokens);
-        self.scratch.timeline.mark(backend, Step::Head);
-        let best = backend.download_indices(&self.next_tokens, samples)?;
-        if best.contains(&u32::MAX) { Err(self.output_fault()) } else { Ok(best) }
-    }
-
-    /// Samples whose next token's logits are there.
-    fn samples_predicted(&self) -> Result<usize> {
-        let help = "Run the prompts first; other batches in between end a generation.";
-        let missing = || Error::argument("next token", "a generation that has begun", "none", help);
-        self.predicted.ok_or_else(missing)
-    }
-
-    /// Forgets what an earlier generation gathered for re-probing.
+    /// Clears the energies that an earlier generation gathered for re-probing.
     fn clear_recent(&mut self) {
-        let width = self.model.config.intermediate_size;
+        let entries = self.limits.capacity * self.model.config.intermediate_size;
         for [_, mlp] in &mut self.selections {
             if let Selection::Probed(Probed { recent: Some(recent), .. }) = mlp {
-                self.model.backend.clear_statistics(&mut recent.energy.values, self.limits.capacity * width);
+                self.model.backend.clear_statistics(&mut recent.energy.values, entries);
             }
         }
     }
@@ -285,7 +257,7 @@ impl<B: Backend> Session<B> {
             if let Selection::Probed(Probed { recent: Some(recent), .. }) = mlp {
                 backend.upload_indices(&slots, &mut recent.slots);
             }
-            block::reprobe(&context, layer, mlp, tokens, &mut self.scratch);
+            block::reprobe(context.block(layer, Block::Mlp), mlp, tokens, &mut self.scratch);
         }
         self.scratch.timeline.mark(backend, Step::Selection);
         self.check_fault()
@@ -294,24 +266,8 @@ impl<B: Backend> Session<B> {
     /// The latest batch's slots count as cached.
     fn keep_cached(&mut self) {
         if let Some(cache) = &mut self.cache {
-            cache.len += self.batch.grid.tokens;
+            cache.len += self.batch.shape.tokens;
         }
-    }
-
-    /// Leaves the logits (B, V) at every sample's last of `tokens` slots in `next_logits`.
-    pub(super) fn last_logits(&mut self, tokens: usize) {
-        let backend = &*self.model.backend;
-        let (grid, width) = (self.batch.grid, self.model.config.hidden_size);
-        self.last.grid.samples = grid.samples;
-        backend.upload_indices(&[tokens as u32 - 1], &mut self.last.slots);
-        let Scratch { current, next, x, embedded, timeline, .. } = &mut self.scratch;
-        timeline.mark(backend, None);
-        backend.probe_gather(&current.rows, grid, width, &self.last, &mut next.rows);
-        let input = forward::head_input(&self.model, next, grid.samples, x, embedded);
-        let head = &self.model.weights.lm_head;
-        backend.logits(input, grid.samples, head, &mut self.next_logits);
-        timeline.mark(backend, Step::Head);
-        self.predicted = Some(grid.samples);
     }
 }
 
@@ -321,7 +277,7 @@ fn check_reprobing(every: Option<usize>, settings: &Settings) -> Result<()> {
         return Err(Error::argument("--reprobe-every", "at least 1", 0, help));
     }
     if every.is_some() && settings.compensate != Compensation::None {
-        let help = "What stands in for pruned channels is known from the prompt's probe alone.";
+        let help = "Compensation is known from the prompt's probe alone.";
         return Err(Error::argument("--reprobe-every", "--compensate none", settings.compensate, help));
     }
     Ok(())

@@ -2,10 +2,32 @@
 
 use super::Session;
 use crate::{
-    backend::Backend,
+    backend::{Backend, CrossEntropyOperands},
+    config::ModelConfig,
     error::{Error, Result},
-    model::{block::Mode, forward, scratch::Scratch, timeline::Step},
+    model::{context::Mode, forward, scratch::Scratch, timeline::Step},
 };
+
+/// Buffers for the losses of a batch.
+#[derive(Debug)]
+pub(super) struct LossBuffers<B: Backend> {
+    /// Cross-entropy of every row (T).
+    losses: B::Statistics,
+    /// The token that each row predicts (T).
+    targets: B::Indices,
+    /// See [`Backend::cross_entropy_scratch`].
+    scratch: B::Statistics,
+}
+
+impl<B: Backend> LossBuffers<B> {
+    pub(super) fn new(backend: &B, config: &ModelConfig, rows: usize) -> Result<Self> {
+        Ok(Self {
+            losses: backend.statistics(rows)?,
+            targets: backend.indices(rows)?,
+            scratch: backend.statistics(backend.cross_entropy_scratch(rows, config.vocab_size))?,
+        })
+    }
+}
 
 impl<B: Backend> Session<B> {
     /// Mean cross-entropy (nats) of predicting token t+1 from tokens up to t, over the tokens that are not pads.
@@ -52,15 +74,22 @@ impl<B: Backend> Session<B> {
             ));
         }
         let backend = &*self.model.backend;
-        backend.upload_indices(&targets, &mut self.targets);
+        let LossBuffers { losses, targets: on_device, scratch } = &mut self.losses;
+        backend.upload_indices(&targets, on_device);
         let Scratch { current, x, embedded, timeline, .. } = &mut self.scratch;
         timeline.mark(backend, None);
         let input = forward::head_input(&self.model, current, tokens.len(), x, embedded);
-        let head = &self.model.weights.lm_head;
-        let (rows, scratch) = (tokens.len(), &mut self.loss_scratch);
-        backend.cross_entropy(input, rows, head, &self.targets, scratch, &mut self.losses);
+        let (head, rows) = (&self.model.weights.lm_head, tokens.len());
+        backend.cross_entropy(CrossEntropyOperands {
+            x: input,
+            rows,
+            head,
+            targets: on_device,
+            scratch,
+            out: losses,
+        });
         timeline.mark(backend, Step::Head);
-        let losses = backend.download_statistics(&self.losses, rows)?;
+        let losses = backend.download_statistics(losses, rows)?;
         if !losses.iter().all(|loss| loss.is_finite()) {
             return Err(self.output_fault());
         }

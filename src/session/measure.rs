@@ -1,4 +1,4 @@
-//! What a measurement asks of a session besides its results.
+//! What measurements need of a session besides its results.
 
 use super::{Session, in_order, selections};
 use crate::{
@@ -11,23 +11,7 @@ use crate::{
 impl<B: Backend> Session<B> {
     /// Batches so far that ran dense because they were smaller than [`dense_below`](crate::prune::settings::Settings::dense_below).
     pub fn dense_batches(&self) -> usize {
-        self.dense_batches
-    }
-
-    /// Leaves the logits of every sample's next token after the batch that [`Session::forward`] ran last for
-    /// [`Session::next_logits`] and [`Session::next_tokens`]. The first call makes room for them in a session without a
-    /// cache.
-    ///
-    /// # Errors
-    /// A device that has no room for them.
-    pub fn predict(&mut self) -> Result<()> {
-        if !self.has_next_logits {
-            let entries = self.limits.samples * self.model.config.vocab_size;
-            self.next_logits = self.model.backend.statistics(entries)?;
-            self.has_next_logits = true;
-        }
-        self.last_logits(self.batch.grid.tokens);
-        Ok(())
+        self.fallback.batches
     }
 
     /// Whether every forward from now on records where its time goes. On a GPU launches are then issued one by one
@@ -42,7 +26,7 @@ impl<B: Backend> Session<B> {
     }
 
     /// Seconds that each of [`Step::ALL`] took in the forward that ran last, with what came after it: the head, history.
-    /// To be asked after a download ([`Session::evaluate`], [`Session::next_tokens`]).
+    /// Call it after a download ([`Session::evaluate`], [`Session::next_tokens`]).
     ///
     /// # Errors
     /// A device that failed.
@@ -50,7 +34,7 @@ impl<B: Backend> Session<B> {
         self.scratch.timeline.seconds(&self.model.backend)
     }
 
-    /// Puts history back to what it was when the session was made with this calibration, if with one.
+    /// Resets history to this calibration, or to zeros without one.
     pub fn reset_history(&mut self, calibration: Option<&Calibration>) {
         let calibration = in_order(&self.model, calibration);
         selections::reset_history(&self.model, calibration.as_deref(), &mut self.selections);

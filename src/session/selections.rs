@@ -1,27 +1,33 @@
-//! What every block keeps, as the settings ask: chosen once here for the static methods, prepared for the dynamic ones.
+//! The selection of every block: made here once for the static methods, prepared for the dynamic ones.
 
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Limits, calibrate::directions};
 use crate::{
-    backend::{Backend, Fusion, History, Linear, Unit, WeightUse},
+    backend::{
+        Backend, ChannelScoreOperands, ColumnStatisticOperands, Fusion, History, Linear, ProjectOperands,
+        TopKKeepOperands, WeightUse,
+    },
     checkpoint::Tensor,
     error::{Error, Result},
     model::{
-        Block, Model,
-        block::{fault_tag, norm_and_last},
+        Model,
         compensation::{Compensation as BlockCompensation, LinearMap},
+        fault::fault_tag,
         forward::Selections,
+        kept::Kept,
         scratch::Scratch,
-        selection::{Kept, Probed, Recent, Selection},
+        selection::{Probed, Recent, Selection},
     },
     prune::{
+        Block, Unit,
         calibration::{BlockMoments, Calibration, FlapMoments},
         counts, flap,
         flops::LayerCounts,
+        history::HistoryLayout,
         linear_fit::LinearFit,
-        settings::{Compensation, HistoryLayout, Method, Metric, Settings},
+        settings::{Compensation, Method, Metric, Settings},
     },
 };
 
@@ -78,7 +84,7 @@ pub(super) fn build<B: Backend>(
                 (_, Block::Attention) => counts::kept_heads(settings, config, ratio)?,
                 (_, Block::Mlp) => counts::kept_channels(settings, config, ratio)?,
             };
-            let unit = block.unit(config, settings.channel_group).width();
+            let unit = block.unit(config, settings.channel_group).block_width();
             let units = if block == Block::Mlp { len / unit } else { len };
             let selection = builder.selection(layer, block, units)?;
             let count = &mut counts[layer];
@@ -102,62 +108,6 @@ pub(super) fn build<B: Backend>(
     Ok((selections, counts))
 }
 
-/// See [`super::Session::pin`].
-pub(super) fn pin<B: Backend>(
-    model: &Model<B>,
-    kept: &[[Option<Vec<u32>>; 2]],
-    selections: &mut Selections<B>,
-) -> Result<()> {
-    let (backend, config) = (&*model.backend, &model.config);
-    let help = "Take them from a session with the same model and settings.";
-    if kept.len() != selections.len() {
-        let expected = format!("{} layers", selections.len());
-        return Err(Error::argument("kept", expected, format!("{} layers", kept.len()), help));
-    }
-    for (layer, (pair, selections)) in kept.iter().zip(&mut *selections).enumerate() {
-        for ((block, indices), selection) in Block::ALL.into_iter().zip(pair).zip(selections) {
-            let (len, of) = selection.kept().map_or((0, 0), |kept| (kept.set.len, kept.set.of));
-            let name = || format!("kept of layer {layer}, {}", block.name());
-            let Some(indices) = indices.as_ref().filter(|_| len > 0) else {
-                if indices.is_some() || len > 0 {
-                    let what = |some: bool| if some { "a kept set" } else { "nothing: the block is dense" };
-                    return Err(Error::argument(name(), what(len > 0), what(indices.is_some()), help));
-                }
-                continue;
-            };
-            let width = selection.kept().map_or(1, |kept| kept.width);
-            let group = if block == Block::Mlp { width } else { 1 };
-            let units = match block {
-                Block::Attention => Some(indices.clone()),
-                Block::Mlp => {
-                    units(indices, model.channel_order.as_ref().map(|order| &order[layer][..]), width)
-                }
-            };
-            let ascending = |units: &Vec<u32>| units.windows(2).all(|pair| pair[0] < pair[1]);
-            let fits = |units: &Vec<u32>| {
-                units.len() == len && units.last().is_some_and(|&last| (last as usize) < of)
-            };
-            let Some(units) = units.filter(|units| ascending(units) && fits(units)) else {
-                let expected = format!("{} ascending indices below {}", len * group, of * group);
-                let expected =
-                    if group > 1 { format!("{expected}, in whole groups of {group}") } else { expected };
-                return Err(Error::argument(name(), expected, format!("{} indices", indices.len()), help));
-            };
-            let mut kept = Kept::new(backend, config, block, width, len)?;
-            backend.upload_indices(&units, &mut kept.set.indices);
-            kept.follow_kv_heads(backend, config);
-            match selection {
-                // Its mean over the probe is still to be found.
-                Selection::Probed(probed) if probed.compensation.is_some() => {
-                    (probed.kept, probed.pinned, probed.pending) = (kept, true, None);
-                }
-                _ => *selection = Selection::Fixed { kept, bias: None },
-            }
-        }
-    }
-    Ok(())
-}
-
 /// See [`super::Session::reset_history`].
 pub(super) fn reset_history<B: Backend>(
     model: &Model<B>,
@@ -169,7 +119,7 @@ pub(super) fn reset_history<B: Backend>(
         for (block, selection) in Block::ALL.into_iter().zip(selections) {
             // Without pending energies history is never updated.
             if let Selection::Probed(Probed { history: Some(history), pending: Some(_), .. }) = selection {
-                let words = history.layout.words(history.slots, history.width);
+                let words = history.layout.words(history.slots, history.channels);
                 backend.clear_statistics(&mut history.values, words);
                 if let Some(moments) = moments(calibration, layer, block) {
                     fill(backend, history, &moments.energy);
@@ -185,30 +135,8 @@ fn moments(calibration: Option<&Calibration>, layer: usize, block: Block) -> Opt
 
 /// Puts energies (slots, C) into a history of zeros.
 fn fill<B: Backend>(backend: &B, history: &mut History<B>, energy: &[f32]) {
-    let values = history.layout.encode(energy, history.width);
+    let values = history.layout.encode(energy, history.channels);
     backend.upload_statistics(&values, &mut history.values);
-}
-
-/// Groups of `width` channels from the channels that are in them, as the checkpoint numbers these; `None` if some are
-/// not whole.
-fn units(channels: &[u32], order: Option<&[u32]>, width: usize) -> Option<Vec<u32>> {
-    let mut places = channels.to_vec();
-    if let Some(order) = order {
-        let mut place_of = vec![0; order.len()];
-        order.iter().zip(0..).for_each(|(&channel, place)| place_of[channel as usize] = place);
-        places =
-            channels.iter().map(|&channel| place_of.get(channel as usize).copied()).collect::<Option<_>>()?;
-        places.sort_unstable();
-    }
-    let is_group = |group: &[u32]| {
-        (group[0] as usize).is_multiple_of(width) && group.iter().zip(group[0]..).all(|(a, b)| *a == b)
-    };
-    let mut groups = places.chunks_exact(width);
-    groups.by_ref().all(is_group).then_some(())?;
-    places
-        .len()
-        .is_multiple_of(width)
-        .then(|| places.iter().step_by(width).map(|place| place / width as u32).collect())
 }
 
 fn upload<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Statistics> {
@@ -253,7 +181,7 @@ impl<'a, B: Backend> Builder<'a, B> {
                 "--history",
                 "a calibration with FLAP's moments",
                 "one without",
-                "Make it anew with `probeprune calibrate`.",
+                "Calibrate again, with FLAP's moments.",
             )
         })
     }
@@ -261,9 +189,9 @@ impl<'a, B: Backend> Builder<'a, B> {
     /// Σ|W|, Σ W² or sqrt(Σ W⁴) of the block's last projection (C).
     fn statistic(&self, layer: usize, block: Block, metric: Metric) -> Result<B::Statistics> {
         let backend = &*self.model.backend;
-        let (_, last) = norm_and_last(&self.model.weights.layers[layer], block);
+        let last = self.model.weights.layers[layer].last(block);
         let mut statistic = backend.statistics(last.in_features)?;
-        backend.column_statistic(last, metric, &mut statistic);
+        backend.column_statistic(ColumnStatisticOperands { projection: last, metric, out: &mut statistic });
         Ok(statistic)
     }
 
@@ -285,7 +213,7 @@ impl<'a, B: Backend> Builder<'a, B> {
     fn selection(&mut self, layer: usize, block: Block, len: usize) -> Result<Selection<B>> {
         let metric = match self.settings.method {
             Method::None => return Ok(Selection::Dense),
-            // The first block has no previous residual to take a probe from (spec section 6).
+            // The first block has no previous residual to take a probe from (docs/method.md, section 6).
             Method::ProbePruning
                 if self.settings.parallel_probe && layer == 0 && block == Block::Attention =>
             {
@@ -331,7 +259,12 @@ impl<'a, B: Backend> Builder<'a, B> {
         let width = block.channels(config);
         let seen = self.calibration.map_or(0, |calibration| calibration.seq_len);
         let history = |slots: usize, layout: HistoryLayout| {
-            Ok(History { values: backend.statistics(layout.words(slots, width))?, slots, width, layout })
+            Ok(History {
+                values: backend.statistics(layout.words(slots, width))?,
+                slots,
+                channels: width,
+                layout,
+            })
         };
         let compensate = self.settings.compensate;
         let fit = self.linear_fit(layer, block)?;
@@ -341,7 +274,7 @@ impl<'a, B: Backend> Builder<'a, B> {
             let slots = seen.max(self.limits.tokens);
             let mut layout = self.settings.history_layout;
             if fit.is_some() {
-                // What a linear map leaves has one variance per channel, whatever the slot.
+                // The remainder of a linear map has one variance per channel, whatever the slot.
                 layout.bucket = slots;
             }
             let mut history = history(slots, layout)?;
@@ -363,13 +296,13 @@ impl<'a, B: Backend> Builder<'a, B> {
             recent = Some(Recent { energy, slots: backend.indices(slots)? });
         }
         let statistic = self.statistic(layer, block, metric)?;
-        let kept = Kept::new(backend, config, block, self.unit(block).width(), len)?;
+        let kept = Kept::new(backend, config, block, self.unit(block).block_width(), len)?;
         // Energies around a mean stay as calibration found them: updates made perplexity slightly worse.
         let updated = kept_history.is_some() && compensate == Compensation::None;
-        let pending = updated.then(|| backend.statistics(self.limits.tokens * kept.blocks().channels()));
+        let pending = updated.then(|| backend.statistics(self.limits.tokens * kept.set.channels()));
         let compensation = match compensate {
             Compensation::None => None,
-            // Where nothing is pruned, there is nothing to stand in for.
+            // Nothing is pruned here.
             _ if kept.set.len == kept.set.of => None,
             _ => {
                 let upload = |values: Vec<f32>| upload(backend, &values);
@@ -426,9 +359,16 @@ impl<'a, B: Backend> Builder<'a, B> {
         let width = block.channels(config);
         let mut p = backend.statistics(energy.len())?;
         backend.upload_statistics(energy, &mut p);
-        let (unit, slots) = (self.unit(block), energy.len() / width);
-        let scores = &mut self.scratch.scores[layer][block as usize];
-        backend.channel_score(&p, slots, width, Fusion::ProbeOnly, metric, statistic, unit, scores);
+        backend.channel_score(ChannelScoreOperands {
+            p: &p,
+            tokens: energy.len() / width,
+            channels: width,
+            fusion: Fusion::ProbeOnly,
+            metric,
+            statistic,
+            unit: self.unit(block),
+            out: &mut self.scratch.scores[layer][block as usize],
+        });
         self.keep_best(layer, block, len)
     }
 
@@ -438,7 +378,7 @@ impl<'a, B: Backend> Builder<'a, B> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.settings.seed);
         rng.set_stream(2 * layer as u64 + u64::from(block == Block::Mlp));
         let mut scores: Vec<f32> =
-            (0..block.channels(config) / self.unit(block).width()).map(|rank| rank as f32).collect();
+            (0..block.channels(config) / self.unit(block).block_width()).map(|rank| rank as f32).collect();
         scores.shuffle(&mut rng);
         self.model.backend.upload_statistics(&scores, &mut self.scratch.scores[layer][block as usize]);
         Ok(Selection::Fixed { kept: self.keep_best(layer, block, len)?, bias: None })
@@ -446,25 +386,28 @@ impl<'a, B: Backend> Builder<'a, B> {
 
     fn keep_best(&mut self, layer: usize, block: Block, len: usize) -> Result<Kept<B>> {
         let (backend, config) = (&*self.model.backend, &self.model.config);
-        let mut kept = Kept::new(backend, config, block, self.unit(block).width(), len)?;
+        let mut kept = Kept::new(backend, config, block, self.unit(block).block_width(), len)?;
         let Scratch { scores, fault, .. } = &mut *self.scratch;
-        let scores = &scores[layer][block as usize];
-        backend.top_k_keep(scores, &mut kept.set, fault_tag(layer, block, true), fault);
+        let (scores, tag) = (&scores[layer][block as usize], fault_tag(layer, block, true));
+        backend.top_k_keep(TopKKeepOperands { scores, kept: &mut kept.set, tag, fault });
         kept.follow_kv_heads(backend, config);
         Ok(kept)
     }
 
-    /// The projection's own bias plus W·v, v what stands in for the pruned channels (C).
+    /// The projection's own bias plus W·v, v (C) being the values of the pruned channels.
     fn bias(&self, layer: usize, block: Block, kept: &Kept<B>, mut v: Vec<f32>) -> Result<B::Statistics> {
         let backend = &*self.model.backend;
         for unit in backend.download_indices(&kept.set.indices, kept.set.len)? {
-            v[unit as usize * kept.width..][..kept.width].fill(0.0);
+            v[unit as usize * kept.set.block_width..][..kept.set.block_width].fill(0.0);
         }
-        let (_, last) = norm_and_last(&self.model.weights.layers[layer], block);
+        let last = self.model.weights.layers[layer].last(block);
         let mut on_device = backend.activations(last.in_features)?;
         backend.upload_activations(&v, &mut on_device);
         let mut product = backend.activations(last.out_features)?;
-        backend.project(&on_device, 1, last, None, last.bias.as_ref(), None, None, &mut product);
+        backend.project(ProjectOperands {
+            bias: last.bias.as_ref(),
+            ..ProjectOperands::new(&on_device, 1, last, &mut product)
+        });
         let product = backend.download_activations(&product, last.out_features)?;
         let mut bias = backend.statistics(last.out_features)?;
         backend.upload_statistics(&product, &mut bias);

@@ -123,7 +123,7 @@ impl ChatTemplate {
             );
         }
         let got = printable(&error.to_string());
-        let help = "Change the conversation to what the template takes, or correct the template.";
+        let help = "Change the conversation so that the template accepts it, or correct the template.";
         Error::file(&self.path, "chat template", "a template that renders this conversation", got, help)
     }
 }

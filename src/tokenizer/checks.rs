@@ -1,4 +1,4 @@
-//! What is wrong with a tokenizer.json: which part the crate refuses, and what it does not check itself.
+//! Checks of a tokenizer.json: which part the tokenizers crate refuses, and errors that it does not look for.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ pub(super) fn refused(path: &Path, text: &str, reason: &str) -> Error {
     Error::file(
         path,
         what,
-        "what a tokenizer.json of the tokenizers library has there",
+        "the structure of a tokenizer.json of the tokenizers library",
         printable(&reason),
         HELP,
     )

@@ -123,7 +123,7 @@ pub struct DecodeStream<'a> {
 }
 
 impl DecodeStream<'_> {
-    /// More tokens than one character can be spread over: what is incomplete after them stays so.
+    /// More tokens than one character can be spread over: bytes still incomplete after them stay so.
     const MOST_PENDING: usize = 16;
 
     /// Adds one token. Gives the text that is new and complete, or `None` if there is none yet.

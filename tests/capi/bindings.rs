@@ -777,10 +777,10 @@ pub struct probeprune_topk_keep_args {
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_keep_kv_heads_args {
     pub struct_size: u32,
-    pub group: u32,
+    pub gqa_group: u32,
     pub heads: *const DLTensor,
-    pub kv_kept: *const DLTensor,
-    pub kv_slots: *const DLTensor,
+    pub kv_heads: *const DLTensor,
+    pub kv_head_of: *const DLTensor,
 }
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -792,7 +792,7 @@ pub struct probeprune_attention_args {
     pub q: *const DLTensor,
     pub k: *const DLTensor,
     pub v: *const DLTensor,
-    pub kv_slots: *const DLTensor,
+    pub kv_head_of: *const DLTensor,
     pub mask: *const DLTensor,
     pub slots: *const DLTensor,
     pub out: *const DLTensor,

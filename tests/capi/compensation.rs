@@ -1,4 +1,4 @@
-//! What stands in for pruned channels, and groups of them: the same bits as the library's own types.
+//! Compensation of pruned channels, and channel groups: the same bits as the library's own types.
 
 use std::{ptr::null, sync::Arc};
 
@@ -147,7 +147,7 @@ fn what_compensation_and_groups_need_is_said() {
     }
     assert!(other.is_null() && again.is_null());
 
-    // What is to stand in for channels takes memory.
+    // Compensation takes memory.
     let mut memory = [defaults(probeprune_memory_init); 2];
     for (settings, memory) in [pruning(0.4), linear].iter().zip(&mut memory) {
         // SAFETY: living structs.

@@ -232,7 +232,7 @@ fn tensors_have_to_be_on_the_gpu() {
         let keep = |scores: &DLTensor| {
             let mut args = defaults(probeprune_topk_keep_args_init);
             [args.scores, args.kept, args.fault] = [scores, &kept.tensor, &fault.tensor];
-            // SAFETY: what is refused is not used; the rest is there.
+            // SAFETY: living tensors; a refused one is not used.
             unsafe { probeprune_topk_keep(device.0, &args, null_mut(), 0, null_mut()) }
         };
         ok(keep(&scores.tensor));
@@ -313,7 +313,7 @@ fn a_fault_poisons_every_handle_of_the_gpu() {
         engine.0.synchronize().unwrap();
         // SAFETY: a slot far outside is what this is about; the driver reports it.
         unsafe {
-            let fault = ["CUDA_ERROR_ILLEGAL_ADDRESS", "Start the program anew"];
+            let fault = ["CUDA_ERROR_ILLEGAL_ADDRESS", "Restart the process"];
             ok(probeprune_probe_gather(device.0, &gather, null_mut(), 0, null_mut()));
             refused(probeprune_synchronize(device.0, null_mut()), PROBEPRUNE_POISONED, &fault);
             let again = probeprune_probe_gather(device.0, &gather, null_mut(), 0, null_mut());

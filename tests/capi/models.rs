@@ -8,8 +8,10 @@ use std::{
 
 use probeprune::{
     cpu::Cpu,
-    model::Block,
-    prune::settings::{Method, Settings},
+    prune::{
+        Block,
+        settings::{Method, Settings},
+    },
     session::{self as library, Limits},
     source::ModelSource,
 };

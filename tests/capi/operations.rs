@@ -19,7 +19,7 @@ pub(crate) fn assert_close(got: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
-/// A workspace of so many bytes, aligned.
+/// Memory for a workspace of `bytes` bytes, with room to align it.
 pub(crate) fn workspace(bytes: usize) -> Vec<u8> {
     vec![0xa5; bytes + 255]
 }
@@ -97,7 +97,7 @@ fn columns_stored_either_way_give_the_same() {
                 let overlapping = DLTensor { data: inside, ..out.tensor };
                 args.out = &overlapping;
                 let inside = probeprune_gemm_sparse_columns(device.0, &args, inside, 512, null_mut());
-                refused(inside, PROBEPRUNE_INVALID_TENSOR, &["workspace: memory", "out has too"]);
+                refused(inside, PROBEPRUNE_INVALID_TENSOR, &["workspace: memory", "overlap with out"]);
             }
         }
         assert_close(&out.data, &expected, 1e-6);
@@ -152,13 +152,13 @@ fn attention_over_kept_heads() {
     let (heads, kv_heads, d, keys) = (3, 2, 4, 5);
     // Query heads 0, 1, 5 of 6, two per key/value head: of those, 0 and 2 are needed.
     let kept = ints(vec![0, 1, 5], &[3]);
-    let (kv_kept, kv_slots) = (ints(vec![7; 3], &[3]), ints(vec![7; 3], &[3]));
+    let (kept_kv_heads, kv_head_of) = (ints(vec![7; 3], &[3]), ints(vec![7; 3], &[3]));
     let mut args = defaults(probeprune_keep_kv_heads_args_init);
-    args.group = 2;
-    [args.heads, args.kv_kept, args.kv_slots] = [&kept.tensor, &kv_kept.tensor, &kv_slots.tensor];
+    args.gqa_group = 2;
+    [args.heads, args.kv_heads, args.kv_head_of] = [&kept.tensor, &kept_kv_heads.tensor, &kv_head_of.tensor];
     // SAFETY: living tensors.
     unsafe { run!(device, probeprune_keep_kv_heads, probeprune_keep_kv_heads_workspace_size, args) };
-    assert_eq!((&kv_kept.data[..], &kv_slots.data[..]), (&[0, 2, -1][..], &[0, 0, 1][..]));
+    assert_eq!((&kept_kv_heads.data[..], &kv_head_of.data[..]), (&[0, 2, -1][..], &[0, 0, 1][..]));
 
     let q = floats(values(2 * heads * d, 1), &[1, 2, heads, d]);
     let k = floats(values(keys * kv_heads * d, 2), &[1, keys, kv_heads, d]);
@@ -167,7 +167,7 @@ fn attention_over_kept_heads() {
     let out = floats(vec![0.0; 2 * heads * d], &[1, 2, heads, d]);
     let mut args = defaults(probeprune_attention_args_init);
     [args.q, args.k, args.v] = [&q.tensor, &k.tensor, &v.tensor];
-    [args.kv_slots, args.mask, args.out] = [&kv_slots.tensor, &mask.tensor, &out.tensor];
+    [args.kv_head_of, args.mask, args.out] = [&kv_head_of.tensor, &mask.tensor, &out.tensor];
     // SAFETY: living tensors.
     unsafe {
         run!(device, probeprune_attention, probeprune_attention_workspace_size, args);

@@ -68,7 +68,7 @@ fn null_is_refused_where_it_is_not_documented() {
         let norm = defaults(probeprune_norm_args_init);
         refused(probeprune_norm(device.0, &norm, null_mut(), 0, null_mut()), invalid, &["x", "NULL"]);
         refused(probeprune_norm_workspace_size(device.0, &norm, null_mut()), invalid, &["size", "NULL"]);
-        // Misaligned: what is there is never read.
+        // Misaligned, so never read.
         refused(evaluate(tokens.as_ptr().byte_add(1), &mut loss), invalid, &["tokens", "a multiple of 4"]);
         // Freeing nothing is legal.
         probeprune_model_free(null_mut());
@@ -119,7 +119,7 @@ fn structs_of_other_versions() {
     assert_eq!(create(&grown), 0, "{}: an unknown tail of zeros", said());
     grown.tail[1] = 1;
     let invalid = PROBEPRUNE_INVALID_STRUCT;
-    refused(create(&grown), invalid, &["probeprune_settings behind byte 136", "newer libprobeprune"]);
+    refused(create(&grown), invalid, &["probeprune_settings after byte 136", "newer libprobeprune"]);
     for short in [0, 4, size - 8] {
         grown.value.struct_size = short;
         refused(create(&grown), invalid, &["struct_size of probeprune_settings", "at least 136", "_init"]);

@@ -97,7 +97,7 @@ pub(crate) fn session(model: &Model, settings: &probeprune_settings, limits: pro
     })
 }
 
-/// Token ids that look like text to nobody.
+/// Token ids of no text.
 pub(crate) fn tokens(count: usize, seed: u32) -> Vec<u32> {
     (0..count as u32).map(|i| (i * 37 + seed * 101) % 250).collect()
 }

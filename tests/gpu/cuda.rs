@@ -12,7 +12,7 @@ use cudarc::driver::{
 };
 use probeprune::{
     Result,
-    backend::{Backend, Norm, NormKind},
+    backend::{Backend, Norm, NormKind, NormOperands},
     gpu::{Activations, Cuda, Driver, Gpu, GpuDtype, OnStream, Statistics, cuda},
 };
 
@@ -151,7 +151,14 @@ impl<'a> Norms<'a> {
     }
 
     fn issue(&mut self) {
-        self.gpu.norm(&self.x, Some(&self.norm), ROWS, WIDTH, &mut self.out, &mut self.sums);
+        self.gpu.norm(NormOperands {
+            x: &self.x,
+            norm: Some(&self.norm),
+            rows: ROWS,
+            hidden_size: WIDTH,
+            out: &mut self.out,
+            sum_squares: &mut self.sums,
+        });
     }
 
     fn result(&self) -> Result<(Vec<f32>, Vec<f32>)> {
@@ -252,7 +259,14 @@ fn a_callers_capture_may_be_a_kernels_first_use() {
             let mut lent_sums = gpu.borrow_statistics(sums, ROWS).unwrap();
             let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
             stream::begin_capture(stream.cast(), mode).unwrap();
-            gpu.norm(&lent_x, Some(&norm), ROWS, WIDTH, &mut lent_out, &mut lent_sums);
+            gpu.norm(NormOperands {
+                x: &lent_x,
+                norm: Some(&norm),
+                rows: ROWS,
+                hidden_size: WIDTH,
+                out: &mut lent_out,
+                sum_squares: &mut lent_sums,
+            });
             let template = stream::end_capture(stream.cast()).unwrap();
             gpu.issued().unwrap();
             assert_eq!(sums_of_squares(), [0.0; ROWS], "captured, not issued");
@@ -300,10 +314,17 @@ fn a_fault_on_the_device_is_told_from_then_on() {
         let mut norms = Norms::new(&gpu);
         // Rows up to 32 GB beyond the buffers' ends: memory next to them may be mapped on a GPU, but not that far.
         let (x, norm) = (&norms.x, Some(&norms.norm));
-        gpu.norm(x, norm, 1 << 22, 4096, &mut norms.out, &mut norms.sums);
+        gpu.norm(NormOperands {
+            x,
+            norm,
+            rows: 1 << 22,
+            hidden_size: 4096,
+            out: &mut norms.out,
+            sum_squares: &mut norms.sums,
+        });
         let fault = "CUDA_ERROR_ILLEGAL_ADDRESS";
-        assert_error(norms.result(), &["cuda:0", "no fault", fault, "Start the program anew"]);
-        let again = ["cuda:0", "context", "one that broke before", fault, "Start the program anew"];
+        assert_error(norms.result(), &["cuda:0", "no fault", fault, "Restart the process"]);
+        let again = ["cuda:0", "context", "one that broke before", fault, "Restart the process"];
         assert_error(norms.result(), &again);
         assert_error(gpu.activations(1), &again);
         norms.upload(0);
@@ -323,7 +344,14 @@ fn buffers_may_outlive_a_backend_at_work() {
         let (x, mut out) = (gpu.activations(64).unwrap(), gpu.activations(64).unwrap());
         // Still running when the backend goes.
         gpu.upload_statistics(&[1.0; 64], &mut other);
-        gpu.norm(&x, None, 8, 8, &mut out, &mut sums);
+        gpu.norm(NormOperands {
+            x: &x,
+            norm: None,
+            rows: 8,
+            hidden_size: 8,
+            out: &mut out,
+            sum_squares: &mut sums,
+        });
         drop(gpu);
     });
 }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use probeprune::{
     Error, Result,
-    backend::{Backend, Norm, NormKind},
+    backend::{Backend, Norm, NormKind, NormOperands},
     gpu::{Activations, Driver, Gpu, GpuDtype, Launch, Statistics},
 };
 
@@ -157,7 +157,14 @@ impl Bench {
     /// Copies the first rows of x to `out[which]`: one launch.
     fn copy(&mut self, rows: usize, which: usize) {
         let none: Option<&Norm<Gpu<Recorder>>> = None;
-        self.gpu.norm(&self.x, none, rows, WIDTH, &mut self.out[which], &mut self.sums);
+        self.gpu.norm(NormOperands {
+            x: &self.x,
+            norm: none,
+            rows,
+            hidden_size: WIDTH,
+            out: &mut self.out[which],
+            sum_squares: &mut self.sums,
+        });
     }
 
     /// One of x and what `out[which]` begins with.
@@ -346,6 +353,13 @@ fn launches_of_nothing_are_left_out() {
     assert_eq!(bench.events(), []);
     assert_eq!(bench.gpu.download_activations(&bench.x, 0).unwrap(), empty);
     let norm = Norm { kind: NormKind::Rms, weight: None, bias: None, eps: 1e-5 };
-    bench.gpu.norm(&bench.x, Some(&norm), 0, WIDTH, &mut bench.out[0], &mut bench.sums);
+    bench.gpu.norm(NormOperands {
+        x: &bench.x,
+        norm: Some(&norm),
+        rows: 0,
+        hidden_size: WIDTH,
+        out: &mut bench.out[0],
+        sum_squares: &mut bench.sums,
+    });
     assert_eq!(bench.events(), []);
 }

@@ -10,11 +10,15 @@ use std::{
 
 use probeprune::{
     Result,
-    backend::{AttentionShape, Backend, Grid, WeightUse},
+    backend::{AttentionOperands, AttentionShape, Backend, WeightUse},
     checkpoint::{Checkpoint, Dtype, Tensor},
     gpu::{Driver, Gpu, GpuDtype, Launch},
     model::Model,
-    prune::settings::{Compensation, HistoryDtype, HistoryLayout, Method, Settings},
+    prune::{
+        BatchShape,
+        history::HistoryLayout,
+        settings::{Compensation, HistoryDtype, Method, Settings},
+    },
     session::{CalibrationOptions, Footprint, Limits, Session, calibrate},
 };
 use serde_json::json;
@@ -254,7 +258,7 @@ fn attention_of_many_samples_takes_several_launches() {
         let [k, v] = [(); 2].map(|()| buffer(SAMPLES * key_capacity * kv_heads * head_dim));
         let (slots, mask) = (gpu.indices(heads).unwrap(), gpu.indices(SAMPLES * key_capacity).unwrap());
         let shape = AttentionShape {
-            queries: Grid { samples: SAMPLES, tokens },
+            queries: BatchShape { samples: SAMPLES, tokens },
             keys: tokens,
             key_capacity,
             heads,
@@ -263,11 +267,20 @@ fn attention_of_many_samples_takes_several_launches() {
             scale: 1.0,
             window: None,
         };
-        gpu.attention(&q, &k, &v, shape, &slots, Some(&mask), None, &mut out);
+        gpu.attention(AttentionOperands {
+            q: &q,
+            k: &k,
+            v: &v,
+            shape,
+            kv_head_of: &slots,
+            mask: Some(&mask),
+            slots: None,
+            out: &mut out,
+        });
         let launches = gpu.driver().launched.lock().unwrap();
         assert_eq!(launches.len(), 2);
         let [first, second] = [0, 1].map(|i| &launches[i]);
-        // q, k, v, out, kv_slots, mask.
+        // q, k, v, out, kv_head_of, mask.
         let addresses = |launch: &Launch| -> Vec<u64> {
             bytemuck::cast_slice::<u8, u64>(&launch.arguments()[..48]).to_vec()
         };

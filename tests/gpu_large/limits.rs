@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::bf16;
 use probeprune::{
-    backend::{Backend, Linear, WeightUse},
+    backend::{ArgmaxOperands, Backend, CrossEntropyOperands, Linear, LogitsOperands, WeightUse},
     checkpoint::{RandomTensors, Tensor},
     gpu::{Driver, GpuDtype},
     session::{Limits, Session},
@@ -39,15 +39,22 @@ fn logits_beyond_2_to_the_31() {
     let head = Linear { weight: weights, bias: None, out_features: vocab, in_features: WIDTH };
 
     let mut logits = gpu.statistics(rows * vocab).unwrap();
-    gpu.logits(&x, rows, &head, &mut logits);
+    gpu.logits(LogitsOperands { x: &x, rows, head: &head, out: &mut logits });
     let mut best = gpu.indices(rows).unwrap();
-    gpu.argmax(&logits, rows, vocab, &mut best);
+    gpu.argmax(ArgmaxOperands { x: &logits, rows, vocab_size: vocab, out: &mut best });
     let targets: Vec<u32> = (0..rows).map(|row| (row * 7919 % vocab) as u32).collect();
     let mut device_targets = gpu.indices(rows).unwrap();
     gpu.upload_indices(&targets, &mut device_targets);
     let mut scratch = gpu.statistics(gpu.cross_entropy_scratch(rows, vocab)).unwrap();
     let mut losses = gpu.statistics(rows).unwrap();
-    gpu.cross_entropy(&x, rows, &head, &device_targets, &mut scratch, &mut losses);
+    gpu.cross_entropy(CrossEntropyOperands {
+        x: &x,
+        rows,
+        head: &head,
+        targets: &device_targets,
+        scratch: &mut scratch,
+        out: &mut losses,
+    });
     let (best, losses) =
         (gpu.download_indices(&best, rows).unwrap(), gpu.download_statistics(&losses, rows).unwrap());
 

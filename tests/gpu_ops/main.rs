@@ -1,5 +1,5 @@
-//! Every kernel through the emulator, under several schedules with the race checker, against f64; and, where there is
-//! a GPU, on the GPU as well. In GPU-only mode (tests/common/device.rs), on the GPU alone.
+//! Every operation against f64: on the CPU backend; on the emulator, under several schedules with the race checker; and,
+//! where there is a GPU, on the GPU as well. In GPU-only mode (tests/common/device.rs), nothing runs on the emulator.
 
 #![allow(unreachable_pub)]
 
@@ -21,9 +21,10 @@ mod history;
 mod linear;
 mod moments;
 mod norm;
+#[path = "../operations/mod.rs"]
+mod operations;
 mod probe_gather;
 mod probe_select;
-mod product;
 mod project;
 mod rope_cache;
 mod top_k;

@@ -32,7 +32,7 @@ struct Product {
     sizes: [i32; 3],
     weights: f64,
     /// Row tiles that go through all columns together.
-    group: i32,
+    raster_group: i32,
     /// Bytes of a result.
     out: f64,
     /// Whether a residual is added.
@@ -52,7 +52,7 @@ impl Product {
         let (x, out) = (2.0 * rows * depth, self.out * rows * columns);
         let residual = if self.residual { 2.0 * rows * columns } else { 0.0 };
         // Weights pass through L2 once for each group of row tiles.
-        let passes = (row_tiles / f64::from(self.group.max(1))).ceil().max(1.0);
+        let passes = (row_tiles / f64::from(self.raster_group.max(1))).ceil().max(1.0);
         let reread = (passes - 1.0) * machine.beyond_l2(weights);
         Work {
             memory: weights + reread + machine.beyond_l2(x) + machine.beyond_l2(out) + residual,
@@ -76,37 +76,57 @@ pub fn work(machine: &Machine, launch: &Launch) -> Option<Work> {
     let passing = |memory: f64, depth: f64| Work { memory, l2: memory, depth, ..Work::default() };
     Some(match launch.kernel.module {
         "linear" if launch.kernel.name.starts_with("logits") => {
-            let LogitsArgs { rows, columns, depth, group, .. } = read(launch)?;
-            Product { sizes: [rows, columns, depth], weights: 1.0, group, out: 4.0, residual: false }
-                .work(machine, launch)
+            let LogitsArgs { rows, out_features, in_features, raster_group, .. } = read(launch)?;
+            Product {
+                sizes: [rows, out_features, in_features],
+                weights: 1.0,
+                raster_group,
+                out: 4.0,
+                residual: false,
+            }
+            .work(machine, launch)
         }
         "linear" => {
-            let LinearArgs { rows, columns, depth, group, .. } = read(launch)?;
-            Product { sizes: [rows, columns, depth], weights: 1.0, group, out: 2.0, residual: false }
-                .work(machine, launch)
+            let LinearArgs { rows, out_features, in_features, raster_group, .. } = read(launch)?;
+            Product {
+                sizes: [rows, out_features, in_features],
+                weights: 1.0,
+                raster_group,
+                out: 2.0,
+                residual: false,
+            }
+            .work(machine, launch)
         }
         "gated_linear" => {
-            let GatedLinearArgs { rows, columns, depth, group, .. } = read(launch)?;
-            Product { sizes: [rows, columns, depth], weights: 2.0, group, out: 2.0, residual: false }
-                .work(machine, launch)
+            let GatedLinearArgs { rows, out_features, in_features, raster_group, .. } = read(launch)?;
+            Product {
+                sizes: [rows, out_features, in_features],
+                weights: 2.0,
+                raster_group,
+                out: 2.0,
+                residual: false,
+            }
+            .work(machine, launch)
         }
         "project" => {
-            let ProjectArgs { rows, columns, depth, group, residual, rank, .. } = read(launch)?;
-            let sizes = [rows, columns, depth + rank];
-            Product { sizes, weights: 1.0, group, out: 2.0, residual: residual != 0 }.work(machine, launch)
+            let ProjectArgs { rows, out_features, in_features, raster_group, residual, rank, .. } =
+                read(launch)?;
+            let sizes = [rows, out_features, in_features + rank];
+            Product { sizes, weights: 1.0, raster_group, out: 2.0, residual: residual != 0 }
+                .work(machine, launch)
         }
         "linear_gemv" | "gated_linear_gemv" => {
-            let LinearGemvArgs { tokens, width, features, .. } = read(launch)?;
+            let LinearGemvArgs { rows, in_features, out_features, .. } = read(launch)?;
             let gated = launch.kernel.module == "gated_linear_gemv";
-            let weights = if gated { 4.0 } else { 2.0 } * float(features) * float(width);
-            let x = 2.0 * float(tokens) * float(width) * f64::from(launch.geometry.grid[0]);
+            let weights = if gated { 4.0 } else { 2.0 } * float(out_features) * float(in_features);
+            let x = 2.0 * float(rows) * float(in_features) * f64::from(launch.geometry.grid[0]);
             // Four stages of four loads of 16 bytes.
             Work { memory: weights, l2: weights + x, depth: 4.0, under_way: 256.0, ..Work::default() }
         }
         "project_gemv" => {
-            let ProjectGemvArgs { tokens, channels, width, .. } = read(launch)?;
-            let weights = 2.0 * float(channels) * float(width);
-            let a = (2.0 * float(tokens) + 4.0) * float(channels) * f64::from(launch.geometry.grid[0]);
+            let ProjectGemvArgs { rows, in_features, out_features, .. } = read(launch)?;
+            let weights = 2.0 * float(in_features) * float(out_features);
+            let a = (2.0 * float(rows) + 4.0) * float(in_features) * f64::from(launch.geometry.grid[0]);
             // Eight stages of four loads of 8 bytes, of which some wait for the indices.
             Work { memory: weights, l2: weights + a, depth: 5.0, under_way: 128.0, ..Work::default() }
         }
@@ -127,24 +147,24 @@ pub fn work(machine: &Machine, launch: &Launch) -> Option<Work> {
             }
         }
         "norm" => {
-            let NormArgs { rows, width, .. } = read(launch)?;
-            let row = 2.0 * float(rows) * float(width);
+            let NormArgs { rows, hidden_size, .. } = read(launch)?;
+            let row = 2.0 * float(rows) * float(hidden_size);
             let moved = machine.beyond_l2(row) * 2.0 + 4.0 * float(rows);
             Work { memory: moved, l2: 2.0 * row + 8.0 * row / 2.0, depth: 3.0, ..Work::default() }
         }
         "embed" => {
-            let EmbedArgs { rows, width, .. } = read(launch)?;
-            passing(4.0 * float(rows) * float(width), 2.0)
+            let EmbedArgs { rows, embedding_dim, .. } = read(launch)?;
+            passing(4.0 * float(rows) * float(embedding_dim), 2.0)
         }
         "probe_gather" => {
-            let ProbeGatherArgs { rows, width, .. } = read(launch)?;
-            let moved = 4.0 * float(rows) * float(width);
+            let ProbeGatherArgs { rows, hidden_size, .. } = read(launch)?;
+            let moved = 4.0 * float(rows) * float(hidden_size);
             Work { memory: machine.beyond_l2(moved), l2: moved, ..Work::default() }
         }
         "probe_select" => {
-            let ProbeSelectArgs { batch, tokens, .. } = read(launch)?;
+            let ProbeSelectArgs { samples, tokens, .. } = read(launch)?;
             // Two selections of four digits, each with its histogram and prefix sum; then the lists.
-            Work { l2: 4.0 * float(batch) * float(tokens), depth: 40.0, ..Work::default() }
+            Work { l2: 4.0 * float(samples) * float(tokens), depth: 40.0, ..Work::default() }
         }
         "rope_cache" => {
             let RopeCacheArgs { heads, kv_heads, head_dim, .. } = read(launch)?;
@@ -154,16 +174,21 @@ pub fn work(machine: &Machine, launch: &Launch) -> Option<Work> {
             passing(2.0 * rows * entries, 2.0)
         }
         "energy" => {
-            let EnergyArgs { batch, tokens, width, .. } = read(launch)?;
-            let read = 2.0 * float(batch) * float(tokens) * float(width);
-            let moved = machine.beyond_l2(read) + 4.0 * float(tokens) * float(width);
-            Work { memory: moved, l2: moved.max(read), depth: (float(batch) / 4.0).ceil(), ..Work::default() }
+            let EnergyArgs { samples, tokens, channels, .. } = read(launch)?;
+            let read = 2.0 * float(samples) * float(tokens) * float(channels);
+            let moved = machine.beyond_l2(read) + 4.0 * float(tokens) * float(channels);
+            Work {
+                memory: moved,
+                l2: moved.max(read),
+                depth: (float(samples) / 4.0).ceil(),
+                ..Work::default()
+            }
         }
         "channel_score" => {
-            let ChannelScoreArgs { tokens, width, history_kind, .. } = read(launch)?;
-            let entries = float(tokens) * float(width);
+            let ChannelScoreArgs { tokens, channels, history_kind, .. } = read(launch)?;
+            let entries = float(tokens) * float(channels);
             let history = [0.0, 4.0, 2.0][history_kind.clamp(0, 2) as usize] * entries;
-            let memory = history + machine.beyond_l2(4.0 * entries) + 4.0 * float(width);
+            let memory = history + machine.beyond_l2(4.0 * entries) + 4.0 * float(channels);
             Work { memory, l2: history + 4.0 * entries, depth: 4.0, ..Work::default() }
         }
         "top_k_keep" => {
@@ -181,16 +206,16 @@ pub fn work(machine: &Machine, launch: &Launch) -> Option<Work> {
             Work { l2: 4.0 * count as f64, ..Work::default() }
         }
         "history_update" => {
-            let HistoryUpdateArgs { channels, at, end, bucket, half, .. } = read(launch)?;
+            let HistoryUpdateArgs { kept_channels, at, end, bucket, half, .. } = read(launch)?;
             let rows = (float(end - at) / float(bucket.max(1))).ceil();
             let entry = if half != 0 { 4.0 } else { 8.0 };
-            let energies = 4.0 * float(end - at) * float(channels);
-            let memory = machine.beyond_l2(energies) + entry * rows * float(channels);
+            let energies = 4.0 * float(end - at) * float(kept_channels);
+            let memory = machine.beyond_l2(energies) + entry * rows * float(kept_channels);
             Work { memory, l2: energies + memory, depth: 3.0, ..Work::default() }
         }
         "column_statistic" => {
-            let ColumnStatisticArgs { channels, width, .. } = read(launch)?;
-            passing(2.0 * float(channels) * float(width), 2.0)
+            let ColumnStatisticArgs { channels, out_features, .. } = read(launch)?;
+            passing(2.0 * float(channels) * float(out_features), 2.0)
         }
         _ => return None,
     })

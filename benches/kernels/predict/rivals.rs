@@ -4,7 +4,7 @@ use probeprune::{Result, gpu::Gpu};
 
 use super::{driver::Predicted, machine::Machine};
 use crate::{
-    case::Shape,
+    case::LayerShape,
     peers::{Peer, Peers, Rival, Trouble},
 };
 
@@ -40,7 +40,7 @@ fn seconds(machine: &Machine, rival: Rival) -> f64 {
         Rival::Copy(bytes) => moved(machine, 2 * bytes),
         Rival::Layer(shape, past) => layer(machine, shape, past),
         Rival::Sparse(shape) => {
-            let (t, h, i) = (shape.grid.rows(), shape.hidden, shape.intermediate);
+            let (t, h, i) = (shape.batch.rows(), shape.hidden, shape.intermediate);
             let products = 2.0 * product(machine, [t, i, h]) + product(machine, [t, h, i]);
             // SiLU and the product apart.
             products / SPARSE + moved(machine, 4 * t * i) + moved(machine, 6 * t * i)
@@ -49,8 +49,8 @@ fn seconds(machine: &Machine, rival: Rival) -> f64 {
             let pass = 4.0 * (of + k) as f64 * f64::from(machine.multiprocessors) / machine.l2_rate;
             TOP_K * (machine.gap + machine.latency + pass)
         }
-        Rival::Authors { model, layers, vocab, grid, kept } => {
-            authors(machine, Shape { grid, ..model }, layers, vocab, kept)
+        Rival::Authors { model, layers, vocab, batch, kept } => {
+            authors(machine, LayerShape { batch, ..model }, layers, vocab, kept)
         }
     }
 }
@@ -74,18 +74,18 @@ fn product(machine: &Machine, [rows, outputs, inputs]: [usize; 3]) -> f64 {
 }
 
 /// The dense layer under a graph: fused q, k, v; fused gate and up; fused norm, rotation and SwiGLU.
-fn layer(machine: &Machine, shape: Shape, past: usize) -> f64 {
-    let Shape { grid, hidden: h, intermediate: i, .. } = shape;
-    let (t, n) = (grid.rows(), shape.heads * shape.head_dim);
+fn layer(machine: &Machine, shape: LayerShape, past: usize) -> f64 {
+    let LayerShape { batch, hidden: h, intermediate: i, .. } = shape;
+    let (t, n) = (batch.rows(), shape.heads * shape.head_dim);
     let norms = 2.0 * moved(machine, 4 * t * h);
     let rotation = moved(machine, 8 * t * n);
     let products = [[t, 3 * n, h], [t, h, n], [t, 2 * i, h], [t, h, i]].map(|sizes| product(machine, sizes));
     norms + rotation + products.iter().sum::<f64>() + flash(machine, shape, past) + moved(machine, 6 * t * i)
 }
 
-fn flash(machine: &Machine, shape: Shape, past: usize) -> f64 {
+fn flash(machine: &Machine, shape: LayerShape, past: usize) -> f64 {
     let n = shape.heads * shape.head_dim;
-    let (samples, tokens) = (shape.grid.samples, shape.grid.tokens);
+    let (samples, tokens) = (shape.batch.samples, shape.batch.tokens);
     let pairs = samples as f64 * tokens as f64 * (past as f64 + (tokens as f64 + 1.0) / 2.0);
     let bytes = 2 * samples * n * (2 * tokens + 2 * (past + tokens));
     // A decoding step's keys are split over blocks, whose parts a second kernel puts together.
@@ -94,11 +94,11 @@ fn flash(machine: &Machine, shape: Shape, past: usize) -> f64 {
 }
 
 /// The authors' operations, one launch each: what they move in passes of their own, their products by cuBLAS.
-fn authors(machine: &Machine, shape: Shape, layers: usize, vocab: usize, kept: [usize; 2]) -> f64 {
+fn authors(machine: &Machine, shape: LayerShape, layers: usize, vocab: usize, kept: [usize; 2]) -> f64 {
     const DENSE_LAYERS: usize = 3;
     const OPERATIONS: f64 = 130.0;
-    let Shape { grid, hidden: h, intermediate: i, heads, head_dim, .. } = shape;
-    let t = grid.rows();
+    let LayerShape { batch, hidden: h, intermediate: i, heads, head_dim, .. } = shape;
+    let t = batch.rows();
     let block = |[heads, channels]: [usize; 2], rows: usize, tokens: usize| {
         let n = heads * head_dim;
         let products =
@@ -113,14 +113,14 @@ fn authors(machine: &Machine, shape: Shape, layers: usize, vocab: usize, kept: [
         let rest = moved(machine, rows * (40 * h + 24 * n + 10 * channels));
         products + all + scores + attention + rest
     };
-    let dense = block([heads, i], t, grid.tokens);
-    let (probe_samples, probe_tokens) = (grid.samples.div_ceil(20), grid.tokens.div_ceil(2));
+    let dense = block([heads, i], t, batch.tokens);
+    let (probe_samples, probe_tokens) = (batch.samples.div_ceil(20), batch.tokens.div_ceil(2));
     let probe = block([heads, i], probe_samples * probe_tokens, probe_tokens);
     // Weights of what is kept are copied, those of the scores are read in float32; energies and history.
     let (n, c) = (kept[0] * head_dim, kept[1]);
     let copied = moved(machine, 4 * h * (2 * n + 3 * c)) + moved(machine, 14 * h * (heads * head_dim + i));
-    let energies = moved(machine, t * (n + c) * 12 + 4 * 3 * grid.tokens * (n + c));
-    let pruned = block(kept, t, grid.tokens) + probe + copied + energies;
+    let energies = moved(machine, t * (n + c) * 12 + 4 * 3 * batch.tokens * (n + c));
+    let pruned = block(kept, t, batch.tokens) + probe + copied + energies;
     let at_least = |seconds: f64| seconds.max(OPERATIONS * HOST);
     let dense_layers = DENSE_LAYERS.min(layers);
     let head = product(machine, [t, vocab, h]);

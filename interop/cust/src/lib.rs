@@ -60,9 +60,9 @@ impl<T> DerefMut for ViewMut<'_, T> {
 /// As [`Cuda::new`].
 ///
 /// # Safety
-/// The stream must be on device `ordinal`, in its primary context, and outlive everything that is made of what is returned.
+/// The stream must be on device `ordinal`, in its primary context, and outlive the result and everything made from it.
 pub unsafe fn on_stream(ordinal: usize, stream: &Stream) -> Result<Cuda> {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller promises a stream of the device's primary context that outlives the result.
     unsafe { Cuda::on_stream(ordinal, stream.as_inner().cast()) }
 }
 
@@ -75,7 +75,8 @@ macro_rules! views {
         impl Views for Gpu<Cuda> {
             $(
                 unsafe fn $name<'a>(&self, memory: &'a DeviceSlice<$entry>) -> Result<View<'a, $to<Cuda>>> {
-                    // SAFETY: the slice has that many entries of that size; the rest is the caller's to keep.
+                    // SAFETY: the slice has that many entries of that size, and the caller keeps it allocated and unused
+                    // by others until the stream is synchronised.
                     let inner = unsafe { self.$borrow(address(memory), memory.len()) }?;
                     Ok(View { inner, memory: PhantomData })
                 }
@@ -91,16 +92,16 @@ macro_rules! views {
             )+
         }
 
-        /// Views of cust's device memory as what probeprune's operations take.
+        /// Views of cust's device memory as operands of probeprune.
         ///
         /// # Errors
         /// All of them refuse memory of another device and addresses that are not a multiple of 16.
         ///
         /// # Safety
         /// For all of them: operations run later than they are called, so the memory must live, and must not be used in
-        /// another way, until the stream was synchronised after the last operation on the view; also where the view itself
-        /// is gone by then.
-        #[allow(clippy::missing_safety_doc, reason = "said once above")]
+        /// another way, until the stream is synchronised after the last operation on the view, even if the view is dropped
+        /// before.
+        #[allow(clippy::missing_safety_doc, reason = "stated once, on the trait")]
         pub trait Views {
             $(
                 #[doc = concat!("A view of `", stringify!($entry), "` for reading.")]

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use indicatif::ProgressBar;
 use probeprune::{
-    backend::{Backend, Grid},
+    backend::Backend,
     model::{Model, timeline::Step},
     prune::{
+        BatchShape,
         calibration::Calibration,
         settings::{Method, Settings},
     },
@@ -32,7 +33,7 @@ pub(crate) struct Measured {
     /// Which of the variants.
     pub(crate) variant: usize,
     /// B × S of the prompt.
-    pub(crate) grid: Grid,
+    pub(crate) grid: BatchShape,
     /// Tokens decoded behind it, per sample.
     pub(crate) decoded: usize,
     /// Of every repetition.
@@ -127,7 +128,7 @@ pub(crate) fn measure<B: Backend>(
     let mut plan = Vec::new();
     for &samples in &batches {
         for &tokens in &prompts {
-            let grid = Grid { samples, tokens };
+            let grid = BatchShape { samples, tokens };
             plan.extend(args.tests.wants(Test::Pp).then_some((grid, 0)));
             plan.extend(decoded.iter().filter(|&&n| n > 0 && generating).map(|&n| (grid, n)));
         }
@@ -154,7 +155,7 @@ struct Runner<'a, B: Backend> {
 
 impl<'a, B: Backend> Runner<'a, B> {
     /// All variants at one size; `decoded` of 0 for prompts alone.
-    fn group(&self, grid: Grid, decoded: usize) -> Result<Vec<Measured>> {
+    fn group(&self, grid: BatchShape, decoded: usize) -> Result<Vec<Measured>> {
         let tokens = tokens(self.model, self.args, grid.rows());
         let mut cases = Vec::new();
         for settings in self.variants {
@@ -200,7 +201,7 @@ impl<'a, B: Backend> Runner<'a, B> {
         cases: &mut [Case<'_, B>],
         count: usize,
         tokens: &[u32],
-        grid: Grid,
+        grid: BatchShape,
         decoded: usize,
     ) -> Result<Vec<Vec<Round>>> {
         let mut rounds: Vec<Vec<Round>> = cases.iter().map(|_| Vec::with_capacity(count)).collect();
@@ -213,7 +214,7 @@ impl<'a, B: Backend> Runner<'a, B> {
         Ok(rounds)
     }
 
-    fn case(&self, settings: &Settings, grid: Grid, decoded: usize) -> Result<Case<'a, B>> {
+    fn case(&self, settings: &Settings, grid: BatchShape, decoded: usize) -> Result<Case<'a, B>> {
         let mut settings = settings.clone();
         // Every sample's first token comes out of the prompt.
         let capacity = if decoded == 0 { 0 } else { grid.tokens + decoded + 1 };
@@ -230,7 +231,7 @@ impl<'a, B: Backend> Runner<'a, B> {
 
 impl<B: Backend> Case<'_, B> {
     /// One run, from the same history every time, so that all give the same bits.
-    fn round(&mut self, tokens: &[u32], grid: Grid, decoded: usize) -> Result<Round> {
+    fn round(&mut self, tokens: &[u32], grid: BatchShape, decoded: usize) -> Result<Round> {
         let session = &mut self.session;
         let prompts: Vec<Vec<u32>> = tokens.chunks_exact(grid.tokens).map(<[u32]>::to_vec).collect();
         let start = Instant::now();

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use probeprune::{
-    backend::{Backend, Grid},
+    backend::Backend,
     corpus::{Topic, text},
     prune::{
+        BatchShape,
         calibration::Calibration,
         settings::{Compensation, Method, Settings},
     },
@@ -30,7 +31,7 @@ const CALIBRATION_SEED: u64 = 4_000;
 const EVALUATION_SEED: u64 = 5_000;
 
 /// Shape of the batches; a batch has one topic.
-const GRID: Grid = Grid { samples: 16, tokens: 64 };
+const GRID: BatchShape = BatchShape { samples: 16, tokens: 64 };
 const CALIBRATION_SAMPLES: usize = 128;
 
 /// Methods and what stands in for pruned channels.

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use clap::Args;
 use probeprune::{
-    backend::Grid,
     checkpoint::{Checkpoint, check_shapes},
     config::{Family, ModelConfig, RopeScaling},
     gpu::{cross_entropy_scratch, weights_on_gpu},
     prune::{
+        BatchShape,
         flops::{LayerCounts, shares},
         settings::{Method, Settings},
     },
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let config = ModelConfig::load(&source)?;
     let checkpoint = Checkpoint::open(&source, true)?;
     let settings = args.method.settings(&config)?;
-    let grid = Grid {
+    let grid = BatchShape {
         samples: args.batch_size,
         tokens: args.seq_len.unwrap_or(config.max_position_embeddings.min(1024)),
     };
@@ -149,7 +149,7 @@ fn describe_memory(
     config: &ModelConfig,
     settings: &Settings,
     layers: &[LayerCounts],
-    grid: Grid,
+    grid: BatchShape,
     place: &Place,
 ) -> String {
     let limits = |capacity| Limits { samples: grid.samples, tokens: grid.tokens, capacity };
@@ -180,7 +180,12 @@ fn describe_memory(
     )
 }
 
-fn describe_kept(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts], grid: Grid) -> String {
+fn describe_kept(
+    config: &ModelConfig,
+    settings: &Settings,
+    layers: &[LayerCounts],
+    grid: BatchShape,
+) -> String {
     let mut out = format!("kept         {} at {}", settings.method, percent(settings.prune_ratio));
     out += match settings.method {
         Method::Flap => ", if every block had the same share (calibration decides)\n",

@@ -1,4 +1,4 @@
-//! Attention over kept heads, and the key/value heads that they need.
+//! Attention over kept heads, and their key/value heads.
 
 use std::ptr::null;
 
@@ -10,13 +10,14 @@ use super::{
     probe::optional,
 };
 use crate::{
-    backend::{AttentionShape, Grid},
+    backend::{AttentionOperands, AttentionShape, KeepKvHeadsOperands, KeptSet},
     ffi::{
         dlpack::{DLTensor, Tensor, refused},
         status::{Failure, Outcome},
         structs::versioned,
     },
     gpu::attention::WIDEST_HEAD,
+    prune::BatchShape,
 };
 
 /// Widest head that the CPU has buffers for.
@@ -27,61 +28,73 @@ const WIDEST_HEAD_ON_CPU: usize = 4096;
 #[repr(C)]
 pub struct HeadsArguments {
     pub(in crate::ffi) struct_size: u32,
-    pub(in crate::ffi) group: u32,
+    pub(in crate::ffi) gqa_group: u32,
     pub(in crate::ffi) heads: *const DLTensor,
-    pub(in crate::ffi) kv_kept: *const DLTensor,
-    pub(in crate::ffi) kv_slots: *const DLTensor,
+    pub(in crate::ffi) kv_heads: *const DLTensor,
+    pub(in crate::ffi) kv_head_of: *const DLTensor,
 }
 
 versioned!(HeadsArguments, "probeprune_keep_kv_heads_args", probeprune_keep_kv_heads_args_init, reserved: [], Self {
     struct_size: 0,
-    group: 1,
+    gqa_group: 1,
     heads: null(),
-    kv_kept: null(),
-    kv_slots: null(),
+    kv_heads: null(),
+    kv_head_of: null(),
 });
 
 #[derive(Debug)]
 struct Heads<'a> {
-    group: usize,
-    heads: Tensor<'a>,
-    kv_kept: Tensor<'a>,
-    kv_slots: Tensor<'a>,
+    gqa_group: usize,
+    heads: KeptSet<Tensor<'a>>,
+    kv_heads: KeptSet<Tensor<'a>>,
+    kv_head_of: Tensor<'a>,
+}
+
+/// A list of heads; the operation needs neither their width nor their number in all.
+fn all_kept(indices: Tensor<'_>) -> KeptSet<Tensor<'_>> {
+    KeptSet { indices, len: indices.entries(), of: indices.entries(), block_width: 1 }
 }
 
 impl<'a> Operation<'a> for Heads<'a> {
     type Arguments = HeadsArguments;
 
     unsafe fn read(arguments: &HeadsArguments, operands: &mut Operands) -> Outcome<Self> {
-        let group = arguments.group as usize;
-        if group == 0 {
+        let gqa_group = arguments.gqa_group as usize;
+        if gqa_group == 0 {
             let help = "Query heads per key/value head: 1 without grouped-query attention.";
-            return Err(Failure::argument("group", "at least 1", 0, help));
+            return Err(Failure::argument("gqa_group", "at least 1", 0, help));
         }
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let heads = operands.indices(arguments.heads, "heads", Access::Read)?;
-            let kv_kept = operands.indices(arguments.kv_kept, "kv_kept", Access::Write)?;
+            let kv_heads = operands.indices(arguments.kv_heads, "kv_heads", Access::Write)?;
             operands.check_ascending(&heads)?;
             let values = operands.values(&heads)?.unwrap_or_default();
-            let groups = values.chunk_by(|&a, &b| a / arguments.group == b / arguments.group).count();
-            if groups > kv_kept.entries() {
+            let groups = values.chunk_by(|&a, &b| a / arguments.gqa_group == b / arguments.gqa_group).count();
+            if groups > kv_heads.entries() {
                 let expected = format!("at least {groups} entries, one per key/value head");
-                return Err(refused("kv_kept", "shape", expected, kv_kept.entries()));
+                return Err(refused("kv_heads", "shape", expected, kv_heads.entries()));
             }
-            let kv_slots = operands.indices(arguments.kv_slots, "kv_slots", Access::Write)?;
-            let kv_slots = kv_slots.with_entries(heads.entries(), "one per head")?;
-            Ok(Self { group, heads, kv_kept, kv_slots })
+            let kv_head_of = operands.indices(arguments.kv_head_of, "kv_head_of", Access::Write)?;
+            let kv_head_of = kv_head_of.with_entries(heads.entries(), "one per head")?;
+            Ok(Self { gqa_group, heads: all_kept(heads), kv_heads: all_kept(kv_heads), kv_head_of })
         }
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked the types and the lengths of the three lists; the caller lends their memory until
+        // the operation is over.
         unsafe {
-            let heads = backend.kept(&self.heads, self.heads.entries())?;
-            let mut kv_kept = backend.kept(&self.kv_kept, self.kv_kept.entries())?;
-            let mut kv_slots = backend.indices_of(&self.kv_slots)?;
-            backend.keep_kv_heads(&heads, self.group, &mut kv_kept, &mut kv_slots);
+            let heads = backend.kept(&self.heads)?;
+            let mut kv_heads = backend.kept(&self.kv_heads)?;
+            let mut kv_head_of = backend.indices_of(&self.kv_head_of)?;
+            backend.keep_kv_heads(KeepKvHeadsOperands {
+                heads: &heads,
+                gqa_group: self.gqa_group,
+                kv_heads: &mut kv_heads,
+                kv_head_of: &mut kv_head_of,
+            });
         }
         Ok(())
     }
@@ -100,7 +113,7 @@ pub struct AttentionArguments {
     pub(in crate::ffi) q: *const DLTensor,
     pub(in crate::ffi) k: *const DLTensor,
     pub(in crate::ffi) v: *const DLTensor,
-    pub(in crate::ffi) kv_slots: *const DLTensor,
+    pub(in crate::ffi) kv_head_of: *const DLTensor,
     pub(in crate::ffi) mask: *const DLTensor,
     pub(in crate::ffi) slots: *const DLTensor,
     pub(in crate::ffi) out: *const DLTensor,
@@ -114,7 +127,7 @@ versioned!(AttentionArguments, "probeprune_attention_args", probeprune_attention
     q: null(),
     k: null(),
     v: null(),
-    kv_slots: null(),
+    kv_head_of: null(),
     mask: null(),
     slots: null(),
     out: null(),
@@ -126,7 +139,7 @@ struct Attention<'a> {
     q: Tensor<'a>,
     k: Tensor<'a>,
     v: Tensor<'a>,
-    kv_slots: Tensor<'a>,
+    kv_head_of: Tensor<'a>,
     mask: Option<Tensor<'a>>,
     slots: Option<Tensor<'a>>,
     out: Tensor<'a>,
@@ -136,7 +149,8 @@ impl<'a> Operation<'a> for Attention<'a> {
     type Arguments = AttentionArguments;
 
     unsafe fn read(arguments: &AttentionArguments, operands: &mut Operands) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let q = operands.states(arguments.q, "q", Access::Read)?;
             let [samples, tokens, heads, head_dim] = q.sizes()?;
@@ -156,13 +170,13 @@ impl<'a> Operation<'a> for Attention<'a> {
             }
             let keys = if arguments.keys == 0 { key_capacity } else { arguments.keys as usize };
             if !(tokens..=key_capacity).contains(&keys) {
-                let help = "The last of the keys are the queries' own.";
+                let help = "The last keys belong to the queries.";
                 let expected = format!("{tokens} to {key_capacity}, or 0 for all");
                 return Err(Failure::argument("keys", expected, keys, help));
             }
-            let kv_slots = operands.indices(arguments.kv_slots, "kv_slots", Access::Read)?;
-            let kv_slots = kv_slots.with_entries(heads, "one per head")?;
-            operands.check_below(&kv_slots, kv_heads)?;
+            let kv_head_of = operands.indices(arguments.kv_head_of, "kv_head_of", Access::Read)?;
+            let kv_head_of = kv_head_of.with_entries(heads, "one per head")?;
+            operands.check_below(&kv_head_of, kv_heads)?;
             let mask = optional!(operands.indices(arguments.mask, "mask", Read));
             let slots = optional!(operands.indices(arguments.slots, "slots", Read));
             if let Some(slots) = &slots {
@@ -172,7 +186,7 @@ impl<'a> Operation<'a> for Attention<'a> {
             let default_scale = (head_dim as f32).powf(-0.5);
             Ok(Self {
                 shape: AttentionShape {
-                    queries: Grid { samples, tokens },
+                    queries: BatchShape { samples, tokens },
                     keys,
                     key_capacity,
                     heads,
@@ -189,21 +203,30 @@ impl<'a> Operation<'a> for Attention<'a> {
                 q,
                 k,
                 v,
-                kv_slots,
+                kv_head_of,
             })
         }
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against `shape`; the caller lends the memory until the operation is
+        // over.
         unsafe {
             let [q, k, v] = [&self.q, &self.k, &self.v].map(|tensor| backend.states(tensor));
             let mut out = backend.states(&self.out)?;
-            let kv_slots = backend.indices_of(&self.kv_slots)?;
+            let kv_head_of = backend.indices_of(&self.kv_head_of)?;
             let mask = backend.optional_indices(self.mask.as_ref())?;
             let slots = backend.optional_indices(self.slots.as_ref())?;
-            let (q, k, v) = (q?, k?, v?);
-            backend.attention(&q, &k, &v, self.shape, &kv_slots, mask.as_ref(), slots.as_ref(), &mut out);
+            backend.attention(AttentionOperands {
+                q: &q?,
+                k: &k?,
+                v: &v?,
+                shape: self.shape,
+                kv_head_of: &kv_head_of,
+                mask: mask.as_ref(),
+                slots: slots.as_ref(),
+                out: &mut out,
+            });
         }
         Ok(())
     }

@@ -8,10 +8,9 @@ use super::{
     operands::{Access, Operands, Workspace},
     operation,
     probe::optional,
-    products::Blocks,
 };
 use crate::{
-    backend::{KeptBlocks, Linear, WeightUse},
+    backend::{ColumnStatisticOperands, KeptSet, Linear, ProjectOperands, WeightUse},
     ffi::{
         dlpack::{DLTensor, Tensor, refused},
         status::Outcome,
@@ -20,20 +19,20 @@ use crate::{
     prune::settings::Metric,
 };
 
-/// A weight whose columns take part: (out, in), stored column by column where a GPU has it.
+/// A weight of which columns are kept: (out_features, in_features), stored column by column on a GPU.
 #[derive(Debug)]
 struct Columns<'a> {
     weight: Tensor<'a>,
     shape: [usize; 2],
-    /// Stored column by column where the CPU wants rows: it is turned around in the workspace.
-    turned: bool,
+    /// Stored column by column on the CPU, which needs rows: transposed in the workspace.
+    transposed: bool,
 }
 
 impl<'a> Columns<'a> {
     /// # Safety
     /// As [`Operation::read`].
     unsafe fn read(weight: *const DLTensor, operands: &mut Operands) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that `weight` is null or a valid DLTensor.
         let weight = unsafe { operands.weight(weight, "weight") }?;
         let shape = weight.sizes()?;
         let by_columns = weight.is_column_major();
@@ -46,12 +45,12 @@ impl<'a> Columns<'a> {
                 format!("those of a ({}, {}) weight stored column by column, 1 and {0}", shape[0], shape[1]);
             return Err(refused("weight", "strides", expected, "others"));
         }
-        Ok(Self { weight, shape, turned: operands.is_cpu() && by_columns })
+        Ok(Self { weight, shape, transposed: operands.is_cpu() && by_columns })
     }
 
     fn workspace(&self) -> usize {
         let bytes = self.weight.entries() * self.weight.dtype.bytes();
-        if self.turned { Workspace::part(bytes) } else { 0 }
+        if self.transposed { Workspace::part(bytes) } else { 0 }
     }
 
     /// # Safety
@@ -59,20 +58,22 @@ impl<'a> Columns<'a> {
     unsafe fn linear<B: Lend>(&self, backend: &B, workspace: &mut Workspace) -> Outcome<Linear<B>> {
         let [out_features, in_features] = self.shape;
         let mut at = self.weight.data;
-        if self.turned {
+        if self.transposed {
             at = workspace.take(self.workspace());
-            // SAFETY: the workspace has as many bytes.
+            // SAFETY: the workspace has room for the weight's entries, as `Operands::workspace` checked; the caller
+            // lends both until the operation is over.
             unsafe {
                 transpose(self.weight.data, at, [in_features, out_features], self.weight.dtype.bytes())
             };
         }
-        // SAFETY: the caller's to keep.
+        // SAFETY: `at` is the caller's weight or its copy in the caller's workspace; both are lent until the
+        // operation is over.
         let weight = unsafe { backend.matrix_at(at, self.weight.dtype, self.shape, WeightUse::Columns) }?;
         Ok(Linear { weight, bias: None, out_features, in_features })
     }
 }
 
-/// `probeprune_gemm_columns_args`.
+/// `probeprune_gemm_sparse_columns_args`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct ColumnsArguments {
@@ -100,7 +101,7 @@ versioned!(ColumnsArguments, "probeprune_gemm_sparse_columns_args", probeprune_g
 #[derive(Debug)]
 struct Project<'a> {
     rows: usize,
-    blocks: Blocks<'a>,
+    kept: Option<KeptSet<Tensor<'a>>>,
     a: Tensor<'a>,
     weight: Columns<'a>,
     bias: Option<Tensor<'a>>,
@@ -112,15 +113,17 @@ impl<'a> Operation<'a> for Project<'a> {
     type Arguments = ColumnsArguments;
 
     unsafe fn read(arguments: &ColumnsArguments, operands: &mut Operands) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let a = operands.states(arguments.a, "a", Access::Read)?;
             let weight = Columns::read(arguments.weight, operands)?;
             let [outputs, inputs] = weight.shape;
-            let blocks = Blocks::read(arguments.kept, arguments.block_width, inputs, operands)?;
-            let [rows, channels] = a.rows()?;
-            if channels != blocks.channels {
-                let expected = format!("(T, {}), the kept columns", blocks.channels);
+            let kept = operands.optional_kept(arguments.kept, arguments.block_width, inputs)?;
+            let channels = kept.as_ref().map_or(inputs, KeptSet::channels);
+            let [rows, of_a] = a.rows()?;
+            if of_a != channels {
+                let expected = format!("(T, {channels}), the kept columns");
                 return Err(refused("a", "shape", expected, format!("{:?}", a.shape)));
             }
             let bias = optional!(operands.floats(arguments.bias, "bias", Read));
@@ -128,7 +131,7 @@ impl<'a> Operation<'a> for Project<'a> {
             let of_out = |tensor: Tensor<'a>| tensor.with_entries(rows * outputs, "(T, H)");
             Ok(Self {
                 rows,
-                blocks,
+                kept,
                 a,
                 weight,
                 bias: bias.map(|bias| bias.with_entries(outputs, "(H)")).transpose()?,
@@ -143,15 +146,20 @@ impl<'a> Operation<'a> for Project<'a> {
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, mut workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against (T, kept columns), (H, C) and (T, H); the caller lends the
+        // memory until the operation is over.
         unsafe {
-            let linear = self.weight.linear(backend, &mut workspace)?;
-            let set = self.blocks.set(backend)?;
-            let kept = set.as_ref().map(|set| KeptBlocks { set, width: self.blocks.width });
+            let projection = self.weight.linear(backend, &mut workspace)?;
+            let kept = backend.optional_kept(self.kept.as_ref())?;
             let bias = backend.optional_floats(self.bias.as_ref())?;
             let residual = self.residual.map(|residual| backend.states(&residual)).transpose()?;
             let (a, mut out) = (backend.states(&self.a)?, backend.states(&self.out)?);
-            backend.project(&a, self.rows, &linear, kept, bias.as_ref(), None, residual.as_ref(), &mut out);
+            backend.project(ProjectOperands {
+                kept: kept.as_ref(),
+                bias: bias.as_ref(),
+                residual: residual.as_ref(),
+                ..ProjectOperands::new(&a, self.rows, &projection, &mut out)
+            });
         }
         Ok(())
     }
@@ -193,7 +201,8 @@ impl<'a> Operation<'a> for Statistic<'a> {
 
     unsafe fn read(arguments: &StatisticArguments, operands: &mut Operands) -> Outcome<Self> {
         let metric = choice(arguments.metric, Metric::ALL, "metric")?;
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let weight = Columns::read(arguments.weight, operands)?;
             let out = operands.floats(arguments.out, "out", Access::Write)?;
@@ -206,10 +215,16 @@ impl<'a> Operation<'a> for Statistic<'a> {
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, mut workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against (H, C) and (C); the caller lends the memory until the
+        // operation is over.
         unsafe {
-            let linear = self.weight.linear(backend, &mut workspace)?;
-            backend.column_statistic(&linear, self.metric, &mut backend.floats(&self.out)?);
+            let projection = self.weight.linear(backend, &mut workspace)?;
+            let mut out = backend.floats(&self.out)?;
+            backend.column_statistic(ColumnStatisticOperands {
+                projection: &projection,
+                metric: self.metric,
+                out: &mut out,
+            });
         }
         Ok(())
     }

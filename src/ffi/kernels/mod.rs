@@ -1,7 +1,7 @@
 //! The method's operations one by one, in callers' memory and on callers' streams.
 //!
-//! Every operation reads its arguments into checked tensors, says how much workspace it wants, and runs on either
-//! backend over borrowed memory. On a GPU nothing is allocated there and nothing waits.
+//! Each operation reads its arguments into checked tensors, states its workspace, and runs on either backend over borrowed
+//! memory. On a GPU it allocates no memory and does not wait.
 
 mod attend;
 mod columns;
@@ -34,7 +34,7 @@ use crate::{
     gpu::{Cuda, Gpu, GpuDtype, OnStream},
 };
 
-/// What `probeprune_device*` leads to.
+/// The object behind `probeprune_device*`.
 pub enum Opened {
     /// The CPU, with a pool of threads.
     Cpu(Box<Cpu>),
@@ -67,7 +67,8 @@ impl Opened {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_device_open(options: *const DeviceOptions, out: *mut *mut Device) -> i32 {
     call(|| {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the header requires `options` to be null or readable for its `struct_size`, and `out` to be null or
+        // writable.
         let (options, out) =
             unsafe { (check::versioned_or_default(options, "options")?, Out::new(out, "out")?) };
         let opened = match options.device_type {
@@ -83,14 +84,15 @@ pub unsafe extern "C" fn probeprune_device_open(options: *const DeviceOptions, o
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_device_free(device: *mut Device) {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `device` to be null, or neither freed before nor in use.
     unsafe { check::take_back(device) }
 }
 
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_synchronize(device: *const Device, stream: *mut c_void) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the header requires `device` to be null or not freed, and `stream` to be of the device's primary
+    // context.
     call(|| unsafe {
         handle::with(device, "device", |device| {
             let Opened::Cuda(cuda) = device else { return Ok(()) };
@@ -106,10 +108,10 @@ trait Operation<'a>: Sized {
     type Arguments: Versioned;
 
     /// # Safety
-    /// Pointers in `arguments` that are not null lead to what the header says, for 'a.
+    /// Each pointer in `arguments` is null or valid for 'a, as the header requires.
     unsafe fn read(arguments: &Self::Arguments, operands: &mut Operands) -> Outcome<Self>;
 
-    /// Bytes that it wants.
+    /// Bytes of workspace that it needs.
     fn workspace(&self) -> usize {
         0
     }
@@ -128,7 +130,9 @@ unsafe fn run<'a, O: Operation<'a>>(
     workspace_size: usize,
     stream: *mut c_void,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller passes on what the header requires: `device` null or not freed, `arguments` null or readable
+    // for its `struct_size`, tensors and workspace valid until the operation is over, a stream of the device's
+    // primary context.
     call(|| unsafe {
         handle::with(device, "device", |device| {
             let mut operands = Operands::new(device.device());
@@ -159,7 +163,8 @@ unsafe fn workspace_size<'a, O: Operation<'a>>(
     arguments: *const O::Arguments,
     size: *mut usize,
 ) -> i32 {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller passes on what the header requires: `device` null or not freed, `arguments` null or readable
+    // for its `struct_size`, valid tensors, and `size` null or writable.
     call(|| unsafe {
         handle::with(device, "device", |device| {
             let size = Out::new(size, "size")?;
@@ -183,7 +188,7 @@ macro_rules! operation {
             workspace_size: usize,
             stream: *mut ::std::ffi::c_void,
         ) -> i32 {
-            // SAFETY: the caller's to keep.
+            // SAFETY: the header requires what `run` does.
             unsafe {
                 $crate::ffi::kernels::run::<$operation<'_>>(device, args, workspace, workspace_size, stream)
             }
@@ -196,20 +201,21 @@ macro_rules! operation {
             args: *const $arguments,
             size: *mut usize,
         ) -> i32 {
-            // SAFETY: the caller's to keep.
+            // SAFETY: the header requires what `workspace_size` does.
             unsafe { $crate::ffi::kernels::workspace_size::<$operation<'_>>(device, args, size) }
         }
     };
 }
 use operation;
 
-/// Indices that a tensor on the host holds.
+/// Indices of a tensor on the host.
 ///
 /// # Safety
-/// Pointers that are not null lead to what DLPack says.
+/// As [`Tensor::new`].
 pub(super) unsafe fn host_indices(tensor: *const DLTensor, name: &'static str) -> Outcome<Vec<u32>> {
     let host = DLDevice { device_type: dlpack::CPU, device_id: 0 };
-    // SAFETY: the caller's to keep; the tensor says that so many entries are there.
+    // SAFETY: the caller promises a valid DLTensor or null. It is in host memory and holds `entries()` entries of 32
+    // bits, which `Tensor::new` and `of` checked.
     unsafe {
         let tensor = Tensor::new(tensor, name, host)?.of(&operands::INDICES)?.compact()?;
         Ok(check::array(tensor.data.cast::<u32>(), tensor.entries(), name)?.to_vec())

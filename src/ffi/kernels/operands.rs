@@ -2,12 +2,15 @@
 
 use std::{ffi::c_void, ops::Range};
 
-use crate::ffi::{
-    dlpack::{self, DLDataType, DLDevice, DLTensor, Tensor, refused},
-    status::{Failure, Outcome, Status},
+use crate::{
+    backend::KeptSet,
+    ffi::{
+        dlpack::{self, DLDataType, DLDevice, DLTensor, Tensor, refused},
+        status::{Failure, Outcome, Status},
+    },
 };
 
-/// Types of indices: the same bits.
+/// Types of indices; an index has the same bits in both.
 pub(in crate::ffi) const INDICES: [DLDataType; 2] = [DLDataType::INT32, DLDataType::UINT32];
 /// Type of energies, scores and biases.
 const STATISTICS: [DLDataType; 1] = [DLDataType::FLOAT32];
@@ -16,7 +19,7 @@ const MOST: usize = 14;
 /// Parts of a workspace begin at multiples of this.
 const PART: usize = 256;
 
-/// What an operation reads and writes.
+/// The tensors that an operation reads and writes.
 #[derive(Debug)]
 pub(super) struct Operands {
     device: DLDevice,
@@ -49,13 +52,16 @@ impl Operands {
     }
 
     /// A tensor of hidden or intermediate states: float32 on the CPU, one of bfloat16 and float16 on a GPU.
+    ///
+    /// # Safety
+    /// As [`Tensor::new`].
     pub(super) unsafe fn states<'a>(
         &mut self,
         tensor: *const DLTensor,
         name: &'static str,
         access: Access,
     ) -> Outcome<Tensor<'a>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that `tensor` is null or a valid DLTensor.
         let tensor = unsafe { Tensor::new(tensor, name, self.device) }?;
         let tensor = match (self.is_cpu(), self.activations) {
             (true, _) => tensor.of(&[DLDataType::FLOAT32])?,
@@ -66,13 +72,16 @@ impl Operands {
         self.add(tensor.compact()?, access)
     }
 
-    /// A weight matrix: row-major, or column by column, which is how GPUs want those whose columns are kept.
+    /// A weight matrix: row-major, or column by column, as GPUs need it for kept columns.
+    ///
+    /// # Safety
+    /// As [`Tensor::new`].
     pub(super) unsafe fn weight<'a>(
         &mut self,
         tensor: *const DLTensor,
         name: &'static str,
     ) -> Outcome<Tensor<'a>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that `tensor` is null or a valid DLTensor.
         let tensor = unsafe { Tensor::new(tensor, name, self.device) }?;
         let tensor = match (self.is_cpu(), self.activations) {
             (true, _) => tensor.of(&[DLDataType::FLOAT32, DLDataType::FLOAT16, DLDataType::BFLOAT16])?,
@@ -87,58 +96,109 @@ impl Operands {
     }
 
     /// Float32.
+    ///
+    /// # Safety
+    /// As [`Tensor::new`].
     pub(super) unsafe fn floats<'a>(
         &mut self,
         tensor: *const DLTensor,
         name: &'static str,
         access: Access,
     ) -> Outcome<Tensor<'a>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that `tensor` is null or a valid DLTensor.
         self.add(unsafe { Tensor::new(tensor, name, self.device) }?.of(&STATISTICS)?.compact()?, access)
     }
 
     /// History: float32 or float16.
+    ///
+    /// # Safety
+    /// As [`Tensor::new`].
     pub(super) unsafe fn history<'a>(
         &mut self,
         tensor: *const DLTensor,
         name: &'static str,
         access: Access,
     ) -> Outcome<Tensor<'a>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that `tensor` is null or a valid DLTensor.
         let tensor = unsafe { Tensor::new(tensor, name, self.device) }?;
         self.add(tensor.of(&[DLDataType::FLOAT32, DLDataType::FLOAT16])?.compact()?, access)
     }
 
     /// Int32 or uint32.
+    ///
+    /// # Safety
+    /// As [`Tensor::new`].
     pub(super) unsafe fn indices<'a>(
         &mut self,
         tensor: *const DLTensor,
         name: &'static str,
         access: Access,
     ) -> Outcome<Tensor<'a>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that `tensor` is null or a valid DLTensor.
         self.add(unsafe { Tensor::new(tensor, name, self.device) }?.of(&INDICES)?.compact()?, access)
     }
 
-    /// The values of indices on the host. On a GPU nobody can look at them.
+    /// Kept blocks of `block_width` out of `channels` channels.
     ///
     /// # Safety
-    /// The tensor's memory is what it says.
+    /// As [`Tensor::new`].
+    pub(super) unsafe fn kept<'a>(
+        &mut self,
+        tensor: *const DLTensor,
+        block_width: u32,
+        channels: usize,
+    ) -> Outcome<KeptSet<Tensor<'a>>> {
+        let of = blocks(block_width, channels)?;
+        // SAFETY: the caller promises that `tensor` is null or a valid DLTensor.
+        let indices = unsafe {
+            let indices = self.indices(tensor, "kept", Access::Read)?;
+            self.check_ascending(&indices)?;
+            self.check_below(&indices, of)?;
+            indices
+        };
+        let len = indices.entries();
+        if len > of {
+            return Err(refused("kept", "shape", format!("at most {of} entries"), len));
+        }
+        Ok(KeptSet { indices, len, of, block_width: block_width as usize })
+    }
+
+    /// As [`Operands::kept`]; null keeps all blocks.
+    ///
+    /// # Safety
+    /// As [`Tensor::new`].
+    pub(super) unsafe fn optional_kept<'a>(
+        &mut self,
+        tensor: *const DLTensor,
+        block_width: u32,
+        channels: usize,
+    ) -> Outcome<Option<KeptSet<Tensor<'a>>>> {
+        if tensor.is_null() {
+            return blocks(block_width, channels).map(|_| None);
+        }
+        // SAFETY: `tensor` is not null; the caller promises a valid DLTensor.
+        unsafe { self.kept(tensor, block_width, channels) }.map(Some)
+    }
+
+    /// The values of indices on the host; `None` on a GPU, where they cannot be read.
+    ///
+    /// # Safety
+    /// The tensor's memory is readable for 'a.
     pub(super) unsafe fn values<'a>(&self, tensor: &Tensor<'a>) -> Outcome<Option<&'a [u32]>> {
         if !self.is_cpu() {
             return Ok(None);
         }
-        // SAFETY: the tensor says that so many entries are there.
+        // SAFETY: the caller promises that the tensor's `entries()` indices of 32 bits are readable.
         unsafe { crate::ffi::check::array(tensor.data.cast::<u32>(), tensor.entries(), tensor.name) }
             .map(Some)
     }
 
-    /// Refuses indices that are not below `of`, as far as they can be seen.
+    /// Refuses indices that are not below `of`, where they can be read.
     ///
     /// # Safety
     /// As [`Operands::values`].
     pub(super) unsafe fn check_below(&self, tensor: &Tensor<'_>, of: usize) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that the tensor's indices are readable.
         let values = unsafe { self.values(tensor) }?.unwrap_or_default();
         match values.iter().find(|&&index| index as usize >= of) {
             Some(index) => Err(refused(tensor.name, "values", format!("indices below {of}"), index)),
@@ -146,12 +206,12 @@ impl Operands {
         }
     }
 
-    /// Refuses indices that do not ascend, as far as they can be seen.
+    /// Refuses indices that do not ascend, where they can be read.
     ///
     /// # Safety
     /// As [`Operands::values`].
     pub(super) unsafe fn check_ascending(&self, tensor: &Tensor<'_>) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that the tensor's indices are readable.
         let values = unsafe { self.values(tensor) }?.unwrap_or_default();
         if values.is_sorted_by(|a, b| a < b) {
             return Ok(());
@@ -176,14 +236,14 @@ impl Operands {
             (writes || *written) && range.start < other.end && other.start < range.end
         };
         if let Some((.., other)) = self.used[..self.count].iter().find(meets) {
-            return Err(refused(name, "memory", format!("none that {other} has too"), "some of it"));
+            return Err(refused(name, "memory", format!("no overlap with {other}"), "one"));
         }
         self.used[self.count] = (range, writes, name);
         self.count += 1;
         Ok(())
     }
 
-    /// The caller's workspace, of which `needed` bytes are wanted.
+    /// The caller's workspace, refused if it has fewer than `needed` bytes.
     pub(super) fn workspace(&mut self, at: *mut c_void, size: usize, needed: usize) -> Outcome<Workspace> {
         if size < needed {
             let help = "Ask the operation's _workspace_size function.";
@@ -203,12 +263,23 @@ impl Operands {
     }
 }
 
-/// What is left of a workspace.
+/// Blocks of `block_width` in `channels` channels.
+fn blocks(block_width: u32, channels: usize) -> Outcome<usize> {
+    let width = block_width as usize;
+    if width == 0 || !channels.is_multiple_of(width) {
+        let expected = format!("a divisor of {channels}, the channels");
+        let help = "1 for single channels, head_dim for heads.";
+        return Err(Failure::argument("block_width", expected, width, help));
+    }
+    Ok(channels / width)
+}
+
+/// The rest of a workspace.
 #[derive(Debug)]
 pub(super) struct Workspace(*mut c_void);
 
 impl Workspace {
-    /// Bytes that a part takes.
+    /// Bytes of a part, padding included.
     pub(super) fn part(bytes: usize) -> usize {
         bytes.next_multiple_of(PART)
     }

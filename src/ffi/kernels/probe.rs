@@ -1,4 +1,4 @@
-//! Norms with residual importance, choosing the probe, gathering its rows, energies.
+//! Norms with residual importance, selection of the probe, its rows, energies.
 
 use std::{ffi::c_void, ptr::null};
 
@@ -9,28 +9,24 @@ use super::{
     operation,
 };
 use crate::{
-    backend::{Grid, Norm, NormKind, Probe},
+    backend::{
+        EnergyOperands, Norm, NormKind, NormOperands, Probe, ProbeGatherOperands, ProbeSelectOperands,
+    },
     ffi::{
         dlpack::{DLTensor, Tensor, refused},
         status::{Failure, Outcome},
         structs::{choice, versioned},
     },
-    prune::{counts::LEADING_SLOT_LIMIT, settings::ProbeOrder},
+    prune::{BatchShape, counts::LEADING_SLOT_LIMIT, settings::ProbeOrder},
 };
 
-/// An operand that may be left out.
+/// An optional operand.
 macro_rules! optional {
     ($operands:ident.$kind:ident($pointer:expr, $name:literal, $access:ident)) => {
         if $pointer.is_null() { None } else { Some($operands.$kind($pointer, $name, Access::$access)?) }
     };
 }
 pub(super) use optional;
-
-/// B × S of a (B, S) tensor.
-pub(super) fn grid(tensor: &Tensor<'_>) -> Outcome<Grid> {
-    let [samples, tokens] = tensor.sizes()?;
-    Ok(Grid { samples, tokens })
-}
 
 /// `probeprune_norm_args`.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +59,8 @@ versioned!(NormArguments, "probeprune_norm_args", probeprune_norm_args_init, res
 struct NormOperation<'a> {
     kind: Option<NormKind>,
     eps: f32,
-    shape: [usize; 2],
+    rows: usize,
+    hidden_size: usize,
     x: Tensor<'a>,
     weight: Option<Tensor<'a>>,
     bias: Option<Tensor<'a>>,
@@ -76,19 +73,21 @@ impl<'a> Operation<'a> for NormOperation<'a> {
 
     unsafe fn read(arguments: &NormArguments, operands: &mut Operands) -> Outcome<Self> {
         let kind = choice(arguments.kind, &[Some(NormKind::Rms), Some(NormKind::Layer), None], "kind")?;
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let x = operands.states(arguments.x, "x", Access::Read)?;
-            let [rows, width] = x.rows()?;
-            let of_width = |tensor: Tensor<'a>| tensor.with_entries(width, "(H)");
+            let [rows, hidden_size] = x.rows()?;
+            let of_columns = |tensor: Tensor<'a>| tensor.with_entries(hidden_size, "(H)");
             Ok(Self {
                 kind,
                 eps: arguments.eps,
-                shape: [rows, width],
+                rows,
+                hidden_size,
                 weight: optional!(operands.floats(arguments.weight, "weight", Read))
-                    .map(of_width)
+                    .map(of_columns)
                     .transpose()?,
-                bias: optional!(operands.floats(arguments.bias, "bias", Read)).map(of_width).transpose()?,
+                bias: optional!(operands.floats(arguments.bias, "bias", Read)).map(of_columns).transpose()?,
                 out: operands
                     .states(arguments.out, "out", Access::Write)?
                     .with_entries(x.entries(), "as x")?,
@@ -101,14 +100,21 @@ impl<'a> Operation<'a> for NormOperation<'a> {
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        let [rows, width] = self.shape;
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against (T, H); the caller lends the memory until the operation is
+        // over.
         unsafe {
             let weight = backend.optional_floats(self.weight.as_ref())?;
             let bias = backend.optional_floats(self.bias.as_ref())?;
             let norm = self.kind.map(|kind| Norm { kind, weight, bias, eps: self.eps });
             let (mut out, mut sum_squares) = (backend.states(&self.out)?, backend.floats(&self.sum_squares)?);
-            backend.norm(&backend.states(&self.x)?, norm.as_ref(), rows, width, &mut out, &mut sum_squares);
+            backend.norm(NormOperands {
+                x: &backend.states(&self.x)?,
+                norm: norm.as_ref(),
+                rows: self.rows,
+                hidden_size: self.hidden_size,
+                out: &mut out,
+                sum_squares: &mut sum_squares,
+            });
         }
         Ok(())
     }
@@ -151,8 +157,8 @@ versioned!(SelectArguments, "probeprune_probe_select_args", probeprune_probe_sel
 struct Select<'a> {
     order: ProbeOrder,
     leading_slot_limit: usize,
-    grid: Grid,
-    probe: Grid,
+    shape: BatchShape,
+    probe_shape: BatchShape,
     sum_squares: Tensor<'a>,
     positions: Option<Tensor<'a>>,
     mask: Option<Tensor<'a>>,
@@ -167,37 +173,39 @@ impl<'a> Operation<'a> for Select<'a> {
 
     unsafe fn read(arguments: &SelectArguments, operands: &mut Operands) -> Outcome<Self> {
         let order = choice(arguments.order, ProbeOrder::ALL, "order")?;
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let sum_squares = operands.floats(arguments.sum_squares, "sum_squares", Access::Read)?;
-            let grid = grid(&sum_squares)?;
-            let of_rows = |tensor: Tensor<'a>| tensor.with_entries(grid.rows(), "(B, S)");
+            let [samples, tokens] = sum_squares.sizes()?;
+            let shape = BatchShape { samples, tokens };
+            let of_rows = |tensor: Tensor<'a>| tensor.with_entries(shape.rows(), "(B, S)");
             let samples = operands.indices(arguments.samples, "samples", Access::Write)?;
             let slots = operands.indices(arguments.slots, "slots", Access::Write)?;
-            let probe = Grid { samples: samples.entries(), tokens: slots.entries() };
+            let probe_shape = BatchShape { samples: samples.entries(), tokens: slots.entries() };
             let exact = [order == ProbeOrder::Tokens, order == ProbeOrder::Samples];
             for (tensor, kept, all, exact) in [
-                (&samples, probe.samples, grid.samples, exact[0]),
-                (&slots, probe.tokens, grid.tokens, exact[1]),
+                (&samples, probe_shape.samples, shape.samples, exact[0]),
+                (&slots, probe_shape.tokens, shape.tokens, exact[1]),
             ] {
                 if kept > all || exact && kept != all {
                     let expected = format!("{}{all} entries", if exact { "" } else { "at most " });
                     return Err(refused(tensor.name, "shape", expected, kept));
                 }
             }
-            let of_probe = |tensor: Tensor<'a>| tensor.with_entries(probe.rows(), "(B_p, S_p)");
+            let of_probe = |tensor: Tensor<'a>| tensor.with_entries(probe_shape.rows(), "(B_p, S_p)");
             let positions = optional!(operands.indices(arguments.positions, "positions", Read));
             let probe_positions =
                 optional!(operands.indices(arguments.probe_positions, "probe_positions", Write));
             if positions.is_none() && probe_positions.is_some() {
-                let help = "Without positions of the batch there are none of the probe.";
+                let help = "The probe's positions are gathered from the batch's.";
                 return Err(Failure::argument("positions", "a tensor", "NULL", help));
             }
             Ok(Self {
                 order,
                 leading_slot_limit: arguments.leading_slot_limit as usize,
-                grid,
-                probe,
+                shape,
+                probe_shape,
                 sum_squares,
                 positions: positions.map(of_rows).transpose()?,
                 mask: optional!(operands.indices(arguments.mask, "mask", Read)).map(of_rows).transpose()?,
@@ -214,12 +222,13 @@ impl<'a> Operation<'a> for Select<'a> {
     fn workspace(&self) -> usize {
         let missing =
             [&self.probe_positions, &self.probe_mask].into_iter().filter(|out| out.is_none()).count();
-        missing * Workspace::part(4 * self.probe.rows())
+        missing * Workspace::part(4 * self.probe_shape.rows())
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, mut workspace: Workspace) -> Outcome {
-        let rows = self.probe.rows();
-        // SAFETY: the caller's to keep; the workspace has a part for what is not asked for.
+        let rows = self.probe_shape.rows();
+        // SAFETY: `read` checked types and sizes against (B, S) and (B_p, S_p), and the workspace has room for
+        // missing outputs; the caller lends the memory until the operation is over.
         unsafe {
             let mut out = |tensor: Option<Tensor<'_>>| {
                 let at: *mut c_void = tensor.map_or_else(|| workspace.take(4 * rows), |tensor| tensor.data);
@@ -227,27 +236,26 @@ impl<'a> Operation<'a> for Select<'a> {
             };
             let (positions_out, mask_out) = (out(self.probe_positions)?, out(self.probe_mask)?);
             let sum_squares = backend.floats(&self.sum_squares)?;
-            // Nobody reads the probe's positions then: whatever has as many entries will do for the batch's.
+            // Without positions the probe's are not read: any tensor of as many entries serves.
             let positions = self.positions.unwrap_or(self.sum_squares);
             let positions = backend.indices_of(&positions)?;
             let mask = backend.optional_indices(self.mask.as_ref())?;
             let mut probe = Probe {
-                grid: self.probe,
+                shape: self.probe_shape,
                 samples: backend.indices_of(&self.samples)?,
                 slots: backend.indices_of(&self.slots)?,
                 positions: positions_out,
                 mask: mask_out,
             };
-            let limit = self.leading_slot_limit;
-            backend.probe_select(
-                &sum_squares,
-                self.grid,
-                self.order,
-                &positions,
-                mask.as_ref(),
-                limit,
-                &mut probe,
-            );
+            backend.probe_select(ProbeSelectOperands {
+                sum_squares: &sum_squares,
+                shape: self.shape,
+                order: self.order,
+                positions: &positions,
+                mask: mask.as_ref(),
+                leading_slot_limit: self.leading_slot_limit,
+                probe: &mut probe,
+            });
         }
         Ok(())
     }
@@ -278,7 +286,8 @@ versioned!(GatherArguments, "probeprune_probe_gather_args", probeprune_probe_gat
 
 #[derive(Debug)]
 struct Gather<'a> {
-    shape: [usize; 3],
+    shape: BatchShape,
+    hidden_size: usize,
     x: Tensor<'a>,
     samples: Tensor<'a>,
     slots: Tensor<'a>,
@@ -289,36 +298,44 @@ impl<'a> Operation<'a> for Gather<'a> {
     type Arguments = GatherArguments;
 
     unsafe fn read(arguments: &GatherArguments, operands: &mut Operands) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let x = operands.states(arguments.x, "x", Access::Read)?;
-            let shape: [usize; 3] = x.sizes()?;
+            let [batch, length, hidden_size] = x.sizes()?;
             let samples = operands.indices(arguments.samples, "samples", Access::Read)?;
             let slots = operands.indices(arguments.slots, "slots", Access::Read)?;
             operands.check_ascending(&samples)?;
-            operands.check_below(&samples, shape[0])?;
+            operands.check_below(&samples, batch)?;
             operands.check_ascending(&slots)?;
-            operands.check_below(&slots, shape[1])?;
-            let entries = samples.entries() * slots.entries() * shape[2];
+            operands.check_below(&slots, length)?;
+            let entries = samples.entries() * slots.entries() * hidden_size;
             let out = operands.states(arguments.out, "out", Access::Write)?;
-            Ok(Self { shape, x, samples, slots, out: out.with_entries(entries, "(B_p, S_p, H)")? })
+            let out = out.with_entries(entries, "(B_p, S_p, H)")?;
+            let shape = BatchShape { samples: batch, tokens: length };
+            Ok(Self { shape, hidden_size, x, samples, slots, out })
         }
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        let [samples, tokens, width] = self.shape;
-        // SAFETY: the caller's to keep; gathering looks at neither positions nor mask.
+        // SAFETY: `read` checked types and sizes against (B, S, H) and (B_p, S_p, H), and gathering reads neither
+        // positions nor mask; the caller lends the memory until the operation is over.
         unsafe {
             let probe = Probe {
-                grid: Grid { samples: self.samples.entries(), tokens: self.slots.entries() },
+                shape: BatchShape { samples: self.samples.entries(), tokens: self.slots.entries() },
                 samples: backend.indices_of(&self.samples)?,
                 slots: backend.indices_of(&self.slots)?,
                 positions: backend.indices_of(&self.slots)?,
                 mask: backend.indices_of(&self.slots)?,
             };
             let mut out = backend.states(&self.out)?;
-            let grid = Grid { samples, tokens };
-            backend.probe_gather(&backend.states(&self.x)?, grid, width, &probe, &mut out);
+            backend.probe_gather(ProbeGatherOperands {
+                x: &backend.states(&self.x)?,
+                shape: self.shape,
+                hidden_size: self.hidden_size,
+                probe: &probe,
+                out: &mut out,
+            });
         }
         Ok(())
     }
@@ -347,7 +364,8 @@ versioned!(EnergyArguments, "probeprune_energy_args", probeprune_energy_args_ini
 
 #[derive(Debug)]
 struct Energy<'a> {
-    shape: [usize; 3],
+    shape: BatchShape,
+    channels: usize,
     a: Tensor<'a>,
     mask: Option<Tensor<'a>>,
     out: Tensor<'a>,
@@ -357,24 +375,33 @@ impl<'a> Operation<'a> for Energy<'a> {
     type Arguments = EnergyArguments;
 
     unsafe fn read(arguments: &EnergyArguments, operands: &mut Operands) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let a = operands.states(arguments.a, "a", Access::Read)?;
-            let shape: [usize; 3] = a.sizes()?;
+            let [samples, tokens, channels] = a.sizes()?;
+            let shape = BatchShape { samples, tokens };
             let mask = optional!(operands.indices(arguments.mask, "mask", Read));
-            let mask = mask.map(|mask| mask.with_entries(shape[0] * shape[1], "(B, S)")).transpose()?;
+            let mask = mask.map(|mask| mask.with_entries(shape.rows(), "(B, S)")).transpose()?;
             let out = operands.floats(arguments.out, "out", Access::Write)?;
-            Ok(Self { shape, a, mask, out: out.with_entries(shape[1] * shape[2], "(S, C)")? })
+            Ok(Self { shape, channels, a, mask, out: out.with_entries(tokens * channels, "(S, C)")? })
         }
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        let [samples, tokens, width] = self.shape;
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against (B, S, C); the caller lends the memory until the operation
+        // is over.
         unsafe {
             let (a, mut out) = (backend.states(&self.a)?, backend.floats(&self.out)?);
             let mask = backend.optional_indices(self.mask.as_ref())?;
-            backend.energy(&a, Grid { samples, tokens }, width, mask.as_ref(), &mut out, None);
+            backend.energy(EnergyOperands {
+                a: &a,
+                shape: self.shape,
+                channels: self.channels,
+                mask: mask.as_ref(),
+                out: &mut out,
+                sums: None,
+            });
         }
         Ok(())
     }

@@ -10,13 +10,14 @@ use super::{
     probe::optional,
 };
 use crate::{
-    backend::{EnergyOf, Grid, KeptBlocks},
+    backend::{EnergyOutput, GatedLinearOperands, KeptSet, LinearOperands},
     config::Activation,
     ffi::{
         dlpack::{DLTensor, Tensor, refused},
         status::{Failure, Outcome},
         structs::{choice, versioned},
     },
+    prune::BatchShape,
 };
 
 /// In the order of PROBEPRUNE_ACTIVATION_.
@@ -28,63 +29,10 @@ const ACTIVATIONS: [Option<Activation>; 5] = [
     Some(Activation::GeluTanh),
 ];
 
-/// Blocks of rows or columns of a weight that take part.
-#[derive(Debug)]
-pub(super) struct Blocks<'a> {
-    kept: Option<Tensor<'a>>,
-    pub(super) width: usize,
-    /// Blocks in all.
-    of: usize,
-    /// Channels that take part.
-    pub(super) channels: usize,
-}
-
-impl<'a> Blocks<'a> {
-    /// # Safety
-    /// As [`Operation::read`].
-    pub(super) unsafe fn read(
-        kept: *const DLTensor,
-        width: u32,
-        all: usize,
-        operands: &mut Operands,
-    ) -> Outcome<Self> {
-        let width = width as usize;
-        if width == 0 || !all.is_multiple_of(width) {
-            let expected = format!("a divisor of {all}, the channels");
-            let help = "1 for single channels, head_dim for heads.";
-            return Err(Failure::argument("block_width", expected, width, help));
-        }
-        // SAFETY: the caller's to keep.
-        let kept = unsafe {
-            let kept = optional!(operands.indices(kept, "kept", Read));
-            if let Some(kept) = &kept {
-                operands.check_ascending(kept)?;
-                operands.check_below(kept, all / width)?;
-            }
-            kept
-        };
-        let count = kept.map_or(all / width, |kept| kept.entries());
-        if count > all / width {
-            return Err(refused("kept", "shape", format!("at most {} entries", all / width), count));
-        }
-        Ok(Self { kept, width, of: all / width, channels: count * width })
-    }
-
-    /// # Safety
-    /// As [`Operation::run`].
-    pub(super) unsafe fn set<B: Lend>(
-        &self,
-        backend: &B,
-    ) -> Outcome<Option<crate::backend::KeptSet<B::Indices>>> {
-        // SAFETY: the caller's to keep.
-        Ok(self.kept.map(|kept| unsafe { backend.kept(&kept, self.of) }).transpose()?)
-    }
-}
-
-/// Where energies of a product go.
+/// Energies of a product's output.
 #[derive(Debug)]
 struct Energies<'a> {
-    grid: Grid,
+    shape: BatchShape,
     mask: Option<Tensor<'a>>,
     out: Tensor<'a>,
 }
@@ -98,22 +46,22 @@ impl<'a> Energies<'a> {
         channels: usize,
         operands: &mut Operands,
     ) -> Outcome<Option<Self>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each pointer is null or a valid DLTensor.
         unsafe {
             let Some(out) = optional!(operands.floats(energy, "energy", Write)) else { return Ok(None) };
-            let [tokens, width] = out.sizes()?;
-            if width != channels || !rows.is_multiple_of(tokens) {
+            let [tokens, of_out] = out.sizes()?;
+            if of_out != channels || !rows.is_multiple_of(tokens) {
                 let expected = format!("(S, {channels}) where S divides the {rows} rows");
                 return Err(refused("energy", "shape", expected, format!("{:?}", out.shape)));
             }
             let mask = optional!(operands.indices(mask, "energy_mask", Read));
             let mask = mask.map(|mask| mask.with_entries(rows, "(B, S)")).transpose()?;
-            Ok(Some(Self { grid: Grid { samples: rows / tokens, tokens }, mask, out }))
+            Ok(Some(Self { shape: BatchShape { samples: rows / tokens, tokens }, mask, out }))
         }
     }
 }
 
-/// `probeprune_gemm_rows_args`.
+/// `probeprune_gemm_sparse_rows_args`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RowsArguments {
@@ -144,7 +92,7 @@ versioned!(RowsArguments, "probeprune_gemm_sparse_rows_args", probeprune_gemm_sp
     out: null(),
 });
 
-/// A weight whose rows take part, its inputs row by row.
+/// A weight of which rows are kept, stored row by row, and its shape.
 fn row_major<'a>(weight: Tensor<'a>, inputs: usize) -> Outcome<(Tensor<'a>, [usize; 2])> {
     let weight = weight.compact()?;
     let shape: [usize; 2] = weight.sizes()?;
@@ -165,7 +113,7 @@ struct Rows<'a> {
     scale: f32,
     rows: usize,
     shape: [usize; 2],
-    blocks: Blocks<'a>,
+    kept: Option<KeptSet<Tensor<'a>>>,
     x: Tensor<'a>,
     weight: Tensor<'a>,
     bias: Option<Tensor<'a>>,
@@ -177,13 +125,15 @@ impl<'a> Operation<'a> for Rows<'a> {
     type Arguments = RowsArguments;
 
     unsafe fn read(arguments: &RowsArguments, operands: &mut Operands) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let x = operands.states(arguments.x, "x", Access::Read)?;
             let [rows, inputs] = x.rows()?;
             let (weight, shape) = row_major(operands.weight(arguments.weight, "weight")?, inputs)?;
             let bias = optional!(operands.floats(arguments.bias, "bias", Read));
-            let blocks = Blocks::read(arguments.kept, arguments.block_width, shape[0], operands)?;
+            let kept = operands.optional_kept(arguments.kept, arguments.block_width, shape[0])?;
+            let channels = kept.as_ref().map_or(shape[0], KeptSet::channels);
             let energies = [arguments.energy, arguments.energy_mask];
             Ok(Self {
                 activation: choice(arguments.activation, &ACTIVATIONS, "activation")?,
@@ -193,52 +143,60 @@ impl<'a> Operation<'a> for Rows<'a> {
                 x,
                 weight,
                 bias: bias.map(|bias| bias.with_entries(shape[0], "(N)")).transpose()?,
-                energies: Energies::read(energies, rows, blocks.channels, operands)?,
+                energies: Energies::read(energies, rows, channels, operands)?,
                 out: operands
                     .states(arguments.out, "out", Access::Write)?
-                    .with_entries(rows * blocks.channels, "(T, kept)")?,
-                blocks,
+                    .with_entries(rows * channels, "(T, kept)")?,
+                kept,
             })
         }
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against (T, H), (C, H) and the kept rows; the caller lends the
+        // memory until the operation is over.
         unsafe {
-            let linear = backend.linear_of(&self.weight, self.bias.as_ref(), self.shape)?;
-            let set = self.blocks.set(backend)?;
-            let kept = set.as_ref().map(|set| KeptBlocks { set, width: self.blocks.width });
+            let projection = backend.linear_of(&self.weight, self.bias.as_ref(), self.shape)?;
+            let kept = backend.optional_kept(self.kept.as_ref())?;
             let (x, mut out) = (backend.states(&self.x)?, backend.states(&self.out)?);
             with_energies(backend, self.energies.as_ref(), |energy| {
-                backend.linear(&x, self.rows, &linear, kept, self.activation, self.scale, energy, &mut out);
+                backend.linear(LinearOperands {
+                    kept: kept.as_ref(),
+                    activation: self.activation,
+                    scale: self.scale,
+                    energy,
+                    ..LinearOperands::new(&x, self.rows, &projection, &mut out)
+                });
             })
         }
     }
 }
 
-/// Calls `product` with where its energies go.
+/// Calls `product` with the destination of its energies.
 ///
 /// # Safety
 /// As [`Operation::run`].
 unsafe fn with_energies<B: Lend>(
     backend: &B,
     energies: Option<&Energies<'_>>,
-    product: impl FnOnce(Option<EnergyOf<'_, B>>),
+    product: impl FnOnce(Option<EnergyOutput<'_, B>>),
 ) -> Outcome {
     let Some(energies) = energies else {
         product(None);
         return Ok(());
     };
-    // SAFETY: the caller's to keep.
+    // SAFETY: `Energies::read` checked mask and output against the rows and kept channels; the caller lends their
+    // memory until the operation is over.
     let (mask, mut out) =
         unsafe { (backend.optional_indices(energies.mask.as_ref())?, backend.floats(&energies.out)?) };
-    product(Some(EnergyOf { grid: energies.grid, mask: mask.as_ref(), out: &mut out, alone: false }));
+    let (shape, mask) = (energies.shape, mask.as_ref());
+    product(Some(EnergyOutput { shape, mask, out: &mut out, energy_only: false }));
     Ok(())
 }
 
 operation!(Rows, RowsArguments, probeprune_gemm_sparse_rows, probeprune_gemm_sparse_rows_workspace_size);
 
-/// `probeprune_gemm_swiglu_args`.
+/// `probeprune_gemm_sparse_swiglu_args`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct GatedArguments {
@@ -278,7 +236,7 @@ struct Gated<'a> {
     activation: Activation,
     rows: usize,
     shape: [usize; 2],
-    blocks: Blocks<'a>,
+    kept: Option<KeptSet<Tensor<'a>>>,
     x: Tensor<'a>,
     weights: [Tensor<'a>; 2],
     biases: [Option<Tensor<'a>>; 2],
@@ -290,7 +248,8 @@ impl<'a> Operation<'a> for Gated<'a> {
     type Arguments = GatedArguments;
 
     unsafe fn read(arguments: &GatedArguments, operands: &mut Operands) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let x = operands.states(arguments.x, "x", Access::Read)?;
             let [rows, inputs] = x.rows()?;
@@ -302,7 +261,8 @@ impl<'a> Operation<'a> for Gated<'a> {
             let of_outputs = |bias: Tensor<'a>| bias.with_entries(shape[0], "(N)");
             let gate_bias = optional!(operands.floats(arguments.gate_bias, "gate_bias", Read));
             let up_bias = optional!(operands.floats(arguments.up_bias, "up_bias", Read));
-            let blocks = Blocks::read(arguments.kept, arguments.block_width, shape[0], operands)?;
+            let kept = operands.optional_kept(arguments.kept, arguments.block_width, shape[0])?;
+            let channels = kept.as_ref().map_or(shape[0], KeptSet::channels);
             let activation = choice(arguments.activation, &ACTIVATIONS, "activation")?;
             let activation = activation.ok_or_else(|| {
                 let help = "Use two plain products where there is no gate.";
@@ -316,25 +276,34 @@ impl<'a> Operation<'a> for Gated<'a> {
                 x,
                 weights: [gate, up],
                 biases: [gate_bias.map(of_outputs).transpose()?, up_bias.map(of_outputs).transpose()?],
-                energies: Energies::read(energies, rows, blocks.channels, operands)?,
+                energies: Energies::read(energies, rows, channels, operands)?,
                 out: operands
                     .states(arguments.out, "out", Access::Write)?
-                    .with_entries(rows * blocks.channels, "(T, kept)")?,
-                blocks,
+                    .with_entries(rows * channels, "(T, kept)")?,
+                kept,
             })
         }
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against (T, H), (I, H) and the kept channels; the caller lends the
+        // memory until the operation is over.
         unsafe {
             let linear = |i: usize| backend.linear_of(&self.weights[i], self.biases[i].as_ref(), self.shape);
             let (gate, up) = (linear(0)?, linear(1)?);
-            let set = self.blocks.set(backend)?;
-            let kept = set.as_ref().map(|set| KeptBlocks { set, width: self.blocks.width });
+            let kept = backend.optional_kept(self.kept.as_ref())?;
             let (x, mut out) = (backend.states(&self.x)?, backend.states(&self.out)?);
             with_energies(backend, self.energies.as_ref(), |energy| {
-                backend.gated_linear(&x, self.rows, &gate, &up, kept, self.activation, energy, &mut out);
+                backend.gated_linear(GatedLinearOperands {
+                    x: &x,
+                    rows: self.rows,
+                    gate: &gate,
+                    up: &up,
+                    kept: kept.as_ref(),
+                    activation: self.activation,
+                    energy,
+                    out: &mut out,
+                });
             })
         }
     }

@@ -10,22 +10,22 @@ use super::{
     probe::optional,
 };
 use crate::{
-    backend::{Fusion, KeptBlocks, KeptSet, Unit},
+    backend::{ChannelScoreOperands, Fusion, HistoryUpdateOperands, KeptSet, TopKKeepOperands},
     ffi::{
         dlpack::{DLDataType, DLTensor, Tensor, refused},
         status::{Failure, Outcome},
         structs::{choice, versioned},
     },
-    prune::settings::Metric,
+    prune::{Unit, settings::Metric},
 };
 
-/// A history and how it is laid out.
+/// A history and its layout.
 #[derive(Debug)]
-struct HistoryOperand<'a> {
-    tensor: Tensor<'a>,
-    slots: usize,
-    width: usize,
-    bucket: usize,
+pub(super) struct HistoryOperand<'a> {
+    pub(super) tensor: Tensor<'a>,
+    pub(super) slots: usize,
+    pub(super) channels: usize,
+    pub(super) bucket: usize,
 }
 
 impl<'a> HistoryOperand<'a> {
@@ -39,23 +39,23 @@ impl<'a> HistoryOperand<'a> {
         operands: &mut Operands,
     ) -> Outcome<Self> {
         let bucket = bucket as usize;
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that `tensor` is null or a valid DLTensor.
         let tensor = unsafe { operands.history(tensor, "history", access) }?;
-        let [rows, width] = tensor.sizes()?;
+        let [rows, channels] = tensor.sizes()?;
         if bucket == 0 {
             return Err(Failure::argument("bucket", "at least 1", 0, "1 keeps every slot."));
         }
         let most = rows.saturating_mul(bucket);
         let slots = if slots == 0 { most } else { usize::try_from(slots).unwrap_or(usize::MAX) };
         if slots > most || slots > i32::MAX as usize {
-            let help = "A row holds a bucket of slots; 0 takes as many as there is room for.";
+            let help = "A row holds a bucket of slots; 0 selects all that fit.";
             return Err(Failure::argument("history_slots", format!("at most {most}"), slots, help));
         }
         if tensor.dtype == DLDataType::FLOAT16 && !tensor.entries().is_multiple_of(2) {
             let expected = "an even number of float16 entries";
             return Err(refused("history", "shape", expected, format!("{:?}", tensor.shape)));
         }
-        Ok(Self { tensor, slots, width, bucket })
+        Ok(Self { tensor, slots, channels, bucket })
     }
 }
 
@@ -100,7 +100,7 @@ struct Score<'a> {
     unit: Unit,
     fixed_weight: Option<f32>,
     tokens: usize,
-    width: usize,
+    channels: usize,
     p: Tensor<'a>,
     statistic: Tensor<'a>,
     history: Option<(HistoryOperand<'a>, Tensor<'a>)>,
@@ -111,10 +111,11 @@ impl<'a> Operation<'a> for Score<'a> {
     type Arguments = ScoreArguments;
 
     unsafe fn read(arguments: &ScoreArguments, operands: &mut Operands) -> Outcome<Self> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let p = operands.floats(arguments.p, "p", Access::Read)?;
-            let [tokens, width] = p.sizes()?;
+            let [tokens, channels] = p.sizes()?;
             let ScoreArguments { head_dim, channel_group, .. } = *arguments;
             let (unit, field) = match (head_dim as usize, channel_group as usize) {
                 (0, 0 | 1) => (Unit::Channel, "channel_group"),
@@ -125,14 +126,14 @@ impl<'a> Operation<'a> for Score<'a> {
                     return Err(Failure::argument("channel_group", "0, 1, 8 or 16", group, help));
                 }
             };
-            if !width.is_multiple_of(unit.width()) {
+            if !channels.is_multiple_of(unit.block_width()) {
                 let help = "0 scores single channels.";
-                let expected = format!("a divisor of {width}, the channels");
-                return Err(Failure::argument(field, expected, unit.width(), help));
+                let expected = format!("a divisor of {channels}, the channels");
+                return Err(Failure::argument(field, expected, unit.block_width(), help));
             }
             let weight = arguments.fixed_probe_weight;
             if weight != -1.0 && !(0.0..=1.0).contains(&weight) {
-                let help = "-1 takes the importance-scaled one.";
+                let help = "-1 selects importance-scaled fusion.";
                 return Err(Failure::argument("fixed_probe_weight", "0 to 1, or -1", weight, help));
             }
             let statistic = operands.floats(arguments.statistic, "statistic", Access::Read)?;
@@ -141,9 +142,9 @@ impl<'a> Operation<'a> for Score<'a> {
             } else {
                 let (slots, bucket) = (arguments.history_slots, arguments.bucket);
                 let history = HistoryOperand::read(arguments.history, slots, bucket, Access::Read, operands)?;
-                if history.width != width {
+                if history.channels != channels {
                     let got = format!("{:?}", history.tensor.shape);
-                    return Err(refused("history", "shape", format!("(rows, {width}) as p has it"), got));
+                    return Err(refused("history", "shape", format!("(rows, {channels}) as p has it"), got));
                 }
                 let slots = operands.indices(arguments.slots, "slots", Access::Read)?;
                 Some((history, slots.with_entries(tokens, "(S_p)")?))
@@ -153,35 +154,41 @@ impl<'a> Operation<'a> for Score<'a> {
                 unit,
                 fixed_weight: (weight != -1.0).then_some(weight as f32),
                 tokens,
-                width,
+                channels,
                 p,
-                statistic: statistic.with_entries(width, "(C)")?,
+                statistic: statistic.with_entries(channels, "(C)")?,
                 history,
                 out: operands
                     .floats(arguments.out, "out", Access::Write)?
-                    .with_entries(width / unit.width(), "one per unit")?,
+                    .with_entries(channels / unit.block_width(), "one per unit")?,
             })
         }
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against (S_p, C), the history's rows and the units; the caller lends
+        // the memory until the operation is over.
         unsafe {
             let (p, statistic) = (backend.floats(&self.p)?, backend.floats(&self.statistic)?);
             let mut out = backend.floats(&self.out)?;
             let lent = match &self.history {
                 None => None,
-                Some((history, slots)) => {
-                    let HistoryOperand { tensor, slots: held, width, bucket } = history;
-                    Some((backend.history_of(tensor, *held, *width, *bucket)?, backend.indices_of(slots)?))
-                }
+                Some((history, slots)) => Some((backend.history_of(history)?, backend.indices_of(slots)?)),
             };
             let fusion = match &lent {
                 None => Fusion::ProbeOnly,
                 Some((history, slots)) => Fusion::History { history, slots, fixed_weight: self.fixed_weight },
             };
-            let (tokens, width) = (self.tokens, self.width);
-            backend.channel_score(&p, tokens, width, fusion, self.metric, &statistic, self.unit, &mut out);
+            backend.channel_score(ChannelScoreOperands {
+                p: &p,
+                tokens: self.tokens,
+                channels: self.channels,
+                fusion,
+                metric: self.metric,
+                statistic: &statistic,
+                unit: self.unit,
+                out: &mut out,
+            });
         }
         Ok(())
     }
@@ -212,7 +219,7 @@ versioned!(KeepArguments, "probeprune_topk_keep_args", probeprune_topk_keep_args
 struct Keep<'a> {
     tag: u32,
     scores: Tensor<'a>,
-    kept: Tensor<'a>,
+    kept: KeptSet<Tensor<'a>>,
     fault: Option<Tensor<'a>>,
 }
 
@@ -221,10 +228,11 @@ impl<'a> Operation<'a> for Keep<'a> {
 
     unsafe fn read(arguments: &KeepArguments, operands: &mut Operands) -> Outcome<Self> {
         if arguments.fault_tag == 0 {
-            let help = "0 in fault stands for none.";
-            return Err(Failure::argument("fault_tag", "another number than 0", 0, help));
+            let help = "0 in fault means no fault.";
+            return Err(Failure::argument("fault_tag", "a number other than 0", 0, help));
         }
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let scores = operands.floats(arguments.scores, "scores", Access::Read)?;
             let kept = operands.indices(arguments.kept, "kept", Access::Write)?;
@@ -234,6 +242,8 @@ impl<'a> Operation<'a> for Keep<'a> {
             }
             let fault = optional!(operands.indices(arguments.fault, "fault", Write));
             let fault = fault.map(|fault| fault.with_entries(1, "(1)")).transpose()?;
+            let (len, of) = (kept.entries(), scores.entries());
+            let kept = KeptSet { indices: kept, len, of, block_width: 1 };
             Ok(Self { tag: arguments.fault_tag, scores, kept, fault })
         }
     }
@@ -243,13 +253,19 @@ impl<'a> Operation<'a> for Keep<'a> {
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, mut workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep; the workspace has a part for a fault that is not asked for.
+        // SAFETY: `read` checked types and sizes, and the workspace has room for the fault unless it is an operand;
+        // the caller lends the memory until the operation is over.
         unsafe {
             let scores = backend.floats(&self.scores)?;
-            let mut kept: KeptSet<B::Indices> = backend.kept(&self.kept, self.scores.entries())?;
+            let mut kept = backend.kept(&self.kept)?;
             let fault: *mut c_void = self.fault.map_or_else(|| workspace.take(4), |fault| fault.data);
             let mut fault = backend.indices_at(fault, 1)?;
-            backend.top_k_keep(&scores, &mut kept, self.tag, &mut fault);
+            backend.top_k_keep(TopKKeepOperands {
+                scores: &scores,
+                kept: &mut kept,
+                tag: self.tag,
+                fault: &mut fault,
+            });
         }
         Ok(())
     }
@@ -288,12 +304,11 @@ versioned!(UpdateArguments, "probeprune_history_update_args", probeprune_history
 
 #[derive(Debug)]
 struct Update<'a> {
-    block_width: usize,
     tokens: usize,
     at: usize,
     momentum: f64,
     p: Tensor<'a>,
-    kept: Tensor<'a>,
+    kept: KeptSet<Tensor<'a>>,
     history: HistoryOperand<'a>,
 }
 
@@ -305,23 +320,16 @@ impl<'a> Operation<'a> for Update<'a> {
             let help = "The paper uses 0.99.";
             return Err(Failure::argument("momentum", "a number from 0 to 1", arguments.momentum, help));
         }
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
+        // required ones.
         unsafe {
             let p = operands.floats(arguments.p, "p", Access::Read)?;
             let [tokens, channels] = p.sizes()?;
             let (slots, bucket) = (arguments.history_slots, arguments.bucket);
             let history = HistoryOperand::read(arguments.history, slots, bucket, Access::Write, operands)?;
-            let block_width = arguments.block_width as usize;
-            if block_width == 0 || !history.width.is_multiple_of(block_width) {
-                let expected = format!("a divisor of {}, the channels", history.width);
-                let help = "1 for single channels, head_dim for heads.";
-                return Err(Failure::argument("block_width", expected, block_width, help));
-            }
-            let kept = operands.indices(arguments.kept, "kept", Access::Read)?;
-            operands.check_ascending(&kept)?;
-            operands.check_below(&kept, history.width / block_width)?;
-            if kept.entries() * block_width != channels {
-                let expected = format!("(S, {}), the kept channels", kept.entries() * block_width);
+            let kept = operands.kept(arguments.kept, arguments.block_width, history.channels)?;
+            if kept.channels() != channels {
+                let expected = format!("(S, {}), the kept channels", kept.channels());
                 return Err(refused("p", "shape", expected, format!("{:?}", p.shape)));
             }
             let at = usize::try_from(arguments.at).unwrap_or(usize::MAX);
@@ -330,19 +338,24 @@ impl<'a> Operation<'a> for Update<'a> {
                 return Err(Failure::argument("at", "a slot", at, help));
             }
             let momentum = arguments.momentum;
-            Ok(Self { block_width, tokens, at, momentum, p, kept, history })
+            Ok(Self { tokens, at, momentum, p, kept, history })
         }
     }
 
     unsafe fn run<B: Lend>(self, backend: &B, _workspace: Workspace) -> Outcome {
-        // SAFETY: the caller's to keep.
+        // SAFETY: `read` checked types and sizes against the kept channels and the history's rows; the caller lends
+        // the memory until the operation is over.
         unsafe {
-            let HistoryOperand { tensor, slots, width, bucket } = &self.history;
-            let mut history = backend.history_of(tensor, *slots, *width, *bucket)?;
-            let set = backend.kept(&self.kept, width / self.block_width)?;
-            let kept = KeptBlocks { set: &set, width: self.block_width };
-            let p = backend.floats(&self.p)?;
-            backend.history_update(&p, self.tokens, self.at, kept, self.momentum, &mut history);
+            let mut history = backend.history_of(&self.history)?;
+            let kept = backend.kept(&self.kept)?;
+            backend.history_update(HistoryUpdateOperands {
+                p: &backend.floats(&self.p)?,
+                tokens: self.tokens,
+                at: self.at,
+                kept: &kept,
+                momentum: self.momentum,
+                history: &mut history,
+            });
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Others' memory, by its address.
+//! Memory of other owners, by its address.
 
 use cudarc::driver::sys;
 
@@ -12,7 +12,7 @@ use crate::{
 const ALIGNMENT: u64 = 16;
 
 impl Cuda {
-    /// Memory of somebody else.
+    /// Memory of another owner.
     ///
     /// # Safety
     /// As [`Gpu::borrow_activations`].
@@ -25,14 +25,14 @@ impl Cuda {
     pub(super) fn check_address(&self, address: u64) -> Result<()> {
         self.link.enter()?;
         let mut ordinal = -1i32;
-        // SAFETY: writes one int; says so when the address is not CUDA's.
+        // SAFETY: the attribute is one int, for which `ordinal` has room; an address unknown to CUDA is an error.
         let known = unsafe {
             let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
             sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address).result()
         };
         if known.is_err() || ordinal != self.device.ordinal as i32 || !address.is_multiple_of(ALIGNMENT) {
             let expected = format!("an address in {}, a multiple of {ALIGNMENT}", self.link.label);
-            // Drivers that can use any memory of the host's have a negative number for it.
+            // Drivers that can use all host memory report a negative ordinal for it.
             let got = match known {
                 Ok(()) if ordinal >= 0 => format!("{address:#x} in cuda:{ordinal}"),
                 _ => format!("{address:#x}, which CUDA does not know"),
@@ -51,10 +51,10 @@ impl Gpu<Cuda> {
     /// An address that is not in this GPU's memory, or not a multiple of 16.
     ///
     /// # Safety
-    /// The memory must hold that many entries and stay alive as long as what is returned and everything issued with it.
-    /// Others' work on it must be ordered with this backend's stream ([`Cuda::on_stream`], or events).
+    /// The memory must hold `len` entries and outlive the result and all work issued with it. Other work on it must be
+    /// ordered with this backend's stream ([`Cuda::on_stream`], or events).
     pub unsafe fn borrow_activations(&self, address: u64, len: usize) -> Result<Activations<Cuda>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that the memory holds `len` entries and outlives the result.
         unsafe { self.driver().borrow(address, len) }.map(Activations)
     }
 
@@ -66,7 +66,7 @@ impl Gpu<Cuda> {
     /// # Safety
     /// As [`Gpu::borrow_activations`].
     pub unsafe fn borrow_statistics(&self, address: u64, len: usize) -> Result<Statistics<Cuda>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that the memory holds `len` entries and outlives the result.
         unsafe { self.driver().borrow(address, len) }.map(Statistics)
     }
 
@@ -78,7 +78,7 @@ impl Gpu<Cuda> {
     /// # Safety
     /// As [`Gpu::borrow_activations`].
     pub unsafe fn borrow_indices(&self, address: u64, len: usize) -> Result<Indices<Cuda>> {
-        // SAFETY: the caller's to keep.
+        // SAFETY: the caller promises that the memory holds `len` entries and outlives the result.
         unsafe { self.driver().borrow(address, len) }.map(Indices)
     }
 }

@@ -1,4 +1,4 @@
-//! What CUDA offers on this machine, and whether this build's kernels run there; found without touching a GPU.
+//! The CUDA driver and GPUs of this machine, and whether this build's kernels run there; found without touching a GPU.
 
 use std::sync::OnceLock;
 
@@ -34,7 +34,7 @@ pub struct Survey {
 pub struct Device {
     /// Its number, from 0.
     pub ordinal: usize,
-    /// As the driver calls it.
+    /// The driver's name for it.
     pub name: String,
     /// Compute capability: major, minor.
     pub capability: (u32, u32),
@@ -50,11 +50,11 @@ pub fn version(cuda: u32) -> String {
 /// Whether NVIDIA's driver is installed. Nothing else of cudarc may be called where it is not: it would panic.
 pub fn driver_is_installed() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
-    // SAFETY: loading runs the library's initialisers; NVIDIA's driver is made to be loaded at run time like this.
+    // SAFETY: loading runs the library's initialisers; NVIDIA supports loading its driver at run time.
     *INSTALLED.get_or_init(|| unsafe { sys::is_culib_present() })
 }
 
-/// An error's name and meaning. The driver has to be installed.
+/// An error's name and meaning. The driver must be installed.
 pub(super) fn describe(error: DriverError) -> String {
     let name =
         error.error_name().map_or_else(|_| format!("{:?}", error.0), |name| name.to_string_lossy().into());
@@ -74,7 +74,7 @@ pub fn survey() -> Result<Survey> {
     let missing = functions::missing();
     let mut driver = 0;
     if missing != Some(functions::VERSION) {
-        // SAFETY: writes one int; may be called before cuInit.
+        // SAFETY: `driver` has room for the one int written; CUDA allows the call before cuInit.
         unsafe { sys::cuDriverGetVersion(&mut driver) }.result().map_err(|error| not_started(error, 0))?;
     }
     let driver = driver.unsigned_abs();
@@ -95,7 +95,7 @@ pub fn survey() -> Result<Survey> {
 fn describe_device(ordinal: usize) -> Result<Device, DriverError> {
     let handle = device::get(ordinal as i32)?;
     let attribute = |attribute| {
-        // SAFETY: the handle is a device's.
+        // SAFETY: `device::get` returned the handle.
         unsafe { device::get_attribute(handle, attribute) }.map(|value| value as u32)
     };
     Ok(Device {
@@ -105,7 +105,7 @@ fn describe_device(ordinal: usize) -> Result<Device, DriverError> {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ),
-        // SAFETY: the handle is a device's.
+        // SAFETY: `device::get` returned the handle.
         memory: unsafe { device::total_mem(handle) }? as u64,
     })
 }
@@ -123,7 +123,7 @@ fn too_old(driver: u32, missing: Option<&str>) -> Error {
     Error::device("cuda", "driver", expected, got, format!("Update NVIDIA's driver, or {USE_CPU}."))
 }
 
-/// What kernels are loaded from.
+/// The code that kernels are loaded from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     /// Machine code for the device.
@@ -132,7 +132,7 @@ pub(super) enum Code {
     Ptx,
 }
 
-/// What this build's kernels are: "sm_80, sm_90a, made by CUDA 13.0; PTX for compute_80 and newer".
+/// The code of this build's kernels: "sm_80, sm_90a, made by CUDA 13.0; PTX for compute_80 and newer".
 pub fn build() -> String {
     let name = |target: &str| match target.trim() {
         target if target.starts_with("compute_") => format!("PTX for {target} and newer"),
@@ -145,7 +145,7 @@ pub fn build() -> String {
     fatbins.unwrap_or_default() + "PTX for compute_80 and newer"
 }
 
-/// What fatbins compiled for `targets` ("80,90a,compute_90") have for a compute capability.
+/// The code for a compute capability in fatbins compiled for `targets` ("80,90a,compute_90").
 fn code_for(targets: &str, (major, minor): (u32, u32)) -> Option<Code> {
     let fits = |target: &str| {
         let (code, target) = match target.strip_prefix("compute_") {
@@ -168,17 +168,17 @@ fn code_for(targets: &str, (major, minor): (u32, u32)) -> Option<Code> {
 }
 
 impl Device {
-    /// What this build's fatbins have for it. There is always PTX beside them.
+    /// The code for it in this build's fatbins. There is always PTX beside them.
     pub(super) fn fatbins(&self) -> Option<Code> {
         kernels::FATBINS.and_then(|(targets, _)| code_for(targets, self.capability))
     }
 }
 
 impl Survey {
-    /// The GPU with this number.
+    /// GPU number `ordinal`.
     ///
     /// # Errors
-    /// If there is none; lists those that there are.
+    /// If there is none; lists the existing ones.
     pub fn device(&self, ordinal: usize) -> Result<&Device> {
         self.devices.get(ordinal).ok_or_else(|| {
             let all: Vec<_> = self

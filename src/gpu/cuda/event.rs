@@ -17,13 +17,13 @@ pub struct Event {
     link: Arc<Link>,
 }
 
-// SAFETY: events may be used from any thread that has their context current; the driver synchronises calls on them.
+// SAFETY: CUDA allows events on any thread with their context current, which `Link::enter` sees to.
 unsafe impl Send for Event {}
-// SAFETY: as above.
+// SAFETY: the driver synchronises calls on events.
 unsafe impl Sync for Event {}
 
 impl Event {
-    /// One that was not recorded yet.
+    /// An event that was not recorded yet.
     pub(super) fn new(link: &Arc<Link>) -> Result<Self> {
         link.enter()?;
         let handle = link.check("creating an event", event::create(CUevent_flags::CU_EVENT_DEFAULT))?;
@@ -33,7 +33,7 @@ impl Event {
     /// Records it behind everything issued to `stream`, of the same context, so far.
     pub(super) fn record(&self, stream: CUstream) -> Result<()> {
         self.link.enter()?;
-        // SAFETY: the event is alive, and of the stream's context.
+        // SAFETY: `self` owns the event; every stream here is of its context.
         let recorded = unsafe { event::record(self.handle, stream) };
         self.link.check("recording an event", recorded)
     }
@@ -41,7 +41,7 @@ impl Event {
     /// Seconds from one to another, both passed.
     pub(super) fn elapsed(from: &Self, to: &Self) -> Result<f64> {
         from.link.enter()?;
-        // SAFETY: both are alive, and of one stream.
+        // SAFETY: `from` and `to` own their events; both belong to the context just entered.
         let milliseconds = unsafe { functions::elapsed(from.handle, to.handle) };
         from.link.check("reading events", milliseconds).map(|milliseconds| f64::from(milliseconds) / 1e3)
     }
@@ -50,7 +50,7 @@ impl Event {
 impl Drop for Event {
     fn drop(&mut self) {
         self.link.enter_to_free();
-        // SAFETY: created by `new`, destroyed once; the driver keeps what the stream still needs of it.
+        // SAFETY: `new` created the event, and only this destroys it; the driver keeps it until the stream has passed it.
         let _ = unsafe { event::destroy(self.handle) };
     }
 }

@@ -1,4 +1,4 @@
-//! What is called of the driver, here and in cudarc, which panics when it calls what the driver does not have.
+//! The driver functions that are called here and in cudarc, which panics when one is missing.
 
 use std::sync::OnceLock;
 
@@ -7,13 +7,13 @@ use cudarc::driver::{
     sys::{self, CUevent, CUresult},
 };
 
-/// The one that a driver's age is asked of.
+/// Tells a driver's age.
 pub(super) const VERSION: &str = "cuDriverGetVersion";
 
-/// The first version of it, which every driver has. The one that cudarc calls is there from CUDA 12.8 on.
+/// Its first version, which every driver has. The one that cudarc calls is there from CUDA 12.8 on.
 const ELAPSED: &str = "cuEventElapsedTime";
 
-/// Every one of them. `cudaTypedefs.h` of the toolkit says since when each is there; the newest is
+/// All of them. `cudaTypedefs.h` of the toolkit has the version that added each; the newest is
 /// `cuGraphInstantiateWithFlags`, of CUDA 11.4.
 const FUNCTIONS: [&str; 43] = [
     VERSION,
@@ -61,11 +61,11 @@ const FUNCTIONS: [&str; 43] = [
     "cuStreamSynchronize",
 ];
 
-/// One that the driver does not have. There has to be a driver.
+/// A function that the driver lacks. There must be a driver.
 pub(super) fn missing() -> Option<&'static str> {
     static MISSING: OnceLock<Option<&str>> = OnceLock::new();
     *MISSING.get_or_init(|| {
-        // SAFETY: the library is there, and stays loaded; the symbols are looked up and not called.
+        // SAFETY: `survey` has loaded the library, which stays loaded; the symbols are looked up and not called.
         let has =
             |name: &&str| unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_ok();
         FUNCTIONS.into_iter().find(|name| !has(name))
@@ -75,11 +75,12 @@ pub(super) fn missing() -> Option<&'static str> {
 /// Milliseconds between two events that have passed.
 ///
 /// # Safety
-/// Both are alive, and of one context, which is current.
+/// Both events are alive and belong to the current context.
 pub(super) unsafe fn elapsed(from: CUevent, to: CUevent) -> Result<f32, DriverError> {
     type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
     let mut milliseconds = 0.0;
-    // SAFETY: this is the function's type; it writes one float. That there is one was checked before there were events.
+    // SAFETY: `survey` checked that the driver has the function, whose type is `Elapsed` and which writes one float. The
+    // caller promises that both events are alive and of the current context.
     unsafe {
         let function = sys::culib().get::<Elapsed>(ELAPSED.as_bytes()).expect("the survey found it");
         function(&raw mut milliseconds, from, to).result()?;

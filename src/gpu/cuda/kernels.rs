@@ -28,11 +28,11 @@ use crate::{
 #[repr(C, align(16))]
 struct Aligned<T: ?Sized>(T);
 
-/// What this build has of one file of cuda/.
+/// One file of cuda/, compiled.
 struct Image {
     name: &'static str,
     kernels: &'static [&'static str],
-    /// What nvcc made of it, if there was one.
+    /// From nvcc, if the build had one.
     fatbin: Option<&'static Aligned<[u8]>>,
     /// Text, with a NUL at its end.
     ptx: &'static Aligned<[u8]>,
@@ -59,14 +59,14 @@ struct Function {
     shared: Mutex<u32>,
 }
 
-/// How the kernels came to a device.
+/// How the kernels were loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Loading {
-    /// How long it took.
+    /// Loading time.
     pub time: Duration,
-    /// How many modules there are.
+    /// Modules in all.
     pub modules: usize,
-    /// How many of them are PTX, which the driver compiled, or has compiled before and kept. The others are machine code.
+    /// Modules from PTX, which the driver compiles, or takes from its cache. The others are machine code.
     pub from_ptx: usize,
 }
 
@@ -81,25 +81,25 @@ impl fmt::Display for Loading {
     }
 }
 
-// SAFETY: handles of modules and functions may be used from any thread that has their context current.
+// SAFETY: CUDA allows handles of modules and functions on any thread with their context current.
 unsafe impl Send for Kernels {}
-// SAFETY: as above; the driver synchronises calls on them.
+// SAFETY: the driver synchronises calls on these handles.
 unsafe impl Sync for Kernels {}
 
-/// A module that was loaded, and what of.
+/// A loaded module, and what it was loaded from.
 struct Module {
     handle: CUmodule,
     code: Code,
-    /// Why it is not machine code, where the build has some.
+    /// Why the build's machine code was not taken, if it has some.
     refusal: Option<String>,
 }
-// SAFETY: as for `Kernels`.
+// SAFETY: CUDA allows handles of modules on any thread with their context current.
 unsafe impl Send for Module {}
 
 impl Kernels {
-    /// Loads every module and finds every kernel at once, and not when one is first used: that may be while a stream is
-    /// captured, one of the caller's too ([`super::OnStream`]), where the driver refuses to load anything. PTX takes
-    /// seconds to compile, on all CPUs, but only the first time: the driver keeps what it made on disk.
+    /// Loads every module and finds every kernel now, not at first use: a stream may be captured then, the caller's too
+    /// ([`super::OnStream`]), and the driver refuses to load anything during a capture. PTX takes seconds to compile, on
+    /// all CPUs, but only the first time: the driver caches the result on disk.
     pub(super) fn load(link: &Arc<Link>, survey: &Survey, device: &Device) -> Result<Self> {
         let start = Instant::now();
         let code = device.fatbins();
@@ -111,7 +111,7 @@ impl Kernels {
             functions: HashMap::new(),
             loading: Loading { time: Duration::ZERO, modules: IMAGES.len(), from_ptx: 0 },
         };
-        // What was loaded is unloaded again if something else fails.
+        // Loaded modules are unloaded again if another one fails.
         let (mut failed, mut refused) = (None, None);
         for module in modules {
             match module {
@@ -139,16 +139,16 @@ impl Kernels {
         for (image, &module) in IMAGES.iter().zip(&self.modules) {
             for &name in image.kernels {
                 let c_name = CString::new(name).expect("kernels' names have no NUL");
-                // SAFETY: the module is loaded.
+                // SAFETY: `load_module` loaded the module, and `self` unloads it only when dropped.
                 let handle = match unsafe { result::module::get_function(module, c_name) } {
                     Err(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)) => {
                         return Err(self.missing(image.name, name));
                     }
                     handle => self.link.check(format!("finding {name}"), handle)?,
                 };
-                // Finding it may not have loaded it yet, but asking for something that its code decides does.
+                // Finding a function need not load it, but a query that depends on its code does.
                 let attribute = Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
-                // SAFETY: the handle is the function's that was just found.
+                // SAFETY: `get_function` just returned the handle.
                 let loaded = unsafe { result::function::get_function_attribute(handle, attribute) };
                 self.link.check(format!("loading {name}"), loaded)?;
                 self.functions.insert(name, Function { handle, shared: Mutex::new(DEFAULT_SHARED) });
@@ -157,7 +157,7 @@ impl Kernels {
         Ok(())
     }
 
-    /// The function of a launch, allowed as much dynamic shared memory as the launch wants. The context has to be
+    /// The function of a launch, allowed as much dynamic shared memory as the launch wants. The context must be
     /// current.
     pub(super) fn function(&self, launch: &Launch) -> Result<CUfunction> {
         let (kernel, shared) = (launch.kernel, launch.geometry.shared);
@@ -165,7 +165,7 @@ impl Kernels {
             self.functions.get(kernel.name).ok_or_else(|| self.missing(kernel.module, kernel.name))?;
         let mut allowed = function.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if shared > *allowed {
-            // SAFETY: the handle is a function's of a module that stays loaded.
+            // SAFETY: the handle belongs to a module of `self`, which stays loaded.
             let set = unsafe {
                 result::function::set_function_attribute(
                     function.handle,
@@ -181,7 +181,7 @@ impl Kernels {
     }
 
     fn missing(&self, module: &str, name: &str) -> Error {
-        let help = "The kernels, cuda/ptx and the program are of different versions: run tools/cuda.sh ptx and build anew.";
+        let help = "The kernels, cuda/ptx and the program are of different versions: run tools/cuda.sh ptx and rebuild.";
         Error::device(&self.link.label, "kernels", format!("{name} in {module}.cu"), "none", help)
     }
 }
@@ -190,7 +190,7 @@ impl Drop for Kernels {
     fn drop(&mut self) {
         self.link.enter_to_free();
         for &module in &self.modules {
-            // SAFETY: loaded by this, unloaded once; whoever launches has waited for the stream.
+            // SAFETY: `load` loaded the module, and only this unloads it; drops of `Cuda` and `Graph` wait for the stream.
             let _ = unsafe { result::module::unload(module) };
         }
     }
@@ -223,22 +223,22 @@ fn load_module(link: &Link, image: &Image, code: Option<Code>, driver: u32) -> R
     }
 }
 
-/// A module, or why the driver does not take this image of it. Other errors are not the image's fault.
+/// A module, or why the driver refuses this image of it. Other errors are not the image's fault.
 fn load_image(link: &Link, image: &Aligned<[u8]>) -> Result<Result<CUmodule, String>> {
     link.enter()?;
     let mut log = [0u8; 2048];
     let mut options = [Jit::CU_JIT_ERROR_LOG_BUFFER, Jit::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
     let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(log.len())];
     let mut module = std::ptr::null_mut();
-    // SAFETY: the image is a fatbin, or PTX with a NUL at its end, as build.rs made it; the two options' values are a
-    // buffer and its length.
+    // SAFETY: build.rs made the image, a fatbin or PTX with a NUL at its end; the two options' values are `log` and its
+    // length.
     let loaded = unsafe {
         let (count, values) = (options.len() as u32, values.as_mut_ptr());
         sys::cuModuleLoadDataEx(&mut module, image.0.as_ptr().cast(), count, options.as_mut_ptr(), values)
             .result()
     };
     match loaded {
-        // Drivers say many things of images for other GPUs, of newer compilers, or of a newer format.
+        // Drivers have many errors for images for other GPUs, of newer compilers, or of a newer format.
         Err(error) if error.0 != CUresult::CUDA_ERROR_OUT_OF_MEMORY && !is_sticky(error.0) => {
             let log = String::from_utf8_lossy(&log);
             let log = log.trim_end_matches('\0').split_whitespace().collect::<Vec<_>>().join(" ");
@@ -254,7 +254,7 @@ fn note_once(device: &Device, refusal: &str, driver: u32) {
     static TOLD: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
     if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(device.ordinal) {
         let driver = version(driver);
-        // Nobody can be told if standard error is closed.
+        // There is nowhere to report a closed standard error.
         let _ = writeln!(
             std::io::stderr(),
             "note: {device}: the driver, for CUDA {driver}, refuses this build's machine code, and its PTX takes its \

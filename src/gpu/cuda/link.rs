@@ -1,4 +1,4 @@
-//! The way to a device: its context, a stream on it, and what broke there.
+//! A device's context, a stream on it, and the fault that broke it.
 
 use std::{
     fmt::Display,
@@ -13,14 +13,14 @@ use cudarc::driver::{
 use super::devices::describe;
 use crate::error::{Error, Result};
 
-/// Shared by everything that lives on a device, so that it outlives them all.
+/// Shared by everything that lives on a device, so that it outlives all of it.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) context: Arc<CudaContext>,
     pub(super) stream: Arc<CudaStream>,
     /// "cuda:0 (NVIDIA H100 80GB HBM3)".
     pub(super) label: String,
-    /// What broke the context, if something did.
+    /// The fault that broke the context.
     poison: OnceLock<String>,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn is_sticky(error: CUresult) -> bool {
     )
 }
 
-const RESTART: &str = "Start the program anew: CUDA refuses everything else in this process. If it happens again, \
+const RESTART: &str = "Restart the process: CUDA refuses everything else in this one. If it happens again, \
                        compute-sanitizer names the kernel.";
 
 impl Link {
@@ -72,12 +72,12 @@ impl Link {
         self.check("entering its context", self.context.bind_to_thread())
     }
 
-    /// As [`Link::enter`] for what frees things: there is nobody to tell.
+    /// As [`Link::enter`] for destructors, which cannot report errors.
     pub(super) fn enter_to_free(&self) {
         let _ = self.context.bind_to_thread();
     }
 
-    /// Whether something broke the context.
+    /// Whether a fault broke the context.
     pub(super) fn is_broken(&self) -> bool {
         self.poison.get().is_some()
     }
@@ -85,12 +85,12 @@ impl Link {
     /// Waits for everything on the stream.
     pub(super) fn synchronize(&self, what: &str) -> Result<()> {
         self.enter()?;
-        // SAFETY: the stream lives as long as this, or as its owner has promised to `Cuda::on_stream`.
+        // SAFETY: `self` owns the stream, or the caller of `Cuda::on_stream` promised that it lives.
         let done = unsafe { cudarc::driver::result::stream::synchronize(self.raw_stream()) };
         self.check(what, done)
     }
 
-    /// The outcome of something that was asked of CUDA.
+    /// The outcome of a CUDA call.
     pub(super) fn check<T>(&self, what: impl Display, outcome: Result<T, DriverError>) -> Result<T> {
         outcome.map_err(|error| {
             let got = describe(error);

@@ -1,4 +1,4 @@
-//! Single operations on others' streams and in others' memory, for programs that bring their own of both.
+//! Single operations on the caller's streams and in the caller's memory, for programs that bring their own.
 
 use std::{ffi::c_void, sync::Arc};
 
@@ -11,17 +11,17 @@ use crate::{
     gpu::{Activations, Buffer, Driver, Gpu, Indices, Launch, Statistics, Weight},
 };
 
-/// A [`Cuda`] whose launches go to a stream of somebody else's: cheap to make, for one call. It has no memory of its own
-/// and copies nothing: what operations work on is borrowed.
+/// A [`Cuda`] that launches on the caller's stream: cheap to make, for one call. It has no memory of its own and copies
+/// nothing: operations work in borrowed memory.
 #[derive(Debug)]
 pub struct OnStream {
     cuda: Arc<Cuda>,
     stream: CUstream,
 }
 
-// SAFETY: a stream may be used from any thread that has its context current.
+// SAFETY: CUDA allows a stream on any thread with its context current, which `Link::enter` sees to.
 unsafe impl Send for OnStream {}
-// SAFETY: as above.
+// SAFETY: the driver synchronises calls on streams.
 unsafe impl Sync for OnStream {}
 
 impl OnStream {
@@ -36,10 +36,10 @@ impl OnStream {
     /// Waits for everything on the stream.
     ///
     /// # Errors
-    /// Whatever went wrong on the device until here.
+    /// Any error on the device up to here.
     pub fn synchronize(&self) -> Result<()> {
         self.cuda.link.enter()?;
-        // SAFETY: the stream lives as long as this.
+        // SAFETY: the caller of `new` promised that the stream outlives this.
         let done = unsafe { stream::synchronize(self.stream) };
         self.cuda.link.check("waiting for the stream", done)
     }
@@ -74,7 +74,7 @@ impl Driver for OnStream {
 
     fn zero(&self, at: u64, bytes: usize) -> Result<()> {
         self.cuda.link.enter()?;
-        // SAFETY: callers pass addresses inside buffers that they borrowed.
+        // SAFETY: `at` and `bytes` lie inside a borrowed buffer, whose owner promised that it outlives this work.
         let issued = unsafe { cudarc::driver::result::memset_d8_async(at, 0, bytes, self.stream) };
         self.cuda.link.check("zeroing memory", issued)
     }
@@ -125,7 +125,7 @@ impl Gpu<OnStream> {
     /// An address that is not in this GPU's memory, or not a multiple of 16.
     ///
     /// # Safety
-    /// The memory must hold that many entries, and not be freed until everything issued with it is over.
+    /// The memory must hold `len` entries, and stay allocated until all work issued with it is done.
     pub unsafe fn borrow_activations(&self, address: u64, len: usize) -> Result<Activations<OnStream>> {
         self.borrow(address, len).map(Activations)
     }

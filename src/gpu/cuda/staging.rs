@@ -1,4 +1,4 @@
-//! Pinned memory through which bytes go to the device, so that their owner may change them at once.
+//! Pinned memory on the way to the device, so that the caller may change its bytes at once.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use cudarc::driver::{
 use super::link::Link;
 use crate::error::Result;
 
-/// Slots that are written in turn: one is filled while the device still reads the others.
+/// Slots for one write after another: one is filled while the device still reads the others.
 #[derive(Debug)]
 pub(super) struct Ring {
     link: Arc<Link>,
@@ -27,8 +27,8 @@ struct Slot {
     read: CUevent,
 }
 
-// SAFETY: pinned memory and events belong to the context and may be used from any thread that has it current; `&mut self`
-// keeps two threads from using them at once.
+// SAFETY: CUDA allows pinned memory and events on any thread with their context current; `write` takes `&mut self`, so
+// one thread at a time uses them.
 unsafe impl Send for Ring {}
 
 impl Ring {
@@ -37,11 +37,11 @@ impl Ring {
         link.enter()?;
         let mut ring = Self { link: Arc::clone(link), slots: Vec::new(), next: 0, slot_bytes };
         for _ in 0..count {
-            // SAFETY: the context is current; the memory is written before it is read.
+            // SAFETY: `enter` made the context current; `write` fills the memory before the device reads it.
             let memory = unsafe { result::malloc_host(slot_bytes, 0) };
             let memory: *mut u8 = link.check("reserving pinned memory", memory)?.cast();
             let read = event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING).inspect_err(|_| {
-                // SAFETY: allocated above, and nothing uses it.
+                // SAFETY: `malloc_host` returned it just now, and no slot owns it yet.
                 let _ = unsafe { result::free_host(memory.cast()) };
             });
             ring.slots.push(Slot { memory, read: link.check("creating an event", read)? });
@@ -49,10 +49,10 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Copies `bytes` to device memory on `stream`, in as many pieces as it takes. The context has to be current.
+    /// Copies `bytes` to device memory on `stream`, piece by piece. The context must be current.
     ///
     /// # Safety
-    /// `to` must be device memory of that many bytes, and stay allocated until the stream has got there.
+    /// `to` must be device memory of `bytes.len()` bytes, and stay allocated until the copy is done.
     pub(super) unsafe fn write(
         &mut self,
         mut to: u64,
@@ -62,8 +62,8 @@ impl Ring {
         for piece in bytes.chunks(self.slot_bytes) {
             let slot = &self.slots[self.next];
             self.next = (self.next + 1) % self.slots.len();
-            // SAFETY: the event is this slot's own; once it is over, nothing reads the slot any more. A slot has
-            // `slot_bytes` bytes, as a piece has at most. What is said about `to` is the caller's to keep.
+            // SAFETY: once the slot's event has passed, no copy reads its memory, which holds `slot_bytes` bytes, the most
+            // that a piece has. The caller promises device memory at `to` that outlives the copy.
             unsafe {
                 event::synchronize(slot.read)?;
                 std::ptr::copy_nonoverlapping(piece.as_ptr(), slot.memory, piece.len());
@@ -81,7 +81,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         self.link.enter_to_free();
         for slot in &self.slots {
-            // SAFETY: event and memory are this slot's; after the event, or on a broken context, no copy reads it.
+            // SAFETY: the slot owns event and memory; after the event, or on a broken context, no copy reads them.
             unsafe {
                 let _ = event::synchronize(slot.read);
                 let _ = event::destroy(slot.read);

@@ -30,7 +30,7 @@ fn check(code: Code) -> Result<(), Code> {
 /// # Safety
 /// `to` is a place for a `T`.
 unsafe fn put<T>(to: *mut T, value: T) {
-    // SAFETY: the caller's to keep.
+    // SAFETY: the caller promises that `to` is writable.
     unsafe { to.write(value) }
 }
 

@@ -7,9 +7,9 @@ use indicatif::ProgressBar;
 use probeprune::{
     Result,
     backend::Backend,
-    model::Block,
     perplexity::{PerplexityOptions, shares},
     prune::{
+        Block,
         calibration::Calibration,
         settings::{Compensation, Method, Settings},
     },

@@ -1,0 +1,120 @@
+//! The next token of every sample: its logits, and the most likely one.
+
+use super::{Limits, Session};
+use crate::{
+    backend::{ArgmaxOperands, Backend, LogitsOperands, Probe, ProbeGatherOperands},
+    config::ModelConfig,
+    error::{Error, Result},
+    model::{forward, scratch::Scratch, timeline::Step},
+    prune::BatchShape,
+};
+
+/// Buffers for the next token of every sample.
+#[derive(Debug)]
+pub(super) struct NextTokens<B: Backend> {
+    /// Selects every sample's last token.
+    last: Probe<B>,
+    /// Its position (B).
+    pub(super) positions: Vec<u32>,
+    /// Logits (B, V); without a cache there is room for them only after the first [`Session::predict`].
+    logits: Option<B::Statistics>,
+    /// The most likely token of each (B).
+    tokens: B::Indices,
+    /// Samples that the logits are of, if they belong to the latest batch.
+    pub(super) predicted: Option<usize>,
+}
+
+impl<B: Backend> NextTokens<B> {
+    pub(super) fn new(backend: &B, config: &ModelConfig, limits: Limits) -> Result<Self> {
+        let indices = |len: usize| backend.indices(len);
+        let samples = limits.samples;
+        let logits = (limits.capacity > 0).then(|| backend.statistics(samples * config.vocab_size));
+        let mut last = Probe {
+            shape: BatchShape { samples, tokens: 1 },
+            samples: indices(samples)?,
+            slots: indices(1)?,
+            positions: indices(samples)?,
+            mask: indices(samples)?,
+        };
+        backend.upload_indices(&(0..samples as u32).collect::<Vec<_>>(), &mut last.samples);
+        Ok(Self {
+            last,
+            positions: Vec::new(),
+            logits: logits.transpose()?,
+            tokens: indices(samples)?,
+            predicted: None,
+        })
+    }
+
+    /// The logits of the latest batch and the number of samples.
+    fn predicted(&self) -> Result<(&B::Statistics, usize)> {
+        let help = "Run the prompts first; other batches in between end a generation.";
+        let missing = || Error::argument("next token", "a generation that has begun", "none", help);
+        self.logits.as_ref().zip(self.predicted).ok_or_else(missing)
+    }
+}
+
+impl<B: Backend> Session<B> {
+    /// Leaves the logits of every sample's next token after the batch that [`Session::forward`] ran last for
+    /// [`Session::next_logits`] and [`Session::next_tokens`]. The first call makes room for them in a session without a
+    /// cache.
+    ///
+    /// # Errors
+    /// A device that has no room for them.
+    pub fn predict(&mut self) -> Result<()> {
+        if self.next.logits.is_none() {
+            let entries = self.limits.samples * self.model.config.vocab_size;
+            self.next.logits = Some(self.model.backend.statistics(entries)?);
+        }
+        self.last_logits(self.batch.shape.tokens);
+        Ok(())
+    }
+
+    /// Logits (samples, V) of every sample's next token, after [`Session::prefill`], [`Session::decode`] or
+    /// [`Session::predict`].
+    ///
+    /// # Errors
+    /// None of them before, or a device that failed.
+    pub fn next_logits(&self) -> Result<Vec<f32>> {
+        let (logits, samples) = self.next.predicted()?;
+        self.model.backend.download_statistics(logits, samples * self.model.config.vocab_size)
+    }
+
+    /// The most likely next token of every sample, chosen on the device.
+    ///
+    /// # Errors
+    /// As [`Session::next_logits`], and logits that are not finite.
+    pub fn next_tokens(&mut self) -> Result<Vec<u32>> {
+        let (_, rows) = self.next.predicted()?;
+        let (backend, vocab_size) = (&*self.model.backend, self.model.config.vocab_size);
+        let NextTokens { logits, tokens, .. } = &mut self.next;
+        if let Some(x) = logits {
+            backend.argmax(ArgmaxOperands { x, rows, vocab_size, out: tokens });
+        }
+        self.scratch.timeline.mark(backend, Step::Head);
+        let best = backend.download_indices(tokens, rows)?;
+        if best.contains(&u32::MAX) { Err(self.output_fault()) } else { Ok(best) }
+    }
+
+    /// Leaves the logits at every sample's last of `tokens` slots for [`Session::next_logits`].
+    pub(super) fn last_logits(&mut self, tokens: usize) {
+        let (backend, shape) = (&*self.model.backend, self.batch.shape);
+        let NextTokens { last, logits: Some(logits), predicted, .. } = &mut self.next else { return };
+        last.shape.samples = shape.samples;
+        backend.upload_indices(&[tokens as u32 - 1], &mut last.slots);
+        let Scratch { current, next, x, embedded, timeline, .. } = &mut self.scratch;
+        timeline.mark(backend, None);
+        backend.probe_gather(ProbeGatherOperands {
+            x: &current.rows,
+            shape,
+            hidden_size: self.model.config.hidden_size,
+            probe: last,
+            out: &mut next.rows,
+        });
+        let input = forward::head_input(&self.model, next, shape.samples, x, embedded);
+        let head = &self.model.weights.lm_head;
+        backend.logits(LogitsOperands { x: input, rows: shape.samples, head, out: logits });
+        timeline.mark(backend, Step::Head);
+        *predicted = Some(shape.samples);
+    }
+}

@@ -1,0 +1,125 @@
+//! `centre_energy`: energies around a share of the mean.
+
+use probeprune::{
+    Result,
+    backend::{Backend, CentreEnergyOperands},
+    prune::BatchShape,
+};
+use rand::RngExt;
+
+use super::{
+    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    source::{Source, wide},
+};
+
+#[derive(Clone, Debug)]
+pub struct CentreCase {
+    pub shape: BatchShape,
+    pub channels: usize,
+    pub masked: bool,
+    pub prior: bool,
+}
+
+const WEIGHT: f32 = 0.75;
+const SHARE: f32 = 0.625;
+
+impl CentreCase {
+    /// a (B, S, C), mask (B, S) with a token in the last slot, prior (C).
+    fn input(&self, source: Source<'_>) -> (Vec<f64>, Vec<u32>, Vec<f32>) {
+        let mut stream = source.stream(self.channels as u64);
+        let rows = self.shape.rows();
+        let a = wide(&stream.floats(-1.0..2.0, rows * self.channels));
+        let real = |row: usize| !self.masked || row + 1 == rows;
+        let mask = (0..rows).map(|row| u32::from(real(row) || stream.rng.random_range(0..3) > 0)).collect();
+        (a, mask, stream.floats(-1.0..1.0, self.channels))
+    }
+
+    /// Values of slot s and channel c that are no pads.
+    fn at(&self, a: &[f64], mask: &[u32], s: usize, c: usize) -> Vec<f64> {
+        let BatchShape { samples, tokens } = self.shape;
+        let rows = (0..samples).map(|b| b * tokens + s).filter(|&row| mask[row] != 0);
+        rows.map(|row| a[row * self.channels + c]).collect()
+    }
+
+    fn divisor(&self, count: usize) -> f64 {
+        count as f64 + if self.masked { 1e-3 } else { 0.0 }
+    }
+
+    /// f of the values of every slot and channel.
+    fn each(&self, a: &[f64], mask: &[u32], f: impl Fn(&[f64], usize) -> f64) -> Vec<f64> {
+        (0..self.shape.tokens * self.channels)
+            .map(|i| f(&self.at(a, mask, i / self.channels, i % self.channels), i % self.channels))
+            .collect()
+    }
+
+    /// Energies and sums, as [`Backend::energy`] makes them; a benchmark's need not belong together.
+    fn energies(&self, source: Source<'_>, a: &[f64], mask: &[u32]) -> [Vec<f32>; 2] {
+        let mut stream = source.stream(0);
+        if !stream.is_exact() {
+            let len = self.shape.tokens * self.channels;
+            return [stream.floats(1.0..2.0, len), stream.floats(-1.0..1.0, len)];
+        }
+        let narrow = |values: Vec<f64>| values.iter().map(|&x| x as f32).collect();
+        let squares =
+            |values: &[f64], _| values.iter().map(|x| x * x).sum::<f64>() / self.divisor(values.len());
+        [
+            narrow(self.each(a, mask, squares)),
+            narrow(self.each(a, mask, |values: &[f64], _| values.iter().sum())),
+        ]
+    }
+}
+
+impl Case for CentreCase {
+    fn prepare<B: Backend>(&self, backend: &B, source: Source<'_>) -> Result<Ready<B>> {
+        let (a, mask, prior) = self.input(source);
+        let [energy, sums] = self.energies(source, &a, &mask);
+        let Self { shape, channels, .. } = *self;
+        let len = shape.tokens * channels;
+        let (mut energy, sums) = (backend.put_statistics(len, &energy)?, backend.put_statistics(len, &sums)?);
+        let mask = self.masked.then(|| backend.put_indices(&mask)).transpose()?;
+        let prior = self.prior.then(|| backend.put_statistics(channels, &prior)).transpose()?;
+        let mut mean = backend.put_statistics(channels, &source.stream(0).nans(channels))?;
+        Ok(Box::new(move |backend, read| {
+            backend.centre_energy(CentreEnergyOperands {
+                energy: &mut energy,
+                sums: &sums,
+                shape,
+                channels,
+                mask: mask.as_ref(),
+                prior: prior.as_ref().map(|prior| (prior, WEIGHT)),
+                share: SHARE,
+                mean: &mut mean,
+            });
+            outputs(read, || {
+                Ok(vec![backend.read_statistics(&energy, len)?, backend.read_statistics(&mean, channels)?])
+            })
+        }))
+    }
+
+    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+        let (a, mask, prior) = self.input(source);
+        let mean: Vec<f64> = (0..self.channels)
+            .map(|c| {
+                let all: Vec<f64> = (0..self.shape.tokens).flat_map(|s| self.at(&a, &mask, s, c)).collect();
+                let mean = all.iter().sum::<f64>() / all.len() as f64;
+                let prior = f64::from(prior[c]);
+                if self.prior { prior + f64::from(WEIGHT) * (mean - prior) } else { mean }
+            })
+            .collect();
+        let centred = self.each(&a, &mask, |values, c| {
+            values.iter().map(|x| (x - f64::from(SHARE) * mean[c]).powi(2)).sum::<f64>()
+                / self.divisor(values.len())
+        });
+        // Differences of f32 values up to 4.
+        vec![Expected::floats(centred, 5e-6), Expected::floats(mean, 5e-6)]
+    }
+
+    fn bytes(&self, _element: ElementBytes) -> usize {
+        4 * (3 * self.shape.tokens + 1) * self.channels
+    }
+
+    fn traffic(&self) -> Traffic {
+        let len = self.shape.tokens * self.channels;
+        Traffic::new("centre_energy", 12 * len + 32 * self.channels, 4 * len + 4 * self.channels)
+    }
+}

@@ -1,0 +1,105 @@
+//! `energy`: the mean over samples of a².
+
+use probeprune::{
+    Result,
+    backend::{Backend, EnergyOperands},
+    prune::BatchShape,
+};
+use rand::RngExt;
+
+use super::{
+    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    source::{Source, wide},
+};
+
+#[derive(Clone, Debug)]
+pub struct EnergyCase {
+    pub shape: BatchShape,
+    pub channels: usize,
+    pub masked: bool,
+    /// Sums over samples too.
+    pub sums: bool,
+}
+
+impl EnergyCase {
+    /// a, and the mask: slot 0 is a pad in every sample, and pads hold what must not be seen.
+    fn input(&self, source: Source<'_>) -> (Vec<f32>, Vec<u32>) {
+        let mut stream = source.stream(self.channels as u64);
+        let rows = self.shape.rows();
+        let mut a = stream.elements(rows * self.channels);
+        let mut real =
+            |row: usize| !self.masked || (row % self.shape.tokens > 0 && stream.rng.random_range(0..3) > 0);
+        let mask: Vec<u32> = (0..rows).map(|row| u32::from(real(row))).collect();
+        for (row, &real) in a.chunks_mut(self.channels).zip(&mask) {
+            if real == 0 {
+                row.fill(f32::NAN);
+            }
+        }
+        (a, mask)
+    }
+}
+
+impl Case for EnergyCase {
+    fn prepare<B: Backend>(&self, backend: &B, source: Source<'_>) -> Result<Ready<B>> {
+        let (a, mask) = self.input(source);
+        let Self { shape, channels, sums: with_sums, .. } = *self;
+        let len = shape.tokens * channels;
+        let a = backend.put_activations(shape.rows() * channels, &a)?;
+        let mask = self.masked.then(|| backend.put_indices(&mask)).transpose()?;
+        let nans = source.stream(0).nans(len);
+        let (mut out, mut sums) = (backend.put_statistics(len, &nans)?, backend.put_statistics(len, &nans)?);
+        Ok(Box::new(move |backend, read| {
+            backend.energy(EnergyOperands {
+                a: &a,
+                shape,
+                channels,
+                mask: mask.as_ref(),
+                out: &mut out,
+                sums: with_sums.then_some(&mut sums),
+            });
+            outputs(read, || {
+                let mut all = vec![backend.read_statistics(&out, len)?];
+                if with_sums {
+                    all.push(backend.read_statistics(&sums, len)?);
+                }
+                Ok(all)
+            })
+        }))
+    }
+
+    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+        let (a, mask) = self.input(source);
+        let (a, BatchShape { samples, tokens }) = (wide(&a), self.shape);
+        let at = |i: usize| {
+            let (s, c) = (i / self.channels, i % self.channels);
+            let rows = (0..samples).map(|b| b * tokens + s).filter(|&row| mask[row] != 0);
+            rows.map(|row| a[row * self.channels + c]).collect::<Vec<_>>()
+        };
+        let energy = |i: usize| {
+            let values = at(i);
+            let count = values.len() as f64 + if self.masked { 1e-3 } else { 0.0 };
+            values.iter().map(|a| a * a).sum::<f64>() / count
+        };
+        let all = || 0..tokens * self.channels;
+        // Sums of a few terms in f32.
+        let mut expected = vec![Expected::floats(all().map(energy).collect(), 1e-6)];
+        if self.sums {
+            expected.push(Expected::floats(all().map(|i| at(i).iter().sum()).collect(), 1e-6));
+        }
+        expected
+    }
+
+    fn bytes(&self, element: ElementBytes) -> usize {
+        let outputs = if self.sums { 8 } else { 4 };
+        (element.activation * self.shape.rows() + outputs * self.shape.tokens) * self.channels
+    }
+
+    fn traffic(&self) -> Traffic {
+        let BatchShape { samples, tokens } = self.shape;
+        // A warp has 256 channels, and reads a sector of the mask for each sample.
+        let masks = if self.masked { samples * (tokens * self.channels / 256) * 32 } else { 0 };
+        let outputs = if self.sums { 8 } else { 4 };
+        let read = 2 * samples * tokens * self.channels + masks;
+        Traffic::new("energy", read, outputs * tokens * self.channels)
+    }
+}
