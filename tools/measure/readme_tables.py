@@ -1,13 +1,13 @@
 """Writes the README's tables from benches/results/*.json and *.jsonl; with --check, fails if they differ.
 
-Usage: python tools/readme_tables.py [--check]
+Usage: python tools/measure/readme_tables.py [--check]
 """
 import json
 import os
 import statistics
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 METHODS = {"none": "dense"}
 # Speed-ups over the authors' operations, by batch and sequence length.
 AUTHORS_GOALS = {(20, 64): 1.25, (4, 256): 1.45, (1, 128): 2.6}
@@ -230,7 +230,7 @@ def main():
     if text == old:
         return
     if "--check" in sys.argv:
-        sys.exit("README.md's tables differ from benches/results: run python tools/readme_tables.py")
+        sys.exit("README.md's tables differ from benches/results: run python tools/measure/readme_tables.py")
     with open(path, "w", encoding="utf-8") as f:
         f.write(text)
 
