@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/*.md from benches/results/*.json and *.jsonl, and docs/kernels.md's from the sources;
 with --check, fails if they differ.
 
-Usage: python tools/readme_tables.py [--check]
+Usage: python tools/measure/readme_tables.py [--check]
 """
 import json
 import os
@@ -9,7 +9,7 @@ import re
 import statistics
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 METHODS = {"none": "dense"}
 # Speed-ups over the authors' operations, by batch and sequence length.
 AUTHORS_GOALS = {(20, 64): 1.25, (4, 256): 1.45, (1, 128): 2.6}
@@ -275,7 +275,7 @@ def kernels():
     agree("Backend methods", OPERATIONS.keys() | SERVICES, set(re.findall(r"^    fn (\w+)", backend, re.M)))
     files = {name.removesuffix(".cu") for name in os.listdir(os.path.join(ROOT, "cuda")) if name.endswith(".cu")}
     agree("kernels", {file for _, files, _ in OPERATIONS.values() for file in files}, files)
-    functions = set(re.findall(r"probeprune_(\w+)_args_init", read("include", "probeprune.h")))
+    functions = set(re.findall(r"typedef struct probeprune_(\w+)_args", read("include", "probeprune.h")))
     agree("C operations", {function for *_, function in OPERATIONS.values() if function}, functions)
     tests = {file: re.search(r"^// Test: (\w+)::(\w+)$", read("cuda", f"{file}.cu"), re.M).groups() for file in files}
     rows = ["| operation | `Backend` method | kernels | C function `probeprune_…` | test |", "|---|---|---|---|---|"]
@@ -326,7 +326,7 @@ def main():
         if text == old:
             continue
         if "--check" in sys.argv:
-            sys.exit(f"{name}: tables differ from what they are made of: run python tools/readme_tables.py")
+            sys.exit(f"{name}: tables differ from what they are made of: run python tools/measure/readme_tables.py")
         with open(os.path.join(ROOT, name), "w", encoding="utf-8") as f:
             f.write(text)
 
