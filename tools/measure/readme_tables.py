@@ -31,6 +31,26 @@ def quality(demo):
     return "\n".join(rows)
 
 
+def printed(demo):
+    """An excerpt of the demonstration as the program prints it.
+
+    >>> dense = {"method": "none", "prune_ratio": 0.0, "perplexity": 2.2, "seconds": 1.5, "time_share": 1.0, "flops_share": 1.0,
+    ...          "prr": None}
+    >>> print(printed([dense]).splitlines()[4])
+    │ dense  ┆  0.0 % ┆      2.200 ┆   1.500 ┆ 100.0 % ┆ 100.0 % ┆   – │
+    """
+    table = [["Method", "Pruned", "Perplexity", "Seconds", "Time", "FLOPs", "PRR"]]
+    for case in (case for case in demo if case["prune_ratio"] in (0.0, 0.4) and case["method"] not in ("full-batch", "random")):
+        shares = [f"{100 * case[key]:.1f} %" for key in ("prune_ratio", "time_share", "flops_share")]
+        prr = "–" if case["prr"] is None else f"{case['prr']:.4f}"
+        table.append([METHODS.get(case["method"], case["method"]), shares[0], f"{case['perplexity']:.3f}",
+                      f"{case['seconds']:.3f}", shares[1], shares[2], prr])
+    widths = [max(map(len, column)) for column in zip(*table)]
+    line = lambda row: "│ " + " ┆ ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " │"
+    return "\n".join(["```console", "$ cargo run --release", line(table[0]), "╞" + "╪".join("═" * (width + 2) for width in widths) + "╡",
+                      *map(line, table[1:]), "…", "```"])
+
+
 def spread(median, quartiles, digits=2):
     """A median with its quartiles, where there are any.
 
@@ -310,7 +330,7 @@ def load(name):
 def main():
     result, smollm2 = load("cpu.json"), load("smollm2.json")
     tables = {
-        "README.md": {"headline": headline(smollm2)},
+        "README.md": {"headline": headline(smollm2), "demo": printed(result["demo"]["tiny-llama"])},
         "docs/results.md": {"smollm2": sweep(smollm2), "quality": quality(result["demo"]["tiny-llama"]),
                             "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
                             "compensation": compensation(result), "gpu": gpu(load_runs())},
