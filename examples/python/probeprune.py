@@ -322,7 +322,7 @@ class Exported:
 
     def __dlpack__(self, **_):
         if not self._ours:
-            raise BufferError("somebody has taken this tensor")
+            raise BufferError("this tensor has already been taken")
         self._ours = False
         return _capsule_new(c.cast(self._managed, c.c_void_p), b"dltensor_versioned", None)
 
