@@ -1,4 +1,4 @@
-"""Measures what the README reports, writes it to benches/results and prints it; then run tools/measure/readme_tables.py.
+"""Measures the published numbers, writes them to benches/results and prints them; then run tools/measure/readme_tables.py.
 
 Usage:
   python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
@@ -9,8 +9,8 @@ Usage:
 speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
-on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text; after a stop it goes on where it was.
-FOLDER is what tools/fetch/smollm2.py made. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU.
+on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text; interrupted sweeps resume.
+FOLDER is the output of tools/fetch/smollm2.py. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU.
 demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are fair on a busy
 machine too, tokens/s are not.
 """
