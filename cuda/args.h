@@ -1,5 +1,5 @@
 // The kernels' arguments: one plain struct per kernel, passed by value. This file is the kernel ABI: bindgen makes
-// src/gpu/args.rs from it (tools/cuda.sh args), where every pointer is a u64.
+// src/gpu/args.rs from it (tools/kernels/cuda.sh args), where every pointer is a u64.
 //
 // Letters in shapes: B samples, S tokens per sample, T = B*S rows, H hidden_size, I intermediate_size, N query heads,
 // K key/value heads, D head_dim, C channels (N*D or I), V vocabulary; a subscript p means the probe's. All matrices are

@@ -1,48 +1,48 @@
 /* probeprune: LLaMA and OPT inference with Probe Pruning (ICLR 2025), and the method's operations one by one.
  *
- * Two halves. "Models" runs whole checkpoints: load, calibrate, sessions, generation. "Operations" runs single steps of
- * the method in your memory and on your stream, for engines that have a model of their own.
+ * Two parts. "Models" runs whole checkpoints: load, calibrate, sessions, generation. "Operations" runs single steps of the
+ * method in your memory and on your stream, for engines with their own model.
  *
  * CONVENTIONS
  *
  * Results. Every fallible function returns a probeprune_status; PROBEPRUNE_OK is 0. Outputs are written on success only.
- * probeprune_last_error() says what was wrong, what was expected, what was found and what to do.
+ * probeprune_last_error() names the problem, the expected and the actual value, and a remedy.
  *
- * Structs. Options begin with struct_size. Fill them by their _init function with sizeof, then set what you want:
+ * Structs. Options begin with struct_size. Fill them with their _init function and sizeof, then set fields:
  *
  *     probeprune_settings settings;
  *     probeprune_settings_init(&settings, sizeof settings);
  *     settings.method = PROBEPRUNE_METHOD_PP;
  *
- * A program compiled for an older header keeps working: fields it does not have take their defaults. One compiled for a
- * newer header works as long as the fields that this library does not know are 0; otherwise, and where a struct is shorter
- * than it was in version 1, PROBEPRUNE_INVALID_STRUCT. Reserved fields are 0. Structs that a function fills need
- * struct_size too. Where a NULL for options is allowed, it stands for the defaults.
+ * A program compiled against an older header keeps working: fields it does not have take their defaults. One compiled
+ * against a newer header works as long as all fields unknown to this library are 0. Otherwise, and for structs shorter than
+ * in version 1, the result is PROBEPRUNE_INVALID_STRUCT. Reserved fields are 0. Structs filled by a function need
+ * struct_size too. Where options may be NULL, NULL means the defaults.
  *
- * Pointers. NULL and misaligned pointers are refused, except where NULL is documented. What you pass is read during the
- * call only, unless said otherwise. Objects are freed by their _free function, which takes NULL. The order does not matter: a
- * session keeps its model alive. Never free an object while a call on it runs.
+ * Pointers. NULL and misaligned pointers are refused, except where NULL is documented. Arguments are read during the call
+ * only, unless stated otherwise. Objects are freed by their _free function, which accepts NULL, in any order: a session keeps
+ * its model alive. Never free an object while a call on it runs.
  *
- * Buffers. Functions with (out, capacity, count) write at most `capacity` entries and their number to `count`. With NULL for
- * out they only write the number needed. A buffer that is too small is PROBEPRUNE_TOO_SMALL, and nothing is written.
+ * Buffers. Functions with (out, capacity, count) write at most `capacity` entries and their number to `count`. With a NULL
+ * `out` they only write the required number. If the buffer is too small, they write nothing: PROBEPRUNE_TOO_SMALL.
  *
- * Threads. Models, calibrations, tokenizers and devices may be used by any number of threads at once. A session is one
- * thread's at a time (PROBEPRUNE_BUSY otherwise), whichever thread that is; probeprune_session_cancel alone may be called by
- * another one. Two sessions on two threads give the same bits as one after the other.
+ * Threads. Models, calibrations, tokenizers and devices may be used by any number of threads at once. A session may be used
+ * from any thread, but by one at a time (PROBEPRUNE_BUSY otherwise); only probeprune_session_cancel may be called concurrently.
+ * Two sessions on two threads give the same bits as one after the other.
  *
- * Callbacks run on the calling thread, inside the call. They must not call functions on the same session, nor leave by
- * longjmp or a C++ exception. A Rust callback that panics gives PROBEPRUNE_PANIC.
+ * Callbacks run on the calling thread, inside the call. They must not call functions on the same session, and must not exit
+ * by longjmp or a C++ exception. A panic in a Rust callback gives PROBEPRUNE_PANIC.
  *
- * Panics, which are defects in this library, never leave it: PROBEPRUNE_PANIC, after which the handle of that call can only
- * be freed. The library never ends the process. (A weight file that shrinks while it is mapped does, as with every memory
- * map; set read_weights where that can happen.)
+ * Panics are defects in this library and never leave it. They give PROBEPRUNE_PANIC, after which the handle of that call can
+ * only be freed. The library never terminates the process. (A weight file that is truncated while mapped does, as with every
+ * memory map; set read_weights where that can happen.)
  *
- * Text is UTF-8, NUL-terminated unless its length is passed. Sizes are in entries unless they say bytes.
+ * Text is UTF-8, NUL-terminated unless its length is passed. Sizes are in entries unless stated in bytes.
  *
  * Shapes. B samples, S tokens per sample, T = B S rows (sample by sample), H hidden_size, I intermediate_size, N query
  * heads, K key/value heads, D head_dim, C channels (N D or I), V vocab_size. A subscript p means the probe's. Row-major.
  *
- * VERSIONS. PROBEPRUNE_ABI_VERSION, which is the soname's number, changes when something here is removed or changes its
+ * VERSIONS. PROBEPRUNE_ABI_VERSION is also the soname's number. It changes when something here is removed or changes its
  * meaning or layout. New functions, new constants and new fields at the end of structs do not change it.
  */
 #ifndef PROBEPRUNE_H
@@ -54,7 +54,7 @@
 #define PROBEPRUNE_ABI_VERSION 1
 
 /* ---- DLPack 1.x (https://dmlc.github.io/dlpack) -----------------------------------------------------------------
- * The parts that are needed, with DLPack's own names and layout. Include dlpack.h before this header to use that. */
+ * The necessary parts, with DLPack's own names and layout. Include dlpack.h before this header to use that instead. */
 #ifndef DLPACK_DLPACK_H_
 #ifndef PROBEPRUNE_DLPACK
 #define PROBEPRUNE_DLPACK
@@ -122,18 +122,18 @@ extern "C" {
 typedef int32_t probeprune_status;
 enum {
     PROBEPRUNE_OK = 0,
-    PROBEPRUNE_INVALID_ARGUMENT = 1, /* a value, pointer or setting that cannot be */
-    PROBEPRUNE_INVALID_STRUCT = 2,   /* too short, or something where this version knows nothing */
-    PROBEPRUNE_INVALID_TENSOR = 3,   /* dtype, device, strides, shape, alignment, version; outputs that overlap */
-    PROBEPRUNE_FILE = 4,             /* missing, damaged, or not what it has to be */
-    PROBEPRUNE_DEVICE = 5,           /* cannot be used, or failed */
-    PROBEPRUNE_OUT_OF_MEMORY = 6,    /* on the device; what was there before still works */
-    PROBEPRUNE_NOT_FINITE = 7,       /* NaN or infinity while a model ran; the session stays usable */
-    PROBEPRUNE_CANCELLED = 8,        /* as you asked; the session stays usable */
-    PROBEPRUNE_BUSY = 9,             /* another thread is in this session, or you call from its callback */
-    PROBEPRUNE_POISONED = 10,        /* a fault broke the GPU for this process: start it anew */
+    PROBEPRUNE_INVALID_ARGUMENT = 1, /* an invalid value, pointer or setting */
+    PROBEPRUNE_INVALID_STRUCT = 2,   /* too short, or unknown fields that are not 0 */
+    PROBEPRUNE_INVALID_TENSOR = 3,   /* dtype, device, strides, shape, alignment, version; overlapping outputs */
+    PROBEPRUNE_FILE = 4,             /* missing, damaged, or of the wrong kind */
+    PROBEPRUNE_DEVICE = 5,           /* unusable, or failed */
+    PROBEPRUNE_OUT_OF_MEMORY = 6,    /* on the device; existing objects still work */
+    PROBEPRUNE_NOT_FINITE = 7,       /* NaN or infinity in a model's states; the session stays usable */
+    PROBEPRUNE_CANCELLED = 8,        /* on request; the session stays usable */
+    PROBEPRUNE_BUSY = 9,             /* the session is in use by another thread, or by the call of this callback */
+    PROBEPRUNE_POISONED = 10,        /* a fault broke the GPU for this process: restart the process */
     PROBEPRUNE_PANIC = 11,           /* a defect: the handle can only be freed */
-    PROBEPRUNE_TOO_SMALL = 12        /* a buffer or workspace of yours */
+    PROBEPRUNE_TOO_SMALL = 12        /* buffer or workspace */
 };
 
 /* Why the last call on this thread failed; "" if it did not. Valid until the next call on this thread. */
@@ -145,7 +145,7 @@ const char *probeprune_status_name(probeprune_status status);
 uint32_t probeprune_abi_version(void);
 /* Version, and what the CUDA kernels were compiled for. Static. */
 const char *probeprune_build_info(void);
-/* 1 if there is a GPU that this build's kernels run on. Every build has them; the driver is loaded when it is asked for. */
+/* 1 if there is a GPU that can run the kernels. Every build contains them; this call loads the driver. */
 int32_t probeprune_has_cuda(void);
 
 /* ---- Models ----------------------------------------------------------------------------------------------------- */
@@ -155,9 +155,9 @@ typedef struct probeprune_calibration probeprune_calibration;
 typedef struct probeprune_session probeprune_session;
 typedef struct probeprune_tokenizer probeprune_tokenizer;
 
-/* Called with `done` of `of` units. Another result than 0 ends the work with PROBEPRUNE_CANCELLED. */
+/* Called with `done` of `of` units. A result other than 0 ends the work with PROBEPRUNE_CANCELLED. */
 typedef int32_t (*probeprune_progress)(void *user, uint64_t done, uint64_t of);
-/* Called with every token of every sample as it is drawn. Another result than 0 ends generation. */
+/* Called with every token of every sample as it is drawn. A result other than 0 ends generation. */
 typedef int32_t (*probeprune_token)(void *user, uint64_t sample, uint32_t token);
 
 enum { PROBEPRUNE_DTYPE_AUTO = 0, PROBEPRUNE_DTYPE_BF16 = 1, PROBEPRUNE_DTYPE_F16 = 2 };
@@ -166,16 +166,16 @@ typedef struct probeprune_model_options {
     uint32_t struct_size;
     int32_t device_type;  /* kDLCPU (the default) or kDLCUDA */
     int32_t device_id;    /* the GPU's number */
-    uint32_t threads;     /* of the CPU; 0: all cores. The result does not depend on it */
-    int32_t dtype;        /* PROBEPRUNE_DTYPE_, of weights and activations on a GPU; auto fits the checkpoint */
+    uint32_t threads;     /* of the CPU; 0: all cores. Results do not depend on it */
+    int32_t dtype;        /* PROBEPRUNE_DTYPE_, of weights and activations on a GPU; auto follows the checkpoint */
     int32_t read_weights; /* 1: read weight files instead of mapping them */
-    int32_t use_stream;   /* 1: work on `stream` instead of a stream of its own */
+    int32_t use_stream;   /* 1: work on `stream` instead of an own stream */
     uint32_t reserved;
     void *stream; /* CUstream or cudaStream_t of the primary context, NULL: legacy default; it outlives all sessions */
     probeprune_progress progress; /* layers loaded; may be NULL */
     void *user;
-    /* Of the same weights: MLP channels are sorted as it found, for channel_group. Sorted ones are copies, not mapped.
-     * NULL: as in the checkpoint. What a session tells and takes has the checkpoint's numbers either way. */
+    /* A calibration of the same weights, by which MLP channels are sorted for channel_group. Sorted weights are copies, not
+     * mapped. NULL: the checkpoint's order. Sessions report and accept the checkpoint's channel numbers either way. */
     const probeprune_calibration *channel_order;
 } probeprune_model_options;
 probeprune_status probeprune_model_options_init(probeprune_model_options *options, uint32_t struct_size);
@@ -197,7 +197,7 @@ typedef struct probeprune_model_info {
 } probeprune_model_info;
 probeprune_status probeprune_model_info_init(probeprune_model_info *info, uint32_t struct_size);
 
-/* What a model is, without loading it. `model`: a Hugging Face folder, "org/name" in the local cache, or
+/* Describes a model without loading it. `model`: a Hugging Face folder, "org/name" in the local cache, or
  * "bundled:tiny-llama" / "bundled:tiny-opt". Nothing is downloaded. */
 probeprune_status probeprune_model_inspect(const char *model, probeprune_model_info *info);
 
@@ -206,9 +206,9 @@ probeprune_status probeprune_model_load(const char *model, const probeprune_mode
                                         probeprune_model **out);
 void probeprune_model_free(probeprune_model *model);
 probeprune_status probeprune_model_get_info(const probeprune_model *model, probeprune_model_info *info);
-/* Identifies the weights; lives as long as the model. */
+/* Identifies the weights. Valid as long as the model. */
 probeprune_status probeprune_model_fingerprint(const probeprune_model *model, const char **out);
-/* Tokens that end a generation, as config.json has them. */
+/* Tokens that end a generation, from config.json. */
 probeprune_status probeprune_model_eos_tokens(const probeprune_model *model, uint32_t *out, size_t capacity,
                                               size_t *count);
 
@@ -236,7 +236,7 @@ enum {
     PROBEPRUNE_COMPENSATE_PROBE_MEAN = 1, /* pp, and wanda-sp */
     PROBEPRUNE_COMPENSATE_LINEAR = 2      /* pp, with a calibration that has linear maps of this rank */
 };
-/* skip_layer_count: the paper's layers 0, 1, 2, as far as the model has them. */
+/* skip_layer_count: the paper's layers 0, 1 and 2, as far as they exist. */
 #define PROBEPRUNE_DEFAULT_LAYERS UINT64_MAX
 
 typedef struct probeprune_settings {
@@ -247,23 +247,23 @@ typedef struct probeprune_settings {
     double prune_ratio;         /* share of heads and channels over all layers, in [0, 1); 0 is dense to the bit */
     double probe_tokens;        /* in (0, 1]: the probe's share of tokens; 0.5 */
     double probe_samples;       /* in (0, 1]: the probe's share of samples; 0.05 */
-    double fixed_probe_weight;  /* in [0, 1] in place of the importance-scaled fusion, or -1 */
+    double fixed_probe_weight;  /* in [0, 1], replaces the importance-scaled fusion; -1: off */
     double momentum;            /* in [0, 1], of history; 0.99 */
     int32_t parallel_probe;     /* 1: probe from the previous residual */
     int32_t history_dtype;      /* PROBEPRUNE_HISTORY_ */
     uint32_t history_bucket;    /* slots that share a row of history; 1 */
     uint32_t round_channels;    /* kept channels are a multiple of this; 64 */
     uint32_t flap_attention_factor; /* 4 or 2 */
-    int32_t compensate;         /* PROBEPRUNE_COMPENSATE_: what stands in for pruned channels; NONE */
+    int32_t compensate;         /* PROBEPRUNE_COMPENSATE_, of pruned channels; NONE */
     uint32_t compensate_rank;   /* of LINEAR; 0: 32 */
-    uint32_t channel_group;     /* MLP channels are kept in groups of 8 or 16, in a model that was loaded with
-                                   channel_order; 1 or 0: one by one */
-    uint32_t dense_below;       /* batches of fewer tokens than this, pads included, run densely; 0: none */
+    uint32_t channel_group;     /* keeps MLP channels in groups of 8 or 16, in a model loaded with channel_order;
+                                   1 or 0: single channels */
+    uint32_t dense_below;       /* batches of fewer tokens, pads included, run dense; 0: none */
     uint32_t reserved[3];
     uint64_t seed;              /* of random */
     const uint32_t *skip_layers; /* layers that stay dense */
     uint64_t skip_layer_count;   /* PROBEPRUNE_DEFAULT_LAYERS */
-    uint64_t prior_tokens;       /* as many of the probe's tokens calibration's mean counts in compensation; 40 */
+    uint64_t prior_tokens;       /* weight of the calibration mean in compensation, in probe tokens; 40 */
 } probeprune_settings;
 probeprune_status probeprune_settings_init(probeprune_settings *settings, uint32_t struct_size);
 
@@ -272,67 +272,67 @@ typedef struct probeprune_limits {
     uint32_t reserved;
     uint64_t samples;  /* B of the largest batch */
     uint64_t tokens;   /* S of the largest batch or prompt */
-    uint64_t capacity; /* prompt and new tokens that keys and values are kept of; 0: the session does not generate */
+    uint64_t capacity; /* tokens of the key/value cache, prompt and new ones; 0: the session does not generate */
 } probeprune_limits;
 probeprune_status probeprune_limits_init(probeprune_limits *limits, uint32_t struct_size);
 
 typedef struct probeprune_memory {
     uint32_t struct_size;
     uint32_t reserved;
-    uint64_t weights; /* bytes; on the CPU those of the files, which are mapped */
+    uint64_t weights; /* bytes; on the CPU those of the mapped files */
     uint64_t scratch;
     uint64_t history;
-    uint64_t probed; /* what else probed blocks have */
+    uint64_t probed; /* other buffers of probed blocks */
     uint64_t cache;  /* keys and values */
     uint64_t total;
-    uint64_t compensation; /* what stands in for pruned channels, and room to compute it */
+    uint64_t compensation; /* compensation of pruned channels, and its scratch */
 } probeprune_memory;
 probeprune_status probeprune_memory_init(probeprune_memory *memory, uint32_t struct_size);
 
-/* Bytes that a model and one session of it will take, before anything is loaded. options and settings may be NULL. */
+/* Memory of a model and one session, before anything is loaded. options and settings may be NULL. */
 probeprune_status probeprune_memory_estimate(const char *model, const probeprune_model_options *options,
                                              const probeprune_settings *settings, const probeprune_limits *limits,
                                              probeprune_memory *out);
 
-/* ---- Calibration: where history starts, and what the static methods score by ------------------------------------- */
+/* ---- Calibration: initial history, and the energies of the static methods ---------------------------------------- */
 
 typedef struct probeprune_calibrate_options {
     uint32_t struct_size;
-    int32_t flap;        /* 1: also what the method FLAP needs, in three times the memory */
+    int32_t flap;        /* 1: also the moments of FLAP, in three times the memory */
     uint64_t batch_size; /* samples at a time; 8 */
-    probeprune_progress progress; /* samples done, each twice where there are linear maps; may be NULL */
+    probeprune_progress progress; /* samples done, twice each with linear maps; may be NULL */
     void *user;
-    uint32_t linear_rank; /* of the linear maps that COMPENSATE_LINEAR needs, which take a second pass; 0: none */
+    uint32_t linear_rank; /* of linear maps for COMPENSATE_LINEAR, in a second pass; 0: none */
     uint32_t reserved;
 } probeprune_calibrate_options;
 probeprune_status probeprune_calibrate_options_init(probeprune_calibrate_options *options, uint32_t struct_size);
 
-/* Runs tokens (samples, length) densely, in a model without channel_order. options may be NULL. */
+/* Runs tokens (samples, length) dense, in a model without channel_order. options may be NULL. */
 probeprune_status probeprune_calibrate(const probeprune_model *model, const uint32_t *tokens, size_t samples,
                                        size_t length, const probeprune_calibrate_options *options,
                                        probeprune_calibration **out);
-/* Writes the history file that the command line takes too; whole or not at all. */
+/* Writes a history file, which the command line reads too. It is complete or absent. */
 probeprune_status probeprune_calibration_save(const probeprune_calibration *calibration, const char *path);
-/* Reads a history file, which has to be of this model. */
+/* Reads a history file of this model. */
 probeprune_status probeprune_calibration_load(const probeprune_model *model, const char *path,
                                               probeprune_calibration **out);
-/* The same without a loaded model, named as in probeprune_model_load: to load it with this channel_order. */
+/* The same before loading a model, named as in probeprune_model_load, to load it with this channel_order. */
 probeprune_status probeprune_calibration_open(const char *model, const char *path, probeprune_calibration **out);
 void probeprune_calibration_free(probeprune_calibration *calibration);
 
 /* ---- Sessions ---------------------------------------------------------------------------------------------------
  * A session has its own settings, buffers, history and cache; the model's weights are shared. To switch between dense
- * and pruned, keep a session of each. */
+ * and pruned, keep one session of each kind. */
 
-/* settings (NULL: dense) and calibration (NULL: history starts at 0) are copied. */
+/* Copies settings (NULL: dense) and calibration (NULL: history starts at 0). */
 probeprune_status probeprune_session_create(const probeprune_model *model, const probeprune_settings *settings,
                                             const probeprune_limits *limits,
                                             const probeprune_calibration *calibration, probeprune_session **out);
 void probeprune_session_free(probeprune_session *session);
-/* From any thread: ends what runs in the session between two layers or tokens, or else what runs next, with
- * PROBEPRUNE_CANCELLED. */
+/* From any thread: ends the running call of the session, between two layers or tokens, with PROBEPRUNE_CANCELLED. Without
+ * one it ends the next. */
 probeprune_status probeprune_session_cancel(const probeprune_session *session);
-/* Waits for the device; late faults surface here. */
+/* Waits for the device. Late faults are reported here. */
 probeprune_status probeprune_session_synchronize(probeprune_session *session);
 
 typedef struct probeprune_layer_counts {
@@ -347,7 +347,7 @@ typedef struct probeprune_layer_counts {
     double channel_ratio; /* share pruned */
 } probeprune_layer_counts;
 probeprune_status probeprune_layer_counts_init(probeprune_layer_counts *counts, uint32_t struct_size);
-/* Counts follow from settings (FLAP: from calibration), never from a batch. */
+/* Counts depend on settings (FLAP: on calibration), never on a batch. */
 probeprune_status probeprune_session_layer_counts(probeprune_session *session, uint64_t layer,
                                                   probeprune_layer_counts *out);
 
@@ -364,22 +364,22 @@ probeprune_status probeprune_work_init(probeprune_work *work, uint32_t struct_si
 probeprune_status probeprune_session_work(probeprune_session *session, size_t samples, size_t length,
                                           probeprune_work *out);
 
-/* Batches: tokens (samples, length), mask of the same shape with 0 for pads, or NULL. With update_history the batch is
- * folded into history after it ran. */
+/* Batches: tokens (samples, length), mask of the same shape with 0 for pads, or NULL. With update_history the batch
+ * updates history afterwards. */
 
-/* Mean cross-entropy (nats) of every token's successor, pads left out. */
+/* Mean cross-entropy (nats) of next-token predictions, pads excluded. */
 probeprune_status probeprune_session_evaluate(probeprune_session *session, const uint32_t *tokens,
                                               const uint32_t *mask, size_t samples, size_t length,
                                               int32_t update_history, double *loss);
-/* Cross-entropy (nats) of every token's successor, (samples, length): minus its log-likelihood. 0 where there is none. */
+/* Cross-entropy (nats) of each token's successor, (samples, length): its negative log-likelihood; 0 without a successor. */
 probeprune_status probeprune_session_losses(probeprune_session *session, const uint32_t *tokens,
                                             const uint32_t *mask, size_t samples, size_t length,
                                             int32_t update_history, float *out, size_t capacity, size_t *count);
-/* Runs the decoder only. */
+/* Runs the decoder without the head. */
 probeprune_status probeprune_session_forward(probeprune_session *session, const uint32_t *tokens,
                                              const uint32_t *mask, size_t samples, size_t length,
                                              int32_t update_history);
-/* Logits (samples, length, V) of the first samples of the batch that ran last, float32. */
+/* Logits (samples, length, V) of the first samples of the last batch, float32. */
 probeprune_status probeprune_session_logits(probeprune_session *session, size_t samples, float *out, size_t capacity,
                                             size_t *count);
 /* The same as a tensor on the model's device, complete when this returns. Free it by probeprune_tensor_free. */
@@ -387,29 +387,29 @@ probeprune_status probeprune_session_export_logits(probeprune_session *session, 
                                                    DLManagedTensorVersioned **out);
 
 enum { PROBEPRUNE_BLOCK_ATTENTION = 0, PROBEPRUNE_BLOCK_MLP = 1 };
-/* Heads or channels that a block keeps now, ascending; all of them in a dense block. */
+/* The block's kept heads or channels, ascending; all of them in a dense block. */
 probeprune_status probeprune_session_kept(probeprune_session *session, uint64_t layer, int32_t block, uint32_t *out,
                                           size_t capacity, size_t *count);
 /* The same as an int32 tensor on the model's device; a copy. */
 probeprune_status probeprune_session_export_kept(probeprune_session *session, uint64_t layer, int32_t block,
                                                  DLManagedTensorVersioned **out);
-/* The scores that the block was chosen by last, float32: of its heads, of its channels or groups of channels in the order
- * of channel_order. None in a block that is dense, was so in the last batch, or is pinned. */
+/* The block's scores in its last selection, float32: of heads, or of channels or groups in the order of channel_order. None
+ * in a block that is dense, ran dense in the last batch, or is pinned. */
 probeprune_status probeprune_session_scores(probeprune_session *session, uint64_t layer, int32_t block, float *out,
                                             size_t capacity, size_t *count);
-/* Keeps these from now on instead of choosing: int32 or uint32 tensors in host memory, kept[2 layer + block], as many
- * entries as the layer's counts; NULL for dense blocks. `count` is twice the number of layers. */
+/* Fixes the kept sets from now on: int32 or uint32 tensors in host memory, kept[2 layer + block], with the layer's number of
+ * entries; NULL for dense blocks. `count` is twice the number of layers. */
 probeprune_status probeprune_session_pin(probeprune_session *session, const DLTensor *const *kept, size_t count);
 
 /* ---- Generation ------------------------------------------------------------------------------------------------- */
 
-/* Step by step. Runs prompts (samples, length), padded on the left where mask is 0, keeps their keys and values, and
- * under pp what they kept. reprobe_every: choose MLP channels anew after so many tokens; 0: never. */
+/* Step by step. Runs prompts (samples, length), padded on the left where mask is 0, and stores their keys and values and,
+ * with pp, their kept sets. reprobe_every: selects MLP channels again after this number of tokens; 0: never. */
 probeprune_status probeprune_session_prefill(probeprune_session *session, const uint32_t *tokens,
                                              const uint32_t *mask, size_t samples, size_t length,
                                              uint64_t reprobe_every);
-/* One token per sample more. active (samples): 0 for finished ones, whose token is a pad; NULL: all are active. Other
- * batches in between, and a step that failed or was cancelled while it ran, end the generation: begin with prefill. */
+/* One more token per sample. active (samples): 0 for finished samples, whose token is a pad; NULL: all are active. Another
+ * batch in between, or a step that failed or was cancelled while running, ends the generation: start again with prefill. */
 probeprune_status probeprune_session_decode(probeprune_session *session, const uint32_t *tokens,
                                             const uint32_t *active, size_t samples);
 /* Logits (samples, V) of the next tokens, after prefill or decode. */
@@ -427,15 +427,15 @@ typedef struct probeprune_generate_options {
     uint64_t seed;
     uint64_t max_new_tokens; /* per sample; 64 */
     uint64_t reprobe_every;  /* 0: never */
-    const uint32_t *eos_tokens; /* a sample ends with one of them */
+    const uint32_t *eos_tokens; /* end a sample */
     uint64_t eos_token_count;
     probeprune_token on_token; /* may be NULL */
     void *user;
 } probeprune_generate_options;
 probeprune_status probeprune_generate_options_init(probeprune_generate_options *options, uint32_t struct_size);
 
-/* All at once. prompts[b] has lengths[b] tokens; out is (samples, max_new_tokens), of which counts[b] entries of row b
- * are written. */
+/* All at once. prompts[b] has lengths[b] tokens; out is (samples, max_new_tokens), and counts[b] entries of row b are
+ * written. */
 probeprune_status probeprune_session_generate(probeprune_session *session, const uint32_t *const *prompts,
                                               const size_t *lengths, size_t samples,
                                               const probeprune_generate_options *options, uint32_t *out,
@@ -457,40 +457,40 @@ probeprune_status probeprune_tokenizer_decode(const probeprune_tokenizer *tokeni
 
 /* ---- Tensors ---------------------------------------------------------------------------------------------------- */
 
-/* The tensor in a managed one of another library, after a look at its version, its flags and its fields. It stays theirs:
- * out points into it, and you call its deleter as before. writable: refuse read-only memory. */
+/* The tensor inside another library's managed tensor, after checks of version, flags and fields. Ownership does not change:
+ * out points into it, and you still call its deleter. writable: refuse read-only memory. */
 probeprune_status probeprune_tensor_import(const DLManagedTensorVersioned *managed, int32_t writable,
                                            const DLTensor **out);
 /* Calls the tensor's deleter. NULL is allowed. */
 void probeprune_tensor_free(DLManagedTensorVersioned *managed);
 
 /* ---- Operations -------------------------------------------------------------------------------------------------
- * One step of the method each, in your tensors, on your stream. For every operation X:
+ * Single steps of the method, in your tensors, on your stream. For every operation X:
  *
  *     probeprune_X_args_init(&args, sizeof args)                   then set tensors and settings
  *     probeprune_X_workspace_size(device, &args, &bytes)           depends on shapes only
  *     probeprune_X(device, &args, workspace, bytes, stream)
  *
- * Tensors are on the device of `device`, compact row-major (strides may be NULL), every dimension from 1 to 2^31 - 1; where
- * rows (T, .) are asked for, (B, S, .) will do. Kinds:
- *   states   float32 on the CPU; bfloat16 or float16 on a GPU, one of them throughout a call
+ * Tensors are on the device of `device`, compact row-major (strides may be NULL), every dimension from 1 to 2^31 - 1. Rows
+ * (T, .) may also be given as (B, S, .). Kinds:
+ *   states   float32 on the CPU; bfloat16 or float16 on a GPU, the same throughout a call
  *   weight   float32, float16 or bfloat16 on the CPU; the states' dtype on a GPU
  *   floats   float32
  *   indices  int32 or uint32
  * No output may overlap another tensor or the workspace. data + byte_offset is aligned to the dtype on the CPU, to 16 bytes
  * on a GPU. Tensors marked "optional" may be NULL.
  *
- * workspace: memory on the device, aligned to 256 bytes, not in use by another call at the same time; NULL will do for 0
- * bytes. Its content does not matter.
+ * workspace: memory on the device, aligned to 256 bytes, not shared with a concurrent call; NULL is allowed for 0 bytes. Its
+ * contents do not matter.
  *
  * On a GPU calls only enqueue: they neither allocate device memory nor wait, and may be captured into a graph (run the
- * operation once before, so that its kernel is loaded). stream: CUstream or cudaStream_t of the device's primary context,
- * NULL: legacy default. Tensors stay alive until the work is over. Values of indices on the device cannot be checked: wrong
- * ones break the context. Late faults surface at probeprune_synchronize.
+ * operation once before, to load its kernel). stream: CUstream or cudaStream_t of the device's primary context, NULL: legacy
+ * default. Tensors must live until the work is done. Indices on the device are not checked: wrong ones break the context.
+ * probeprune_synchronize reports late faults.
  *
- * On the CPU calls return when the work is done; stream is ignored; values of indices are checked. Threads and their
- * buffers belong to the device; beyond them a call allocates only lists of the length of its indices, biases, scores or
- * rows of history, freed before it returns.
+ * On the CPU calls return when the work is done; stream is ignored; indices are checked. Threads and their buffers belong to
+ * the device. A call allocates at most lists of the length of its indices, biases, scores or rows of history, and frees them
+ * before it returns.
  *
  * The same input gives the same bits, for any number of threads. */
 
@@ -504,15 +504,15 @@ typedef struct probeprune_device_options {
 } probeprune_device_options;
 probeprune_status probeprune_device_options_init(probeprune_device_options *options, uint32_t struct_size);
 
-/* Starts threads, or loads all kernels to a GPU. options may be NULL: the CPU. */
+/* Starts threads, or loads all kernels onto a GPU. NULL options: the CPU. */
 probeprune_status probeprune_device_open(const probeprune_device_options *options, probeprune_device **out);
 void probeprune_device_free(probeprune_device *device);
-/* Waits for everything on the stream. */
+/* Waits for all work on the stream. */
 probeprune_status probeprune_synchronize(const probeprune_device *device, void *stream);
 
 enum { PROBEPRUNE_NORM_RMS = 0, PROBEPRUNE_NORM_LAYER = 1, PROBEPRUNE_NORM_COPY = 2 };
 
-/* out = norm(x), and sum_squares = sum of x^2 per row: the residual importance that probes are chosen by. */
+/* out = norm(x), and sum_squares = sum of x^2 per row: the residual importance, by which probes are selected. */
 typedef struct probeprune_norm_args {
     uint32_t struct_size;
     int32_t kind; /* PROBEPRUNE_NORM_ */
@@ -525,15 +525,15 @@ typedef struct probeprune_norm_args {
     const DLTensor *sum_squares; /* written: floats (T) */
 } probeprune_norm_args;
 
-/* Chooses the probe: the tokens and samples with the largest residual norms (paper section 3.1). How many, say the
- * lengths of `samples` and `slots`. */
+/* Selects the probe: the tokens and samples with the largest residual norms (paper section 3.1). The lengths of `samples`
+ * and `slots` are the numbers to keep. */
 typedef struct probeprune_probe_select_args {
     uint32_t struct_size;
     int32_t order;               /* PROBEPRUNE_ORDER_ */
-    uint32_t leading_slot_limit; /* probes of at most so many tokens have the first token; 10 */
+    uint32_t leading_slot_limit; /* probes of at most this many tokens include the first; 10 */
     uint32_t reserved;
     const DLTensor *sum_squares;     /* floats (B, S) */
-    const DLTensor *positions;       /* indices (B, S), optional unless probe_positions is asked for */
+    const DLTensor *positions;       /* indices (B, S), required for probe_positions */
     const DLTensor *mask;            /* indices (B, S), 0 for pads, optional */
     const DLTensor *samples;         /* written: indices (B_p), ascending */
     const DLTensor *slots;           /* written: indices (S_p), ascending */
@@ -562,7 +562,7 @@ enum {
 /* out = activation(x W[kept]^T + bias[kept]) scale: the kept rows of a weight. */
 typedef struct probeprune_gemm_sparse_rows_args {
     uint32_t struct_size;
-    uint32_t block_width; /* an index in kept stands for so many rows: 1, or D for heads */
+    uint32_t block_width; /* rows per index in kept: 1, or D for heads */
     int32_t activation;   /* PROBEPRUNE_ACTIVATION_; NONE */
     float scale;          /* 1 */
     const DLTensor *x;           /* states (T, H) */
@@ -574,7 +574,7 @@ typedef struct probeprune_gemm_sparse_rows_args {
     const DLTensor *out;         /* written: states (T, n block_width) */
 } probeprune_gemm_sparse_rows_args;
 
-/* out = activation(x gate[kept]^T) (x up[kept]^T): SwiGLU in one. */
+/* out = activation(x gate[kept]^T) (x up[kept]^T): fused SwiGLU. */
 typedef struct probeprune_gemm_sparse_swiglu_args {
     uint32_t struct_size;
     uint32_t block_width;
@@ -593,8 +593,8 @@ typedef struct probeprune_gemm_sparse_swiglu_args {
 
 /* out = residual + a W[:, kept]^T + bias: the kept columns of a weight, on compact intermediate states.
  *
- * On a GPU the weight is stored column by column, strides (1, H), so that a kept column is contiguous; transpose it once
- * when you load it. The CPU takes that too, through a workspace of the weight's size, and is faster with rows. */
+ * On a GPU the weight is stored column by column, strides (1, H), so that a kept column is contiguous; transpose it once at
+ * load time. The CPU accepts that too, through a workspace of the weight's size, but is faster with rows. */
 typedef struct probeprune_gemm_sparse_columns_args {
     uint32_t struct_size;
     uint32_t block_width;
@@ -606,7 +606,7 @@ typedef struct probeprune_gemm_sparse_columns_args {
     const DLTensor *out;      /* written: states (T, H) */
 } probeprune_gemm_sparse_columns_args;
 
-/* out = mean over samples of a^2; with a mask over those that are not pads, divided by their number + 1e-3. */
+/* out = mean over samples of a^2; with a mask, the sum over samples without a pad divided by their number + 1e-3. */
 typedef struct probeprune_energy_args {
     uint32_t struct_size;
     uint32_t reserved;
@@ -615,7 +615,7 @@ typedef struct probeprune_energy_args {
     const DLTensor *out;  /* written: floats (S, C) */
 } probeprune_energy_args;
 
-/* The metric's static part, once per weight: sqrt(sum W^4), sum |W| or sum W^2 of every column. Stored as for
+/* The metric's static part, once per weight: sqrt(sum W^4), sum |W| or sum W^2 of every column. Storage as in
  * probeprune_gemm_sparse_columns. */
 typedef struct probeprune_column_statistic_args {
     uint32_t struct_size;
@@ -628,30 +628,30 @@ typedef struct probeprune_column_statistic_args {
 typedef struct probeprune_channel_score_args {
     uint32_t struct_size;
     int32_t metric;             /* PROBEPRUNE_METRIC_ */
-    uint32_t head_dim;          /* scores heads of so many channels; 0: channels */
+    uint32_t head_dim;          /* scores heads of this many channels; 0: channels */
     uint32_t bucket;            /* slots that share a row of history; 1 */
-    uint64_t history_slots;     /* later slots count as 0; 0: all that the rows have room for */
-    double fixed_probe_weight;  /* in [0, 1] in place of the importance-scaled one, or -1 */
+    uint64_t history_slots;     /* later slots count as 0; 0: all that fit into the rows */
+    double fixed_probe_weight;  /* in [0, 1], replaces the importance-scaled weight; -1: off */
     const DLTensor *p;         /* floats (S_p, C) */
     const DLTensor *statistic; /* floats (C) */
     const DLTensor *history;   /* floats, or float16 square roots, (rows, C); optional */
     const DLTensor *slots;     /* indices (S_p) of the probe's tokens; with history only */
     const DLTensor *out;       /* written: floats, one per channel, head or group */
-    uint32_t channel_group;    /* 8 or 16: scores groups of so many channels, by the L2 norm of theirs; 0 or 1: channels */
+    uint32_t channel_group;    /* 8 or 16: scores groups of channels by their L2 norm; 0 or 1: channels */
     uint32_t reserved;
 } probeprune_channel_score_args;
 
-/* The highest scores, as many as kept has entries; ties keep the lower index. */
+/* The indices of the highest scores, one per entry of kept; ties keep the lower index. */
 typedef struct probeprune_topk_keep_args {
     uint32_t struct_size;
     uint32_t fault_tag;     /* not 0 */
     const DLTensor *scores; /* floats (C or N) */
     const DLTensor *kept;   /* written: indices (n), ascending */
-    const DLTensor *fault;  /* written: indices (1), becomes fault_tag if it is 0 and a score is not finite; optional */
+    const DLTensor *fault;  /* written: indices (1), set to fault_tag if it is 0 and a score is not finite; optional */
 } probeprune_topk_keep_args;
 
-/* The key/value heads of kept query heads: ascending, 0xffffffff after the last; and the place of each query head's
- * key/value head among them. */
+/* The key/value heads of kept query heads, ascending, padded with 0xffffffff; and each query head's position among
+ * them. */
 typedef struct probeprune_keep_kv_heads_args {
     uint32_t struct_size;
     uint32_t gqa_group;         /* query heads per key/value head */
@@ -660,11 +660,11 @@ typedef struct probeprune_keep_kv_heads_args {
     const DLTensor *kv_head_of; /* written: indices (n) */
 } probeprune_keep_kv_heads_args;
 
-/* Causal softmax attention of kept heads. Query i sits at slot keys - S + i. A query that sees no key gives 0. */
+/* Causal softmax attention of kept heads. Query i is at slot keys - S + i. A query without visible keys gives 0. */
 typedef struct probeprune_attention_args {
     uint32_t struct_size;
     uint32_t keys;   /* valid keys per sample; 0: all */
-    uint32_t window; /* a query sees keys less than so many slots back; 0: all */
+    uint32_t window; /* a query sees keys fewer than this many slots back; 0: all */
     float scale;     /* of q k; 0: D^-1/2 */
     const DLTensor *q;          /* states (B, S, heads, D) */
     const DLTensor *k;          /* states (B, capacity, kv heads, D) */
@@ -675,13 +675,13 @@ typedef struct probeprune_attention_args {
     const DLTensor *out;        /* written: states (B, S, heads, D) */
 } probeprune_attention_args;
 
-/* history = momentum history + (1 - momentum) p for slots at, at + 1, ... and the kept channels; elsewhere it stays. */
+/* history = momentum history + (1 - momentum) p at slots at, at + 1, ... and kept channels; the rest does not change. */
 typedef struct probeprune_history_update_args {
     uint32_t struct_size;
     uint32_t block_width;
     uint32_t bucket;
     uint32_t reserved;
-    uint64_t history_slots; /* 0: all that the rows have room for */
+    uint64_t history_slots; /* 0: all that fit into the rows */
     uint64_t at;
     double momentum;         /* in [0, 1]; 0.99 */
     const DLTensor *p;       /* floats (S, n block_width) */

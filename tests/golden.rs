@@ -1,6 +1,6 @@
 //! The method against reference results: kept sets equal in every layer and batch, logits and losses close.
 //!
-//! The data under tests/golden was made by tools/make_golden.py, an independent PyTorch reading of the method. Set
+//! The data under tests/golden was made by tools/golden/make_golden.py, an independent PyTorch reading of the method. Set
 //! `PROBEPRUNE_GOLDEN` to a list of further folders (separated by `:`) of the same form.
 
 use std::{

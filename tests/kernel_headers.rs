@@ -1,5 +1,5 @@
-//! What each kernel's header claims is what `cuda/resources.json` measured (`tools/cuda.sh resources`), kernels, PTX, tests
-//! and backend know the same names, and no kernel spills. Needs no CUDA toolkit.
+//! What each kernel's header claims is what `cuda/resources.json` measured (`tools/kernels/cuda.sh resources`), kernels, PTX,
+//! tests and backend know the same names, and no kernel spills. Needs no CUDA toolkit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

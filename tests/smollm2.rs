@@ -1,4 +1,4 @@
-//! A real checkpoint against Hugging Face transformers: SmolLM2-135M-Instruct, as tools/fetch_smollm2.py makes it.
+//! A real checkpoint against Hugging Face transformers: SmolLM2-135M-Instruct, as tools/fetch/smollm2.py makes it.
 //!
 //! Runs where `PROBEPRUNE_SMOLLM2` names the folder or `.models/smollm2` holds it, and says so where not.
 
@@ -32,7 +32,7 @@ fn ids(value: &Value) -> Vec<u32> {
 #[test]
 fn logits_and_greedy_tokens_agree_with_transformers() {
     let Some(folder) = folder() else {
-        println!("not run: make the folder with `python tools/fetch_smollm2.py .models/smollm2`");
+        println!("not run: make the folder with `python tools/fetch/smollm2.py .models/smollm2`");
         return;
     };
     let reference: Value = serde_json::from_str(include_str!("golden/smollm2/logits.json")).unwrap();

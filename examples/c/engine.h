@@ -1,4 +1,4 @@
-/* What an inference engine brings of its own: an allocator, a stream, tensors. Small, so that it can be read. */
+/* The engine's own parts: an allocator, a stream, tensors. Kept small for reading. */
 #ifndef ENGINE_H
 #define ENGINE_H
 
@@ -10,7 +10,7 @@
 
 #include "check.h"
 
-/* An arena: memory is cut off its end and freed all at once. */
+/* An arena: allocations are taken from its end and freed all at once. */
 typedef struct {
     unsigned char *memory, *aligned;
     size_t size, used;
@@ -44,7 +44,7 @@ typedef struct {
     void *handle;
 } engine_stream;
 
-/* A tensor that owns its sizes, and its view for probeprune. */
+/* A tensor with its sizes, and its view for probeprune. */
 typedef struct {
     DLTensor view;
     int64_t shape[4];
@@ -58,7 +58,7 @@ static DLDataType engine_dtype(uint8_t code) {
     return dtype;
 }
 
-/* A tensor of 32-bit entries of the arena; sizes of 0 are dimensions that it does not have. */
+/* A tensor of 32-bit entries in the arena; sizes of 0 are absent dimensions. */
 static void tensor_make(engine_tensor *tensor, engine_arena *arena, DLDataTypeCode code, int64_t a, int64_t b,
                         int64_t c) {
     const int64_t sizes[3] = {a, b, c};
@@ -80,7 +80,7 @@ static void tensor_make(engine_tensor *tensor, engine_arena *arena, DLDataTypeCo
 static float *floats(const engine_tensor *tensor) { return (float *)tensor->view.data; }
 static int32_t *ints(const engine_tensor *tensor) { return (int32_t *)tensor->view.data; }
 
-/* Numbers between -1 and 1, always the same. */
+/* Reproducible numbers between -1 and 1. */
 static void tensor_fill(engine_tensor *tensor, uint32_t seed, float scale) {
     size_t i, entries = 1;
     for (i = 0; i < (size_t)tensor->view.ndim; i++) entries *= (size_t)tensor->shape[i];

@@ -60,7 +60,7 @@ int main(int argc, char **argv) {
     printf("about %d kB\n", (int)(memory.total / 1000));
 
     CHECK(probeprune_model_load(name, &options, &model));
-    /* Calibration wants text like what will be run; here one window of the prompt has to do. */
+    /* Calibration needs text like the later input; here it gets one window of the prompt. */
     if (lengths[0] >= WINDOW) {
         CHECK(probeprune_calibrate_options_init(&calibrating, sizeof calibrating));
         CHECK(probeprune_calibrate(model, prompt, 1, WINDOW, &calibrating, &calibration));

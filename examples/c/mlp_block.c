@@ -1,5 +1,5 @@
-/* A pruned MLP block inside a foreign engine: its memory, its stream, its tensors; the method's steps one by one. What comes
- * out is compared with the same block in plain C.
+/* A pruned MLP block inside another engine, in its memory, on its stream, with its tensors: the method's steps one by one. The
+ * output is compared with the same block in plain C.
  *
  *     cc mlp_block.c $(pkg-config --cflags --libs probeprune) -lm -o mlp_block && ./mlp_block
  */
@@ -7,7 +7,7 @@
 
 enum { B = 3, S = 8, H = 24, I = 64, KEPT = 40, PROBE_SAMPLES = 1, PROBE_TOKENS = 4, T = B * S };
 
-/* Everything that one MLP block has. */
+/* The tensors of one MLP block. */
 typedef struct {
     engine_tensor hidden, norm_weight, gate, up, down; /* inputs */
     engine_tensor x, sum_squares;
@@ -64,7 +64,7 @@ static void block_prepare(block *b, const probeprune_device *device, engine_aren
 }
 
 static void block_run(block *b, const probeprune_device *device, engine_arena *arena, engine_stream *stream) {
-    { /* The norm, which has residual importance as a by-product. */
+    { /* The norm, with residual importance as a by-product. */
         INIT(norm);
         args.x = &b->hidden.view;
         args.weight = &b->norm_weight.view;
@@ -96,7 +96,7 @@ static void block_run(block *b, const probeprune_device *device, engine_arena *a
         args.out = &b->probe_a.view;
         RUN(gemm_sparse_swiglu);
     }
-    { /* 3. Fusion with history, scores, the choice. */
+    { /* 3. Fusion with history, scores, the selection. */
         INIT(channel_score);
         args.p = &b->p.view;
         args.statistic = &b->statistic.view;
@@ -178,7 +178,7 @@ static int compare(const block *b, const float *history_before) {
     for (s = 0; s < S; s++)
         for (of_token[s] = 0, o = 0; o < B; o++) of_token[s] += squares[o * S + s];
     largest(of_token, S, PROBE_TOKENS, tokens);
-    if (!tokens[0]) { /* small probes have the first token in place of their lowest slot */
+    if (!tokens[0]) { /* small probes include the first token in place of their lowest slot */
         for (s = 0; !tokens[s]; s++) {
         }
         tokens[s] = 0;
@@ -241,7 +241,7 @@ int main(void) {
     stream.handle = NULL;
     block_make(&b, &arena);
     block_prepare(&b, device, &arena, &stream);
-    for (batch = 0; batch < 3; batch++) { /* from the second one on there is history */
+    for (batch = 0; batch < 3; batch++) { /* history counts from the second one on */
         memcpy(history_before, floats(&b.history), sizeof history_before);
         tensor_fill(&b.hidden, 10 + (uint32_t)batch, 1.0f + (float)batch);
         block_run(&b, device, &arena, &stream);

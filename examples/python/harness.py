@@ -4,7 +4,7 @@
     model = harness.ProbePrune("bundled:tiny-llama", method="pp", prune_ratio=0.4)
     lm_eval.simple_evaluate(model=model, tasks=[...])
 
-Without lm_eval the class works all the same; its methods take anything with `args`, as lm_eval's requests have them.
+Without lm_eval the class works as well: its methods accept any objects with `args` like those of lm_eval's requests.
 """
 
 import numpy as np
@@ -20,8 +20,8 @@ except ImportError:
 class ProbePrune(LM):
     """Log-likelihoods and text of a model, dense or pruned.
 
-    `settings` are fields of probeprune_settings. Kept sets are chosen per batch, so results depend on `batch_size`; requests
-    run in the order in which they come, because history does too.
+    `settings` are fields of probeprune_settings. Kept sets are chosen per batch, so results depend on `batch_size`. Requests
+    run in the given order, because history depends on it.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ProbePrune(LM):
         kind, _, number = device.partition(":")
         place = {"cpu": pp.CPU, "cuda": pp.CUDA}[kind]
         self._history = history and pp.History(model, history)
-        # Groups of channels are of sorted ones.
+        # Channel groups need sorted channels.
         order = self._history if settings.get("channel_group", 1) > 1 else None
         self.model = pp.Model(model, order, device_type=place, device_id=int(number or 0), threads=threads)
         self.tokenizer = pp.Tokenizer(model)
@@ -58,7 +58,7 @@ class ProbePrune(LM):
 
     @property
     def prefix_token(self):
-        """What a text without a context is conditioned on."""
+        """The context of a text without one."""
         special = self.tokenizer.encode("")
         return int(special[0] if special.size else self._eos[0] if self._eos.size else 0)
 

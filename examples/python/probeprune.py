@@ -1,7 +1,7 @@
-"""probeprune.h through ctypes: models, sessions, tokenizers, and single operations on anybody's DLPack tensors.
+"""probeprune.h through ctypes: models, sessions, tokenizers, and single operations on any library's DLPack tensors.
 
-Nothing is copied between libraries: NumPy's, PyTorch's and CuPy's arrays go in as they are, and exported tensors are views of
-the library's memory. The library is PROBEPRUNE_LIBRARY, or whatever the system finds as libprobeprune.
+Nothing is copied between libraries: arrays of NumPy, PyTorch and CuPy are passed as they are, and exported tensors are views of the
+library's memory. The library is PROBEPRUNE_LIBRARY, or the system's libprobeprune.
 """
 
 import ctypes as c
@@ -112,7 +112,7 @@ def _operation(name, settings, tensors):
     return _struct(f"probeprune_{name}_args", settings + [(tensor, c.POINTER(DLTensor)) for tensor in tensors])
 
 
-# The operations that the example uses; the others of the header are declared likewise.
+# The operations of the example; the header's others are declared in the same way.
 OPERATIONS = {
     "gemm_sparse_swiglu": _operation(
         "gemm_sparse_swiglu",
@@ -129,7 +129,7 @@ OPERATIONS = {
 
 
 class Error(Exception):
-    """A call that did not succeed; `status` is its name."""
+    """A failed call; `status` is the status's name."""
 
     def __init__(self, status, message):
         super().__init__(f"{status}: {message}")
@@ -175,7 +175,7 @@ def _tokens(tokens):
 
 
 def _filled(dtype, call):
-    """What a (out, capacity, count) function writes."""
+    """The output of a function with (out, capacity, count)."""
     count = c.c_size_t()
     _check(call(None, c.c_size_t(0), c.byref(count)))
     out = np.empty(count.value, dtype)
@@ -186,7 +186,7 @@ def _filled(dtype, call):
 class Model(_Handle):
     """A Hugging Face folder, "org/name" in the local cache, or "bundled:tiny-llama".
 
-    Sorts its channels as `channel_order`, a History, found: groups of channels need that.
+    `channel_order`, a History, sorts its channels, as channel groups require.
     """
 
     def __init__(self, name, channel_order=None, **options):
@@ -202,7 +202,7 @@ class Model(_Handle):
 
 
 class History(_Handle):
-    """A history file that `probeprune calibrate` made for this Model, or for the one with this name."""
+    """A history file from `probeprune calibrate` for this Model, or for the model with this name."""
 
     def __init__(self, model, path):
         named = isinstance(model, str)
@@ -235,7 +235,7 @@ class Tokenizer(_Handle):
 
 
 class Session(_Handle):
-    """One run of a model with settings of its own; one thread at a time."""
+    """A run of a model with its own settings; one thread at a time."""
 
     def __init__(self, model, settings, limits, history=None):
         self.model = model
@@ -266,11 +266,11 @@ class Session(_Handle):
         return out
 
     def logits(self, samples):
-        """Logits (samples, length, V) of the batch that ran last, as a DLPack tensor on the model's device."""
+        """Logits (samples, length, V) of the last batch, as a DLPack tensor on the model's device."""
         return Exported(lambda out: _library.probeprune_session_export_logits(self.pointer, c.c_size_t(samples), out))
 
     def kept(self, layer, block):
-        """Heads (block 0) or channels (block 1) that a layer keeps now, as a DLPack tensor."""
+        """A layer's kept heads (block 0) or channels (block 1), as a DLPack tensor."""
         call = lambda out: _library.probeprune_session_export_kept(
             self.pointer, c.c_uint64(layer), c.c_int32(block), out
         )
@@ -309,7 +309,7 @@ _capsule_new.restype, _capsule_new.argtypes = c.py_object, [c.c_void_p, c.c_char
 
 
 class Exported:
-    """A tensor of the library's: numpy.from_dlpack and torch.from_dlpack take it, once, without copying."""
+    """A tensor of the library, for numpy.from_dlpack or torch.from_dlpack, once, without a copy."""
 
     def __init__(self, make):
         self._managed = c.POINTER(Managed)()
@@ -322,7 +322,7 @@ class Exported:
 
     def __dlpack__(self, **_):
         if not self._ours:
-            raise BufferError("this tensor was taken before")
+            raise BufferError("this tensor has already been taken")
         self._ours = False
         return _capsule_new(c.cast(self._managed, c.c_void_p), b"dltensor_versioned", None)
 
@@ -332,7 +332,7 @@ class Exported:
 
 
 class Borrowed:
-    """A foreign array or tensor as a DLTensor; keeps it alive."""
+    """A DLTensor view of another library's array or tensor, which it keeps alive."""
 
     def __init__(self, array, writable):
         try:
@@ -350,7 +350,7 @@ class Borrowed:
 
 
 class Device(_Handle):
-    """Where single operations run."""
+    """A device for single operations."""
 
     def __init__(self, **options):
         options = DeviceOptions(**options)
@@ -359,8 +359,8 @@ class Device(_Handle):
         )
 
     def run(self, name, workspace=None, stream=None, **arguments):
-        """Runs operation `name` of the header: tensors by their names there, outputs (out, kept, energy, ...) too.
-        `workspace(bytes)` gives an address aligned to 256 bytes; by default it is host memory."""
+        """Runs operation `name` of the header, with its tensors, outputs (out, kept, energy, ...) included, by name.
+        `workspace(bytes)` returns an address aligned to 256 bytes; by default in host memory."""
         outputs = ("out", "kept", "energy", "fault", "history") if name == "topk_keep" else ("out", "energy", "history")
         held, fields = [], {}
         for field, value in arguments.items():

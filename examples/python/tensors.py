@@ -1,4 +1,4 @@
-"""A pruned MLP block in NumPy's memory and, where it is installed, PyTorch's: nothing is copied."""
+"""A pruned MLP block on NumPy arrays and, where installed, PyTorch tensors, without copies."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def check(name, got, expected):
 
 
 def block(device, library, zeros, array):
-    """Keeps 12 of 32 channels by score, and runs them; `zeros` and `array` make tensors of the library."""
+    """Keeps 12 of 32 channels by score and runs them; `zeros` and `array` create the library's tensors."""
     random = np.random.default_rng(0)
     x, gate, up, down = (random.standard_normal(shape, np.float32) * 0.3 for shape in [(6, 16), (32, 16), (32, 16), (16, 32)])
     scores = random.random(32, np.float32)

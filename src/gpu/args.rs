@@ -1,4 +1,4 @@
-//! Made from cuda/args.h by `tools/cuda.sh args`: the kernels' arguments.
+//! Made from cuda/args.h by `tools/kernels/cuda.sh args`: the kernels' arguments.
 #![allow(missing_docs, unreachable_pub, reason = "documented in cuda/args.h; bindgen makes them pub")]
 type Elements = u64;
 type ElementsOut = u64;

@@ -1,4 +1,4 @@
-//! Made from include/probeprune.h by tools/capi-bindings.sh.
+//! Made from include/probeprune.h by tools/capi/bindings.sh.
 #![allow(
     dead_code,
     missing_docs,

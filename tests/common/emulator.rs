@@ -50,8 +50,8 @@ impl Emulator {
     }
 }
 
-/// Where the PTX is: PROBEPRUNE_PTX, where tools/mutate.py puts kernels with a fault, or the nearest cuda/ptx above this
-/// program, which need not be where it was compiled.
+/// Where the PTX is: PROBEPRUNE_PTX, where tools/kernels/mutate.py puts kernels with a fault, or the nearest cuda/ptx above
+/// this program, which need not be where it was compiled.
 pub fn ptx_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("PROBEPRUNE_PTX") {
         return folder.into();

@@ -3,13 +3,13 @@
 #   tools/gpu/pack.sh FILE.tar.zst
 # Programs with the kernels' machine code, their PTX, the stand-in for libcuda.so, and the peers' Python scripts. It runs on
 # any Linux of the same processor type with a glibc as new as this one; nothing is compiled or fetched there.
-# Needs Rust, a C compiler with binutils, python3, zstd, and nvcc (found or installed as in tools/cuda.sh).
+# Needs Rust, a C compiler with binutils, python3, zstd, and nvcc (found or installed as in tools/kernels/cuda.sh).
 set -euo pipefail
 file=$(realpath -m "${1:?usage: tools/gpu/pack.sh FILE.tar.zst}")
 cd "$(dirname "$0")/../.."
 most=25 # MB
 
-NVCC=$(tools/cuda.sh nvcc)
+NVCC=$(tools/kernels/cuda.sh nvcc)
 # The commit is in what probeprune-latency prints.
 export NVCC PROBEPRUNE_COMMIT=$(git rev-parse HEAD)
 
@@ -53,7 +53,7 @@ fi
 cp -r cuda/ptx "$tree/cuda/ptx"
 cp -r emu/kernels/ptx "$tree/emu/kernels/ptx"
 mkdir "$tree/peers"
-cp tools/peers/*.py tools/oracle_model.py "$tree/peers/"
+cp tools/peers/*.py tools/golden/oracle_model.py "$tree/peers/"
 cp -r tools/gpu/{run.sh,steps.sh,find_libraries.py,stand-in} "$tree/"
 {
   echo "commit: $PROBEPRUNE_COMMIT$([[ -z $(git status --porcelain) ]] || echo ' with changes')"

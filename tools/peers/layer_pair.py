@@ -23,8 +23,8 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     args = parser.parse_args()
-    # In the repository the model lies one folder up, in the package beside this file.
-    sys.path.append(os.path.dirname(HERE))
+    # In the repository the model lies in tools/golden, in the package beside this file.
+    sys.path.append(os.path.join(os.path.dirname(HERE), "golden"))
     from oracle_model import BLOCKS, Model, context
 
     torch.set_grad_enabled(False)

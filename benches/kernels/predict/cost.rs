@@ -84,7 +84,7 @@ fn resources(kernel: &str, code: &str) -> Option<Resources> {
     static ALL: OnceLock<HashMap<String, Entry>> = OnceLock::new();
     let all = ALL.get_or_init(|| {
         let text = include_str!("../../../cuda/resources.json");
-        serde_json::from_str(text).expect("tools/cuda.sh writes what each kernel takes")
+        serde_json::from_str(text).expect("tools/kernels/cuda.sh writes what each kernel takes")
     });
     let entry = all.get(kernel)?;
     Some(if code == "sm_80" { entry.sm_80 } else { entry.sm_90a })

@@ -27,11 +27,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut out = DeviceBuffer::from_slice(&[0u16; ROWS * WIDTH])?;
     let mut sums = DeviceBuffer::from_slice(&[0f32; ROWS])?;
 
-    // SAFETY: cust's context is the device's primary one, and the stream is dropped last.
+    // SAFETY: cust's context is the device's primary one, and the stream outlives `gpu`.
     let gpu = Gpu::new(unsafe { on_stream(0, &stream) }?, GpuDtype::Bf16);
     let norm = Norm { kind: NormKind::Rms, weight: None, bias: None, eps: 0.0 };
     {
-        // SAFETY: the buffers live until after the stream was synchronised.
+        // SAFETY: the buffers live until the stream has been synchronised.
         let (x, mut out, mut sums) = unsafe {
             (
                 gpu.view_activations(&x)?,

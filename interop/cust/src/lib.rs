@@ -1,8 +1,8 @@
-//! [cust](https://docs.rs/cust)'s streams and device buffers for probeprune: work goes to cust's stream and into cust's
-//! memory, and nothing is copied.
+//! [cust](https://docs.rs/cust)'s streams and device buffers for probeprune: work runs on cust's stream and in cust's
+//! memory, without copies.
 //!
-//! cust and probeprune have to share a context. Both do if cust's is made by `Context::new`, which takes the device's
-//! primary one. `examples/norm.rs` shows all of it.
+//! cust and probeprune must share a context. They do if cust's comes from `Context::new`, which takes the device's
+//! primary one. See `examples/norm.rs`.
 
 use std::{
     marker::PhantomData,
@@ -18,7 +18,7 @@ use probeprune::{
     gpu::{Activations, Cuda, Gpu, Indices, Statistics},
 };
 
-/// Device memory of cust's, for reading.
+/// Device memory of cust, for reading.
 #[derive(Debug)]
 pub struct View<'a, T> {
     inner: T,
@@ -33,7 +33,7 @@ impl<T> Deref for View<'_, T> {
     }
 }
 
-/// Device memory of cust's, for reading and writing.
+/// Device memory of cust, for reading and writing.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
     inner: T,
@@ -62,7 +62,7 @@ impl<T> DerefMut for ViewMut<'_, T> {
 /// # Safety
 /// The stream must be on device `ordinal`, in its primary context, and outlive the result and everything made from it.
 pub unsafe fn on_stream(ordinal: usize, stream: &Stream) -> Result<Cuda> {
-    // SAFETY: the caller promises a stream of the device's primary context that outlives the result.
+    // SAFETY: the caller guarantees the stream's device, context and lifetime, as documented above.
     unsafe { Cuda::on_stream(ordinal, stream.as_inner().cast()) }
 }
 
@@ -75,8 +75,8 @@ macro_rules! views {
         impl Views for Gpu<Cuda> {
             $(
                 unsafe fn $name<'a>(&self, memory: &'a DeviceSlice<$entry>) -> Result<View<'a, $to<Cuda>>> {
-                    // SAFETY: the slice has that many entries of that size, and the caller keeps it allocated and unused
-                    // by others until the stream is synchronised.
+                    // SAFETY: the slice is device memory of `len` entries; the caller keeps it alive and unused until the
+                    // stream is synchronised, as documented at the trait.
                     let inner = unsafe { self.$borrow(address(memory), memory.len()) }?;
                     Ok(View { inner, memory: PhantomData })
                 }
@@ -85,23 +85,23 @@ macro_rules! views {
                     &self,
                     memory: &'a mut DeviceSlice<$entry>,
                 ) -> Result<ViewMut<'a, $to<Cuda>>> {
-                    // SAFETY: as above.
+                    // SAFETY: as above, and the slice is borrowed mutably.
                     let inner = unsafe { self.$borrow(address(memory), memory.len()) }?;
                     Ok(ViewMut { inner, memory: PhantomData })
                 }
             )+
         }
 
-        /// Views of cust's device memory as operands of probeprune.
+        /// Views of cust's device memory for probeprune's operations.
         ///
         /// # Errors
         /// All of them refuse memory of another device and addresses that are not a multiple of 16.
         ///
         /// # Safety
-        /// For all of them: operations run later than they are called, so the memory must live, and must not be used in
-        /// another way, until the stream is synchronised after the last operation on the view, even if the view is dropped
-        /// before.
-        #[allow(clippy::missing_safety_doc, reason = "stated once, on the trait")]
+        /// For all of them: operations run after their call returns, so the memory must live, and must not be used in
+        /// another way, until the stream is synchronised after the last operation on the view, even if the view itself is
+        /// dropped before.
+        #[allow(clippy::missing_safety_doc, reason = "stated once above")]
         pub trait Views {
             $(
                 #[doc = concat!("A view of `", stringify!($entry), "` for reading.")]

@@ -181,7 +181,7 @@ impl Kernels {
     }
 
     fn missing(&self, module: &str, name: &str) -> Error {
-        let help = "The kernels, cuda/ptx and the program are of different versions: run tools/cuda.sh ptx and rebuild.";
+        let help = "The kernels, cuda/ptx and the program are of different versions: run tools/kernels/cuda.sh ptx and rebuild.";
         Error::device(&self.link.label, "kernels", format!("{name} in {module}.cu"), "none", help)
     }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What ptxas and the machine code say of every kernel, as JSON (tools/cuda.sh resources calls this).
+"""What ptxas and the machine code say of every kernel, as JSON (tools/kernels/cuda.sh resources calls this).
 
     resources.py NVCC PTX_FOLDER OUT
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Everything that is made from cuda/*.cu and cuda/args.h, with the pinned compiler (tools/cuda-requirements.txt):
-#   tools/cuda.sh ptx [NAME...]   cuda/ptx/NAME.ptx from cuda/NAME.cu (all of them without names)
-#   tools/cuda.sh args            src/gpu/args.rs from cuda/args.h
-#   tools/cuda.sh resources       cuda/resources.json: registers, spills, shared memory, instructions of every kernel
-#   tools/cuda.sh nvcc            where the compiler is
-#   tools/cuda.sh check           makes all of it anew elsewhere and compares with what is committed; ptxas has to take the PTX
-#   tools/cuda.sh ptx-to DIR [NAME...]   as ptx, into another folder; CUDA_SOURCES names another one than cuda/ to read
+# Everything that is made from cuda/*.cu and cuda/args.h, with the pinned compiler (tools/kernels/requirements.txt):
+#   tools/kernels/cuda.sh ptx [NAME...]   cuda/ptx/NAME.ptx from cuda/NAME.cu (all of them without names)
+#   tools/kernels/cuda.sh args            src/gpu/args.rs from cuda/args.h
+#   tools/kernels/cuda.sh resources       cuda/resources.json: registers, spills, shared memory, instructions of every kernel
+#   tools/kernels/cuda.sh nvcc            where the compiler is
+#   tools/kernels/cuda.sh check           makes all of it elsewhere and compares with the committed files; ptxas must take the PTX
+#   tools/kernels/cuda.sh ptx-to DIR [NAME...]   as ptx, into another folder; CUDA_SOURCES: read from there, not from cuda/
 # nvcc: NVCC, or CUDA_HOME/bin/nvcc, or .cuda/ (installed if absent). JOBS at a time (2). bindgen: BINDGEN, or the one in
 # .venv/bin or on PATH (cargo install bindgen-cli --version 0.72.1 --locked --root .venv); libclang: LIBCLANG_PATH, or
 # pip's libclang==18.1.1.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 root=$PWD
 export PATH=$root/.venv/bin:$PATH CUDA_SOURCES=${CUDA_SOURCES:-$root/cuda} JOBS=${JOBS:-2}
 # What drivers take from CUDA 11.4 on, the oldest that src/gpu/cuda/devices.rs asks for.
@@ -25,7 +25,7 @@ find_nvcc() {
         # One call into an empty folder: a second one would not merge the packages' common folder.
         rm -rf .cuda
         python3 -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore --target .cuda \
-          -r tools/cuda-requirements.txt
+          -r tools/kernels/requirements.txt
       fi
     fi
     NVCC=$CUDA_HOME/bin/nvcc
@@ -43,8 +43,8 @@ ptx() {
     "$NVCC" -std=c++17 -lineinfo -gencode=arch=compute_80,code=compute_80 -ptx @.cu -o "$out/@.ptx")
   (
     cd "$out"
-    python3 "$root/tools/pathless.py" "${names[@]/%/.ptx}"
-    python3 "$root/tools/ptx_version.py" $PTX_VERSION "${names[@]/%/.ptx}"
+    python3 "$root/tools/kernels/pathless.py" "${names[@]/%/.ptx}"
+    python3 "$root/tools/kernels/ptx_version.py" $PTX_VERSION "${names[@]/%/.ptx}"
   )
 }
 
@@ -59,7 +59,7 @@ assembles() { # folder of the PTX
 }
 
 resources() { # folder of the PTX, out file
-  python3 tools/resources.py "$NVCC" "$1" "$2"
+  python3 tools/kernels/resources.py "$NVCC" "$1" "$2"
 }
 
 args() {
@@ -70,7 +70,7 @@ args() {
     BINDGEN_EXTRA_CLANG_ARGS="-I$(gcc -print-file-name=include) -x c++ -Wno-pragma-once-outside-header" \
     "${BINDGEN:-bindgen}" --no-layout-tests --default-visibility crate --allowlist-type '.*Args' --no-debug '.*' --no-recursive-allowlist \
     --disable-header-comment --with-derive-custom-struct '.*=bytemuck::Pod,bytemuck::Zeroable,Clone,Copy,Debug,Default' \
-    --no-doc-comments --raw-line '//! Made from cuda/args.h by `tools/cuda.sh args`: the kernels'"'"' arguments.' \
+    --no-doc-comments --raw-line '//! Made from cuda/args.h by `tools/kernels/cuda.sh args`: the kernels'"'"' arguments.' \
     --raw-line '#![allow(missing_docs, unreachable_pub, reason = "documented in cuda/args.h; bindgen makes them pub")]' \
     --raw-line 'type Elements = u64; type ElementsOut = u64; type Floats = u64; type FloatsOut = u64; type Indices = u64; type IndicesOut = u64;' \
     "$header" | rustfmt --edition 2024 --config-path "$root" >"$1"
@@ -90,7 +90,7 @@ resources)
 check)
   find_nvcc
   scratch=$(mktemp -d)
-  python3 -m doctest tools/resources.py tools/pathless.py tools/ptx_version.py
+  python3 -m doctest tools/kernels/resources.py tools/kernels/pathless.py tools/kernels/ptx_version.py
   ptx "$scratch/ptx"
   args "$scratch/args.rs"
   resources "$scratch/ptx" "$scratch/resources.json"
@@ -100,7 +100,7 @@ check)
   diff "$scratch/args.rs" src/gpu/args.rs || fresh=
   diff "$scratch/resources.json" cuda/resources.json || fresh=
   if [[ -z $fresh ]]; then
-    echo 'stale: run tools/cuda.sh ptx, args and resources' >&2
+    echo 'stale: run tools/kernels/cuda.sh ptx, args and resources' >&2
     exit 1
   fi
   echo 'cuda/ptx, src/gpu/args.rs and cuda/resources.json are fresh'

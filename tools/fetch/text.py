@@ -5,7 +5,7 @@ sentencepiece's source package carries as test data. Technical text is the docum
 docutils' source package. Wrapped lines are joined, reStructuredText markup is stripped, and code,
 tables and directives are left out: UTF-8, one paragraph a line, an empty line between paragraphs.
 
-Usage: python tools/fetch_text.py OUT_FOLDER [--sdists FOLDER]
+Usage: python tools/fetch/text.py OUT_FOLDER [--sdists FOLDER]
 
 Needs only Python and pip. The packages are not installed: their sources are read.
 """

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The C library: shared and static, header, pkg-config file.
-#   tools/capi.sh build             target/release/libprobeprune.{so,a}
-#   tools/capi.sh install PREFIX    builds and installs; what `cargo cinstall --prefix PREFIX` does, without cargo-c
-#   tools/capi.sh check             the tests of the C ABI, its symbols and layout, and all examples: C99, C++17, valgrind,
-#                                   AddressSanitizer, Python
+#   tools/capi/library.sh build             target/release/libprobeprune.{so,a}
+#   tools/capi/library.sh install PREFIX    builds and installs; what `cargo cinstall --prefix PREFIX` does, without cargo-c
+#   tools/capi/library.sh check             the tests of the C ABI, its symbols and layout, and all examples: C99, C++17,
+#                                           valgrind, AddressSanitizer, Python
 # Python examples run where PYTHON (python3) has NumPy, and with PyTorch's tensors where it has PyTorch.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
 version=$(sed -n 's/^#define PROBEPRUNE_ABI_VERSION //p' include/probeprune.h)
 
@@ -44,8 +44,8 @@ PC
 }
 
 symbols() {
-  tools/capi_abi.py check
-  diff <(tools/capi_abi.py symbols) <(nm -D --defined-only target/release/libprobeprune.so | awk '{print $3}' | sort)
+  tools/capi/abi.py check
+  diff <(tools/capi/abi.py symbols) <(nm -D --defined-only target/release/libprobeprune.so | awk '{print $3}' | sort)
   readelf -d target/release/libprobeprune.so | grep -q "soname: \[libprobeprune.so.$version\]"
   # Rust programs get none of it.
   local rlib

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes emu/kernels/ptx/*.ptx from emu/kernels/*.cu with the pinned nvcc.
-#   tools/emu-ptx.sh          regenerate
-#   tools/emu-ptx.sh check    regenerate elsewhere and compare with what is committed
-# nvcc: NVCC, or CUDA_HOME/bin/nvcc, or .cuda/ (installed from tools/cuda-requirements.txt if absent).
+#   tools/kernels/emu-ptx.sh          regenerate
+#   tools/kernels/emu-ptx.sh check    regenerate elsewhere and compare with what is committed
+# nvcc: NVCC, or CUDA_HOME/bin/nvcc, or .cuda/ (installed from tools/kernels/requirements.txt if absent).
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 root=$PWD
 if [[ -z "${NVCC:-}" ]]; then
   if [[ -n "${CUDA_HOME:-}" ]]; then
@@ -13,7 +13,7 @@ if [[ -z "${NVCC:-}" ]]; then
     if [[ ! -x .cuda/nvidia/cu13/bin/nvcc ]]; then
       # One call into an empty folder: a second one would not merge the packages' common folder.
       rm -rf .cuda
-      python3 -m pip install -q --no-deps --root-user-action=ignore --target .cuda -r tools/cuda-requirements.txt
+      python3 -m pip install -q --no-deps --root-user-action=ignore --target .cuda -r tools/kernels/requirements.txt
     fi
     NVCC=$root/.cuda/nvidia/cu13/bin/nvcc
   fi
@@ -36,7 +36,7 @@ compile() {
   "$NVCC" -std=c++17 -lineinfo -gencode="arch=compute_$3,code=compute_$3" "${@:4}" -ptx "$2" -o "$out/$1.ptx"
   sed -i -E 's|^(\s*\.file\s+[0-9]+ ")[^"]*/|\1|' "$out/$1.ptx"
   # The oldest PTX that has what the code needs: the conformance kernels also go to drivers that are older than this nvcc.
-  python3 "$root/tools/ptx_version.py" "$([[ $3 == 80 ]] && echo 7.4 || echo 8.0)" "$out/$1.ptx"
+  python3 "$root/tools/kernels/ptx_version.py" "$([[ $3 == 80 ]] && echo 7.4 || echo 8.0)" "$out/$1.ptx"
 }
 
 for k in reduce topk gemm_mma traffic; do compile $k $k.cu 80 & done

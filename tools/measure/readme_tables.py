@@ -1,16 +1,22 @@
-"""Writes the README's tables from benches/results/*.json and *.jsonl; with --check, fails if they differ.
+"""Writes the tables of README.md and docs/*.md from benches/results/*.json and *.jsonl, and docs/kernels.md's from the sources;
+with --check, fails if they differ.
 
-Usage: python tools/readme_tables.py [--check]
+Usage: python tools/measure/readme_tables.py [--check]
 """
 import json
 import os
+import re
 import statistics
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 METHODS = {"none": "dense"}
 # Speed-ups over the authors' operations, by batch and sequence length.
 AUTHORS_GOALS = {(20, 64): 1.25, (4, 256): 1.45, (1, 128): 2.6}
+# The README's rows, of the sweep's variants.
+HEADLINE = {"dense": "dense", "pp": "pp", "pp+compensate=probe-mean": "pp, `--compensate probe-mean`",
+            "pp+compensate=linear:32": "pp, `--compensate linear:32`", "wanda-sp": "wanda-sp",
+            "wanda-sp+compensate=probe-mean": "wanda-sp, `--compensate probe-mean`"}
 
 
 def quality(demo):
@@ -23,6 +29,26 @@ def quality(demo):
                     f"| {case['perplexity']:.3f} | {100 * case['time_share']:.0f} | {100 * case['flops_share']:.0f} "
                     f"| {prr} |")
     return "\n".join(rows)
+
+
+def printed(demo):
+    """An excerpt of the demonstration as the program prints it.
+
+    >>> dense = {"method": "none", "prune_ratio": 0.0, "perplexity": 2.2, "seconds": 1.5, "time_share": 1.0, "flops_share": 1.0,
+    ...          "prr": None}
+    >>> print(printed([dense]).splitlines()[4])
+    │ dense  ┆  0.0 % ┆      2.200 ┆   1.500 ┆ 100.0 % ┆ 100.0 % ┆   – │
+    """
+    table = [["Method", "Pruned", "Perplexity", "Seconds", "Time", "FLOPs", "PRR"]]
+    for case in (case for case in demo if case["prune_ratio"] in (0.0, 0.4) and case["method"] not in ("full-batch", "random")):
+        shares = [f"{100 * case[key]:.1f} %" for key in ("prune_ratio", "time_share", "flops_share")]
+        prr = "–" if case["prr"] is None else f"{case['prr']:.4f}"
+        table.append([METHODS.get(case["method"], case["method"]), shares[0], f"{case['perplexity']:.3f}",
+                      f"{case['seconds']:.3f}", shares[1], shares[2], prr])
+    widths = [max(map(len, column)) for column in zip(*table)]
+    line = lambda row: "│ " + " ┆ ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " │"
+    return "\n".join(["```console", "$ cargo run --release", line(table[0]), "╞" + "╪".join("═" * (width + 2) for width in widths) + "╡",
+                      *map(line, table[1:]), "…", "```"])
 
 
 def spread(median, quartiles, digits=2):
@@ -48,13 +74,13 @@ def speed(result):
     for name, what in (("prefill", "prefill 4×256, all logits"), ("decode", "decode, batch 1")):
         case = model[name]
         for peer, ratio in case["speed_over"].items() or [("PyTorch", None)]:
-            against = spread(ratio["median"], ratio.get("quartiles")) if ratio else "not yet measured"
+            against = spread(ratio["median"], ratio.get("quartiles")) if ratio else "not measured yet"
             rows.append(f"| {model['name']} {what}: tokens/s over {versions.get(peer, peer)} float32 "
                         f"({case['tokens_per_second']:.0f} tokens/s here) | {against} | ≥ 1.0 |")
     measured = {(case["batch"], case["seq"]): case["speed_over"] for case in model.get("authors", [])}
     for (batch, seq), goal in AUTHORS_GOALS.items():
         ratio = measured.get((batch, seq))
-        against = spread(ratio["median"], ratio["quartiles"]) if ratio else "not yet measured"
+        against = spread(ratio["median"], ratio["quartiles"]) if ratio else "not measured yet"
         rows.append(f"| {model['name']} pp at 40 %, prefill {batch}×{seq}: tokens/s over the authors' operations in PyTorch "
                     f"| {against} | ≥ {goal} |")
     rows.append(f"| {model['name']} `perplexity` 4×256: peak memory above the weight file "
@@ -76,9 +102,9 @@ def over(variant, rows):
 def sweep(result):
     """A sweep's rows; `result` is None where there was none yet."""
     if result is None:
-        return "Not yet measured."
+        return "Not measured yet."
     rows = [f"{result['machine']}, {result['threads']} threads; {result['text']}, {result['tokens']} tokens in batches of "
-            f"{result['batch_size']}×{result['seq_len']}; every pruned batch in turns with the dense model; "
+            f"{result['batch_size']}×{result['seq_len']}; dense and pruned runs alternate batch by batch; "
             f"probeprune {result['version']}.", "",
             "| method | pruned | perplexity | × pp's | projection FLOPs, % of dense | tokens/s | time, % of dense (quartiles) | PRR |",
             "|---|---|---|---|---|---|---|---|"]
@@ -112,8 +138,25 @@ def sweep(result):
     return "\n".join(rows)
 
 
+def headline(result):
+    """The sweep's rows at 40 % that the README shows: on text like calibration's, and on another kind.
+
+    >>> row = {"variant": "pp", "prune_ratio": 0.4, "perplexity": 105.79, "time_share": 0.8144}
+    >>> dense = {"variant": "dense", "prune_ratio": 0.0, "perplexity": 47.9, "time_share": 1.0}
+    >>> shifted = {"rows": [dense | {"perplexity": 28.3}, row | {"perplexity": 77.57}]}
+    >>> print(headline({"rows": [dense, row], "shifted": shifted}).splitlines()[-1])
+    | pp | 105.8 | 77.6 | 81 |
+    """
+    rows = ["| method | perplexity, prose | perplexity, technical text | time, % of dense |", "|---|---|---|---|"]
+    at_40 = lambda rows: {row["variant"]: row for row in rows if row["prune_ratio"] in (0.0, 0.4)}
+    prose, shifted = at_40(result["rows"]), at_40(result["shifted"]["rows"])
+    rows += [f"| {name} | {prose[variant]['perplexity']:.1f} | {shifted[variant]['perplexity']:.1f} "
+             f"| {100 * prose[variant]['time_share']:.0f} |" for variant, name in HEADLINE.items() if variant in prose]
+    return "\n".join(rows)
+
+
 def compensation(result):
-    """What compensation adds to the time of the pruned block."""
+    """The cost of compensation in the pruned block's time."""
     rows = ["| pruned MLP block (hidden 1024, intermediate 2816, bf16) at 40 % | compensation | time over the same without | goal |",
             "|---|---|---|---|"]
     for case in result["mlp"]:
@@ -121,16 +164,16 @@ def compensation(result):
             if key in case:
                 rows.append(f"| {case['batch']}×{case['seq']}, {case[key]['kept_channels']} channels kept | {name} "
                             f"| {spread(case[key]['time_over_pruned'], case[key]['quartiles'], 3)} | ≤ {goal} |")
-    return "\n".join(rows) if len(rows) > 2 else "Not yet measured."
+    return "\n".join(rows) if len(rows) > 2 else "Not measured yet."
 
 
 def latency(result):
     """probeprune-latency's rows; `result` is None where there was none yet."""
     if result is None:
-        return "Not yet measured."
+        return "Not measured yet."
     where = result["environment"]
-    rows = [f"{where['cpu']}, {where['threads']} threads; {result['settings']['model']}; pp: prompts, tg: decoding; pruned "
-            "times include the probe, scores, selection and history.", "",
+    rows = [f"{where['cpu']}, {where['threads']} threads; {result['settings']['model']}; pruned times include the probe, scores, "
+            "selection and history.", "",
             "| test | batch | pruned | ms (median) | tokens/s | time, × dense | attention, MLP, probe, selection, history, head: ms |",
             "|---|---|---|---|---|---|---|"]
     steps = [f"{step}_ms" for step in ("attention", "mlp", "probe", "selection", "history", "head")]
@@ -151,11 +194,11 @@ def several(values, digits=3):
 
 
 def gpu(runs):
-    """A table of the goals for each GPU; `runs` are the rows of tools/gpu/run.sh by file. What was measured counts, in the
-    file's last line of a goal.
+    """A table of the goals for each GPU; `runs` are the rows of tools/gpu/run.sh by file. The last measured row of a goal
+    counts.
 
     >>> gpu({})
-    'Not yet measured: no GPU was at hand.'
+    'Not measured yet: no GPU was available.'
     >>> machine = {"step": "machine", "status": "passed", "gpu": "G", "driver": "1.2", "commit": "0123456789abcdef"}
     >>> goal = {"step": "g", "status": "passed", "goal": 9, "what": "a / b", "value": [0.9876], "quartiles": [[0.98, 0.99]],
     ...         "prediction": [1.1], "peer": "cuBLAS", "target": [1.0], "limit": ".95",
@@ -192,7 +235,76 @@ def gpu(runs):
             lines.append(f"| {number} | {row.get('what', '–')} | {shown} | {several(row['prediction'])} "
                          f"| {several(row.get('target'))} | {row.get('limit') or '–'} | {row['peer'] or '–'} |")
         tables.append("\n".join(lines))
-    return "\n\n".join(tables) or "Not yet measured: no GPU was at hand."
+    return "\n\n".join(tables) or "Not measured yet: no GPU was available."
+
+
+# The operations: the Backend method with its purpose, kernels by file of cuda/, and C function.
+OPERATIONS = {
+    "embed": ("token embeddings, with OPT's learned positions", ["embed"], None),
+    "norm": ("RMSNorm, LayerNorm or a copy, with Σ x² per row", ["norm"], "norm"),
+    "probe_select": ("choice of the probe's tokens and samples", ["probe_select"], "probe_select"),
+    "probe_gather": ("the probe's rows", ["probe_gather"], "probe_gather"),
+    "linear": ("first projections: kept rows of a weight", ["linear", "linear_gemv"], "gemm_sparse_rows"),
+    "gated_linear": ("gate and up in one: SwiGLU on kept rows", ["gated_linear", "gated_linear_gemv"], "gemm_sparse_swiglu"),
+    "place_qkv": ("rotary positions and the key/value cache", ["rope_cache"], None),
+    "attention": ("causal softmax attention", ["attention", "attention_decode"], "attention"),
+    "project": ("last projections: kept columns of a weight, with compensation", ["project", "project_gemv"],
+                "gemm_sparse_columns"),
+    "energy": ("mean of a² over the samples", ["energy"], "energy"),
+    "centre_energy": ("energies around the mean, for compensation", ["centre_energy"], None),
+    "column_statistic": ("static part of a score", ["column_statistic"], "column_statistic"),
+    "channel_score": ("fusion with history, sum over tokens, score", ["channel_score"], "channel_score"),
+    "top_k_keep": ("the highest scores", ["top_k_keep"], "topk_keep"),
+    "keep_kv_heads": ("key/value heads of kept query heads", ["keep_kv_heads"], "keep_kv_heads"),
+    "gather_pruned": ("pruned channels and their columns, for compensation", ["gather_pruned"], None),
+    "history_update": ("moving average of energies", ["history_update"], "history_update"),
+    "check_finite": ("fault word for NaN and infinity", ["check_finite"], None),
+    "accumulate_moments": ("calibration's running moments", ["moments"], None),
+    "accumulate_product": ("second moments for linear compensation", ["accumulate_product"], None),
+    "logits": ("the head, in float32", ["linear", "linear_gemv"], None),
+    "argmax": ("greedy sampling", ["argmax"], None),
+    "cross_entropy": ("loss per token, without logits in memory", ["cross_entropy"], None),
+}
+# Methods of Backend that compute nothing.
+SERVICES = {
+    "scope", "check_model", "weight", "activations", "statistics", "indices", "upload_indices", "upload_statistics",
+    "upload_activations", "clear_statistics", "download_activations", "download_statistics", "download_indices", "stamp",
+    "take_stamp", "seconds_between", "cross_entropy_scratch",
+}
+
+
+def read(*path):
+    with open(os.path.join(ROOT, *path), encoding="utf-8") as f:
+        return f.read()
+
+
+def agree(what, listed, found):
+    """Fails if a list here and the sources name different things.
+
+    >>> agree("kernels", {"norm"}, {"norm", "embed"})
+    Traceback (most recent call last):
+    SystemExit: kernels: OPERATIONS of readme_tables.py and the sources differ in ['embed']
+    """
+    if listed != found:
+        sys.exit(f"{what}: OPERATIONS of readme_tables.py and the sources differ in {sorted(listed ^ found)}")
+
+
+def kernels():
+    """The table of operations. Fails if a Backend method, a kernel or a C operation is missing or gone."""
+    backend = read("src", "backend", "mod.rs").split("pub trait Backend", 1)[1]
+    agree("Backend methods", OPERATIONS.keys() | SERVICES, set(re.findall(r"^    fn (\w+)", backend, re.M)))
+    files = {name.removesuffix(".cu") for name in os.listdir(os.path.join(ROOT, "cuda")) if name.endswith(".cu")}
+    agree("kernels", {file for _, files, _ in OPERATIONS.values() for file in files}, files)
+    functions = set(re.findall(r"typedef struct probeprune_(\w+)_args", read("include", "probeprune.h")))
+    agree("C operations", {function for *_, function in OPERATIONS.values() if function}, functions)
+    tests = {file: re.search(r"^// Test: (\w+)::(\w+)$", read("cuda", f"{file}.cu"), re.M).groups() for file in files}
+    rows = ["| operation | `Backend` method | kernels | C function `probeprune_…` | test |", "|---|---|---|---|---|"]
+    for method, (purpose, files, function) in OPERATIONS.items():
+        sources = ", ".join(f"[`{file}`](../cuda/{file}.cu)" for file in files)
+        tested = dict.fromkeys(tests[file] for file in files)
+        tested = ", ".join(f"[`{crate}::{module}`](../tests/{crate}/{module}.rs)" for crate, module in tested)
+        rows.append(f"| {purpose} | `{method}` | {sources} | {f'`{function}`' if function else '–'} | {tested} |")
+    return "\n".join(rows)
 
 
 def load_runs():
@@ -216,23 +328,27 @@ def load(name):
 
 
 def main():
-    result = load("cpu.json")
-    tables = {"quality": quality(result["demo"]["tiny-llama"]), "quality-opt": quality(result["demo"]["tiny-opt"]),
-              "speed": speed(result), "compensation": compensation(result), "smollm2": sweep(load("smollm2.json")),
-              "latency": latency(load("latency-cpu.json")), "gpu": gpu(load_runs())}
-    path = os.path.join(ROOT, "README.md")
-    with open(path, encoding="utf-8") as f:
-        old = text = f.read()
-    for name, table in tables.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        head, rest = text.split(begin)
-        text = head + begin + "\n" + table + "\n" + end + rest.split(end)[1]
-    if text == old:
-        return
-    if "--check" in sys.argv:
-        sys.exit("README.md's tables differ from benches/results: run python tools/readme_tables.py")
-    with open(path, "w", encoding="utf-8") as f:
-        f.write(text)
+    result, smollm2 = load("cpu.json"), load("smollm2.json")
+    tables = {
+        "README.md": {"headline": headline(smollm2), "demo": printed(result["demo"]["tiny-llama"])},
+        "docs/results.md": {"smollm2": sweep(smollm2), "quality": quality(result["demo"]["tiny-llama"]),
+                            "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
+                            "compensation": compensation(result), "gpu": gpu(load_runs())},
+        "docs/latency.md": {"latency": latency(load("latency-cpu.json"))},
+        "docs/kernels.md": {"kernels": kernels()},
+    }
+    for name, parts in tables.items():
+        old = text = read(name)
+        for part, table in parts.items():
+            begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
+            head, rest = text.split(begin)
+            text = head + begin + "\n" + table + "\n" + end + rest.split(end)[1]
+        if text == old:
+            continue
+        if "--check" in sys.argv:
+            sys.exit(f"{name}: tables differ from what they are made of: run python tools/measure/readme_tables.py")
+        with open(os.path.join(ROOT, name), "w", encoding="utf-8") as f:
+            f.write(text)
 
 
 if __name__ == "__main__":

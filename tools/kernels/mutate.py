@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Deletes each barrier, wait and fence of cuda/*.cu and cuda/*.cuh in turn and demands that a test fails.
 
-    tools/mutate.py [--sample N --seed S] [--only FILE] [--jobs N] [--list]
+    tools/kernels/mutate.py [--sample N --seed S] [--only FILE] [--jobs N] [--list]
 
 A mutant is __syncthreads(), __syncthreads_and/or/count(x), __syncwarp(), __threadfence() or cp_async_wait<N>() without
 effect, or cp_async_wait<N + 1>(). The files that include it are compiled into a folder of their own, and the tests that their
 headers name (Test: gpu_ops::module) run on that PTX in the emulator until one fails. Exit code 1 and a list if none did.
 
 A mutant that leaves the PTX as it was is reported as equivalent. `// mutation: equivalent because ...` on a line exempts it.
-nvcc as in tools/cuda.sh.
+nvcc as in tools/kernels/cuda.sh.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 CUDA = ROOT / "cuda"
 NOTHING = "((void)0)"
 LIMIT = 900  # seconds for a module's tests; the emulator itself ends endless loops
@@ -173,7 +173,7 @@ class Runner:
     def compile(self, folder, out, names):
         """None, or what nvcc says."""
         environment = dict(os.environ, CUDA_SOURCES=str(folder), JOBS=str(max(1, 2 // self.jobs)))
-        command = [str(ROOT / "tools/cuda.sh"), "ptx-to", str(out), *names]
+        command = [str(ROOT / "tools/kernels/cuda.sh"), "ptx-to", str(out), *names]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         return None if done.returncode == 0 else done.stderr or done.stdout
 

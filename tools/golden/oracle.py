@@ -4,9 +4,9 @@ Written from the method's description alone, to make and check the tests' golden
 no code with the crate. oracle_model.py has the models, oracle_method.py pruning,
 oracle_generate.py decoding.
 
-Usage: python tools/oracle.py check FOLDER... [-v]
+Usage: python tools/golden/oracle.py check FOLDER... [-v]
   Compares with each FOLDER's reference.json and reference.safetensors (see make_golden.py), or
-  dense logits alone where there is no reference.json (see make_coverage.py).
+  dense logits alone where there is no reference.json (see make_transformers_logits.py).
 """
 import json
 import os
@@ -20,7 +20,7 @@ from oracle_model import Model
 
 
 def check_dense(folder, data):
-    """Compare the dense logits of a coverage folder."""
+    """Compare the dense logits of a transformers-logits folder."""
     got = Model(folder).dense(data["tokens"].long(), data["mask"].bool()) * data["mask"][..., None]
     worst = float((got - data["logits"]).abs().max())
     print(f"{os.path.basename(folder):24s} logits differ by {worst:.1e}: {'OK' if worst < 1e-4 else 'DIFFERENT'}")

@@ -1,18 +1,18 @@
-"""Measures what the README reports, writes it to benches/results and prints it; then run tools/readme_tables.py.
+"""Measures the published numbers, writes them to benches/results and prints them; then run tools/measure/readme_tables.py.
 
 Usage:
-  python tools/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
-  python tools/measure.py quality --smollm2 FOLDER
-  python tools/measure.py latency
-  python tools/measure.py demo
+  python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
+  python tools/measure/measure.py quality --smollm2 FOLDER
+  python tools/measure/measure.py latency
+  python tools/measure/measure.py demo
 
 speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
-on the prose of tools/fetch_text.py, and pp and wanda-sp on its technical text; after a stop it goes on where it was. FOLDER is what
-tools/fetch_smollm2.py made. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's
-shape on the CPU. demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are
-fair on a busy machine too, tokens/s are not.
+on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text; interrupted sweeps resume.
+FOLDER is the output of tools/fetch/smollm2.py. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU.
+demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are fair on a busy
+machine too, tokens/s are not.
 """
 import argparse
 import json
@@ -25,7 +25,7 @@ import tempfile
 
 import readme_tables
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PROGRAM = os.path.join(ROOT, "target", "release", "probeprune")
 
 
@@ -125,7 +125,7 @@ def quality(args):
     calibration is half prose ("technical") or all of it ("shifted")."""
     with tempfile.TemporaryDirectory() as scratch:
         scratch = os.path.join(scratch, "text")
-        run(sys.executable, "tools/fetch_text.py", scratch)
+        run(sys.executable, "tools/fetch/text.py", scratch)
         prose, technical = (os.path.join(scratch, name) for name in ("prose.txt", "technical.txt"))
         own = split(prose, scratch, 0.25)
         result = sweep(args, "prose", own[1], own[:1], VARIANTS, "0.2,0.4,0.6")

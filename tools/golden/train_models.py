@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the two bundled models, models/tiny-llama and models/tiny-opt, and their tokenizer, on our own corpus.
 
-    train="python3 tools/train_models.py"         # each line is 5 to 15 minutes on one core
+    train="python3 tools/golden/train_models.py"  # each line is 5 to 15 minutes on one core
     $train tokenizer                              # writes tokenizer.json into both folders
     $train llama
     $train opt
@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOPICS = "stories recall modular brackets sorting dialogue tables code logs music".split()
 VOCAB, MAX_POSITIONS = 768, 512
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"  # ids 0, 1, 2

@@ -1,11 +1,11 @@
-"""Make tests/golden/coverage: very small models, one for each feature of Hugging Face folders.
+"""Make tests/golden/transformers-logits: very small models, one for each feature of Hugging Face folders.
 
 Each folder has config.json, the weights, and reference.safetensors with `tokens` and `mask`
 (B, S) int32 (the mask has left padding) and `logits` (B, S, V) float32, zeroed at pads. The logits
 are computed by Hugging Face transformers in float32 with eager attention, from the weights as
 stored: not by the oracle, which is only compared with them. Needs transformers 4.46.
 
-Usage: python tools/make_coverage.py OUT_FOLDER
+Usage: python tools/golden/make_transformers_logits.py OUT_FOLDER
 """
 import json
 import os

@@ -3,9 +3,9 @@
 Every folder has config.json, model.safetensors, reference.json (settings) and
 reference.safetensors (tokens, kept sets, logits). Seeds are tried until no selection, in any
 setting, has a relative gap below 1e-4 between the last kept and the first pruned, so that other
-orders of summation give the same kept sets. The folder coverage/ is made by make_coverage.py.
+orders of summation give the same kept sets. make_transformers_logits.py makes transformers-logits/.
 
-Usage: python tools/make_golden.py OUT_FOLDER [NAME...]
+Usage: python tools/golden/make_golden.py OUT_FOLDER [NAME...]
 """
 import json
 import math
@@ -20,12 +20,12 @@ from oracle_method import DEFAULTS, GAPS, TooClose, calibrate, key_of, run_setti
 from oracle_model import Model
 
 LEAST_GAP = 1e-4
-NOTE = ("Made by tools/make_golden.py in float32 on the CPU. Calibration: dense pass over calib_tokens in batches of "
-        "batch_size. Then eval batch 0 runs once as a warm-up without history update, then batches 0.. in order, each "
+NOTE = ("Made by tools/golden/make_golden.py in float32 on the CPU. Calibration: dense pass over calib_tokens in batches "
+        "of batch_size. Then eval batch 0 runs once as a warm-up without history update, then batches 0.. in order, each "
         "updating history after it ran. keys: SETTING.batchN.layers.L.attention.kept_heads | mlp.kept_channels (batch 0 "
         "only where the sets are fixed beforehand); SETTING.batchLAST.logits holds samples 0 and 1, zero at pads.")
 GENERATE_NOTE = (
-    "Made by tools/make_golden.py in float32 on the CPU. Calibration as in the other folders; then the prompts "
+    "Made by tools/golden/make_golden.py in float32 on the CPU. Calibration as in the other folders; then the prompts "
     "(prompt_tokens, prompt_mask) are prefilled, which updates history, without a warm-up, and `generate` tokens are "
     "decoded greedily, eos ignored. The first token comes from the prefill's last logits; with reprobe_every n the MLP "
     "channels are chosen anew after every n decode steps. keys: SETTING.tokens (B, generate); SETTING.prefill_logits and "

@@ -1,5 +1,5 @@
 //! Every feature of the supported architectures against logits that Hugging Face transformers computed
-//! (tests/golden/coverage, made by tools/make_coverage.py), padded tokens left out.
+//! (tests/golden/transformers-logits, made by tools/golden/make_transformers_logits.py), padded tokens left out.
 
 use std::{path::Path, sync::Arc};
 
@@ -14,7 +14,7 @@ use probeprune::{
 
 #[test]
 fn logits_agree_with_transformers_for_every_feature() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/coverage");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transformers-logits");
     let cpu = Arc::new(Cpu::new(2).unwrap());
     let mut folders: Vec<_> = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
