@@ -95,14 +95,14 @@ fn it_names_the_flags_left_at_their_defaults() {
     assert!(!text.contains("Settings {"), "no debug output");
 }
 
-/// The charts of a page, each with the runs that it shows.
+/// The charts of a page, and the places of those already checked.
 struct Charts<'a> {
     page: &'a Page,
     seen: Vec<usize>,
 }
 
 impl<'a> Charts<'a> {
-    /// The chart with this title, which is drawn inside it.
+    /// The chart with this title; checks that all its shapes lie inside it.
     fn titled(&mut self, title: &str) -> &'a [Shape] {
         let has_title = |chart: &Vec<Shape>| {
             chart.iter().any(|shape| shape.tag == "text" && shape.text.trim().starts_with(title))
