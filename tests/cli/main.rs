@@ -1,5 +1,6 @@
 //! The program as a user meets it: output, exit codes, and what it leaves behind.
 
+mod browser;
 #[path = "../common/mod.rs"]
 mod common;
 mod device;
@@ -8,6 +9,7 @@ mod device;
 mod emulated_cuda;
 mod outputs;
 mod refusals;
+mod report_page;
 mod results;
 mod sweep;
 

@@ -13,12 +13,12 @@ use tempfile::TempDir;
 use crate::{FILES, MODEL, PROGRAM, SMALL, json_of, path, program, refused, stdout};
 
 /// A sweep of the bundled model on a little text into `out`, with further arguments.
-fn sweep<'a>(out: &'a Path, args: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn sweep<'a>(out: &'a Path, args: &[&'a str]) -> Vec<&'a str> {
     let fixed = ["--text", path(&FILES.text), "--history", path(&FILES.history), "--rounds", "2"];
     [&["sweep"], &MODEL[..], &SMALL, &fixed, &["--out", path(out)], args].concat()
 }
 
-fn lines(out: &Path) -> Vec<Value> {
+pub(crate) fn lines(out: &Path) -> Vec<Value> {
     let text = fs::read_to_string(out.join("runs.jsonl")).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -115,7 +115,7 @@ fn the_page_has_every_figure_and_needs_nothing_from_outside() {
     for title in [
         "Perplexity and time, batches of 128 tokens",
         "time of a batch, % of dense",
-        "Time by what it goes to",
+        "Time by part",
         "heads kept at 20 %",
         "channels kept at 40 %",
         "scores of heads at 20 %",

@@ -1,11 +1,11 @@
-//! What each chart of the report shows.
+//! The report's charts and their data.
 
 use plotters::style::RGBColor;
 
 use super::{
     plots::{Axis, Bar, Line, Mark, bars, colour, lines},
     record::{Histogram, LayerRecord, Record},
-    summary::Row,
+    summary::{Row, ratios},
 };
 
 const UNITS: [&str; 2] = ["heads", "channels"];
@@ -13,7 +13,7 @@ const WIDE: (u32, u32) = (570, 430);
 const SMALL: (u32, u32) = (540, 300);
 const GREY: RGBColor = RGBColor(120, 120, 120);
 const KEPT: RGBColor = RGBColor(120, 170, 205);
-/// Of the parts of the time after the first.
+/// Colours of all parts of the time but the first.
 const PARTS: [RGBColor; 4] =
     [RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167), RGBColor(230, 159, 0)];
 
@@ -91,7 +91,7 @@ pub(super) fn breakdown(records: &[Record], rows: &[Row]) -> String {
         Some(Bar { label: row.name(), parts })
     });
     let all: Vec<Bar> = std::iter::once(dense).chain(pruned).collect();
-    // The names stand to the right of the bars, at about so many pixels a letter.
+    // The names stand to the right of the bars, at about 9 pixels a letter.
     let room = |bar: &Bar| 1.0 - 9.0 * bar.label.len() as f64 / f64::from(WIDE.0);
     let ends = all.iter().map(|bar| bar.parts.iter().map(|part| part.0).sum::<f64>() / room(bar).max(0.2));
     let x = Axis {
@@ -100,10 +100,10 @@ pub(super) fn breakdown(records: &[Record], rows: &[Row]) -> String {
         digits: 0,
         logarithmic: false,
     };
-    bars("Time by what it goes to", WIDE.0, &x, &all)
+    bars("Time by part", WIDE.0, &x, &all)
 }
 
-/// Overlap of consecutive batches' kept sets over layers: a chart for each ratio and kind of unit.
+/// Overlap of consecutive batches' kept sets, layer by layer: a chart for each ratio and kind of unit.
 pub(super) fn overlap(records: &[Record], names: &[&str]) -> String {
     let layers = records.iter().map(|record| record.layers.len()).max().unwrap_or(0);
     let x = Axis { label: "layer", range: -0.5..layers as f64 - 0.5, digits: 0, logarithmic: false };
@@ -163,14 +163,6 @@ pub(super) fn scores(records: &[Record], names: &[&str]) -> String {
         let title = format!("scores of {} at {ratio:.0} %", UNITS[unit]);
         (drawn.len() > 1).then(|| lines(&title, SMALL, &x, &y, &drawn))
     })
-}
-
-/// The prune ratios, ascending.
-pub(super) fn ratios(records: &[Record]) -> Vec<f64> {
-    let mut ratios: Vec<f64> = records.iter().map(|record| record.prune_ratio).collect();
-    ratios.sort_by(f64::total_cmp);
-    ratios.dedup();
-    ratios
 }
 
 fn variant_colour(record: &Record, names: &[&str]) -> RGBColor {

@@ -1,5 +1,5 @@
-//! One run: a variant at one ratio, batch by batch in turns with the dense model, so that a slow moment of the machine
-//! hits both alike.
+//! One run: a variant at one ratio. It alternates with the dense model, batch by batch, so that a slow moment of the
+//! machine slows both.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use probeprune::{
 use super::record::{Histogram, LayerRecord, Part, Record};
 use crate::{input::Loaded, statistics::median};
 
-/// The text in its batches, and how often each is timed.
+/// The batches of the text, and the number of times each is timed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batches<'a> {
     /// Whole windows, one after another.
@@ -42,19 +42,19 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// Per layer, the kept heads and channels; `None` where it is dense.
-type Kept = Vec<[Option<Vec<u32>>; 2]>;
+/// A batch's kept heads and channels by layer; `None` in dense layers.
+type Selection = Vec<[Option<Vec<u32>>; 2]>;
 
-/// The sessions that take turns.
+/// The alternating sessions.
 struct Run<'a, B: Backend> {
     batches: Batches<'a>,
     dense: Session<B>,
     pruned: Session<B>,
-    /// Keeps what `pruned` chose without choosing: what it takes less is the choice's time.
+    /// Runs with the kept sets of `pruned` given: the time it saves is that of the choice.
     chosen: Option<Session<B>>,
 }
 
-/// Seconds of the same batches.
+/// Seconds per batch, each list over the same batches.
 #[derive(Default)]
 struct Times {
     dense: Vec<f64>,
@@ -62,7 +62,7 @@ struct Times {
     chosen: Vec<f64>,
 }
 
-/// Measures `settings`; what identifies the record is left to be filled in.
+/// Measures `settings`; the caller fills in the record's key and variant.
 pub(super) fn measure<B: Backend>(
     loaded: &Loaded<B>,
     settings: &Settings,
@@ -77,8 +77,8 @@ pub(super) fn measure<B: Backend>(
         batches,
         dense: session(Settings::default_for(loaded.model.config.num_hidden_layers), None)?,
         pruned: session(settings.clone(), calibration)?,
-        // A choice that is made once takes no time later. Compensation needs its probe even where the choice is given, so
-        // that the difference would not be the choice's time.
+        // Static methods choose before the first batch. Compensation needs the probe even with the kept sets given, so the
+        // difference would leave out the probe.
         chosen: (settings.method.is_dynamic() && settings.compensate == Compensation::None)
             .then(|| session(settings.clone(), None))
             .transpose()?,
@@ -90,7 +90,7 @@ pub(super) fn measure<B: Backend>(
         for (index, batch) in batches.iter().enumerate() {
             let mut last = Times::default();
             let [dense_loss, loss] = run.turn(batch, (round + index) % 2 == 1, &mut last)?;
-            // Later rounds find these batches in the history already.
+            // In later rounds these batches are in the history already.
             if round == 0 {
                 losses.push(loss);
                 dense_losses.push(dense_loss);
@@ -98,7 +98,7 @@ pub(super) fn measure<B: Backend>(
                     kept.push(run.kept()?);
                 }
             }
-            // A smaller batch at the end has another speed.
+            // A smaller last batch runs at another speed.
             if batch.len() == run.batch_tokens() {
                 times.dense.append(&mut last.dense);
                 times.pruned.append(&mut last.pruned);
@@ -130,7 +130,7 @@ pub(super) fn measure<B: Backend>(
     })
 }
 
-/// Where the time goes: the one place to be refined when a forward can be timed from the inside.
+/// The parts of the time, as differences between sessions: a forward has no timers inside.
 fn parts(times: &Times) -> Vec<Part> {
     let share =
         |of: &[f64]| median(&of.iter().zip(&times.dense).map(|(of, dense)| of / dense).collect::<Vec<_>>());
@@ -145,15 +145,15 @@ fn parts(times: &Times) -> Vec<Part> {
     vec![part(KEPT, total - choice), part("probe, scores, selection, history", choice)]
 }
 
-/// The part that every variant has.
-const KEPT: &str = "the batch on what is kept";
+/// The part of every variant.
+const KEPT: &str = "the batch on its kept heads and channels";
 
 impl<B: Backend> Run<'_, B> {
     fn batch_tokens(&self) -> usize {
         self.batches.options.batch_size * self.batches.options.seq_len
     }
 
-    /// One untimed batch each, without a trace in history.
+    /// Runs one batch untimed in each session, without updating history.
     fn warm_up(&mut self) -> Result<()> {
         let Some(batch) = self.batches.iter().next() else { return Ok(()) };
         let samples = batch.len() / self.batches.options.seq_len;
@@ -163,7 +163,7 @@ impl<B: Backend> Run<'_, B> {
         Ok(())
     }
 
-    /// Runs a batch by every session; returns the dense and the pruned loss.
+    /// Runs a batch in every session; returns the dense and the pruned loss.
     fn turn(&mut self, batch: &[u32], pruned_first: bool, times: &mut Times) -> Result<[f64; 2]> {
         let samples = batch.len() / self.batches.options.seq_len;
         let evaluate = |session: &mut Session<B>, times: &mut Vec<f64>| {
@@ -182,7 +182,7 @@ impl<B: Backend> Run<'_, B> {
         }
         let kept = self.chosen.is_some().then(|| self.kept()).transpose()?;
         if let (Some(chosen), Some(kept)) = (&mut self.chosen, kept) {
-            // A batch that fell back to dense leaves nothing to pin.
+            // A batch that fell back to dense has no kept sets to pin.
             if kept.iter().flatten().any(Option::is_some) {
                 chosen.pin(&kept)?;
             }
@@ -191,13 +191,13 @@ impl<B: Backend> Run<'_, B> {
         Ok(losses)
     }
 
-    fn kept(&self) -> Result<Kept> {
+    fn kept(&self) -> Result<Selection> {
         let layers = 0..self.pruned.layer_counts().len();
         layers.map(|layer| Ok([self.pruned.kept_heads(layer)?, self.pruned.kept_channels(layer)?])).collect()
     }
 
-    /// What every layer keeps, and how much of it stays from one batch to the next.
-    fn layers(&self, kept: &[Kept]) -> Vec<LayerRecord> {
+    /// Kept counts by layer, and the overlap of consecutive batches' kept sets.
+    fn layers(&self, kept: &[Selection]) -> Vec<LayerRecord> {
         let config = &self.pruned.model().config;
         let of = [config.num_attention_heads, config.intermediate_size];
         let counts = self.pruned.layer_counts().iter().enumerate();
@@ -222,7 +222,7 @@ impl<B: Backend> Run<'_, B> {
             let of = [config.num_attention_heads, config.intermediate_size];
             for (block, kept) in [(Block::Attention, counts.heads), (Block::Mlp, counts.channels)] {
                 if let Some(scores) = self.pruned.scores(layer, block)? {
-                    // Channels in groups have a score for each group.
+                    // Grouped channels have one score for each group.
                     let kept = kept * scores.len() / of[block as usize];
                     let histogram = &mut histograms[block as usize];
                     histogram.get_or_insert_with(Histogram::default).add(&scores, kept);
@@ -239,7 +239,7 @@ fn jaccard(a: &[u32], b: &[u32]) -> f64 {
     both as f64 / (a.len() + b.len() - both) as f64
 }
 
-/// The values at a quarter, a half and three quarters of the sorted list, between neighbours in proportion.
+/// The values at a quarter, a half and three quarters of the sorted list, interpolated between neighbours.
 pub(super) fn quartiles(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -255,13 +255,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quartiles_lie_between_neighbours_in_proportion() {
+    fn quartiles_are_interpolated_between_neighbours() {
         assert_eq!(quartiles(&[4.0, 1.0, 3.0, 2.0]), [1.75, 2.5, 3.25]);
         assert_eq!(quartiles(&[7.0]), [7.0; 3]);
     }
 
     #[test]
-    fn overlap_is_the_share_that_both_sets_have() {
+    fn overlap_is_the_common_share_of_both_sets() {
         assert_eq!(jaccard(&[1, 2, 3], &[2, 3, 9]), 0.5);
         assert_eq!(jaccard(&[4], &[4]), 1.0);
     }

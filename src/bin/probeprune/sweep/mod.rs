@@ -1,5 +1,7 @@
-//! `probeprune sweep`: methods and ratios on one text, each in turns with the dense model, and a report to look at.
+//! `probeprune sweep`: compares methods and ratios on one text, each alternating with the dense model, and writes a
+//! report.
 
+mod command;
 mod figures;
 mod measure;
 mod plots;
@@ -8,7 +10,10 @@ mod report;
 mod summary;
 mod variant;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use probeprune::{
@@ -23,6 +28,7 @@ use probeprune::{
 };
 
 use self::{
+    command::Flags,
     measure::Batches,
     record::{Context, Ledger, Record},
     variant::Variant,
@@ -40,11 +46,14 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(mut_arg("method", |arg| arg.hide(true)), mut_arg("prune_ratio", |arg| arg.hide(true)))]
 pub(crate) struct SweepArgs {
+    /// The first field, because the others take their values out of the matches.
+    #[command(flatten)]
+    flags: Flags,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     data: DataArgs,
-    /// What to compare: METHOD or METHOD+FLAG=VALUE+…, flags of the method as below, such as pp+probe-tokens=0.25
+    /// Variants to compare: METHOD or METHOD+FLAG=VALUE+…, with the method flags below, such as pp+probe-tokens=0.25
     #[arg(
         long,
         visible_alias = "methods",
@@ -54,7 +63,7 @@ pub(crate) struct SweepArgs {
         help_heading = "Sweep"
     )]
     variants: Vec<Variant>,
-    /// Shares of heads and channels to prune, each by every variant
+    /// Shares of heads and channels to prune; every variant runs at each
     #[arg(
         long,
         value_name = "RATIOS",
@@ -64,13 +73,13 @@ pub(crate) struct SweepArgs {
         help_heading = "Sweep"
     )]
     ratios: Vec<f64>,
-    /// How often every batch is timed; the first time counts for perplexity
+    /// Timed runs of every batch; perplexity is that of the first
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one(), help_heading = "Sweep")]
     rounds: usize,
-    /// A folder for runs.jsonl, sweep.csv, sweep.json and report.html; a sweep that was stopped goes on from there
+    /// Folder for runs.jsonl, sweep.csv, sweep.json and report.html; interrupted sweeps resume from it
     #[arg(long, value_name = "FOLDER", help_heading = "Output")]
     out: PathBuf,
-    /// How to write the result to standard output
+    /// Format of the result on standard output
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
     #[command(flatten)]
@@ -120,7 +129,9 @@ impl Task for &SweepArgs {
             return Err(Error::argument(name, "a calibration", "none", help).into());
         }
         let (windows, seq_len) = loaded.windows(&self.data)?;
-        let mut ledger = Ledger::open(&self.out, self.context(&loaded, &windows, seq_len)?)?;
+        let base = self.method.settings(config)?;
+        let flags = self.resolved_flags(seq_len, &base);
+        let mut ledger = Ledger::open(&self.out, self.context(&loaded, &windows, seq_len, &base)?)?;
         let mut planned: Vec<Planned> = Vec::new();
         for (variant, settings) in settings {
             let key = ledger.key(&format!("{} {settings:?}", variant.label));
@@ -132,10 +143,10 @@ impl Task for &SweepArgs {
         planned.retain(|run| !ledger.holds(&run.key));
         if planned.len() < all {
             let (done, folder) = (all - planned.len(), self.out.display());
-            note(&format!("{done} of {all} runs are in {folder} already and are not repeated"));
+            note(&format!("{done} of {all} runs are in {folder} already: skipped"));
         }
         self.measure(loaded, &planned, &windows, seq_len, &mut ledger)?;
-        write_results(&self.out, &ledger)?;
+        write_results(&self.out, &ledger, &flags)?;
         let rows = summary::rows(ledger.records());
         print(&match self.format {
             Format::Table => summary::table(&rows).text(),
@@ -152,8 +163,23 @@ impl SweepArgs {
         history.is_some() || !calibrate_text.is_empty() || calibrate_tokens.is_some()
     }
 
-    /// Everything that all runs share.
-    fn context<B: Backend>(&self, loaded: &Loaded<B>, windows: &[u32], seq_len: usize) -> Result<Context> {
+    /// The flags, with the defaults that depend on the model.
+    fn resolved_flags(&self, seq_len: usize, base: &Settings) -> Flags {
+        let layers = base.skip_layers.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        let mut flags = self.flags.clone();
+        flags.add_default("seq-len", &seq_len.to_string());
+        flags.add_default("skip-layers", if layers.is_empty() { "none" } else { &layers });
+        flags
+    }
+
+    /// The context of all runs.
+    fn context<B: Backend>(
+        &self,
+        loaded: &Loaded<B>,
+        windows: &[u32],
+        seq_len: usize,
+        base: &Settings,
+    ) -> Result<Context> {
         let names = |paths: &[PathBuf]| {
             let names = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy());
             names.collect::<Vec<_>>().join(" ")
@@ -177,7 +203,7 @@ impl SweepArgs {
             device: loaded.place.device.clone(),
             dtype: loaded.place.dtype.to_string(),
             threads: loaded.place.threads,
-            settings: format!("{:?}", self.method.settings(&loaded.model.config)?),
+            settings: format!("{base:?}"),
         })
     }
 
@@ -204,7 +230,7 @@ impl SweepArgs {
         Ok(name.trim_end().to_string())
     }
 
-    /// Runs what is planned and keeps each result as soon as there is one.
+    /// Measures the planned runs and saves each result at once.
     fn measure<B: Backend>(
         &self,
         loaded: Loaded<B>,
@@ -213,7 +239,7 @@ impl SweepArgs {
         seq_len: usize,
         ledger: &mut Ledger,
     ) -> Result<()> {
-        // One calibration serves every variant: those that need most say what it has to hold.
+        // One calibration serves all variants: the most demanding ones decide its contents.
         let demand = |run: &&Planned| match run.settings.method {
             Method::Flap => 3,
             method if method.needs_calibration() => 2,
@@ -232,7 +258,7 @@ impl SweepArgs {
         let batch_size = self.data.batch_size;
         let calibration: Option<Calibration> =
             loaded.calibration(&self.calibration, &most, seq_len, batch_size)?;
-        // Sorted channels make no difference where they are kept one by one.
+        // Variants that keep single channels give the same results with sorted channels.
         let loaded = loaded.arranged(&most, calibration.as_ref())?;
         let options = PerplexityOptions {
             seq_len,
@@ -250,20 +276,20 @@ impl SweepArgs {
     }
 }
 
-/// Everything beside the runs themselves.
-fn write_results(folder: &std::path::Path, ledger: &Ledger) -> Result<()> {
+/// Writes the files derived from the runs.
+fn write_results(folder: &Path, ledger: &Ledger, flags: &Flags) -> Result<()> {
     let rows = summary::rows(ledger.records());
     for (name, text) in [
         ("sweep.csv", csv(&rows)),
         ("sweep.json", json(&report::everything(ledger))),
-        ("report.html", report::html(ledger, &rows)),
+        ("report.html", report::html(ledger, &rows, flags)),
     ] {
         interrupt::uninterrupted(|| write_atomically(&folder.join(name), |file| fs::write(file, text)))?;
     }
     Ok(())
 }
 
-/// Sixteen hex digits that tell contents apart.
+/// Sixteen hex digits of a content hash.
 fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..16].to_string()
 }

@@ -1,4 +1,4 @@
-//! Charts as SVG text, made to stand inside a page: no legend of their own, no reference to anything outside.
+//! Charts as SVG text for a page: without a legend, and without references to other files.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-/// Taken in turn. The first seven are colours that colour-blind people can tell apart too (Okabe and Ito).
+/// Used cyclically. Colour-blind readers can tell the first seven apart (Okabe and Ito).
 const COLOURS: [RGBColor; 12] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -30,7 +30,6 @@ const COLOURS: [RGBColor; 12] = [
 const INK: RGBColor = RGBColor(40, 40, 40);
 const GRID: RGBColor = RGBColor(226, 226, 226);
 const FONT: &str = "sans-serif";
-/// Why drawing is expected to succeed.
 const TO_MEMORY: &str = "drawing to memory does not fail";
 
 /// The colour of the variant with this number.
@@ -38,7 +37,7 @@ pub(super) fn colour(variant: usize) -> RGBColor {
     COLOURS[variant % COLOURS.len()]
 }
 
-/// What an axis shows.
+/// An axis.
 #[derive(Clone, Debug)]
 pub(super) struct Axis {
     /// With the unit.
@@ -46,7 +45,7 @@ pub(super) struct Axis {
     pub(super) range: Range<f64>,
     /// Digits after the point.
     pub(super) digits: usize,
-    /// Decades instead of even steps.
+    /// In decades instead of even steps.
     pub(super) logarithmic: bool,
 }
 
@@ -55,12 +54,12 @@ pub(super) struct Axis {
 pub(super) struct Line {
     pub(super) colour: RGBColor,
     pub(super) points: Vec<(f64, f64)>,
-    /// Thin and dashed: something to compare with.
+    /// Thin and dashed, for a reference line.
     pub(super) dashed: bool,
     pub(super) marks: Vec<Mark>,
 }
 
-/// A point that stands out.
+/// A highlighted point.
 #[derive(Clone, Debug)]
 pub(super) struct Mark {
     pub(super) at: (f64, f64),
@@ -69,7 +68,7 @@ pub(super) struct Mark {
     pub(super) shape: usize,
 }
 
-/// The shapes of marks as text, for a legend; taken in turn.
+/// The shapes of marks as text, for a legend; used cyclically.
 pub(super) const SHAPES: [&str; 4] = ["●", "▲", "■", "✕"];
 
 /// One bar, its parts from left to right.
@@ -92,7 +91,7 @@ pub(super) fn lines(title: &str, size: (u32, u32), x: &Axis, y: &Axis, lines: &[
     })
 }
 
-/// What the axes of all charts have in common.
+/// The common style of all axes.
 fn style<'m, 'a, 'b, 'd, X, Y>(
     mesh: &'m mut MeshStyle<'a, 'b, X, Y, SVGBackend<'d>>,
     x: &Axis,
@@ -110,7 +109,7 @@ where
         .x_labels(8)
 }
 
-/// 1, 2 and 5 times the powers of ten in a range: plotters marks the powers alone.
+/// 1, 2 and 5 times the powers of ten in a range: plotters labels only the powers.
 fn logarithmic_steps(range: &Range<f64>) -> Vec<f64> {
     let decades = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
     let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)));
@@ -205,7 +204,7 @@ pub(super) fn bars(title: &str, width: u32, x: &Axis, bars: &[Bar]) -> String {
     })
 }
 
-/// Draws on white; the namespace that a file of its own would need is left out.
+/// Draws on white, without the XML namespace: HTML does not need it.
 fn svg(size: (u32, u32), draw: impl FnOnce(&DrawingArea<SVGBackend<'_>, Shift>)) -> String {
     let mut text = String::new();
     {

@@ -1,4 +1,4 @@
-//! What a sweep has found so far: one line of JSON per finished run, in a file that says what all of them have in common.
+//! The finished runs of a sweep, one line of JSON each, in a file that starts with their common context.
 
 use std::{fs, path::PathBuf};
 
@@ -9,64 +9,63 @@ use crate::{failure::Result, interrupt};
 
 const FILE: &str = "runs.jsonl";
 
-/// What every run of a folder shares: their figures can be compared only where all of this is the same.
+/// The common context of a folder's runs: their numbers are comparable only if it is the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Context {
     /// Of this program.
     pub(super) version: String,
     pub(super) model: String,
-    /// Tells the model's weights from others.
+    /// Identifies the model's weights.
     pub(super) fingerprint: String,
     /// Names of the text's files.
     pub(super) text: String,
-    /// Of the token ids that are measured.
+    /// Of the measured token ids.
     pub(super) tokens_hash: String,
     pub(super) tokens: usize,
     pub(super) seq_len: usize,
     pub(super) batch_size: usize,
-    /// Times that every batch is timed.
+    /// Number of times each batch is timed.
     pub(super) rounds: usize,
-    /// What history was calibrated with, and a hash of it; empty for nothing.
+    /// The calibration's files with their hashes; empty without calibration.
     pub(super) calibration: String,
-    /// Processor and operating system, the GPU where there is one.
+    /// The GPU, or else the processor and operating system.
     pub(super) machine: String,
     /// "cpu" or "cuda:N".
     pub(super) device: String,
     pub(super) dtype: String,
     pub(super) threads: Option<usize>,
-    /// The settings that variants start from.
+    /// The settings shared by all variants, which each can override.
     pub(super) settings: String,
 }
 
 /// One variant at one ratio, measured beside the dense model.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// Hash of the settings and of everything in the context.
+    /// Hash of the context, the variant and its settings.
     pub(super) key: String,
     pub(super) variant: String,
     pub(super) prune_ratio: f64,
-    /// All of them.
     pub(super) settings: String,
-    /// Whether kept sets are chosen anew for every batch.
+    /// Whether kept sets are chosen for every batch.
     pub(super) dynamic: bool,
     pub(super) perplexity: f64,
     pub(super) dense_perplexity: f64,
     /// Mean cross-entropy (nats) of every batch.
     pub(super) batch_losses: Vec<f64>,
-    /// Tokens of a batch that was timed.
+    /// Tokens of a timed batch.
     pub(super) batch_tokens: usize,
-    /// Of every timed batch, of everything that the variant does.
+    /// Of every timed batch, with all of the variant's work.
     pub(super) seconds: Vec<f64>,
     /// Of the dense model on the same batch, right before or after.
     pub(super) dense_seconds: Vec<f64>,
-    /// Where time goes, by the same batches.
+    /// Parts of the time on the same batches.
     pub(super) parts: Vec<Part>,
     /// Of the dense model's projection FLOPs, the probe's included.
     pub(super) flops_share: f64,
     pub(super) probe_flops_share: f64,
     /// Per layer.
     pub(super) layers: Vec<LayerRecord>,
-    /// Of heads and of channels; none where nothing was scored.
+    /// Of heads and of channels; none without scores.
     pub(super) histograms: [Option<Histogram>; 2],
 }
 
@@ -78,17 +77,17 @@ pub(super) struct Part {
     pub(super) share: f64,
 }
 
-/// What a layer keeps: heads, channels.
+/// A layer's kept heads and channels, in this order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct LayerRecord {
     pub(super) kept: [usize; 2],
     pub(super) of: [usize; 2],
-    /// Mean Jaccard index of the kept sets of consecutive batches; none where it is fixed or there is one batch.
+    /// Mean Jaccard index of the kept sets of consecutive batches; none for fixed sets or a single batch.
     pub(super) overlap: [Option<f64>; 2],
 }
 
-/// Scores of the last batch in all pruned layers, as multiples of the lowest kept score of their layer: how many in each
-/// bin of the decades −3 to 3, what is beyond them in the first and the last bin.
+/// Scores of the last batch in all pruned layers, as multiples of the lowest kept score of their layer: counts in bins over
+/// the decades −3 to 3, with scores beyond them in the first and the last bin.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Histogram {
     pub(super) counts: Vec<u32>,
@@ -98,14 +97,14 @@ impl Histogram {
     pub(super) const BINS: usize = 48;
     pub(super) const DECADES: f64 = 3.0;
 
-    /// Adds the scores of a layer that keeps `kept` of them.
+    /// Adds a layer's scores; the highest `kept` of them are kept.
     pub(super) fn add(&mut self, scores: &[f32], kept: usize) {
         self.counts.resize(Self::BINS, 0);
         let mut sorted = scores.to_vec();
         sorted.sort_by(|a, b| b.total_cmp(a));
         let lowest = f64::from(sorted[kept - 1]);
         for &score in scores {
-            // 0/0 is as good as the lowest kept score; 0 over anything else is −∞ and lands in the first bin.
+            // 0/0 counts as the lowest kept score; 0 over any other score is −∞ and lands in the first bin.
             let decades = if f64::from(score) == lowest { 0.0 } else { (f64::from(score) / lowest).log10() };
             let bin = (decades + Self::DECADES) / (2.0 * Self::DECADES) * Self::BINS as f64;
             self.counts[(bin.max(0.0) as usize).min(Self::BINS - 1)] += 1;
@@ -122,10 +121,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// What `folder` holds; it is made if it is missing.
+    /// Opens `folder`, or creates it.
     ///
     /// # Errors
-    /// A folder that cannot be made or holds runs of another context, a damaged file.
+    /// A folder that cannot be created or holds runs of another context, a damaged file.
     pub(super) fn open(folder: &std::path::Path, context: Context) -> Result<Self> {
         let path = folder.join(FILE);
         let text = match fs::read_to_string(&path) {
@@ -145,7 +144,7 @@ impl Ledger {
         }
         ledger.records = lines.map(|(at, line)| ledger.parse(at, line)).collect::<Result<_>>()?;
         fs::create_dir_all(folder)
-            .map_err(|error| Error::io(folder, "create", error, "Pass an --out that can be a folder."))?;
+            .map_err(|error| Error::io(folder, "create", error, "Pass a folder as --out."))?;
         Ok(ledger)
     }
 
@@ -153,7 +152,7 @@ impl Ledger {
         &self.context
     }
 
-    /// Every finished run, in the order they ended.
+    /// All finished runs, in the order of their end.
     pub(super) fn records(&self) -> &[Record] {
         &self.records
     }
@@ -169,7 +168,7 @@ impl Ledger {
         self.records.iter().any(|record| record.key == key)
     }
 
-    /// Adds a finished run; a stop at any moment leaves the file with it or without it.
+    /// Adds a finished run; an interruption at any moment leaves the file with or without the whole run.
     pub(super) fn add(&mut self, record: Record) -> Result<()> {
         self.records.push(record);
         let text = line(&self.context) + &self.records.iter().map(line).collect::<String>();
@@ -179,12 +178,12 @@ impl Ledger {
     fn parse<T: DeserializeOwned>(&self, at: usize, line: &str) -> Result<T> {
         serde_json::from_str(line).map_err(|error| {
             let what = format!("line {}", at + 1);
-            let help = "Pass another --out, or delete the file to start anew.";
-            Error::file(&self.path, what, "what a sweep of this version writes", error, help).into()
+            let help = "Pass another --out, or delete the file to start over.";
+            Error::file(&self.path, what, "a record of this version", error, help).into()
         })
     }
 
-    /// Refuses a folder of other runs, by the first thing that differs.
+    /// Refuses a folder of other runs; the error names the first difference.
     fn compare(&self, found: &Context) -> Result<()> {
         let fields = |context: &Context| match serde_json::to_value(context) {
             Ok(serde_json::Value::Object(fields)) => fields,
@@ -195,8 +194,7 @@ impl Ledger {
         else {
             return Ok(());
         };
-        let help =
-            "A folder holds runs that can be compared: pass another --out, or the flags of that sweep.";
+        let help = "A folder's runs share one context: pass another --out, or that sweep's flags.";
         Err(Error::file(&self.path, name.replace('_', " "), ours, &found[&name], help).into())
     }
 }

@@ -1,14 +1,15 @@
-//! The page: every figure beside the table that it was drawn from, whole in one file.
+//! The report: a page in one file, every figure beside a table of its numbers.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
 use super::{
+    command::Flags,
     figures,
     plots::{SHAPES, colour},
     record::{Context, Ledger, Record},
-    summary::{Row, variants},
+    summary::{Row, ratios, variants},
 };
 
 const STYLE: &str = "\
@@ -19,10 +20,11 @@ p{max-width:52em}.row{display:flex;flex-wrap:wrap;gap:24px;align-items:flex-star
 table{border-collapse:collapse;font-size:14px}td,th{padding:3px 9px;border-bottom:1px solid #e3e3e3;text-align:right}\
 td:first-child,th:first-child{text-align:left}th{background:#f4f4f4}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px}dt{color:#666}dd{margin:0;overflow-wrap:anywhere}\
+pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f4f4f4;padding:8px 12px}\
 .key{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:4px 20px}\
 .key span{display:inline-block;width:22px;height:10px;margin-right:6px}";
 
-/// Everything that a program could want to read.
+/// The context, the rows and all runs, for programs.
 #[derive(Debug, Serialize)]
 pub(super) struct Everything<'a> {
     #[serde(flatten)]
@@ -41,59 +43,58 @@ pub(super) fn everything(ledger: &Ledger) -> Everything<'_> {
 }
 
 /// The page.
-pub(super) fn html(ledger: &Ledger, rows: &[Row]) -> String {
+pub(super) fn html(ledger: &Ledger, rows: &[Row], flags: &Flags) -> String {
     let (context, records) = (ledger.context(), ledger.records());
     let names = variants(records);
     let key: Vec<(String, plotters::style::RGBColor)> =
         names.iter().enumerate().map(|(i, name)| (name.to_string(), colour(i))).collect();
     let key = legend(&key);
-    let ratios = figures::ratios(records);
+    let ratios = ratios(records);
     let model = escape(&context.model);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{model}: pruning sweep</title>\
          <style>{STYLE}</style></head><body>\n<h1>{model}: quality and speed when pruned</h1>\n{}",
-        facts(context)
+        facts(context, flags, records)
     );
     section(
         &mut page,
         "Perplexity over time",
-        "Perplexity over the time of a batch in % of the dense model's, which ran on the same batch right before or \
-         after; medians, and quartiles as thin bars. The lines begin at the dense model. \
-         Time includes probe, scores, selection and history. PRR is perplexity lost per % of time saved: lower is \
-         better.",
+        "Perplexity over the time of a batch, in % of the dense model's on the same batch right before or after: \
+         medians, with quartiles as thin bars. The lines begin at the dense model. Time includes probe, scores, \
+         selection and history. PRR is the perplexity lost per % of time saved: lower is better.",
         &format!("{key}{}{}", shapes(&ratios), figures::quality(records, rows, &names)),
         &format!("<div>{}<h3>PRR</h3>\n{}</div>", quality_table(rows), prr_table(rows, &names, &ratios)),
     );
     section(
         &mut page,
         "Where the time goes",
-        "In % of the dense model's time; FLOPs are those of the projections, in % of the dense model's. The \
-         choice (probe, scores, selection, history) is what a batch takes longer than one that is given the same kept \
-         heads and channels; methods that choose once have none, and with compensation it is not told apart.",
+        "In % of the dense model's time; FLOPs are those of the projections, in % of the dense model's. The time of \
+         the choice (probe, scores, selection, history) is the difference from a run with the same kept heads and \
+         channels given. Static methods have none; with compensation it is not measured separately.",
         &format!("{}{}", legend(&figures::parts_key(records)), figures::breakdown(records, rows)),
         &time_table(rows),
     );
     section(
         &mut page,
-        "How much of the choice stays from batch to batch",
-        "Jaccard index of the kept sets of consecutive batches (1: the same; dashed: two random sets of that size), \
-         mean over batches. Methods that choose once are not shown: theirs is 1.",
+        "Overlap of kept sets from batch to batch",
+        "Jaccard index of the kept sets of consecutive batches, mean over batches (1: the same sets; dashed: two \
+         random sets of that size). Static methods are not shown: their overlap is 1.",
         &format!("{key}{}", figures::overlap(records, &names)),
         &overlap_table(rows),
     );
     section(
         &mut page,
         "Scores",
-        "Scores in the last batch, over all pruned layers, as multiples of the lowest kept score of their layer: what \
-         lies left of 0 is pruned. The first and the last bin hold what is beyond them.",
+        "Scores of the last batch in all pruned layers, as multiples of the lowest kept score of their layer: units left \
+         of 0 are pruned. The first and the last bin include the scores beyond them.",
         &format!("{key}{}", figures::scores(records, &names)),
         "",
     );
     page + "</body></html>\n"
 }
 
-/// What was measured, on what.
-fn facts(context: &Context) -> String {
+/// What was measured, on which machine, and how to reproduce it.
+fn facts(context: &Context, flags: &Flags, records: &[Record]) -> String {
     let Context { seq_len, batch_size, rounds, .. } = context;
     let threads = context.threads.map_or(String::new(), |threads| format!(", {threads} threads"));
     let calibration = if context.calibration.is_empty() { "none" } else { &context.calibration };
@@ -104,11 +105,12 @@ fn facts(context: &Context) -> String {
         ("calibration", calibration.to_string()),
         ("machine", format!("{}; {} {}{threads}", context.machine, context.device, context.dtype)),
         ("version", format!("probeprune {}", context.version)),
-        ("settings", context.settings.clone()),
+        ("defaults", flags.defaults()),
     ];
     let items: String =
         facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escape(value))).collect();
-    format!("<dl>{items}</dl>\n")
+    let commands = escape(&flags.commands(records).join("\n"));
+    format!("<dl>{items}</dl>\n<p>To reproduce, with another --out:</p>\n<pre>{commands}</pre>\n")
 }
 
 fn section(page: &mut String, title: &str, text: &str, figure: &str, table: &str) {
@@ -129,7 +131,7 @@ fn legend(entries: &[(String, plotters::style::RGBColor)]) -> String {
     format!("<ul class=\"key\">{items}</ul>\n")
 }
 
-/// What the marks of the first chart mean.
+/// The legend of the first chart's marks.
 fn shapes(ratios: &[f64]) -> String {
     let mark = |(index, ratio): (usize, &f64)| {
         format!("<li>{} {:.0} % pruned</li>", SHAPES[index % SHAPES.len()], 100.0 * ratio)
@@ -187,7 +189,7 @@ fn time_table(rows: &[Row]) -> String {
             percent(row.probe_flops_share),
         ]
     };
-    table(&["", "time, %", "quartiles", "choice", "FLOPs, %", "of them probe"], rows.iter().map(cells))
+    table(&["", "time, %", "quartiles", "choice", "FLOPs, %", "probe FLOPs, %"], rows.iter().map(cells))
 }
 
 fn overlap_table(rows: &[Row]) -> String {
@@ -197,7 +199,7 @@ fn overlap_table(rows: &[Row]) -> String {
     table(&["", "heads, mean", "channels, mean"], shown.map(cells))
 }
 
-/// Text that HTML takes as it is.
+/// Text with HTML's special characters escaped.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

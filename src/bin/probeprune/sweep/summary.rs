@@ -1,4 +1,4 @@
-//! A sweep's results as rows: the columns of CSV, and the tables for people.
+//! A sweep's results as rows: the columns of the CSV file, and the printed table.
 
 use serde::Serialize;
 
@@ -21,13 +21,13 @@ pub(super) struct Row {
     pub(super) time_share: f64,
     pub(super) time_share_low: f64,
     pub(super) time_share_high: f64,
-    /// (perplexity − dense perplexity) / (time saved, in % of dense time); none where nothing was saved.
+    /// (perplexity − dense perplexity) / (time saved, in % of dense time); none if no time was saved.
     pub(super) prr: Option<f64>,
     pub(super) flops_share: f64,
     pub(super) probe_flops_share: f64,
     /// Of the dense model's time: probe, scores, selection, history.
     pub(super) choice_time_share: f64,
-    /// Mean over the pruned layers of the Jaccard index of consecutive batches' kept sets; none where they are fixed.
+    /// Mean over the pruned layers of the Jaccard index of consecutive batches' kept sets; none for fixed sets.
     pub(super) head_overlap: Option<f64>,
     pub(super) channel_overlap: Option<f64>,
 }
@@ -59,12 +59,12 @@ impl Row {
         }
     }
 
-    /// PRR as it is shown.
+    /// PRR as text.
     pub(super) fn shown_prr(&self) -> String {
         self.prr.map_or("–".to_string(), |prr| format!("{:.4}", prr + 0.0))
     }
 
-    /// The name of the variant's method and ratio.
+    /// The variant and its ratio.
     pub(super) fn name(&self) -> String {
         if self.prune_ratio > 0.0 {
             format!("{}, {:.0} %", self.variant, 100.0 * self.prune_ratio)
@@ -74,7 +74,7 @@ impl Row {
     }
 }
 
-/// The dense model, then every ratio's variants in the order they were first run; nothing without records.
+/// The dense model, then every ratio's variants in the order of their first run; empty without records.
 pub(super) fn rows(records: &[Record]) -> Vec<Row> {
     let Some(first) = records.first() else { return Vec::new() };
     let dense_seconds: Vec<f64> = records.iter().flat_map(|record| record.dense_seconds.clone()).collect();
@@ -101,7 +101,7 @@ pub(super) fn rows(records: &[Record]) -> Vec<Row> {
     rows
 }
 
-/// The names of all variants, in the order they were first run.
+/// The names of all variants, in the order of their first run.
 pub(super) fn variants(records: &[Record]) -> Vec<&str> {
     let mut variants = Vec::new();
     for record in records {
@@ -112,7 +112,15 @@ pub(super) fn variants(records: &[Record]) -> Vec<&str> {
     variants
 }
 
-/// For people.
+/// The prune ratios, ascending.
+pub(super) fn ratios<'a>(records: impl IntoIterator<Item = &'a Record>) -> Vec<f64> {
+    let mut ratios: Vec<f64> = records.into_iter().map(|record| record.prune_ratio).collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios.dedup();
+    ratios
+}
+
+/// The printed table.
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table =
         Table::new(["Variant", "Pruned", "Perplexity", "Tokens/s", "Time", "Quartiles", "FLOPs", "PRR"]);
