@@ -129,7 +129,7 @@ def latency(result):
     if result is None:
         return "Not yet measured."
     where = result["environment"]
-    rows = [f"{where['cpu']}, {where['threads']} threads; {result['settings']['model']}; pp: prompts, tg: decoding; pruned "
+    rows = [f"{where['cpu']}, {where['threads']} threads; {result['settings']['model']}; pruned "
             "times include the probe, scores, selection and history.", "",
             "| test | batch | pruned | ms (median) | tokens/s | time, × dense | attention, MLP, probe, selection, history, head: ms |",
             "|---|---|---|---|---|---|---|"]

@@ -134,7 +134,7 @@ impl<B: Backend> Session<B> {
         }
         if settings.dense_below > 0 && limits.capacity > 0 {
             return Err(Error::argument(
-                "--dense-below",
+                "dense_below",
                 "0 where text is generated: the key/value cache has room for kept heads only",
                 settings.dense_below,
                 "Leave it out.",

@@ -8,7 +8,7 @@ use probeprune::{
 };
 
 use crate::{
-    args::{PlaceArgs, TuningArgs, names},
+    args::{ComputeArgs, TuningArgs, names},
     failure::Result,
     numbers::Numbers,
     shape::Shape,
@@ -30,7 +30,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "N", conflicts_with = "model", help_heading = "Model", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) layers: Option<u16>,
     #[command(flatten)]
-    pub(crate) place: PlaceArgs,
+    pub(crate) compute: ComputeArgs,
     /// How kept heads and channels are chosen; several with commas between them
     #[arg(
         long,
@@ -84,12 +84,12 @@ pub(crate) struct TestArgs {
     /// Samples of a batch, a list
     #[arg(long, value_name = "LIST", default_value = "1")]
     batch_size: Numbers,
-    /// pp: prompts, without a cache; tg: decoding behind a prompt; pg: prompt and decoding
+    /// prompt: prompts, without a cache; decode: decoding after a prompt; prompt+decode: both
     #[arg(
         long = "test",
         value_name = "TESTS",
         value_enum,
-        default_value = "pp,tg,pg",
+        default_value = "prompt,decode,prompt+decode",
         value_delimiter = ','
     )]
     tests: Vec<Test>,
@@ -111,11 +111,12 @@ pub(crate) struct TestArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Test {
     /// Prompts: a batch without a cache, up to the next token of each sample
-    Pp,
-    /// Decoding behind a prompt that is not timed
-    Tg,
+    Prompt,
+    /// Decoding after a prompt, which is not timed
+    Decode,
     /// A prompt and decoding
-    Pg,
+    #[value(name = "prompt+decode")]
+    PromptDecode,
 }
 
 /// How results are written.
@@ -147,8 +148,8 @@ impl TestArgs {
                 return Err(Error::argument(flag, "numbers of at least 1", 0, "Leave out the 0.").into());
             }
         }
-        if !self.wants(Test::Pp) && self.gen_len.0 == [0] {
-            let help = "Pass --gen-len with tokens to decode, or add pp.";
+        if !self.wants(Test::Prompt) && self.gen_len.0 == [0] {
+            let help = "Pass --gen-len with tokens to decode, or add prompt.";
             return Err(
                 Error::argument("--test", "something to measure", "decoding of 0 tokens", help).into()
             );
@@ -158,7 +159,7 @@ impl TestArgs {
 
     /// Whether a test is asked for.
     pub(crate) fn wants(&self, test: Test) -> bool {
-        if self.break_even { test == Test::Pp } else { self.tests.contains(&test) }
+        if self.break_even { test == Test::Prompt } else { self.tests.contains(&test) }
     }
 }
 

@@ -8,11 +8,11 @@ use std::{
 use probeprune::{Error, checkpoint::RandomTensors, gpu::cuda};
 use serde_json::{Value, json};
 
-use crate::{device::Place, failure::Result, report::Field};
+use crate::{device::Device, failure::Result, report::Field};
 
 /// Build, machine and device, in the order they are shown.
-pub(crate) fn fields(place: &Place) -> Vec<Field> {
-    let on_gpu = place.gpu.is_some();
+pub(crate) fn fields(device: &Device) -> Vec<Field> {
+    let on_gpu = device.gpu.is_some();
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     vec![
         ("version", json!(env!("CARGO_PKG_VERSION"))),
@@ -22,10 +22,10 @@ pub(crate) fn fields(place: &Place) -> Vec<Field> {
         ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
         ("cpu", json!(cpu())),
         ("cores", json!(std::thread::available_parallelism().map_or(1, usize::from))),
-        ("device", json!(place.device)),
-        ("dtype", json!(place.dtype)),
-        ("threads", json!(place.threads)),
-        ("gpu", json!(place.gpu)),
+        ("device", json!(device.name)),
+        ("dtype", json!(device.dtype)),
+        ("threads", json!(device.threads)),
+        ("gpu", json!(device.gpu)),
         ("gpu_driver", if on_gpu { json!(gpu_driver()) } else { Value::Null }),
         ("gpu_kernels", if on_gpu { json!(cuda::build()) } else { Value::Null }),
         ("unix_time", json!(seconds)),

@@ -23,7 +23,7 @@ use device::{DeviceChoice, Task, with_weights};
 use failure::{Result, note, print};
 use input::{Loaded, Origin};
 use report::{Field, Report};
-use shared::{args, device, failure, input, interrupt, progress, statistics, table};
+use shared::{args, device, failure, flags, input, interrupt, progress, statistics, table};
 
 /// Warm-up rounds: on a GPU a forward becomes a graph when it comes the second time, and residual buffers rotate in three.
 const WARMUP: usize = 1;
@@ -48,20 +48,20 @@ fn run(cli: &Cli) -> Result<()> {
             cli.variants(&config)?;
             let tensors = RandomTensors::new(&config, cli.tuning.seed);
             // A GPU takes one tensor after another.
-            if cli.place.device.device == DeviceChoice::Cpu || !driver_is_installed() {
+            if cli.compute.device.device == DeviceChoice::Cpu || !driver_is_installed() {
                 environment::check_room(&tensors)?;
             }
             let name = format!("{}, {layers} of {of} layers, random weights", shape.name());
             Origin::Random { name, config: Box::new(config), tensors }
         }
     };
-    with_weights(origin, &cli.place, cli)
+    with_weights(origin, &cli.compute, cli)
 }
 
 impl Task for &Cli {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let variants = self.variants(&loaded.model.config)?;
-        let default = if loaded.place.gpu.is_some() { WARMUP_ON_GPU } else { WARMUP };
+        let default = if loaded.device.gpu.is_some() { WARMUP_ON_GPU } else { WARMUP };
         let warmup = self.tests.warmup.map_or(default, |warmup| warmup as usize);
         let calibrations = measure::calibrations(&loaded.model, &variants, self)?;
         // Groups of channels want these sorted; a dense model takes the same time in any order.
@@ -73,7 +73,7 @@ impl Task for &Cli {
                 "repetitions gave different logits: the device does not keep its promise, or memory is damaged",
             );
         }
-        let environment = environment::fields(&loaded.place);
+        let environment = environment::fields(&loaded.device);
         let settings = settings(&loaded.name, &variants, warmup, self);
         let report = Report::new(environment, settings, &variants, &measured, self.tests.break_even);
         print(&report.text(self.format))

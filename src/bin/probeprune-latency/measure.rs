@@ -123,12 +123,12 @@ pub(crate) fn measure<B: Backend>(
     warmup: usize,
 ) -> Result<Vec<Measured>> {
     let [prompts, batches, decoded] = args.tests.sizes()?;
-    let generating = args.tests.wants(Test::Tg) || args.tests.wants(Test::Pg);
+    let generating = args.tests.wants(Test::Decode) || args.tests.wants(Test::PromptDecode);
     let mut plan = Vec::new();
     for &samples in &batches {
         for &tokens in &prompts {
             let grid = Grid { samples, tokens };
-            plan.extend(args.tests.wants(Test::Pp).then_some((grid, 0)));
+            plan.extend(args.tests.wants(Test::Prompt).then_some((grid, 0)));
             plan.extend(decoded.iter().filter(|&&n| n > 0 && generating).map(|&n| (grid, n)));
         }
     }
@@ -173,7 +173,7 @@ impl<'a, B: Backend> Runner<'a, B> {
             }
             recorded = self.rounds(&mut cases, repetitions, &tokens, grid, decoded)?;
         }
-        let tests: &[Test] = if decoded == 0 { &[Test::Pp] } else { &[Test::Tg, Test::Pg] };
+        let tests: &[Test] = if decoded == 0 { &[Test::Prompt] } else { &[Test::Decode, Test::PromptDecode] };
         let mut measured = Vec::new();
         for &test in tests.iter().filter(|&&test| self.args.tests.wants(test)) {
             for (variant, (rounds, case)) in rounds.iter().zip(&cases).enumerate() {
@@ -183,7 +183,7 @@ impl<'a, B: Backend> Runner<'a, B> {
                     grid,
                     decoded,
                     seconds: rounds.iter().map(|round| round.seconds(test)).collect(),
-                    flops_share: (test == Test::Pp).then(|| case.session.shares(grid).total),
+                    flops_share: (test == Test::Prompt).then(|| case.session.shares(grid).total),
                     dense_batches: fallen[variant],
                     logits: rounds[0].logits.to_string(),
                     same_logits: rounds.iter().all(|round| round.logits == rounds[0].logits),
@@ -262,9 +262,9 @@ impl<B: Backend> Case<'_, B> {
 impl Round {
     fn seconds(&self, test: Test) -> f64 {
         match test {
-            Test::Pp => self.first,
-            Test::Tg => self.rest,
-            Test::Pg => self.first + self.rest,
+            Test::Prompt => self.first,
+            Test::Decode => self.rest,
+            Test::PromptDecode => self.first + self.rest,
         }
     }
 }
@@ -272,9 +272,9 @@ impl Round {
 /// Of recorded rounds; a generation has stamps of its last step only, which says nothing of a prompt with decoding.
 fn breakdown(rounds: &[Round], test: Test, decoded: usize) -> Option<Breakdown> {
     let forwards = match test {
-        Test::Pp => 1,
-        Test::Tg => decoded,
-        Test::Pg => return None,
+        Test::Prompt => 1,
+        Test::Decode => decoded,
+        Test::PromptDecode => return None,
     };
     let of = |value: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
     Some(Breakdown {

@@ -41,7 +41,7 @@ struct Whole<'a> {
 /// A test of a variant.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// As "pp512", "tg32", "pp512+tg32".
+    /// As "prompt512", "decode32", "prompt512+decode32".
     test: String,
     pub(crate) variant: usize,
     pub(crate) method: String,
@@ -67,11 +67,11 @@ impl Row {
     /// `dense` is the same test's dense measurement.
     fn new(measured: &Measured, dense: &Measured, settings: &Settings) -> Self {
         let Measured { grid, decoded, .. } = *measured;
-        let (prompt, decoding) = (format!("pp{}", grid.tokens), format!("tg{decoded}"));
+        let (prompt, decoding) = (format!("prompt{}", grid.tokens), format!("decode{decoded}"));
         let (test, tokens) = match measured.test {
-            Test::Pp => (prompt, grid.tokens),
-            Test::Tg => (decoding, decoded),
-            Test::Pg => (format!("{prompt}+{decoding}"), grid.tokens + decoded),
+            Test::Prompt => (prompt, grid.tokens),
+            Test::Decode => (decoding, decoded),
+            Test::PromptDecode => (format!("{prompt}+{decoding}"), grid.tokens + decoded),
         };
         let ratios = measured.seconds.iter().zip(&dense.seconds).map(|(pruned, dense)| pruned / dense);
         Self {
@@ -314,7 +314,7 @@ impl Row {
     /// A pruned row, for tests.
     pub(crate) fn example(rows: usize, time_ratio: f64) -> Self {
         Self {
-            test: "pp16".to_string(),
+            test: "prompt16".to_string(),
             variant: 1,
             method: "pp".to_string(),
             prune_ratio: 0.4,

@@ -8,7 +8,7 @@ use probeprune::{
 };
 
 use crate::{
-    args::{ModelArgs, TensorKey, at_least_one},
+    args::{ModelArgs, TensorKey, at_least_one, compensation},
     device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
@@ -43,7 +43,7 @@ pub(crate) struct CalibrateArgs {
     #[arg(long, visible_alias = "samples", value_name = "N", value_parser = at_least_one())]
     calibrate_samples: Option<usize>,
     /// What else later runs need: linear or linear:RANK fits low-rank maps, which takes a second pass
-    #[arg(long, value_name = "HOW", default_value_t = Compensation::ProbeMean, value_parser = str::parse::<Compensation>)]
+    #[arg(long, value_name = "HOW", default_value_t = Compensation::ProbeMean, value_parser = compensation)]
     compensate: Compensation,
     /// The history file to write
     #[arg(long, value_name = "HISTORY.safetensors")]
@@ -54,7 +54,7 @@ pub(crate) struct CalibrateArgs {
 pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
     check_writable(&args.out)?;
     let model = &args.model;
-    with_model(&model.model, !model.no_mmap, &model.place, args)
+    with_model(&model.model, !model.no_mmap, &model.compute, args)
 }
 
 impl Task for &CalibrateArgs {

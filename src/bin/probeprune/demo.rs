@@ -16,7 +16,7 @@ use probeprune::{
 use serde::Serialize;
 
 use crate::{
-    args::PlaceArgs,
+    args::ComputeArgs,
     device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
@@ -63,7 +63,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "M", default_value = DemoArgs::MODEL)]
     model: String,
     #[command(flatten)]
-    place: PlaceArgs,
+    compute: ComputeArgs,
     /// How to write the result
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -75,7 +75,7 @@ impl DemoArgs {
 
 impl Default for DemoArgs {
     fn default() -> Self {
-        Self { model: Self::MODEL.to_string(), place: PlaceArgs::default(), format: Format::default() }
+        Self { model: Self::MODEL.to_string(), compute: ComputeArgs::default(), format: Format::default() }
     }
 }
 
@@ -105,7 +105,7 @@ struct Row {
 
 /// Runs the command.
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
-    with_model(&args.model, true, &args.place, args)
+    with_model(&args.model, true, &args.compute, args)
 }
 
 impl Task for &DemoArgs {
@@ -150,7 +150,7 @@ impl Task for &DemoArgs {
             batches.len(),
             GRID.samples,
             GRID.tokens,
-            loaded.place,
+            loaded.device,
             table(&rows).text(),
         ))?;
         show_text(&loaded, &tokenizer, &calibration)

@@ -7,7 +7,10 @@ use probeprune::{
     source::BUNDLES,
 };
 
-use crate::failure::{Result, print};
+use crate::{
+    failure::{Result, print},
+    flags,
+};
 
 /// Runs the command.
 pub(crate) fn run() -> Result<()> {
@@ -66,14 +69,15 @@ fn cpu_features() -> Vec<&'static str> {
 fn cuda() -> String {
     let survey = match survey() {
         Ok(survey) => survey,
-        Err(reason) => return reason.to_string(),
+        Err(reason) => return flags::message(&reason),
     };
     let mut out = format!("driver for CUDA {}", version(survey.driver));
     for device in &survey.devices {
         let ((major, minor), gigabytes) = (device.capability, device.memory as f64 / 1e9);
         let loaded =
             survey.supports(device).and_then(|()| Cuda::new(device.ordinal)).map(|cuda| cuda.loading());
-        let usable = loaded.map_or_else(|reason| reason.to_string(), |loading| format!("usable, {loading}"));
+        let usable =
+            loaded.map_or_else(|reason| flags::message(&reason), |loading| format!("usable, {loading}"));
         let _ = write!(
             out,
             "\n             {device}: compute capability {major}.{minor}, {gigabytes:.1} GB, {usable}"

@@ -97,7 +97,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     };
     options.sampling.check()?;
     let model = &args.model;
-    with_model(&model.model, !model.no_mmap, &model.place, Generation { args, texts, options })
+    with_model(&model.model, !model.no_mmap, &model.compute, Generation { args, texts, options })
 }
 
 /// The command's arguments, checked as far as that goes without a model.

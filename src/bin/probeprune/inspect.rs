@@ -58,16 +58,21 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     print(&describe_tensors(&checkpoint, args.tensors))?;
     check_shapes(&config, &checkpoint)?;
     let layers = LayerCounts::by_settings(&config, &settings)?;
-    let place = match chosen_gpu(args.device.device)? {
-        None => Place { name: "the CPU".to_string(), weights: checkpoint.file_bytes(), element: 4, loss: 0 },
+    let device = match chosen_gpu(args.device.device)? {
+        None => DeviceBytes {
+            name: "the CPU".to_string(),
+            weights: checkpoint.file_bytes(),
+            activation: 4,
+            loss: 0,
+        },
         Some(ordinal) => {
             let dtype = args.device.dtype.on_gpu(Some(&source))?;
             let name = format!("cuda:{ordinal} in {}", dtype.name());
             let loss = 4 * cross_entropy_scratch(grid.rows(), config.vocab_size);
-            Place { name, weights: weights_on_gpu(&config, &checkpoint), element: 2, loss }
+            DeviceBytes { name, weights: weights_on_gpu(&config, &checkpoint), activation: 2, loss }
         }
     };
-    print(&describe_memory(&config, &settings, &layers, grid, &place))?;
+    print(&describe_memory(&config, &settings, &layers, grid, &device))?;
     if settings.prune_ratio > 0.0 {
         print(&describe_kept(&config, &settings, &layers, grid))?;
     }
@@ -134,14 +139,14 @@ fn describe_tensors(checkpoint: &Checkpoint, all: bool) -> String {
     out + &list
 }
 
-/// Where the model would run, which need not be there.
-struct Place {
+/// What a device would hold, whether or not this machine has it.
+struct DeviceBytes {
     name: String,
     /// Bytes of the weights.
     weights: u64,
     /// Bytes of an activation.
-    element: usize,
-    /// Bytes that cross-entropy needs beside its result.
+    activation: usize,
+    /// Bytes of cross-entropy's scratch.
     loss: usize,
 }
 
@@ -150,15 +155,15 @@ fn describe_memory(
     settings: &Settings,
     layers: &[LayerCounts],
     grid: Grid,
-    place: &Place,
+    device: &DeviceBytes,
 ) -> String {
     let limits = |capacity| Limits { samples: grid.samples, tokens: grid.tokens, capacity };
     let footprint = Footprint::new(config, settings, layers, limits(0));
-    let cache = Footprint::new(config, settings, layers, limits(grid.tokens)).cache.bytes(place.element);
+    let cache = Footprint::new(config, settings, layers, limits(grid.tokens)).cache.bytes(device.activation);
     let [scratch, history, probed, compensation] =
         [footprint.scratch, footprint.history, footprint.probed, footprint.compensation]
-            .map(|part| part.bytes(place.element));
-    let scratch = scratch + place.loss as u64;
+            .map(|part| part.bytes(device.activation));
+    let scratch = scratch + device.loss as u64;
     let layout = settings.history_layout;
     let layout = match layout.bucket {
         1 => format!("{}, every slot", layout.dtype),
@@ -167,11 +172,11 @@ fn describe_memory(
     format!(
         "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}, compensation {}\n\
          \x20            generating needs {} more for keys and values of as many tokens\n",
-        size(place.weights + scratch + history + probed + compensation),
-        place.name,
+        size(device.weights + scratch + history + probed + compensation),
+        device.name,
         grid.samples,
         grid.tokens,
-        size(place.weights),
+        size(device.weights),
         size(scratch),
         size(history),
         size(probed),

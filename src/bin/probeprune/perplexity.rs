@@ -138,7 +138,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
         check_writable(path)?;
     }
     let model = &args.model;
-    with_model(&model.model, !model.no_mmap, &model.place, args)
+    with_model(&model.model, !model.no_mmap, &model.compute, args)
 }
 
 impl Task for &PerplexityArgs {
@@ -182,10 +182,10 @@ impl Task for &PerplexityArgs {
                 flops_share: share.total,
                 probe_flops_share: share.probe,
                 warmup_batches: self.warmup_batches,
-                device: loaded.place.device.clone(),
-                gpu: loaded.place.gpu.clone(),
-                dtype: loaded.place.dtype,
-                threads: loaded.place.threads,
+                device: loaded.device.name.clone(),
+                gpu: loaded.device.gpu.clone(),
+                dtype: loaded.device.dtype,
+                threads: loaded.device.threads,
                 calibration_samples,
             },
             batch_losses: measured.batch_losses,

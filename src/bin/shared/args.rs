@@ -18,6 +18,7 @@ use probeprune::{
 use crate::{
     device::{DeviceChoice, DtypeChoice},
     failure::{Result, note},
+    flags,
 };
 
 /// Which model, and how to run it.
@@ -31,13 +32,13 @@ pub(crate) struct ModelArgs {
     #[arg(long)]
     pub(crate) no_mmap: bool,
     #[command(flatten)]
-    pub(crate) place: PlaceArgs,
+    pub(crate) compute: ComputeArgs,
 }
 
-/// On what to compute.
+/// Which device computes, and how.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Device")]
-pub(crate) struct PlaceArgs {
+pub(crate) struct ComputeArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     #[command(flatten)]
@@ -143,7 +144,7 @@ pub(crate) struct TuningArgs {
     history_bucket: usize,
     /// What stands in for what is pruned: none, probe-mean (its mean over the probe), linear or linear:RANK (a low-rank map
     /// of the block's input, which calibration fits); for pp, and probe-mean for wanda-sp
-    #[arg(long, value_name = "HOW", default_value_t, value_parser = str::parse::<Compensation>)]
+    #[arg(long, value_name = "HOW", default_value_t, value_parser = compensation)]
     compensate: Compensation,
     /// As many of the probe's tokens calibration's mean counts under --compensate; 0 takes the probe's mean alone
     #[arg(long, value_name = "N", default_value_t = 40)]
@@ -306,7 +307,12 @@ where
     PossibleValuesParser::new(all.iter().map(move |&value| name(value))).try_map(|text| text.parse::<T>())
 }
 
-/// Takes a count that cannot be 0.
+/// Takes a compensation.
+pub(crate) fn compensation(text: &str) -> Result<Compensation, String> {
+    text.parse().map_err(|error| flags::message(&error))
+}
+
+/// Takes a count of at least 1.
 pub(crate) fn at_least_one() -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u32).range(1..).map(|count| count as usize)
 }

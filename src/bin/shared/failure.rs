@@ -8,6 +8,8 @@ use std::{
 
 use probeprune::Error;
 
+use crate::flags;
+
 /// Exit code of every error that a user can cause; clap's usage errors have the same.
 const USER_ERROR: u8 = 2;
 
@@ -32,7 +34,7 @@ impl From<Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Library(error) => error.fmt(f),
+            Self::Library(error) => f.write_str(&flags::message(error)),
             Self::Output(error) => write!(
                 f,
                 "standard output: cannot write: {error}. Check what it leads to, and that the disk has room."

@@ -24,7 +24,7 @@ use probeprune::{
 
 use crate::{
     args::{CalibrationArgs, DataArgs, TensorKey},
-    device::Place,
+    device::Device,
     failure::{Result, note},
     progress,
 };
@@ -97,14 +97,14 @@ pub(crate) struct Loaded<B: Backend> {
     /// Its weights on the device.
     pub(crate) model: Arc<Model<B>>,
     /// The device.
-    pub(crate) place: Place,
+    pub(crate) device: Device,
 }
 
 impl<B: Backend> Loaded<B> {
     /// Loads a model to a device.
-    pub(crate) fn open(origin: Origin, backend: Arc<B>, place: Place) -> Result<Self> {
-        let model = Arc::new(load(&origin, backend, &place, None)?);
-        Ok(Self { name: origin.name(), origin, model, place })
+    pub(crate) fn open(origin: Origin, backend: Arc<B>, device: Device) -> Result<Self> {
+        let model = Arc::new(load(&origin, backend, &device, None)?);
+        Ok(Self { name: origin.name(), origin, model, device })
     }
 
     /// The model as the settings need it: groups of channels want these sorted, as the calibration found them.
@@ -121,13 +121,13 @@ impl<B: Backend> Loaded<B> {
             )
             .into());
         };
-        let Self { name, origin, model, place } = self;
+        let Self { name, origin, model, device } = self;
         let backend = Arc::clone(&model.backend);
         // Before the other one is loaded, or a device would have to hold both.
         drop(model);
         let order = Some(calibration.channel_order.clone());
-        let model = Arc::new(load(&origin, backend, &place, order)?);
-        Ok(Self { name, origin, model, place })
+        let model = Arc::new(load(&origin, backend, &device, order)?);
+        Ok(Self { name, origin, model, device })
     }
 
     /// The model's tokenizer.
@@ -257,12 +257,12 @@ impl<B: Backend> Loaded<B> {
 fn load<B: Backend>(
     origin: &Origin,
     backend: Arc<B>,
-    place: &Place,
+    device: &Device,
     order: Option<Vec<Vec<u32>>>,
 ) -> Result<Model<B>> {
     let config = origin.config()?;
     let bar =
-        progress::bar(if place.gpu.is_some() { "uploading" } else { "loading" }, config.num_hidden_layers);
+        progress::bar(if device.gpu.is_some() { "uploading" } else { "loading" }, config.num_hidden_layers);
     let done = |layers: usize| bar.set_position(layers as u64);
     let model = match origin {
         Origin::Files { source, mmap } => Model::load_ordered(source, *mmap, backend, order, done)?,

@@ -5,6 +5,7 @@
 pub(crate) mod args;
 pub(crate) mod device;
 pub(crate) mod failure;
+pub(crate) mod flags;
 pub(crate) mod input;
 pub(crate) mod interrupt;
 pub(crate) mod progress;

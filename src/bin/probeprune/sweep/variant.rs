@@ -12,7 +12,7 @@ use probeprune::{
     prune::settings::{Method, Settings},
 };
 
-use crate::{args::MethodArgs, failure::Result};
+use crate::{args::MethodArgs, failure::Result, flags};
 
 /// `METHOD`, or `METHOD+FLAG=VALUE+…` with flags of the method as the command line has them: every such flag, whenever
 /// it was added, can be varied.
@@ -29,7 +29,7 @@ impl FromStr for Variant {
         let method = text.split('+').next().unwrap_or_default();
         let method = method.parse::<Method>().map_err(|error| match error {
             Error::Argument { expected, .. } => format!("expected {expected} before any +"),
-            error => error.to_string(),
+            error => flags::message(&error),
         })?;
         if method == Method::None {
             return Err("the dense model is always measured, beside every other".into());

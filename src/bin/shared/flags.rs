@@ -1,0 +1,126 @@
+//! The library's errors name settings; a user of the programs has flags.
+
+use probeprune::Error;
+
+/// Settings whose flags have the same names.
+const SETTINGS: &[&str] = &[
+    "batch_size",
+    "channel_group",
+    "compensate",
+    "dense_below",
+    "device",
+    "fixed_probe_weight",
+    "flap_attention_factor",
+    "history_bucket",
+    "history_dtype",
+    "max_new_tokens",
+    "max_tokens",
+    "method",
+    "metric",
+    "momentum",
+    "parallel_probe",
+    "prior_tokens",
+    "probe_order",
+    "probe_samples",
+    "probe_tokens",
+    "prune_ratio",
+    "reprobe_every",
+    "round_channels",
+    "seed",
+    "seq_len",
+    "skip_layers",
+    "temperature",
+    "threads",
+    "top_k",
+    "top_p",
+    "warmup_batches",
+];
+
+/// The flag of a setting.
+fn flag(setting: &str) -> Option<String> {
+    match setting {
+        "calibration" => Some("--history, --calibrate-text or --calibrate-tokens".into()),
+        "linear_rank" => Some("--compensate linear:RANK".into()),
+        _ => SETTINGS.contains(&setting).then(|| format!("--{}", setting.replace('_', "-"))),
+    }
+}
+
+/// The error's message, with flags in place of the settings in backticks and of the one that an argument's name begins with.
+pub(crate) fn message(error: &Error) -> String {
+    let text = error.to_string();
+    let (name, rest) = match error {
+        // A calibration that is wrong may come from any of its flags.
+        Error::Argument { name, .. } if name != "calibration" => text.split_at(name.len()),
+        _ => ("", &*text),
+    };
+    let (setting, value) = name.split_at(name.find(' ').unwrap_or(name.len()));
+    let mut message = format!("{}{value}", flag(setting).unwrap_or_else(|| setting.to_string()));
+    for (index, part) in rest.split('`').enumerate() {
+        match flag(part) {
+            Some(flag) if index % 2 == 1 => message += &flag,
+            _ if index % 2 == 1 => message += &format!("`{part}`"),
+            _ => message += part,
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command};
+    use probeprune::{prune::settings::Settings, session::GenerateOptions};
+
+    use super::*;
+    use crate::args::{DataArgs, MethodArgs, ModelArgs};
+
+    #[test]
+    fn settings_become_flags_where_a_message_names_them() {
+        let with_value =
+            Error::argument("compensate linear:9", "`method` pp", "`flap`", "Run `probeprune calibrate`.");
+        let text = "--compensate linear:9: expected --method pp, got `flap`. Run `probeprune calibrate`.";
+        assert_eq!(message(&with_value), text);
+        let history = Error::argument("calibration", "one with seeds", "seed", "Pass `calibration`.");
+        let text = "calibration: expected one with seeds, got seed. Pass --history, --calibrate-text or --calibrate-tokens.";
+        assert_eq!(message(&history), text);
+        let device = Error::device("cuda", "device", "a GPU", "none", "Use the CPU (`device` cpu).");
+        assert_eq!(message(&device), "cuda: device: expected a GPU, got none. Use the CPU (--device cpu).");
+        assert!(
+            message(&Error::argument("linear_rank", "9", 10, "")).starts_with("--compensate linear:RANK: ")
+        );
+        assert!(message(&Error::argument("prompt 1", "text", "none", "")).starts_with("prompt 1: "));
+    }
+
+    /// The names of all fields in a struct's `Debug`, those of structs within it too.
+    fn fields(debug: &str) -> Vec<String> {
+        let names = debug.split(&['{', ',', ' ']).filter_map(|word| word.strip_suffix(':'));
+        names.map(str::to_string).collect()
+    }
+
+    #[test]
+    fn every_setting_has_a_flag() {
+        let all = fields(&format!("{:?} {:?}", Settings::default(), GenerateOptions::default()));
+        assert!(all.len() > 20, "{all:?}");
+        for name in all {
+            // History's layout is two settings; the model says what ends a generation.
+            match &*name {
+                "history_layout" | "eos_token_ids" => {}
+                "dtype" | "bucket" => assert!(flag(&format!("history_{name}")).is_some()),
+                _ => assert!(flag(&name).is_some(), "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_flag_of_the_method_is_that_of_a_setting() {
+        let command = MethodArgs::augment_args(Command::new(""));
+        for argument in command.get_arguments() {
+            let name = argument.get_long().expect("a flag");
+            assert_eq!(flag(&name.replace('-', "_")), Some(format!("--{name}")));
+        }
+        let rest = ModelArgs::augment_args(DataArgs::augment_args(Command::new("")));
+        for setting in ["device", "threads", "seq_len", "max_tokens"] {
+            let flag = setting.replace('_', "-");
+            assert!(rest.get_arguments().any(|argument| argument.get_long() == Some(&flag)), "{setting}");
+        }
+    }
+}
