@@ -1,4 +1,4 @@
-//! What a measurement has to say about where it was made.
+//! The environment of a measurement.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ pub(crate) fn fields(device: &Device) -> Vec<Field> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     vec![
         ("version", json!(env!("CARGO_PKG_VERSION"))),
-        // Set by whoever builds; a build script that looked would build everything anew after each commit.
+        // Set by the packaging script: a build script that asked git would rebuild everything after each commit.
         ("commit", json!(option_env!("PROBEPRUNE_COMMIT"))),
         ("build", json!(if cfg!(debug_assertions) { "debug" } else { "release" })),
         ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
@@ -32,7 +32,7 @@ pub(crate) fn fields(device: &Device) -> Vec<Field> {
     ]
 }
 
-/// The CPU's name as Linux has it.
+/// The CPU's name, on Linux.
 fn cpu() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
@@ -45,7 +45,7 @@ fn gpu_driver() -> Option<String> {
     Some(text.lines().next()?.trim().to_string())
 }
 
-/// Refuses random weights that this machine has no memory for, where the system says how much it has.
+/// Refuses random weights that exceed the free memory, if the system tells its size.
 pub(crate) fn check_room(tensors: &RandomTensors) -> Result<()> {
     let free = || {
         let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -56,7 +56,7 @@ pub(crate) fn check_room(tensors: &RandomTensors) -> Result<()> {
         Some(free) if tensors.bytes() > free => {
             let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
             let expected = format!("weights that fit {} of free memory", gigabytes(free));
-            let help = "Pass --layers with a few layers of it, or a smaller shape.";
+            let help = "Pass a smaller --layers, or a smaller shape.";
             Err(Error::argument("--shape", expected, gigabytes(tensors.bytes()), help).into())
         }
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! The runs: every configuration's repetitions alternate with the others'.
+//! The runs: the repetitions of all configurations alternate.
 
 use std::{sync::Arc, time::Instant};
 
@@ -22,7 +22,7 @@ use crate::{
     statistics::median,
 };
 
-/// Windows that static methods are calibrated with: how long they take does not depend on what they keep.
+/// Calibration windows of static methods, whose time does not depend on the kept sets.
 const CALIBRATION_WINDOWS: usize = 2;
 
 /// One configuration's measurement of one test.
@@ -33,7 +33,7 @@ pub(crate) struct Measured {
     pub(crate) variant: usize,
     /// B × S of the prompt.
     pub(crate) grid: Grid,
-    /// Tokens decoded behind it, per sample.
+    /// Tokens decoded after it, per sample.
     pub(crate) decoded: usize,
     /// Of every repetition.
     pub(crate) seconds: Vec<f64>,
@@ -41,19 +41,19 @@ pub(crate) struct Measured {
     pub(crate) flops_share: Option<f64>,
     /// Repetitions that fell back to dense.
     pub(crate) dense_batches: usize,
-    /// blake3 of the logits (B, V) behind the last token.
+    /// blake3 of the logits (B, V) after the last token.
     pub(crate) logits: String,
     /// Whether every repetition had the same.
     pub(crate) same_logits: bool,
     pub(crate) breakdown: Option<Breakdown>,
 }
 
-/// Where the time of a forward goes: of the prompt, or of the last decoding step.
+/// The steps' times of a forward: of the prompt, or of the last decoding step.
 #[derive(Debug)]
 pub(crate) struct Breakdown {
     /// Medians over the repetitions, in the order of [`Step::ALL`].
     pub(crate) seconds: [f64; Step::ALL.len()],
-    /// Median of the whole with time stamps: of the prompt's run, or of a decoding step on average.
+    /// Median of the total with time stamps: of the prompt's run, or of a decoding step on average.
     pub(crate) whole: f64,
 }
 
@@ -76,7 +76,7 @@ struct Round {
 /// Calibrations by the length of their windows.
 pub(crate) type Calibrations = Vec<(usize, Calibration)>;
 
-/// Calibrations at every length of prompts, if any of the variants needs one.
+/// A calibration for every prompt length, if any variant needs one.
 pub(crate) fn calibrations<B: Backend>(
     model: &Arc<Model<B>>,
     variants: &[Settings],
@@ -86,7 +86,7 @@ pub(crate) fn calibrations<B: Backend>(
     if !variants.iter().any(|settings| is_calibrated(settings) || sorts(settings)) {
         return Ok(Vec::new());
     }
-    note("calibrated with random tokens: the times are real, what is kept is not");
+    note("calibrated with random tokens: times are meaningful, kept sets are not");
     let flap = variants.iter().any(|settings| settings.method == Method::Flap);
     let ranks = variants.iter().filter(|settings| is_calibrated(settings));
     let linear_rank = ranks.map(|settings| settings.compensate.rank()).max().unwrap_or(0);
@@ -101,13 +101,13 @@ pub(crate) fn calibrations<B: Backend>(
     lengths.into_iter().map(one).collect()
 }
 
-/// Whether a session cannot do without a calibration.
+/// Whether a session needs a calibration.
 fn is_calibrated(settings: &Settings) -> bool {
     let fitted = settings.method == Method::ProbePruning && settings.compensate.rank() > 0;
     settings.method.needs_calibration() || fitted
 }
 
-/// The same random tokens every time.
+/// Random tokens, the same for every call.
 fn tokens<B: Backend>(model: &Model<B>, args: &Cli, count: usize) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(args.tuning.seed);
     let vocabulary = model.config.vocab_size as u32;
@@ -215,7 +215,7 @@ impl<'a, B: Backend> Runner<'a, B> {
 
     fn case(&self, settings: &Settings, grid: Grid, decoded: usize) -> Result<Case<'a, B>> {
         let mut settings = settings.clone();
-        // Every sample's first token comes out of the prompt.
+        // The prompt's run yields every sample's first token.
         let capacity = if decoded == 0 { 0 } else { grid.tokens + decoded + 1 };
         if capacity > 0 {
             settings.dense_below = 0;
@@ -229,14 +229,14 @@ impl<'a, B: Backend> Runner<'a, B> {
 }
 
 impl<B: Backend> Case<'_, B> {
-    /// One run, from the same history every time, so that all give the same bits.
+    /// One run, always from the same history, so that all runs give the same bits.
     fn round(&mut self, tokens: &[u32], grid: Grid, decoded: usize) -> Result<Round> {
         let session = &mut self.session;
         let prompts: Vec<Vec<u32>> = tokens.chunks_exact(grid.tokens).map(<[u32]>::to_vec).collect();
         let start = Instant::now();
         let (first, last) = if decoded == 0 {
             session.forward(tokens, grid.samples, None, true)?;
-            // On a GPU this waits, for tokens that fit a packet; the logits are fetched later.
+            // Waits for the GPU with a download of a few tokens; the logits are fetched later.
             session.predict()?;
             session.next_tokens()?;
             let end = Instant::now();
@@ -252,7 +252,7 @@ impl<B: Backend> Case<'_, B> {
         };
         let steps = session.step_seconds()?;
         session.reset_history(self.calibration);
-        // The download also waits for the history to be back.
+        // The download also waits for the history's reset.
         let logits = blake3::hash(bytemuck::cast_slice(&session.next_logits()?));
         let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();
         Ok(Round { first: seconds(start, first), rest: seconds(first, last), logits, steps })
@@ -269,7 +269,7 @@ impl Round {
     }
 }
 
-/// Of recorded rounds; a generation has stamps of its last step only, which says nothing of a prompt with decoding.
+/// From recorded rounds. A generation has stamps of its last step only, so prompt+decode has no breakdown.
 fn breakdown(rounds: &[Round], test: Test, decoded: usize) -> Option<Breakdown> {
     let forwards = match test {
         Test::Prompt => 1,

@@ -51,7 +51,7 @@ pub(crate) struct Row {
     gen_len: usize,
     /// Tokens of the prompts' batch.
     pub(crate) rows: usize,
-    /// Tokens that a repetition timed.
+    /// Tokens timed by a repetition.
     tokens: usize,
     seconds: Vec<f64>,
     /// Median of the ratios to the dense run of the same round.
@@ -94,7 +94,7 @@ impl Row {
         }
     }
 
-    /// Whether pruning was faster; what fell back to dense was not pruned.
+    /// Whether pruning was faster; a run that fell back to dense was not pruned.
     pub(crate) fn wins(&self) -> bool {
         self.time_ratio < 1.0 && self.dense_batches == 0
     }
@@ -141,14 +141,14 @@ impl Row {
     }
 }
 
-/// Everything there is to tell.
+/// The whole report.
 pub(crate) struct Report {
-    /// Where it was measured.
+    /// Build, machine and device.
     pub(crate) environment: Vec<Field>,
-    /// What was measured, and how.
+    /// The settings of the measurement.
     pub(crate) settings: Vec<Field>,
     pub(crate) rows: Vec<Row>,
-    /// Where it was asked for.
+    /// With --break-even.
     pub(crate) break_even: Option<Vec<BreakEven>>,
 }
 
@@ -212,7 +212,7 @@ impl Report {
         String::from_utf8(writer.into_inner().expect("memory takes everything")).expect("text is UTF-8")
     }
 
-    /// What it was, and tables.
+    /// Environment, settings, and tables.
     fn document(&self, draw: impl Fn(&Table) -> String) -> String {
         let line = |fields: &[Field]| {
             let said = fields.iter().filter(|(_, value)| !cell(value).is_empty());
@@ -221,7 +221,7 @@ impl Report {
         let mut out =
             format!("{}\n{}\n\n{}", line(&self.environment), line(&self.settings), draw(&self.times()));
         if self.rows.iter().any(|row| row.breakdown.is_some()) {
-            out += "\nWhere the time goes, with time stamps (of decoding: the last step), ms:\n";
+            out += "\nTime of each step, with time stamps (decoding: the last step), ms:\n";
             out += &draw(&self.steps());
         }
         for found in self.break_even.iter().flatten() {
@@ -299,7 +299,7 @@ impl Report {
     }
 }
 
-/// A value as text; lists have semicolons.
+/// A value as text; lists are separated by semicolons.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -1,4 +1,4 @@
-//! What runs without a command: dense against pruned, on text that the bundled model has not seen.
+//! `probeprune demo`, the default command: dense against pruned, on text that the bundled model has not seen.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use crate::{
     table::{Format, Table, csv, json, percent},
 };
 
-/// Seeds that no training text was made with.
+/// Seeds that no training text has.
 const CALIBRATION_SEED: u64 = 4_000;
 const EVALUATION_SEED: u64 = 5_000;
 
@@ -33,7 +33,7 @@ const EVALUATION_SEED: u64 = 5_000;
 const GRID: Grid = Grid { samples: 16, tokens: 64 };
 const CALIBRATION_SAMPLES: usize = 128;
 
-/// Methods and what stands in for pruned channels.
+/// Methods and compensations.
 const METHODS: [(Method, Compensation); 7] = [
     (Method::ProbePruning, Compensation::None),
     (Method::ProbePruning, Compensation::ProbeMean),
@@ -43,15 +43,15 @@ const METHODS: [(Method, Compensation); 7] = [
     (Method::Flap, Compensation::None),
     (Method::Random, Compensation::None),
 ];
-/// The largest with which the FLOPs, the channels that it costs taken off, stay below those of plain pp in both models.
+/// The largest rank with which both models need no more FLOPs than with plain pp: fewer kept channels pay for it.
 const RANK: usize = 5;
 const RATIOS: [f64; 3] = [0.2, 0.4, 0.6];
 
-/// Times are medians over as many rounds as fit in here, at least one and at most `MAX_ROUNDS`.
+/// Times are medians over the rounds that fit into this budget, at least one and at most `MAX_ROUNDS`.
 const TIME_BUDGET: Duration = Duration::from_secs(30);
 const MAX_ROUNDS: usize = 7;
 
-/// What the last line's text begins with, and how long it gets.
+/// The generated text: its prompt, and its length.
 const PROMPT_TOPIC: Topic = Topic::Stories;
 const PROMPT_TOKENS: usize = 32;
 const NEW_TOKENS: usize = 40;
@@ -59,12 +59,12 @@ const NEW_TOKENS: usize = 40;
 /// Flags of `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Another model: a folder, bundled:NAME, or org/name in the local Hugging Face cache
+    /// A folder, bundled:NAME, or org/name in the local Hugging Face cache
     #[arg(long, value_name = "M", default_value = DemoArgs::MODEL)]
     model: String,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// How to write the result
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -79,7 +79,7 @@ impl Default for DemoArgs {
     }
 }
 
-/// One line of the table.
+/// A method at a ratio, and its measurements.
 struct Case<B: Backend> {
     settings: Settings,
     session: Session<B>,
@@ -88,10 +88,10 @@ struct Case<B: Backend> {
     times: Vec<Vec<f64>>,
 }
 
-/// What is shown of a case.
+/// A line of the table.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// With what stands in for pruned channels, if anything does.
+    /// With its compensation, if any.
     method: String,
     prune_ratio: f64,
     perplexity: f64,
@@ -162,7 +162,7 @@ fn settings<B: Backend>(
     (method, compensate): (Method, Compensation),
     prune_ratio: f64,
 ) -> Settings {
-    // In proportion to the paper's three layers of 32 and 64 channels of thousands: small models have none to spare.
+    // The paper's 3 of 32 layers and multiples of 64 channels, scaled down: small models have none to spare.
     let skipped = (loaded.model.config.num_hidden_layers * 3).div_ceil(32);
     Settings {
         method,
@@ -199,8 +199,8 @@ fn sample_tokens(tokenizer: &Tokenizer, topics: &[Topic], seed: u64, count: usiz
     }
 }
 
-/// Runs every case on every batch, one case after another on the same batch, so that a slow moment of the machine hits
-/// them alike. Returns the number of rounds.
+/// Runs each batch through all cases one after another, so that a slow moment of the machine affects all of them. Returns
+/// the number of rounds.
 fn measure<B: Backend>(cases: &mut [Case<B>], batches: &[Vec<u32>]) -> Result<usize> {
     let bar = progress::bar("measuring", MAX_ROUNDS * batches.len());
     for case in &mut *cases {

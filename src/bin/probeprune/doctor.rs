@@ -1,4 +1,4 @@
-//! `probeprune doctor`: what this machine offers, and what this build contains.
+//! `probeprune doctor`: this machine's hardware and this build's contents.
 
 use std::fmt::Write;
 
@@ -34,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
     ))
 }
 
-/// What this CPU has of the instruction sets that the matrix products can use.
+/// This CPU's instruction sets that matter to matrix products.
 fn cpu_features() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -65,7 +65,7 @@ fn cpu_features() -> Vec<&'static str> {
     found
 }
 
-/// The driver and the GPUs it sees, each of which has to load the kernels; or what is missing.
+/// The driver and its GPUs, each tested by loading the kernels; or the reason why there are none.
 fn cuda() -> String {
     let survey = match survey() {
         Ok(survey) => survey,

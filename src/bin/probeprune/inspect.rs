@@ -1,4 +1,4 @@
-//! `probeprune inspect`: what a model is, what it needs, and what a prune ratio keeps.
+//! `probeprune inspect`: a model's config, tensors and memory, and the heads and channels kept at a prune ratio.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -32,10 +32,10 @@ pub(crate) struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
-    /// Tokens of a window, for memory and FLOPs [default: the model's longest, at most 1024]
+    /// Tokens per window, for memory and FLOPs [default: the model's context, at most 1024]
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     seq_len: Option<usize>,
-    /// Windows of a batch, for memory and FLOPs
+    /// Windows per batch, for memory and FLOPs
     #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one())]
     batch_size: usize,
     #[command(flatten)]
@@ -171,7 +171,7 @@ fn describe_memory(
     };
     format!(
         "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}, compensation {}\n\
-         \x20            generating needs {} more for keys and values of as many tokens\n",
+         \x20            generation adds {} for the keys and values of these tokens\n",
         size(device.weights + scratch + history + probed + compensation),
         device.name,
         grid.samples,
@@ -188,7 +188,7 @@ fn describe_memory(
 fn describe_kept(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts], grid: Grid) -> String {
     let mut out = format!("kept         {} at {}", settings.method, percent(settings.prune_ratio));
     out += match settings.method {
-        Method::Flap => ", if every block had the same share (calibration decides)\n",
+        Method::Flap => ", with the same share in every block (calibration will choose the shares)\n",
         _ => "\n",
     };
     let mut first = 0;
@@ -209,14 +209,14 @@ fn describe_kept(config: &ModelConfig, settings: &Settings, layers: &[LayerCount
     let share = shares(config, settings, layers, grid);
     let _ = writeln!(
         out,
-        "FLOPs        {} of the dense projections', {} of them for the probe",
+        "FLOPs        {} of the dense model's projections, of which the probe takes {}",
         percent(share.total),
         percent(share.probe)
     );
     out
 }
 
-/// Bytes for people.
+/// Bytes in readable units.
 fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),

@@ -1,4 +1,4 @@
-//! `probeprune perplexity`: how well, how fast, and with how much of the model.
+//! `probeprune perplexity`: perplexity, time and FLOPs on a text.
 
 use std::path::{Path, PathBuf};
 
@@ -32,10 +32,10 @@ pub(crate) struct PerplexityArgs {
     method: MethodArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Run so many of the first batches beforehand, without counting them or updating history
+    /// Warm up with the first W batches, without counting them or updating history
     #[arg(long, value_name = "W", default_value_t = 0, help_heading = "Output")]
     warmup_batches: usize,
-    /// How to write the result
+    /// Output format
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
     /// Save every batch's kept sets, and the logits of its first two samples
@@ -43,7 +43,7 @@ pub(crate) struct PerplexityArgs {
     dump: Option<PathBuf>,
 }
 
-/// What the measurement found. These are the columns of CSV too.
+/// The result; also the columns of CSV.
 #[derive(Debug, Serialize)]
 struct Summary {
     model: String,
@@ -125,7 +125,7 @@ impl SettingsReport {
     }
 }
 
-/// What a layer keeps.
+/// A layer's kept heads and channels.
 #[derive(Debug, Serialize)]
 struct KeptReport {
     heads: usize,
@@ -223,7 +223,7 @@ fn table(summary: &Summary) -> Table {
         "Seconds",
         "Tokens/s",
         "FLOPs",
-        "of them probe",
+        "Probe FLOPs",
     ]);
     table.row([
         summary.model.clone(),
@@ -240,7 +240,7 @@ fn table(summary: &Summary) -> Table {
     table
 }
 
-/// Adds the logits of samples 0 and 1, and what every pruned layer kept.
+/// Adds the logits of samples 0 and 1, and the kept sets of every pruned layer.
 fn add_batch<B: Backend>(
     dump: &mut Vec<(String, OutTensor)>,
     batch: usize,

@@ -25,7 +25,7 @@ use crate::{
 /// `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum DeviceChoice {
-    /// A GPU if there is one that can be used.
+    /// The first usable GPU, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -54,7 +54,7 @@ impl FromStr for DeviceChoice {
 /// `--dtype`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeChoice {
-    /// What fits the checkpoint.
+    /// f16 for f16 checkpoints, else bf16
     #[default]
     Auto,
     /// bfloat16
@@ -64,7 +64,7 @@ pub(crate) enum DtypeChoice {
 }
 
 impl DtypeChoice {
-    /// The number format on a GPU; without files, weights are bfloat16.
+    /// The number format on a GPU; random weights are bfloat16.
     pub(crate) fn on_gpu(self, files: Option<&ModelSource>) -> Result<GpuDtype> {
         Ok(match (self, files) {
             (Self::Bf16, _) | (Self::Auto, None) => GpuDtype::Bf16,
@@ -83,7 +83,7 @@ pub(crate) struct Device {
     pub(crate) gpu: Option<String>,
     /// Number format of activations.
     pub(crate) dtype: &'static str,
-    /// Of the CPU backend.
+    /// CPU threads; none on a GPU.
     pub(crate) threads: Option<usize>,
 }
 
@@ -97,18 +97,18 @@ impl fmt::Display for Device {
     }
 }
 
-/// What a command does once its model is on a device, whichever that is.
+/// A command's work once its model is loaded, on any backend.
 pub(crate) trait Task {
-    /// Does it.
+    /// Does the work.
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()>;
 }
 
-/// Loads `model` to the device that the flags name, and runs `task` there.
+/// Loads `model` onto the device that the flags select, and runs `task` there.
 pub(crate) fn with_model(model: &str, mmap: bool, compute: &ComputeArgs, task: impl Task) -> Result<()> {
     with_weights(Origin::files(model, mmap)?, compute, task)
 }
 
-/// As [`with_model`], wherever the weights come from.
+/// As [`with_model`], for weights of any origin.
 pub(crate) fn with_weights(origin: Origin, compute: &ComputeArgs, task: impl Task) -> Result<()> {
     match open_gpu(compute.device)? {
         None => {
@@ -161,12 +161,12 @@ pub(crate) fn machine() -> String {
     format!("{processor}, {cores} cores, {}", std::env::consts::OS)
 }
 
-/// The number of the GPU that a choice means; none for the CPU.
+/// The number of the chosen GPU; none for the CPU.
 pub(crate) fn chosen_gpu(choice: DeviceChoice) -> Result<Option<usize>> {
     match choice {
         DeviceChoice::Cpu => Ok(None),
         DeviceChoice::Cuda(ordinal) => Ok(Some(ordinal)),
-        // Most machines without a GPU have no driver either, and nothing is amiss there.
+        // Most machines without a GPU have no driver, which deserves no note.
         DeviceChoice::Auto if !driver_is_installed() => Ok(None),
         DeviceChoice::Auto => {
             let usable = survey().and_then(|survey| {

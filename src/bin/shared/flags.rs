@@ -45,7 +45,7 @@ fn flag(setting: &str) -> Option<String> {
     }
 }
 
-/// The error's message, with flags in place of the settings in backticks and of the one that an argument's name begins with.
+/// The error's message, with flags instead of settings: those in backticks, and the first word of an argument's name.
 pub(crate) fn message(error: &Error) -> String {
     let text = error.to_string();
     let (name, rest) = match error {
@@ -80,8 +80,8 @@ mod tests {
         let text = "--compensate linear:9: expected --method pp, got `flap`. Run `probeprune calibrate`.";
         assert_eq!(message(&with_value), text);
         let history = Error::argument("calibration", "one with seeds", "seed", "Pass `calibration`.");
-        let text = "calibration: expected one with seeds, got seed. Pass --history, --calibrate-text or --calibrate-tokens.";
-        assert_eq!(message(&history), text);
+        let help = "Pass --history, --calibrate-text or --calibrate-tokens.";
+        assert_eq!(message(&history), format!("calibration: expected one with seeds, got seed. {help}"));
         let device = Error::device("cuda", "device", "a GPU", "none", "Use the CPU (`device` cpu).");
         assert_eq!(message(&device), "cuda: device: expected a GPU, got none. Use the CPU (--device cpu).");
         assert!(

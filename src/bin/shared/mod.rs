@@ -1,4 +1,4 @@
-//! What the command-line programs have in common. Each uses a part of it.
+//! Modules that the programs share. Each program uses some of them.
 
 #![allow(dead_code)]
 

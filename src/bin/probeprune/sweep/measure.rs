@@ -1,5 +1,5 @@
-//! One run: a variant at one ratio, batch by batch in turns with the dense model, so that a slow moment of the machine
-//! hits both alike.
+//! One run: a variant at one ratio, alternating with the dense model batch by batch, so that a slow moment of the machine
+//! affects both.
 
 use std::time::Instant;
 
@@ -43,14 +43,14 @@ impl<'a> Batches<'a> {
 }
 
 /// Per layer, the kept heads and channels; `None` where it is dense.
-type Kept = Vec<[Option<Vec<u32>>; 2]>;
+type KeptUnits = Vec<[Option<Vec<u32>>; 2]>;
 
-/// The sessions that take turns.
+/// The sessions that alternate.
 struct Run<'a, B: Backend> {
     batches: Batches<'a>,
     dense: Session<B>,
     pruned: Session<B>,
-    /// Keeps what `pruned` chose without choosing: what it takes less is the choice's time.
+    /// Runs with the kept sets of `pruned` instead of choosing: the difference is the time of the choice.
     chosen: Option<Session<B>>,
 }
 
@@ -62,7 +62,7 @@ struct Times {
     chosen: Vec<f64>,
 }
 
-/// Measures `settings`; what identifies the record is left to be filled in.
+/// Measures `settings`; the caller fills in the record's key and variant.
 pub(super) fn measure<B: Backend>(
     loaded: &Loaded<B>,
     settings: &Settings,
@@ -77,8 +77,8 @@ pub(super) fn measure<B: Backend>(
         batches,
         dense: session(Settings::default_for(loaded.model.config.num_hidden_layers), None)?,
         pruned: session(settings.clone(), calibration)?,
-        // A choice that is made once takes no time later. Compensation needs its probe even where the choice is given, so
-        // that the difference would not be the choice's time.
+        // Static methods choose once, before the batches. Compensation needs its probe even with given kept sets: the
+        // difference would not be the time of the choice.
         chosen: (settings.method.is_dynamic() && settings.compensate == Compensation::None)
             .then(|| session(settings.clone(), None))
             .transpose()?,
@@ -130,7 +130,7 @@ pub(super) fn measure<B: Backend>(
     })
 }
 
-/// Where the time goes: the one place to be refined when a forward can be timed from the inside.
+/// The parts of the time, as shares of dense.
 fn parts(times: &Times) -> Vec<Part> {
     let share =
         |of: &[f64]| median(&of.iter().zip(&times.dense).map(|(of, dense)| of / dense).collect::<Vec<_>>());
@@ -146,14 +146,14 @@ fn parts(times: &Times) -> Vec<Part> {
 }
 
 /// The part that every variant has.
-const KEPT: &str = "the batch on what is kept";
+const KEPT: &str = "pruned forward";
 
 impl<B: Backend> Run<'_, B> {
     fn batch_tokens(&self) -> usize {
         self.batches.options.batch_size * self.batches.options.seq_len
     }
 
-    /// One untimed batch each, without a trace in history.
+    /// One untimed batch each, which does not update history.
     fn warm_up(&mut self) -> Result<()> {
         let Some(batch) = self.batches.iter().next() else { return Ok(()) };
         let samples = batch.len() / self.batches.options.seq_len;
@@ -163,7 +163,7 @@ impl<B: Backend> Run<'_, B> {
         Ok(())
     }
 
-    /// Runs a batch by every session; returns the dense and the pruned loss.
+    /// Runs a batch through every session; returns the dense and the pruned loss.
     fn turn(&mut self, batch: &[u32], pruned_first: bool, times: &mut Times) -> Result<[f64; 2]> {
         let samples = batch.len() / self.batches.options.seq_len;
         let evaluate = |session: &mut Session<B>, times: &mut Vec<f64>| {
@@ -191,13 +191,13 @@ impl<B: Backend> Run<'_, B> {
         Ok(losses)
     }
 
-    fn kept(&self) -> Result<Kept> {
+    fn kept(&self) -> Result<KeptUnits> {
         let layers = 0..self.pruned.layer_counts().len();
         layers.map(|layer| Ok([self.pruned.kept_heads(layer)?, self.pruned.kept_channels(layer)?])).collect()
     }
 
-    /// What every layer keeps, and how much of it stays from one batch to the next.
-    fn layers(&self, kept: &[Kept]) -> Vec<LayerRecord> {
+    /// The kept counts of every layer, and their overlap from one batch to the next.
+    fn layers(&self, kept: &[KeptUnits]) -> Vec<LayerRecord> {
         let config = &self.pruned.model().config;
         let of = [config.num_attention_heads, config.intermediate_size];
         let counts = self.pruned.layer_counts().iter().enumerate();
@@ -239,7 +239,7 @@ fn jaccard(a: &[u32], b: &[u32]) -> f64 {
     both as f64 / (a.len() + b.len() - both) as f64
 }
 
-/// The values at a quarter, a half and three quarters of the sorted list, between neighbours in proportion.
+/// The quartiles, interpolated linearly.
 pub(super) fn quartiles(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quartiles_lie_between_neighbours_in_proportion() {
+    fn quartiles_are_interpolated() {
         assert_eq!(quartiles(&[4.0, 1.0, 3.0, 2.0]), [1.75, 2.5, 3.25]);
         assert_eq!(quartiles(&[7.0]), [7.0; 3]);
     }

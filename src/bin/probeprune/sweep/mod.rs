@@ -1,4 +1,4 @@
-//! `probeprune sweep`: methods and ratios on one text, each in turns with the dense model, and a report to look at.
+//! `probeprune sweep`: methods and ratios on one text, each run alternating with the dense model, and an HTML report.
 
 mod figures;
 mod measure;
@@ -44,7 +44,7 @@ pub(crate) struct SweepArgs {
     model: ModelArgs,
     #[command(flatten)]
     data: DataArgs,
-    /// What to compare: METHOD or METHOD+FLAG=VALUE+…, flags of the method as below, such as pp+probe-tokens=0.25
+    /// Variants to compare: METHOD or METHOD+FLAG=VALUE+…, with the method's flags below, such as pp+probe-tokens=0.25
     #[arg(
         long,
         visible_alias = "methods",
@@ -54,7 +54,7 @@ pub(crate) struct SweepArgs {
         help_heading = "Sweep"
     )]
     variants: Vec<Variant>,
-    /// Shares of heads and channels to prune, each by every variant
+    /// Prune ratios; every variant runs at each
     #[arg(
         long,
         value_name = "RATIOS",
@@ -64,13 +64,13 @@ pub(crate) struct SweepArgs {
         help_heading = "Sweep"
     )]
     ratios: Vec<f64>,
-    /// How often every batch is timed; the first time counts for perplexity
+    /// Timed runs of every batch; the first gives the perplexity
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one(), help_heading = "Sweep")]
     rounds: usize,
-    /// A folder for runs.jsonl, sweep.csv, sweep.json and report.html; a sweep that was stopped goes on from there
+    /// Folder for runs.jsonl, sweep.csv, sweep.json and report.html; interrupted sweeps resume from it
     #[arg(long, value_name = "FOLDER", help_heading = "Output")]
     out: PathBuf,
-    /// How to write the result to standard output
+    /// Output format on standard output
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
     #[command(flatten)]
@@ -132,7 +132,7 @@ impl Task for &SweepArgs {
         planned.retain(|run| !ledger.holds(&run.key));
         if planned.len() < all {
             let (done, folder) = (all - planned.len(), self.out.display());
-            note(&format!("{done} of {all} runs are in {folder} already and are not repeated"));
+            note(&format!("{done} of {all} runs are in {folder} already and are skipped"));
         }
         self.measure(loaded, &planned, &windows, seq_len, &mut ledger)?;
         write_results(&self.out, &ledger)?;
@@ -204,7 +204,7 @@ impl SweepArgs {
         Ok(name.trim_end().to_string())
     }
 
-    /// Runs what is planned and keeps each result as soon as there is one.
+    /// Runs the planned variants, and saves each result at once.
     fn measure<B: Backend>(
         &self,
         loaded: Loaded<B>,
@@ -213,7 +213,7 @@ impl SweepArgs {
         seq_len: usize,
         ledger: &mut Ledger,
     ) -> Result<()> {
-        // One calibration serves every variant: those that need most say what it has to hold.
+        // One calibration serves every variant: it has the moments that the most demanding one needs.
         let demand = |run: &&Planned| match run.settings.method {
             Method::Flap => 3,
             method if method.needs_calibration() => 2,
@@ -232,7 +232,7 @@ impl SweepArgs {
         let batch_size = self.data.batch_size;
         let calibration: Option<Calibration> =
             loaded.calibration(&self.calibration, &most, seq_len, batch_size)?;
-        // Sorted channels make no difference where they are kept one by one.
+        // Sorting does not change the results of variants that keep single channels.
         let loaded = loaded.arranged(&most, calibration.as_ref())?;
         let options = PerplexityOptions {
             seq_len,
@@ -250,7 +250,7 @@ impl SweepArgs {
     }
 }
 
-/// Everything beside the runs themselves.
+/// Writes the files that summarise the runs.
 fn write_results(folder: &std::path::Path, ledger: &Ledger) -> Result<()> {
     let rows = summary::rows(ledger.records());
     for (name, text) in [
@@ -263,7 +263,7 @@ fn write_results(folder: &std::path::Path, ledger: &Ledger) -> Result<()> {
     Ok(())
 }
 
-/// Sixteen hex digits that tell contents apart.
+/// A hash of sixteen hex digits.
 fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..16].to_string()
 }

@@ -1,4 +1,4 @@
-//! What a sweep has found so far: one line of JSON per finished run, in a file that says what all of them have in common.
+//! A sweep's finished runs: a file with a line of JSON for their common context, and one for each run.
 
 use std::{fs, path::PathBuf};
 
@@ -9,24 +9,24 @@ use crate::{failure::Result, interrupt};
 
 const FILE: &str = "runs.jsonl";
 
-/// What every run of a folder shares: their figures can be compared only where all of this is the same.
+/// The common context of a folder's runs: without it, their results cannot be compared.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Context {
     /// Of this program.
     pub(super) version: String,
     pub(super) model: String,
-    /// Tells the model's weights from others.
+    /// Identifies the model's weights.
     pub(super) fingerprint: String,
     /// Names of the text's files.
     pub(super) text: String,
-    /// Of the token ids that are measured.
+    /// Hash of the measured token ids.
     pub(super) tokens_hash: String,
     pub(super) tokens: usize,
     pub(super) seq_len: usize,
     pub(super) batch_size: usize,
-    /// Times that every batch is timed.
+    /// Timed runs of every batch.
     pub(super) rounds: usize,
-    /// What history was calibrated with, and a hash of it; empty for nothing.
+    /// The calibration's files and their hashes; empty without calibration.
     pub(super) calibration: String,
     /// Processor and operating system, the GPU where there is one.
     pub(super) machine: String,
@@ -47,19 +47,19 @@ pub(super) struct Record {
     pub(super) prune_ratio: f64,
     /// All of them.
     pub(super) settings: String,
-    /// Whether kept sets are chosen anew for every batch.
+    /// Whether every batch has kept sets of its own.
     pub(super) dynamic: bool,
     pub(super) perplexity: f64,
     pub(super) dense_perplexity: f64,
     /// Mean cross-entropy (nats) of every batch.
     pub(super) batch_losses: Vec<f64>,
-    /// Tokens of a batch that was timed.
+    /// Tokens of a timed batch.
     pub(super) batch_tokens: usize,
-    /// Of every timed batch, of everything that the variant does.
+    /// Of every timed batch, probe and selection included.
     pub(super) seconds: Vec<f64>,
     /// Of the dense model on the same batch, right before or after.
     pub(super) dense_seconds: Vec<f64>,
-    /// Where time goes, by the same batches.
+    /// Parts of this time.
     pub(super) parts: Vec<Part>,
     /// Of the dense model's projection FLOPs, the probe's included.
     pub(super) flops_share: f64,
@@ -78,7 +78,7 @@ pub(super) struct Part {
     pub(super) share: f64,
 }
 
-/// What a layer keeps: heads, channels.
+/// A layer's counts: heads, channels.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct LayerRecord {
     pub(super) kept: [usize; 2],
@@ -87,8 +87,8 @@ pub(super) struct LayerRecord {
     pub(super) overlap: [Option<f64>; 2],
 }
 
-/// Scores of the last batch in all pruned layers, as multiples of the lowest kept score of their layer: how many in each
-/// bin of the decades −3 to 3, what is beyond them in the first and the last bin.
+/// Scores of the last batch in all pruned layers, as multiples of their layer's lowest kept score: counts in bins over the
+/// decades −3 to 3, whose first and last bins also take everything beyond.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Histogram {
     pub(super) counts: Vec<u32>,
@@ -122,10 +122,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// What `folder` holds; it is made if it is missing.
+    /// The runs of `folder`, which is created if it is missing.
     ///
     /// # Errors
-    /// A folder that cannot be made or holds runs of another context, a damaged file.
+    /// If the folder cannot be created, holds runs of another context, or its file is damaged.
     pub(super) fn open(folder: &std::path::Path, context: Context) -> Result<Self> {
         let path = folder.join(FILE);
         let text = match fs::read_to_string(&path) {
@@ -145,7 +145,7 @@ impl Ledger {
         }
         ledger.records = lines.map(|(at, line)| ledger.parse(at, line)).collect::<Result<_>>()?;
         fs::create_dir_all(folder)
-            .map_err(|error| Error::io(folder, "create", error, "Pass an --out that can be a folder."))?;
+            .map_err(|error| Error::io(folder, "create", error, "Pass another --out."))?;
         Ok(ledger)
     }
 
@@ -169,7 +169,7 @@ impl Ledger {
         self.records.iter().any(|record| record.key == key)
     }
 
-    /// Adds a finished run; a stop at any moment leaves the file with it or without it.
+    /// Adds a finished run. After an interruption the file has it whole or not at all.
     pub(super) fn add(&mut self, record: Record) -> Result<()> {
         self.records.push(record);
         let text = line(&self.context) + &self.records.iter().map(line).collect::<String>();
@@ -179,12 +179,12 @@ impl Ledger {
     fn parse<T: DeserializeOwned>(&self, at: usize, line: &str) -> Result<T> {
         serde_json::from_str(line).map_err(|error| {
             let what = format!("line {}", at + 1);
-            let help = "Pass another --out, or delete the file to start anew.";
-            Error::file(&self.path, what, "what a sweep of this version writes", error, help).into()
+            let help = "Pass another --out, or delete the file to start over.";
+            Error::file(&self.path, what, "a line written by this version", error, help).into()
         })
     }
 
-    /// Refuses a folder of other runs, by the first thing that differs.
+    /// Refuses a folder with another context, naming the first field that differs.
     fn compare(&self, found: &Context) -> Result<()> {
         let fields = |context: &Context| match serde_json::to_value(context) {
             Ok(serde_json::Value::Object(fields)) => fields,
@@ -195,8 +195,7 @@ impl Ledger {
         else {
             return Ok(());
         };
-        let help =
-            "A folder holds runs that can be compared: pass another --out, or the flags of that sweep.";
+        let help = "Runs in one folder must be comparable: pass another --out, or the flags of that sweep.";
         Err(Error::file(&self.path, name.replace('_', " "), ours, &found[&name], help).into())
     }
 }

@@ -1,4 +1,4 @@
-//! A sweep's results as rows: the columns of CSV, and the tables for people.
+//! A sweep's results as rows: the columns of CSV, and the text tables.
 
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ pub(super) struct Row {
     pub(super) probe_flops_share: f64,
     /// Of the dense model's time: probe, scores, selection, history.
     pub(super) choice_time_share: f64,
-    /// Mean over the pruned layers of the Jaccard index of consecutive batches' kept sets; none where they are fixed.
+    /// Mean over the pruned layers of the Jaccard index of consecutive batches' kept sets; none for static methods.
     pub(super) head_overlap: Option<f64>,
     pub(super) channel_overlap: Option<f64>,
 }
@@ -59,12 +59,12 @@ impl Row {
         }
     }
 
-    /// PRR as it is shown.
+    /// PRR for display.
     pub(super) fn shown_prr(&self) -> String {
         self.prr.map_or("–".to_string(), |prr| format!("{:.4}", prr + 0.0))
     }
 
-    /// The name of the variant's method and ratio.
+    /// The variant's name and ratio.
     pub(super) fn name(&self) -> String {
         if self.prune_ratio > 0.0 {
             format!("{}, {:.0} %", self.variant, 100.0 * self.prune_ratio)
@@ -112,7 +112,7 @@ pub(super) fn variants(records: &[Record]) -> Vec<&str> {
     variants
 }
 
-/// For people.
+/// The text table.
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table =
         Table::new(["Variant", "Pruned", "Perplexity", "Tokens/s", "Time", "Quartiles", "FLOPs", "PRR"]);

@@ -1,4 +1,4 @@
-//! What a sweep compares: settings with a name.
+//! The variants that a sweep compares: settings with a name.
 
 use std::str::FromStr;
 
@@ -14,11 +14,10 @@ use probeprune::{
 
 use crate::{args::MethodArgs, failure::Result, flags};
 
-/// `METHOD`, or `METHOD+FLAG=VALUE+…` with flags of the method as the command line has them: every such flag, whenever
-/// it was added, can be varied.
+/// `METHOD`, or `METHOD+FLAG=VALUE+…` with the method's flags of the command line, so that every flag can be varied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Variant {
-    /// As it was written.
+    /// As given.
     pub(super) label: String,
 }
 
@@ -32,17 +31,17 @@ impl FromStr for Variant {
             error => flags::message(&error),
         })?;
         if method == Method::None {
-            return Err("the dense model is always measured, beside every other".into());
+            return Err("the dense model is always measured too".into());
         }
         Ok(Self { label: text.to_string() })
     }
 }
 
 impl Variant {
-    /// Its settings at `ratio`, in all else those of `base`.
+    /// Its settings at `ratio`, on top of those of `base`.
     pub(super) fn settings(&self, base: &MethodArgs, ratio: f64, config: &ModelConfig) -> Result<Settings> {
         if ratio <= 0.0 {
-            let help = "The dense model is always measured, beside every other.";
+            let help = "The dense model is always measured too.";
             return Err(Error::argument("--ratios", "numbers above 0 and below 1", ratio, help).into());
         }
         let (method, flags) = self.label.split_once('+').map_or((&*self.label, None), |(m, f)| (m, Some(f)));
@@ -52,27 +51,26 @@ impl Variant {
         let mut args = base.clone();
         let parsed = overrides().try_get_matches_from(words);
         parsed.and_then(|matches| args.update_from_arg_matches(&matches)).map_err(|error| {
-            // What clap says in several lines, without its advice on usage.
+            // clap's message on one line, without its advice on usage.
             let text = error.to_string();
             let said = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
             let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
             let expected = "METHOD or METHOD+FLAG=VALUE+…, such as pp+probe-tokens=0.25";
-            let help =
-                "The flags are those of the method in `probeprune sweep --help`, without their dashes.";
+            let help = "Use the method's flags in `probeprune sweep --help`, without their dashes.";
             Error::argument("--variants", expected, format!("{:?}: {said}", self.label), help)
         })?;
         args.settings(config)
     }
 }
 
-/// The flags of the method without their defaults, so that only what is given is changed.
+/// The method's flags without defaults, so that only the given ones change.
 fn overrides() -> Command {
     let command = MethodArgs::augment_args_for_update(Command::new("variant"))
         .no_binary_name(true)
         .disable_help_flag(true);
     command.mut_args(|arg| {
         if matches!(arg.get_action(), ArgAction::SetTrue) {
-            // As a switch it would be off wherever it is not named.
+            // A switch would turn off wherever it is not given.
             return arg
                 .action(ArgAction::Set)
                 .num_args(0..=1)
