@@ -2,9 +2,10 @@
 
 use probeprune::Error;
 
-/// Settings whose flags have the same names.
+/// The settings that errors may name.
 const SETTINGS: &[&str] = &[
     "batch_size",
+    "calibration",
     "channel_group",
     "compensate",
     "dense_below",
@@ -13,6 +14,7 @@ const SETTINGS: &[&str] = &[
     "flap_attention_factor",
     "history_bucket",
     "history_dtype",
+    "linear_rank",
     "max_new_tokens",
     "max_tokens",
     "method",
@@ -37,11 +39,11 @@ const SETTINGS: &[&str] = &[
 ];
 
 /// The flag of a setting.
-fn flag(setting: &str) -> Option<String> {
+fn flag(setting: &str) -> String {
     match setting {
-        "calibration" => Some("--history, --calibrate-text or --calibrate-tokens".into()),
-        "linear_rank" => Some("--compensate linear:RANK".into()),
-        _ => SETTINGS.contains(&setting).then(|| format!("--{}", setting.replace('_', "-"))),
+        "calibration" => "--history, --calibrate-text or --calibrate-tokens".to_string(),
+        "linear_rank" => "--compensate linear:RANK".to_string(),
+        _ => format!("--{}", setting.replace('_', "-")),
     }
 }
 
@@ -49,20 +51,15 @@ fn flag(setting: &str) -> Option<String> {
 pub(crate) fn message(error: &Error) -> String {
     let text = error.to_string();
     let (name, rest) = match error {
-        // A calibration that is wrong may come from any of its flags.
+        // The name of a calibration's own faults, whichever flag it came from.
         Error::Argument { name, .. } if name != "calibration" => text.split_at(name.len()),
         _ => ("", &*text),
     };
     let (setting, value) = name.split_at(name.find(' ').unwrap_or(name.len()));
-    let mut message = format!("{}{value}", flag(setting).unwrap_or_else(|| setting.to_string()));
-    for (index, part) in rest.split('`').enumerate() {
-        match flag(part) {
-            Some(flag) if index % 2 == 1 => message += &flag,
-            _ if index % 2 == 1 => message += &format!("`{part}`"),
-            _ => message += part,
-        }
-    }
-    message
+    let setting = if SETTINGS.contains(&setting) { flag(setting) } else { setting.to_string() };
+    SETTINGS.iter().fold(format!("{setting}{value}{rest}"), |message, setting| {
+        message.replace(&format!("`{setting}`"), &flag(setting))
+    })
 }
 
 #[cfg(test)]
@@ -101,26 +98,26 @@ mod tests {
         let all = fields(&format!("{:?} {:?}", Settings::default(), GenerateOptions::default()));
         assert!(all.len() > 20, "{all:?}");
         for name in all {
-            // History's layout is two settings; the model says what ends a generation.
             match &*name {
-                "history_layout" | "eos_token_ids" => {}
-                "dtype" | "bucket" => assert!(flag(&format!("history_{name}")).is_some()),
-                _ => assert!(flag(&name).is_some(), "{name}"),
+                // Structs, whose fields are settings, and the model's tokens.
+                "history_layout" | "sampling" | "eos_token_ids" => {}
+                "dtype" | "bucket" => assert!(SETTINGS.contains(&&*format!("history_{name}"))),
+                _ => assert!(SETTINGS.contains(&&*name), "{name}"),
             }
         }
     }
 
     #[test]
-    fn every_flag_of_the_method_is_that_of_a_setting() {
+    fn every_flag_of_the_method_has_a_setting() {
         let command = MethodArgs::augment_args(Command::new(""));
         for argument in command.get_arguments() {
             let name = argument.get_long().expect("a flag");
-            assert_eq!(flag(&name.replace('-', "_")), Some(format!("--{name}")));
+            assert!(SETTINGS.contains(&&*name.replace('-', "_")), "{name}");
         }
         let rest = ModelArgs::augment_args(DataArgs::augment_args(Command::new("")));
         for setting in ["device", "threads", "seq_len", "max_tokens"] {
-            let flag = setting.replace('_', "-");
-            assert!(rest.get_arguments().any(|argument| argument.get_long() == Some(&flag)), "{setting}");
+            let name = setting.replace('_', "-");
+            assert!(rest.get_arguments().any(|argument| argument.get_long() == Some(&name)), "{setting}");
         }
     }
 }
