@@ -111,7 +111,7 @@ pub fn kept_channels(settings: &Settings, config: &ModelConfig, ratio: f64) -> R
     match kept.checked_sub(cost) {
         None | Some(0) => Err(Error::argument(
             format!("compensate {}", settings.compensate),
-            format!("a rank that costs fewer than the {kept} channels that are kept"),
+            format!("a rank that costs fewer than the {kept} kept channels"),
             format!("one that costs {cost}"),
             "Use a smaller rank, a smaller `round_channels` or prune less.",
         )),

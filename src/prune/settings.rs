@@ -136,7 +136,7 @@ impl FromStr for Compensation {
                 Ok(rank) if rank > 0 => Ok(Self::Linear { rank }),
                 _ => Err(Error::argument(
                     "compensate",
-                    "a rank of at least 1 behind linear:",
+                    "a rank of at least 1 after linear:",
                     rank,
                     "32 is usual.",
                 )),
