@@ -35,10 +35,10 @@ pub enum Error {
         /// How to fix it.
         help: String,
     },
-    /// A value passed by the caller (a flag, a setting, a token) is out of range.
+    /// A value passed by the caller (a setting, a token) is out of range.
     #[error("{name}: expected {expected}, got {got}. {help}")]
     Argument {
-        /// The flag or setting.
+        /// The setting, perhaps with its value. Other fields name settings in backticks.
         name: String,
         /// The valid values.
         expected: String,

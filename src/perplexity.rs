@@ -51,15 +51,15 @@ impl Perplexity {
 pub fn windows(tokens: &[u32], seq_len: usize, max_tokens: Option<usize>) -> Result<&[u32]> {
     if seq_len < 2 {
         let help = "A window of one token predicts nothing.";
-        return Err(Error::argument("--seq-len", "at least 2", seq_len, help));
+        return Err(Error::argument("seq_len", "at least 2", seq_len, help));
     }
     let available = tokens.len().min(max_tokens.unwrap_or(usize::MAX));
     if available < seq_len {
         return Err(Error::argument(
             "tokens to measure",
-            format!("at least one window of {seq_len} (--seq-len)"),
+            format!("at least one window of {seq_len} (`seq_len`)"),
             format!("{available} of {} tokens", tokens.len()),
-            "Pass more text, a smaller --seq-len, or a larger --max-tokens.",
+            "Pass more text, a smaller `seq_len`, or a larger `max_tokens`.",
         ));
     }
     Ok(&tokens[..available / seq_len * seq_len])
@@ -116,7 +116,7 @@ mod tests {
         let tokens: Vec<u32> = (0..23).collect();
         assert_eq!(windows(&tokens, 5, None).unwrap(), &tokens[..20]);
         assert_eq!(windows(&tokens, 5, Some(14)).unwrap(), &tokens[..10]);
-        assert!(windows(&tokens, 5, Some(4)).unwrap_err().to_string().contains("--seq-len"));
+        assert!(windows(&tokens, 5, Some(4)).unwrap_err().to_string().contains("`seq_len`"));
         assert!(windows(&tokens, 24, None).unwrap_err().to_string().contains("23 of 23 tokens"));
         assert!(windows(&tokens, 1, None).is_err());
     }

@@ -1,4 +1,4 @@
-//! What stands in for pruned channels: every formula of `--compensate` and `--channel-group` against a plain computation
+//! What stands in for pruned channels: every formula of `compensate` and `channel_group` against a plain computation
 //! in f64 that factors nothing.
 
 mod common;

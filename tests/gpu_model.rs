@@ -381,6 +381,6 @@ fn heads_without_a_kernel_are_refused() {
     let error = Model::load(&folder.source(), true, Arc::new(gpu), |_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "head_dim: expected at most 256 on a GPU, got 258. Run it with --device cpu."
+        "head_dim: expected at most 256 on a GPU, got 258. Run it on the CPU (`device` cpu)."
     );
 }

@@ -122,34 +122,31 @@ fn settings_out_of_range_are_refused() {
         assert_error(Session::new(Arc::clone(&model), settings, LIMITS, None).map(drop), parts);
     };
     for (ratio, got) in [(f64::NAN, "NaN"), (-0.1, "-0.1"), (1.0, "1"), (f64::INFINITY, "inf")] {
-        let parts = ["--prune-ratio", "expected a number from 0 up to but not including 1", "got", got];
+        let parts = ["prune_ratio", "expected a number from 0 up to but not including 1", "got", got];
         refuse(Settings { prune_ratio: ratio, ..base() }, &parts);
     }
     for (share, got) in [(0.0, "0"), (1.01, "1.01"), (f64::NAN, "NaN"), (-0.5, "-0.5")] {
         let expected = "expected a number above 0 and at most 1";
-        refuse(Settings { probe_tokens: share, ..base() }, &["--probe-tokens", expected, "got", got]);
-        refuse(Settings { probe_samples: share, ..base() }, &["--probe-samples", expected, "got", got]);
+        refuse(Settings { probe_tokens: share, ..base() }, &["probe_tokens", expected, "got", got]);
+        refuse(Settings { probe_samples: share, ..base() }, &["probe_samples", expected, "got", got]);
     }
     // 3/2 · 0.67 = 1.0 (rounded) in each pruned layer.
     refuse(
         Settings { prune_ratio: 0.67, ..base() },
-        &["--prune-ratio", "3 layers", "[0]", "0.67", "ratio of 1"],
+        &["prune_ratio", "3 layers", "[0]", "0.67", "ratio of 1"],
     );
-    refuse(Settings { skip_layers: vec![3], ..base() }, &["--skip-layers", "0 to 2", "got 3"]);
-    refuse(Settings { momentum: 1.1, ..base() }, &["--momentum", "0 to 1", "1.1"]);
-    refuse(
-        Settings { fixed_probe_weight: Some(-0.1), ..base() },
-        &["--fixed-probe-weight", "0 to 1", "-0.1"],
-    );
-    refuse(Settings { round_channels: 0, ..base() }, &["--round-channels", "at least 1", "0"]);
-    refuse(Settings { flap_attention_factor: 3, ..base() }, &["--flap-attention-factor", "2 or 4", "3"]);
+    refuse(Settings { skip_layers: vec![3], ..base() }, &["skip_layers", "0 to 2", "got 3"]);
+    refuse(Settings { momentum: 1.1, ..base() }, &["momentum", "0 to 1", "1.1"]);
+    refuse(Settings { fixed_probe_weight: Some(-0.1), ..base() }, &["fixed_probe_weight", "0 to 1", "-0.1"]);
+    refuse(Settings { round_channels: 0, ..base() }, &["round_channels", "at least 1", "0"]);
+    refuse(Settings { flap_attention_factor: 3, ..base() }, &["flap_attention_factor", "2 or 4", "3"]);
     for method in [Method::WandaSp, Method::Flap] {
-        refuse(pruning(method), &["--method", method.name(), "a calibration", "none"]);
+        refuse(pruning(method), &["method", method.name(), "a calibration", "none"]);
     }
     let without_flap = CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank: 0 };
     let calibration = calibrate(&model, &random_tokens(1, 8), without_flap, |_| ()).unwrap();
     let result = Session::new(Arc::clone(&model), pruning(Method::Flap), LIMITS, Some(&calibration));
-    assert_error(result.map(drop), &["--history", "FLAP", "without"]);
+    assert_error(result.map(drop), &["calibration", "FLAP", "without"]);
 }
 
 #[test]
@@ -203,18 +200,18 @@ fn generation_out_of_range_is_refused() {
         for (temperature, got) in [(-1.0, "-1"), (f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
             let sampling = Sampling { temperature, ..Sampling::default() };
             let options = GenerateOptions { sampling, ..some(2) };
-            assert_error(generate(&mut session, 4, &options), &["--temperature", "at least 0", "got", got]);
+            assert_error(generate(&mut session, 4, &options), &["temperature", "at least 0", "got", got]);
         }
         for (top_p, got) in [(0.0, "0"), (1.5, "1.5"), (-0.1, "-0.1"), (f32::NAN, "NaN")] {
             let sampling = Sampling { temperature: 1.0, top_p, ..Sampling::default() };
             let options = GenerateOptions { sampling, ..some(2) };
             assert_error(
                 generate(&mut session, 4, &options),
-                &["--top-p", "above 0 and at most 1", "got", got],
+                &["top_p", "above 0 and at most 1", "got", got],
             );
         }
         let options = GenerateOptions { reprobe_every: Some(0), ..some(2) };
-        assert_error(generate(&mut session, 4, &options), &["--reprobe-every", "at least 1", "0"]);
+        assert_error(generate(&mut session, 4, &options), &["reprobe_every", "at least 1", "0"]);
         assert!(trace(&mut session) == trace(&mut self::session(&model, pruning(Method::ProbePruning))));
         assert!(generate(&mut session, 12, &some(8)).is_ok());
         let mut cacheless =

@@ -68,8 +68,8 @@ fn wrong_arguments_are_refused_before_anything_runs() {
     refused(&with(&["--method", "flap", "--compensate", "linear"]), &["--compensate linear", "--method pp"]);
     refused(&with(&["--skip-layers", "3"]), &["--skip-layers", "got 3"]);
     refused(&with(&["--repetitions", "0"]), &["--repetitions"]);
-    refused(&with(&["--test", "tg", "--gen-len", "0"]), &["--test", "decoding of 0 tokens"]);
-    refused(&with(&["--test", "pp,all"]), &["--test", "all", "tg"]);
+    refused(&with(&["--test", "decode", "--gen-len", "0"]), &["--test", "decoding of 0 tokens"]);
+    refused(&with(&["--test", "prompt,all"]), &["--test", "all", "decode"]);
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn every_format_holds_the_same_rows() {
     let args: [&[&str]; 3] =
         [&MODEL, &SMALL, &["--gen-len", "3", "--batch-size", "1,2", "--method", "pp,wanda-sp"]];
     let report = json(&args);
-    // pp, tg and pg of three variants at two batch sizes.
+    // prompt, decode and prompt+decode of three variants at two batch sizes.
     assert_eq!(rows(&report).len(), 3 * 3 * 2);
     let tests: Vec<&str> = rows(&report).iter().map(|row| row["test"].as_str().unwrap()).collect();
-    assert_eq!((tests[0], tests[3], tests[6]), ("pp24", "tg3", "pp24+tg3"));
+    assert_eq!((tests[0], tests[3], tests[6]), ("prompt24", "decode3", "prompt24+decode3"));
     for row in rows(&report) {
         let samples: Vec<f64> =
             row["samples_ms"].as_array().unwrap().iter().map(|sample| sample.as_f64().unwrap()).collect();
@@ -93,8 +93,8 @@ fn every_format_holds_the_same_rows() {
         let tokens = number(row, "tokens");
         near(number(row, "tokens_per_second"), 1e3 * tokens * (1.0 / a + 1.0 / b) / 2.0);
         let per_sample = match row["test"].as_str().unwrap() {
-            "pp24" => 24.0,
-            "tg3" => 3.0,
+            "prompt24" => 24.0,
+            "decode3" => 3.0,
             _ => 27.0,
         };
         assert_eq!(tokens, per_sample * number(row, "batch_size"));
@@ -172,7 +172,7 @@ fn logits_are_the_same_for_any_number_of_threads_and_other_for_another_seed() {
     let mut different = one.clone();
     different.sort();
     different.dedup();
-    // tg and pg are one run; dense and pruned, prompt and decoding differ.
+    // decode and prompt+decode are one run; dense and pruned, prompt and decoding differ.
     assert_eq!((one.len(), different.len()), (6, 4));
     assert_ne!(one[0], logits(&["--seed", "1"])[0]);
 }
@@ -186,7 +186,8 @@ fn parts(row: &Value) -> ([f64; 7], f64) {
 #[test]
 fn the_parts_of_a_forward_sum_to_the_whole() {
     // One repetition, whose parts lie inside its whole; one thread, which need not wait to be woken.
-    let args = ["--batch-size", "4", "--repetitions", "1", "--threads", "1", "--test", "pp", "--breakdown"];
+    let args =
+        ["--batch-size", "4", "--repetitions", "1", "--threads", "1", "--test", "prompt", "--breakdown"];
     let report = json(&[&SHAPE, &["--prompt-len", "24", "--prune-ratio", "0.4"], &args]);
     let [dense, pruned] = rows(&report) else { panic!("dense and pruned") };
     for row in [dense, pruned] {
@@ -212,7 +213,7 @@ fn batches_that_fall_back_to_dense_are_counted_and_dense() {
     for row in rows(&report) {
         let small = number(row, "prompt_len") < 24.0 && row["method"] == "pp";
         let falls_back =
-            small && row["test"].as_str().unwrap().starts_with("pp") && number(row, "gen_len") == 0.0;
+            small && row["test"].as_str().unwrap().starts_with("prompt") && number(row, "gen_len") == 0.0;
         assert_eq!(number(row, "dense_batches"), if falls_back { 3.0 } else { 0.0 }, "{row}");
         if falls_back {
             assert_eq!(number(row, "flops_share"), 1.0);
@@ -220,7 +221,7 @@ fn batches_that_fall_back_to_dense_are_counted_and_dense() {
             assert_eq!((&dense["method"], &dense["logits_blake3"]), (&"dense".into(), &row["logits_blake3"]));
         }
     }
-    let table = stdout(&[&MODEL, &SMALL, &["--test", "pp", "--dense-below", "100"]]);
+    let table = stdout(&[&MODEL, &SMALL, &["--test", "prompt", "--dense-below", "100"]]);
     assert!(table.contains("--dense-below ran 2 of the batches dense."), "{table}");
 }
 
@@ -233,12 +234,12 @@ fn compensation_and_groups_are_measured_too() {
         let logits = [dense, pruned].map(|row| row["logits_blake3"].to_string());
         (report["settings"].clone(), logits)
     };
-    let (settings, [dense, plain]) = run(&["--test", "pp"]);
+    let (settings, [dense, plain]) = run(&["--test", "prompt"]);
     assert_eq!((&settings["compensate"], &settings["channel_group"]), (&"none".into(), &1.into()));
-    let (settings, [same, compensated]) = run(&["--test", "pp", "--compensate", "linear:4"]);
+    let (settings, [same, compensated]) = run(&["--test", "prompt", "--compensate", "linear:4"]);
     assert_eq!((&settings["compensate"], same), (&"linear:4".into(), dense));
     let (settings, [_, grouped]) =
-        run(&["--test", "pp", "--channel-group", "8", "--compensate", "probe-mean"]);
+        run(&["--test", "prompt", "--channel-group", "8", "--compensate", "probe-mean"]);
     assert_eq!(settings["channel_group"], 8);
     assert!(compensated != plain && grouped != plain && grouped != compensated);
     let of_a_shape = json(&[&SHAPE, &SMALL, &["--gen-len", "2", "--channel-group", "16"]]);
@@ -284,7 +285,7 @@ fn a_gpu_is_measured_with_events() {
         (&"cuda:0".into(), &"bf16".into())
     );
     assert!(report["environment"]["gpu"].as_str().unwrap().contains("Emulated GPU"));
-    let prompts = rows(&report).iter().filter(|row| row["test"] == "pp4");
+    let prompts = rows(&report).iter().filter(|row| row["test"] == "prompt4");
     for row in prompts {
         let (steps, whole) = parts(row);
         let sum: f64 = steps.iter().sum();

@@ -404,7 +404,7 @@ fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
 
         let settings = Settings { dense_below: 17, ..pruning(Method::ProbePruning) };
         let refused = Session::new(Arc::clone(&model), settings, LIMITS, None);
-        common::assert_error(refused.map(drop), &["--dense-below", "key/value cache", "17"]);
+        common::assert_error(refused.map(drop), &["dense_below", "key/value cache", "17"]);
     }
 }
 

@@ -58,7 +58,7 @@ impl Cpu {
     pub fn new(threads: usize) -> Result<Self> {
         let (pool, started) = threads::pool(threads).map_err(|error| {
             Error::argument(
-                "--threads",
+                "threads",
                 "a number of threads that can be started",
                 format!("{threads} ({error})"),
                 "Ask for fewer.",

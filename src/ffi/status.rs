@@ -95,14 +95,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match &error {
-            Error::Argument { name, expected, got, help } => {
-                // The library names flags; here they are fields.
-                let name = match name.strip_prefix("--") {
-                    Some(flag) => flag.replace('-', "_"),
-                    None => name.clone(),
-                };
-                return Self::argument(name, expected, got, help);
-            }
+            Error::Argument { .. } => Status::InvalidArgument,
             Error::Io { .. } | Error::File { .. } => Status::File,
             Error::Device { .. } => Status::Device,
             Error::OutOfMemory { .. } => Status::OutOfMemory,

@@ -142,7 +142,7 @@ impl Cuda {
             Ok((context, stream, capture, multiprocessors as u32))
         });
         let (context, stream, capture, multiprocessors) = opened.map_err(|error| {
-            let help = "Check nvidia-smi: other programs may use all of it. Or use --device cpu.";
+            let help = "Check nvidia-smi: other programs may use all of it. Or use the CPU (`device` cpu).";
             Error::device(&label, "context", "one more on this GPU", devices::describe(error), help)
         })?;
         let link = Arc::new(Link::new(context, stream, label));
@@ -193,8 +193,8 @@ impl Cuda {
             needed: bytes,
             free,
             total,
-            help: "Use smaller batches or windows, --history-dtype f16, a larger --history-bucket, end other programs on \
-                   this GPU, or use --device cpu."
+            help: "Use smaller batches or windows, `history_dtype` f16, a larger `history_bucket`, end other programs on \
+                   this GPU, or use the CPU (`device` cpu)."
                 .to_string(),
         }
     }

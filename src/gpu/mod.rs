@@ -147,7 +147,12 @@ impl<D: Driver> Backend for Gpu<D> {
     fn check_model(&self, config: &ModelConfig) -> Result<()> {
         if config.head_dim > attention::WIDEST_HEAD {
             let expected = format!("at most {} on a GPU", attention::WIDEST_HEAD);
-            return Err(Error::argument("head_dim", expected, config.head_dim, "Run it with --device cpu."));
+            return Err(Error::argument(
+                "head_dim",
+                expected,
+                config.head_dim,
+                "Run it on the CPU (`device` cpu).",
+            ));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //!
 //! - `.energy` and `.mean` (S, C);
 //! - for FLAP `.fluctuation` and `.baseline` (C);
-//! - for `--compensate linear` `.linear.directions` (r, H), `.linear.offsets` (r), `.linear.coefficients` (r, C),
+//! - for linear compensation `.linear.directions` (r, H), `.linear.offsets` (r), `.linear.coefficients` (r, C),
 //!   `.linear.bias` and `.linear.variance` (C);
 //! - for groups of channels `layers.N.mlp.order` (I) in i32;
 //!
@@ -189,7 +189,7 @@ impl Calibration {
     /// # Errors
     /// If the file is damaged, is no history file, or belongs to another model.
     pub fn load(path: &Path, fingerprint: &str, config: &ModelConfig) -> Result<Self> {
-        const HELP: &str = "Make one for this model with `probeprune calibrate --model ... --out FILE`.";
+        const HELP: &str = "Make one for this model with `probeprune calibrate`.";
         let file = open_file(path)?;
         let field = |key: &str| {
             file.metadata().get(key).cloned().ok_or_else(|| {

@@ -46,10 +46,10 @@ pub fn round_to_hundredths(x: f64) -> f64 {
 pub fn layer_ratio(settings: &Settings, layers: usize) -> Result<Option<f64>> {
     if let Some(&layer) = settings.skip_layers.iter().find(|&&layer| layer >= layers) {
         return Err(Error::argument(
-            "--skip-layers",
+            "skip_layers",
             format!("layers from 0 to {}", layers - 1),
             layer,
-            format!("The model has {layers} layers; pass --skip-layers with some of them, or none."),
+            format!("The model has {layers} layers; `skip_layers` takes any of them, or none."),
         ));
     }
     let pruned = (0..layers).filter(|layer| !settings.skip_layers.contains(layer)).count();
@@ -65,13 +65,13 @@ pub fn layer_ratio(settings: &Settings, layers: usize) -> Result<Option<f64>> {
 
 fn too_much(settings: &Settings, layers: usize, got: String) -> Error {
     Error::argument(
-        "--prune-ratio",
+        "prune_ratio",
         format!(
             "a ratio that leaves something to keep in the {layers} layers when layers {:?} stay dense",
             settings.skip_layers
         ),
         format!("{}, that is {got}", settings.prune_ratio),
-        "Lower --prune-ratio or skip fewer layers with --skip-layers.",
+        "Lower `prune_ratio` or name fewer layers in `skip_layers`.",
     )
 }
 
@@ -104,7 +104,7 @@ pub fn kept_channels(settings: &Settings, config: &ModelConfig, ratio: f64) -> R
     let group = settings.channel_group;
     if !channels.is_multiple_of(group) {
         return Err(Error::argument(
-            format!("--channel-group {group}"),
+            format!("channel_group {group}"),
             format!("a divisor of {channels}, the model's MLP channels"),
             group,
             "Use 1 or a smaller group.",
@@ -116,10 +116,10 @@ pub fn kept_channels(settings: &Settings, config: &ModelConfig, ratio: f64) -> R
     let cost = channels_of_compensation(settings, config).next_multiple_of(step);
     match kept.checked_sub(cost) {
         None | Some(0) => Err(Error::argument(
-            format!("--compensate {}", settings.compensate),
-            format!("a rank that costs fewer than the {kept} channels that are kept"),
+            format!("compensate {}", settings.compensate),
+            format!("a rank that costs fewer than the {kept} kept channels"),
             format!("one that costs {cost}"),
-            "Use a smaller rank, a smaller --round-channels or prune less.",
+            "Use a smaller rank, a smaller `round_channels` or prune less.",
         )),
         Some(kept) => Ok(kept),
     }
@@ -178,7 +178,7 @@ mod tests {
             error.contains("0.6") && error.contains("6 layers") && error.contains("[0, 1, 2]"),
             "{error}"
         );
-        assert!(ratio(0.2, &[6], 6).unwrap_err().to_string().contains("--skip-layers"));
+        assert!(ratio(0.2, &[6], 6).unwrap_err().to_string().contains("skip_layers"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The linear map of `--compensate linear`: a ≈ B·z + b with z = P·x + p0 of few dimensions, fitted to a block's normed
+//! The linear map of `compensate` linear: a ≈ B·z + b with z = P·x + p0 of few dimensions, fitted to a block's normed
 //! input x and its intermediate states a (docs/method.md, section 10). All of it follows from second moments, in f64.
 
 use rand::{RngExt, SeedableRng};

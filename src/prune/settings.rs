@@ -41,8 +41,8 @@ macro_rules! names {
 }
 
 names! {
-    /// How the kept channels are chosen (docs/method.md, sections 1–7).
-    Method, "--method":
+    /// How the kept channels are chosen (docs/method.md, sections 1 to 7).
+    Method, "method":
     /// Dense: nothing is pruned.
     None = "none",
     /// Probe Pruning.
@@ -61,7 +61,7 @@ names! {
 
 names! {
     /// A score is a channel's energy times a static statistic of its column (docs/method.md, section 4).
-    Metric, "--metric":
+    Metric, "metric":
     /// E · sqrt(Σ W⁴), heads by L2: the paper's.
     Ppsp = "ppsp",
     /// sqrt(E) · Σ |W|, heads by sum.
@@ -72,7 +72,7 @@ names! {
 
 names! {
     /// In which order the probe's tokens and samples are chosen, or which of the two is left out (docs/method.md, section 1).
-    ProbeOrder, "--probe-order":
+    ProbeOrder, "probe_order":
     /// Tokens over the batch, then samples by their norm at the kept tokens.
     TokensSamples = "tokens,samples",
     /// Samples over all tokens, then tokens over the kept samples.
@@ -85,7 +85,7 @@ names! {
 
 names! {
     /// Number format of history's entries.
-    HistoryDtype, "--history-dtype":
+    HistoryDtype, "history_dtype":
     /// Energies in float32.
     F32 = "f32",
     /// Square roots of energies in float16: half the memory, within 0.1 %.
@@ -134,15 +134,15 @@ impl FromStr for Compensation {
             Some(("linear", rank)) => match rank.parse() {
                 Ok(rank) if rank > 0 => Ok(Self::Linear { rank }),
                 _ => Err(Error::argument(
-                    "--compensate",
-                    "a rank of at least 1 behind linear:",
+                    "compensate",
+                    "a rank of at least 1 after linear:",
                     rank,
                     "32 is usual.",
                 )),
             },
             _ => {
                 let expected = "none, probe-mean, linear or linear:RANK";
-                Err(Error::argument("--compensate", expected, format!("{text:?}"), "Pick one of them."))
+                Err(Error::argument("compensate", expected, format!("{text:?}"), "Pick one of them."))
             }
         }
     }
@@ -251,7 +251,7 @@ impl Settings {
     /// Checks every value's range.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming the flag, its range and the value.
+    /// [`Error::Argument`] naming the setting, its range and the value.
     pub fn check(&self) -> Result<()> {
         let range = |name: &str, ok: bool, expected: &str, got: f64, help: &str| {
             if ok { Ok(()) } else { Err(Error::argument(name, expected, got, help)) }
@@ -259,28 +259,28 @@ impl Settings {
         let share = |x: f64| x > 0.0 && x <= 1.0;
         let share_text = "a number above 0 and at most 1";
         range(
-            "--prune-ratio",
+            "prune_ratio",
             (0.0..1.0).contains(&self.prune_ratio),
             "a number from 0 up to but not including 1",
             self.prune_ratio,
             "0.4 prunes 40 % of heads and channels.",
         )?;
         range(
-            "--probe-tokens",
+            "probe_tokens",
             share(self.probe_tokens),
             share_text,
             self.probe_tokens,
             "The paper uses 0.5.",
         )?;
         range(
-            "--probe-samples",
+            "probe_samples",
             share(self.probe_samples),
             share_text,
             self.probe_samples,
             "The paper uses 0.05.",
         )?;
         range(
-            "--momentum",
+            "momentum",
             (0.0..=1.0).contains(&self.momentum),
             "a number from 0 to 1",
             self.momentum,
@@ -288,7 +288,7 @@ impl Settings {
         )?;
         if let Some(weight) = self.fixed_probe_weight {
             range(
-                "--fixed-probe-weight",
+                "fixed_probe_weight",
                 (0.0..=1.0).contains(&weight),
                 "a number from 0 to 1",
                 weight,
@@ -296,14 +296,14 @@ impl Settings {
             )?;
         }
         if self.history_layout.bucket == 0 {
-            return Err(Error::argument("--history-bucket", "at least 1", 0, "1 keeps every slot."));
+            return Err(Error::argument("history_bucket", "at least 1", 0, "1 keeps every slot."));
         }
         if self.round_channels == 0 {
-            return Err(Error::argument("--round-channels", "at least 1", 0, "1 means no rounding."));
+            return Err(Error::argument("round_channels", "at least 1", 0, "1 means no rounding."));
         }
         if !matches!(self.channel_group, 1 | 8 | 16) {
             return Err(Error::argument(
-                "--channel-group",
+                "channel_group",
                 "1, 8 or 16",
                 self.channel_group,
                 "1 keeps single channels.",
@@ -311,10 +311,10 @@ impl Settings {
         }
         let takes = |methods: &[Method]| self.method == Method::None || methods.contains(&self.method);
         if self.channel_group > 1 && !takes(&[Method::ProbePruning, Method::WandaSp]) {
-            let name = format!("--channel-group {}", self.channel_group);
+            let name = format!("channel_group {}", self.channel_group);
             return Err(Error::argument(
                 name,
-                "--method pp or wanda-sp",
+                "`method` pp or wanda-sp",
                 self.method,
                 "Other methods keep single channels.",
             ));
@@ -326,18 +326,18 @@ impl Settings {
                 "flap has a compensation of its own, the others have none.",
             ),
             Compensation::Linear { .. } => {
-                (&[Method::ProbePruning], "wanda-sp takes --compensate probe-mean.")
+                (&[Method::ProbePruning], "wanda-sp takes `compensate` probe-mean.")
             }
         };
         if !takes(methods) {
-            let name = format!("--compensate {}", self.compensate);
+            let name = format!("compensate {}", self.compensate);
             let expected =
-                methods.iter().map(|method| format!("--method {method}")).collect::<Vec<_>>().join(" or ");
+                methods.iter().map(|method| format!("`method` {method}")).collect::<Vec<_>>().join(" or ");
             return Err(Error::argument(name, expected, self.method, help));
         }
         if !matches!(self.flap_attention_factor, 2 | 4) {
             return Err(Error::argument(
-                "--flap-attention-factor",
+                "flap_attention_factor",
                 "2 or 4",
                 self.flap_attention_factor,
                 "4 is what the reference uses; 2 counts q and o only.",

@@ -55,12 +55,12 @@ pub fn calibrate<B: Backend, P: Proceed>(
             "calibration",
             format!("whole samples of {seq_len} tokens, at least one"),
             format!("{} tokens", tokens.len()),
-            "Pass more text or a smaller --seq-len; padded samples cannot calibrate.",
+            "Pass more text or a smaller `seq_len`; padded samples cannot calibrate.",
         ));
     }
     if linear_rank > config.hidden_size {
         return Err(Error::argument(
-            format!("--compensate linear:{linear_rank}"),
+            "linear_rank",
             format!("a rank of at most {}, the model's hidden_size", config.hidden_size),
             linear_rank,
             "32 is usual.",

@@ -25,7 +25,7 @@ pub(super) fn check_limits(config: &ModelConfig, settings: &Settings, limits: Li
     }
     if settings.dense_below > 0 && limits.capacity > 0 {
         return Err(Error::argument(
-            "--dense-below",
+            "dense_below",
             "0 where text is generated: the key/value cache has room for kept heads only",
             settings.dense_below,
             "Leave it out.",

@@ -91,7 +91,7 @@ impl<B: Backend> Session<B> {
                 "prompt and new tokens",
                 format!("at most {capacity} in all, the session's cache"),
                 format!("{length} + {new_tokens}"),
-                "Shorten the prompt or lower --max-new-tokens.",
+                "Shorten the prompt or lower `max_new_tokens`.",
             ));
         }
         self.prefill(&tokens, samples, Some(&mask), options.reprobe_every)?;
@@ -274,11 +274,11 @@ impl<B: Backend> Session<B> {
 fn check_reprobing(every: Option<usize>, settings: &Settings) -> Result<()> {
     if every == Some(0) {
         let help = "Leave it out to keep the prompt's choice.";
-        return Err(Error::argument("--reprobe-every", "at least 1", 0, help));
+        return Err(Error::argument("reprobe_every", "at least 1", 0, help));
     }
     if every.is_some() && settings.compensate != Compensation::None {
         let help = "Compensation is known from the prompt's probe alone.";
-        return Err(Error::argument("--reprobe-every", "--compensate none", settings.compensate, help));
+        return Err(Error::argument("reprobe_every", "`compensate` none", settings.compensate, help));
     }
     Ok(())
 }

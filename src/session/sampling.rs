@@ -28,15 +28,15 @@ impl Sampling {
     /// Checks the ranges.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming the flag.
+    /// [`Error::Argument`] naming the setting.
     pub fn check(&self) -> Result<()> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             let help = "0 is greedy, 1 samples from the model's distribution.";
-            return Err(Error::argument("--temperature", "a number of at least 0", self.temperature, help));
+            return Err(Error::argument("temperature", "a number of at least 0", self.temperature, help));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::argument(
-                "--top-p",
+                "top_p",
                 "a number above 0 and at most 1",
                 self.top_p,
                 "1 considers every token.",

@@ -50,15 +50,15 @@ pub(super) fn build<B: Backend>(
     };
     if settings.method.needs_calibration() && calibration.is_none() {
         return Err(Error::argument(
-            format!("--method {}", settings.method),
+            format!("method {}", settings.method),
             "a calibration",
             "none",
-            "Pass --history FILE, --calibrate-text or --calibrate-tokens.",
+            "Pass `calibration`.",
         ));
     }
     if settings.channel_group > 1 && model.channel_order.is_none() {
         return Err(Error::argument(
-            format!("--channel-group {}", settings.channel_group),
+            format!("channel_group {}", settings.channel_group),
             "a model whose channels were sorted when it was loaded",
             "one in the checkpoint's order",
             "Load it in the order of a calibration.",
@@ -178,8 +178,8 @@ impl<'a, B: Backend> Builder<'a, B> {
     fn flap_moments(&self, layer: usize, block: Block) -> Result<&'a FlapMoments> {
         self.moments(layer, block).and_then(|moments| moments.flap.as_ref()).ok_or_else(|| {
             Error::argument(
-                "--history",
-                "a calibration with FLAP's moments",
+                "calibration",
+                "one with FLAP's moments",
                 "one without",
                 "Calibrate again, with FLAP's moments.",
             )
@@ -337,10 +337,10 @@ impl<'a, B: Backend> Builder<'a, B> {
         match fit.filter(|fit| fit.rank() >= rank) {
             Some(fit) => Ok(Some(fit.truncated(rank))),
             None => Err(Error::argument(
-                format!("--compensate {}", self.settings.compensate),
+                format!("compensate {}", self.settings.compensate),
                 format!("a calibration with linear maps of rank {rank} or more"),
                 fit.map_or("one without".to_string(), |fit| format!("one with rank {}", fit.rank())),
-                "Make it with `probeprune calibrate --compensate linear:RANK`, or pass --calibrate-text.",
+                "Calibrate with `linear_rank`.",
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! Calls that must be refused: one line that says what to do, and exit code 2.
+//! Invalid calls: one line that says what to do, and exit code 2.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -68,7 +68,7 @@ fn a_row_of_padding_is_refused() {
 }
 
 #[test]
-fn compensation_and_groups_that_cannot_be_are_refused() {
+fn invalid_compensation_and_groups_are_refused() {
     let pp =
         |args: &[&'static str]| perplexity(&[&["--method", "pp", "--prune-ratio", "0.4"], args].concat());
     for compensate in ["linear:0", "linear:", "linear:x", "mean", ""] {

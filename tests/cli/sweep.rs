@@ -1,4 +1,4 @@
-//! `sweep`: what it finds, how it goes on after a stop, and the page.
+//! `sweep`: its results, its resumption after an interruption, and its page.
 
 use std::{
     fs,
@@ -136,7 +136,7 @@ fn the_page_has_every_figure_and_needs_nothing_from_outside() {
 
 #[cfg(unix)]
 #[test]
-fn a_stopped_sweep_goes_on_where_it_was() {
+fn an_interrupted_sweep_resumes() {
     let folder = TempDir::new().unwrap();
     let args = ["--variants", "pp,wanda-sp,flap,random,magnitude", "--ratios", "0.2,0.3,0.4,0.5,0.6"];
     let arguments = sweep(folder.path(), &args);
@@ -206,7 +206,7 @@ fn runs_that_cannot_be_compared_are_refused() {
 }
 
 #[test]
-fn what_cannot_be_run_is_refused_before_anything_is() {
+fn invalid_sweeps_are_refused_before_anything_runs() {
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("new");
     for (args, parts) in [

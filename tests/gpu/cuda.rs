@@ -72,7 +72,7 @@ fn without_a_driver_the_error_says_so() {
     } else if !cuda::driver_is_installed() {
         assert_error(
             Cuda::new(0),
-            &["cuda", "driver", "NVIDIA's driver", "none on this machine", "--device cpu"],
+            &["cuda", "driver", "NVIDIA's driver", "none on this machine", "`device` cpu"],
         );
     }
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The C library: shared and static, header, pkg-config file.
 #   tools/capi/library.sh build             target/release/libprobeprune.{so,a}
-#   tools/capi/library.sh install PREFIX    builds and installs; what `cargo cinstall --prefix PREFIX` does, without cargo-c
-#   tools/capi/library.sh check             the tests of the C ABI, its symbols and layout, and all examples: C99, C++17,
-#                                           valgrind, AddressSanitizer, Python
+#   tools/capi/library.sh install PREFIX    builds and installs; as `cargo cinstall --no-default-features --prefix PREFIX` (cargo-c) does
+#   tools/capi/library.sh check             the tests of the C ABI, its symbols and layout, and all examples: C99, C++17, valgrind,
+#                                   AddressSanitizer, Python
 # Python examples run where PYTHON (python3) has NumPy, and with PyTorch's tensors where it has PyTorch.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,7 +13,7 @@ version=$(sed -n 's/^#define PROBEPRUNE_ABI_VERSION //p' include/probeprune.h)
 say() { printf -- '-- %s\n' "$*"; }
 
 build() {
-  cargo rustc --release --locked --lib --features capi --crate-type cdylib,staticlib -- \
+  cargo rustc --release --locked --lib --no-default-features --features capi --crate-type cdylib,staticlib -- \
     -C "link-arg=-Wl,-soname,libprobeprune.so.$version"
 }
 

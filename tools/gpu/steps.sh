@@ -56,7 +56,7 @@ command_of() {
     command=("$bin/bench-kernels" --bench --goals "${goals_of[$step]}" --rows "$rows" --step "$step" "${reduced[@]}")
     ;;
   latency)
-    command=("$bin/probeprune-latency" --device cuda --test pp --format json)
+    command=("$bin/probeprune-latency" --device cuda --test prompt --format json)
     if [[ -n $dry ]]; then
       command+=(--model bundled:tiny-llama --batch-size 1 --prompt-len 16 --prune-ratio 0.4 --repetitions 1 --warmup 0)
     else

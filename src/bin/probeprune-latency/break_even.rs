@@ -1,21 +1,21 @@
-//! From how many tokens of a batch on pruning is faster.
+//! The batch size, in tokens, from which pruning is faster.
 
 use serde_json::json;
 
 use crate::report::{Field, Row};
 
-/// What a sweep over batches found for one pruned variant.
+/// The break-even point of one pruned variant.
 #[derive(Debug)]
 pub(crate) struct BreakEven {
     method: String,
     prune_ratio: f64,
-    /// Tokens of the smallest batch from which on every larger one measured was faster, and its time ratio to dense.
+    /// Tokens of the smallest batch that was faster, as were all larger ones, and its time ratio to dense.
     wins_from: Option<(usize, f64)>,
     /// The largest batch, and its time ratio to dense.
     largest: (usize, f64),
 }
 
-/// Of all rows of prompts, one finding per pruned variant.
+/// One break-even point per pruned variant, from the rows of prompts.
 pub(crate) fn find(rows: &[Row]) -> Vec<BreakEven> {
     let mut variants: Vec<usize> =
         rows.iter().map(|row| row.variant).filter(|&variant| variant > 0).collect();
@@ -29,7 +29,7 @@ pub(crate) fn find(rows: &[Row]) -> Vec<BreakEven> {
 
 fn of_variant<'a>(rows: impl Iterator<Item = &'a Row>) -> Option<BreakEven> {
     let mut rows: Vec<&Row> = rows.collect();
-    // Of batches with as many tokens the slowest counts: it comes first, so that it ends a run of wins.
+    // Of batches with equal tokens the slowest counts: it comes first, so that it ends a run of wins.
     rows.sort_by(|a, b| a.rows.cmp(&b.rows).then(b.time_ratio.total_cmp(&a.time_ratio)));
     let losses = rows.iter().rposition(|row| !row.wins()).map_or(0, |last| last + 1);
     let wins = rows[losses..].iter().find(|row| losses == 0 || row.rows > rows[losses - 1].rows);
@@ -55,7 +55,7 @@ impl BreakEven {
         ]
     }
 
-    /// For people.
+    /// For the text report.
     pub(crate) fn sentence(&self) -> String {
         let saved = |ratio: f64| format!("{:.0} % of dense", 100.0 * ratio);
         let (rows, ratio) = self.largest;
@@ -63,7 +63,7 @@ impl BreakEven {
         match self.wins_from {
             None => format!("{what}: not faster, {} with {rows} tokens per batch", saved(ratio)),
             Some((from, there)) => format!(
-                "{what}: faster from {from} tokens per batch on ({}), {} with {rows}; --dense-below {from} keeps \
+                "{what}: faster from {from} tokens per batch ({}), {} with {rows}; --dense-below {from} keeps \
                  smaller batches dense",
                 saved(there),
                 saved(ratio)
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(found(&[(16, 0.9), (32, 1.0), (64, 0.8)]), Some((64, 0.8)));
         assert_eq!(found(&[(16, 0.9), (64, 0.6)]), Some((16, 0.9)));
         assert_eq!(found(&[(16, 0.9), (64, 1.1)]), None);
-        // Two batches of as many tokens, of which one loses.
+        // Two batches of equal tokens, one of which loses.
         assert_eq!(found(&[(32, 1.1), (32, 0.9), (64, 0.8)]), Some((64, 0.8)));
     }
 }

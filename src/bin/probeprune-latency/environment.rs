@@ -1,4 +1,4 @@
-//! What a measurement has to say about where it was made.
+//! The environment of a measurement.
 
 use std::{
     fs,
@@ -8,31 +8,31 @@ use std::{
 use probeprune::{Error, checkpoint::RandomTensors, gpu::cuda};
 use serde_json::{Value, json};
 
-use crate::{device::Place, failure::Result, report::Field};
+use crate::{device::Device, failure::Result, report::Field};
 
 /// Build, machine and device, in the order they are shown.
-pub(crate) fn fields(place: &Place) -> Vec<Field> {
-    let on_gpu = place.gpu.is_some();
+pub(crate) fn fields(device: &Device) -> Vec<Field> {
+    let on_gpu = device.gpu.is_some();
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     vec![
         ("version", json!(env!("CARGO_PKG_VERSION"))),
-        // Set by whoever builds; a build script that looked would build everything anew after each commit.
+        // Set by the packaging script: a build script that asked git would rebuild everything after each commit.
         ("commit", json!(option_env!("PROBEPRUNE_COMMIT"))),
         ("build", json!(if cfg!(debug_assertions) { "debug" } else { "release" })),
         ("system", json!(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
         ("cpu", json!(cpu())),
         ("cores", json!(std::thread::available_parallelism().map_or(1, usize::from))),
-        ("device", json!(place.device)),
-        ("dtype", json!(place.dtype)),
-        ("threads", json!(place.threads)),
-        ("gpu", json!(place.gpu)),
+        ("device", json!(device.name)),
+        ("dtype", json!(device.dtype)),
+        ("threads", json!(device.threads)),
+        ("gpu", json!(device.gpu)),
         ("gpu_driver", if on_gpu { json!(gpu_driver()) } else { Value::Null }),
         ("gpu_kernels", if on_gpu { json!(cuda::build()) } else { Value::Null }),
         ("unix_time", json!(seconds)),
     ]
 }
 
-/// The CPU's name as Linux has it.
+/// The CPU's name, on Linux.
 fn cpu() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
@@ -45,7 +45,7 @@ fn gpu_driver() -> Option<String> {
     Some(text.lines().next()?.trim().to_string())
 }
 
-/// Refuses random weights that this machine has no memory for, where the system says how much it has.
+/// Refuses random weights that exceed the free memory, if the system tells its size.
 pub(crate) fn check_room(tensors: &RandomTensors) -> Result<()> {
     let free = || {
         let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -56,7 +56,7 @@ pub(crate) fn check_room(tensors: &RandomTensors) -> Result<()> {
         Some(free) if tensors.bytes() > free => {
             let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
             let expected = format!("weights that fit {} of free memory", gigabytes(free));
-            let help = "Pass --layers with a few layers of it, or a smaller shape.";
+            let help = "Pass a smaller --layers, or a smaller shape.";
             Err(Error::argument("--shape", expected, gigabytes(tensors.bytes()), help).into())
         }
         _ => Ok(()),

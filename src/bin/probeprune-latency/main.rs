@@ -1,4 +1,4 @@
-//! How fast is it, dense and pruned: see `probeprune-latency --help`.
+//! Latency of prompts and decoding, dense and pruned: see `probeprune-latency --help`.
 
 mod break_even;
 mod cli;
@@ -23,9 +23,9 @@ use device::{DeviceChoice, Task, with_weights};
 use failure::{Result, note, print};
 use input::{Loaded, Origin};
 use report::{Field, Report};
-use shared::{args, device, failure, input, interrupt, progress, statistics, table};
+use shared::{args, device, failure, flags, input, interrupt, progress, statistics, table};
 
-/// Warm-up rounds: on a GPU a forward becomes a graph when it comes the second time, and residual buffers rotate in three.
+/// Warm-up rounds: on a GPU a forward becomes a graph on its second run, for each of three rotating residual buffers.
 const WARMUP: usize = 1;
 const WARMUP_ON_GPU: usize = 6;
 
@@ -47,42 +47,42 @@ fn run(cli: &Cli) -> Result<()> {
             config.num_hidden_layers = layers;
             cli.variants(&config)?;
             let tensors = RandomTensors::new(&config, cli.tuning.seed);
-            // A GPU takes one tensor after another.
-            if cli.place.device.device == DeviceChoice::Cpu || !driver_is_installed() {
+            // On a GPU, tensors are made and uploaded one by one.
+            if cli.compute.device.device == DeviceChoice::Cpu || !driver_is_installed() {
                 environment::check_room(&tensors)?;
             }
             let name = format!("{}, {layers} of {of} layers, random weights", shape.name());
             Origin::Random { name, config: Box::new(config), tensors }
         }
     };
-    with_weights(origin, &cli.place, cli)
+    with_weights(origin, &cli.compute, cli)
 }
 
 impl Task for &Cli {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let variants = self.variants(&loaded.model.config)?;
-        let default = if loaded.place.gpu.is_some() { WARMUP_ON_GPU } else { WARMUP };
+        let default = if loaded.device.gpu.is_some() { WARMUP_ON_GPU } else { WARMUP };
         let warmup = self.tests.warmup.map_or(default, |warmup| warmup as usize);
         let calibrations = measure::calibrations(&loaded.model, &variants, self)?;
-        // Groups of channels want these sorted; a dense model takes the same time in any order.
+        // Groups of channels need sorted channels; a dense model takes the same time in any order.
         let pruned = variants.last().expect("there is a dense one");
         let loaded = loaded.arranged(pruned, calibrations.first().map(|(_, calibration)| calibration))?;
         let measured = measure::measure(&loaded.model, &variants, &calibrations, self, warmup)?;
         if measured.iter().any(|measured| !measured.same_logits) {
             note(
-                "repetitions gave different logits: the device does not keep its promise, or memory is damaged",
+                "repetitions gave different logits: the device is not deterministic, or its memory is faulty",
             );
         }
-        let environment = environment::fields(&loaded.place);
+        let environment = environment::fields(&loaded.device);
         let settings = settings(&loaded.name, &variants, warmup, self);
         let report = Report::new(environment, settings, &variants, &measured, self.tests.break_even);
         print(&report.text(self.format))
     }
 }
 
-/// What was measured, and how.
+/// The settings of a measurement.
 fn settings(model: &str, variants: &[Settings], warmup: usize, cli: &Cli) -> Vec<Field> {
-    // What is the same for all variants; of a dense one it says nothing.
+    // All pruned variants have the same tuning; the last one is pruned, if any is.
     let tuning = variants.last().expect("there is a dense one");
     vec![
         ("model", json!(model)),

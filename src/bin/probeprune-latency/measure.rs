@@ -1,4 +1,4 @@
-//! The runs: every configuration's repetitions alternate with the others'.
+//! The runs: the repetitions of all configurations alternate.
 
 use std::{sync::Arc, time::Instant};
 
@@ -23,7 +23,7 @@ use crate::{
     statistics::median,
 };
 
-/// Windows that static methods are calibrated with: how long they take does not depend on what they keep.
+/// Calibration windows of static methods, whose time does not depend on the kept sets.
 const CALIBRATION_WINDOWS: usize = 2;
 
 /// One configuration's measurement of one test.
@@ -33,8 +33,8 @@ pub(crate) struct Measured {
     /// Which of the variants.
     pub(crate) variant: usize,
     /// B × S of the prompt.
-    pub(crate) grid: BatchShape,
-    /// Tokens decoded behind it, per sample.
+    pub(crate) shape: BatchShape,
+    /// Tokens decoded after it, per sample.
     pub(crate) decoded: usize,
     /// Of every repetition.
     pub(crate) seconds: Vec<f64>,
@@ -42,19 +42,19 @@ pub(crate) struct Measured {
     pub(crate) flops_share: Option<f64>,
     /// Repetitions that fell back to dense.
     pub(crate) dense_batches: usize,
-    /// blake3 of the logits (B, V) behind the last token.
+    /// blake3 of the logits (B, V) after the last token.
     pub(crate) logits: String,
     /// Whether every repetition had the same.
     pub(crate) same_logits: bool,
     pub(crate) breakdown: Option<Breakdown>,
 }
 
-/// Where the time of a forward goes: of the prompt, or of the last decoding step.
+/// The steps' times of a forward: of the prompt, or of the last decoding step.
 #[derive(Debug)]
 pub(crate) struct Breakdown {
     /// Medians over the repetitions, in the order of [`Step::ALL`].
     pub(crate) seconds: [f64; Step::ALL.len()],
-    /// Median of the whole with time stamps: of the prompt's run, or of a decoding step on average.
+    /// Median of the total with time stamps: of the prompt's run, or of a decoding step on average.
     pub(crate) whole: f64,
 }
 
@@ -77,7 +77,7 @@ struct Round {
 /// Calibrations by the length of their windows.
 pub(crate) type Calibrations = Vec<(usize, Calibration)>;
 
-/// Calibrations at every length of prompts, if any of the variants needs one.
+/// A calibration for every prompt length, if any variant needs one.
 pub(crate) fn calibrations<B: Backend>(
     model: &Arc<Model<B>>,
     variants: &[Settings],
@@ -87,7 +87,7 @@ pub(crate) fn calibrations<B: Backend>(
     if !variants.iter().any(|settings| is_calibrated(settings) || sorts(settings)) {
         return Ok(Vec::new());
     }
-    note("calibrated with random tokens: the times are real, what is kept is not");
+    note("calibrated with random tokens: times are meaningful, kept sets are not");
     let flap = variants.iter().any(|settings| settings.method == Method::Flap);
     let ranks = variants.iter().filter(|settings| is_calibrated(settings));
     let linear_rank = ranks.map(|settings| settings.compensate.rank()).max().unwrap_or(0);
@@ -102,13 +102,13 @@ pub(crate) fn calibrations<B: Backend>(
     lengths.into_iter().map(one).collect()
 }
 
-/// Whether a session cannot do without a calibration.
+/// Whether a session needs a calibration.
 fn is_calibrated(settings: &Settings) -> bool {
     let fitted = settings.method == Method::ProbePruning && settings.compensate.rank() > 0;
     settings.method.needs_calibration() || fitted
 }
 
-/// The same random tokens every time.
+/// Random tokens, the same for every call.
 fn tokens<B: Backend>(model: &Model<B>, args: &Cli, count: usize) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(args.tuning.seed);
     let vocabulary = model.config.vocab_size as u32;
@@ -124,21 +124,21 @@ pub(crate) fn measure<B: Backend>(
     warmup: usize,
 ) -> Result<Vec<Measured>> {
     let [prompts, batches, decoded] = args.tests.sizes()?;
-    let generating = args.tests.wants(Test::Tg) || args.tests.wants(Test::Pg);
+    let generating = args.tests.wants(Test::Decode) || args.tests.wants(Test::PromptDecode);
     let mut plan = Vec::new();
     for &samples in &batches {
         for &tokens in &prompts {
-            let grid = BatchShape { samples, tokens };
-            plan.extend(args.tests.wants(Test::Pp).then_some((grid, 0)));
-            plan.extend(decoded.iter().filter(|&&n| n > 0 && generating).map(|&n| (grid, n)));
+            let shape = BatchShape { samples, tokens };
+            plan.extend(args.tests.wants(Test::Prompt).then_some((shape, 0)));
+            plan.extend(decoded.iter().filter(|&&n| n > 0 && generating).map(|&n| (shape, n)));
         }
     }
     let rounds = warmup + args.tests.repetitions as usize * (1 + usize::from(args.tests.breakdown));
     let bar = progress::bar("measuring", plan.len() * rounds * variants.len());
     let runner = Runner { model, variants, calibrations, args, warmup, bar };
     let mut measured = Vec::new();
-    for (grid, decoded) in plan {
-        measured.extend(runner.group(grid, decoded)?);
+    for (shape, decoded) in plan {
+        measured.extend(runner.group(shape, decoded)?);
     }
     runner.bar.finish_and_clear();
     Ok(measured)
@@ -155,16 +155,16 @@ struct Runner<'a, B: Backend> {
 
 impl<'a, B: Backend> Runner<'a, B> {
     /// All variants at one size; `decoded` of 0 for prompts alone.
-    fn group(&self, grid: BatchShape, decoded: usize) -> Result<Vec<Measured>> {
-        let tokens = tokens(self.model, self.args, grid.rows());
+    fn group(&self, shape: BatchShape, decoded: usize) -> Result<Vec<Measured>> {
+        let tokens = tokens(self.model, self.args, shape.rows());
         let mut cases = Vec::new();
         for settings in self.variants {
-            cases.push(self.case(settings, grid, decoded)?);
+            cases.push(self.case(settings, shape, decoded)?);
         }
         let repetitions = self.args.tests.repetitions as usize;
-        self.rounds(&mut cases, self.warmup, &tokens, grid, decoded)?;
+        self.rounds(&mut cases, self.warmup, &tokens, shape, decoded)?;
         let before: Vec<usize> = cases.iter().map(|case| case.session.dense_batches()).collect();
-        let rounds = self.rounds(&mut cases, repetitions, &tokens, grid, decoded)?;
+        let rounds = self.rounds(&mut cases, repetitions, &tokens, shape, decoded)?;
         let fallen: Vec<usize> =
             cases.iter().zip(before).map(|(case, before)| case.session.dense_batches() - before).collect();
         let mut recorded = Vec::new();
@@ -172,19 +172,19 @@ impl<'a, B: Backend> Runner<'a, B> {
             for case in &mut cases {
                 case.session.record_steps(true)?;
             }
-            recorded = self.rounds(&mut cases, repetitions, &tokens, grid, decoded)?;
+            recorded = self.rounds(&mut cases, repetitions, &tokens, shape, decoded)?;
         }
-        let tests: &[Test] = if decoded == 0 { &[Test::Pp] } else { &[Test::Tg, Test::Pg] };
+        let tests: &[Test] = if decoded == 0 { &[Test::Prompt] } else { &[Test::Decode, Test::PromptDecode] };
         let mut measured = Vec::new();
         for &test in tests.iter().filter(|&&test| self.args.tests.wants(test)) {
             for (variant, (rounds, case)) in rounds.iter().zip(&cases).enumerate() {
                 measured.push(Measured {
                     test,
                     variant,
-                    grid,
+                    shape,
                     decoded,
                     seconds: rounds.iter().map(|round| round.seconds(test)).collect(),
-                    flops_share: (test == Test::Pp).then(|| case.session.shares(grid).total),
+                    flops_share: (test == Test::Prompt).then(|| case.session.shares(shape).total),
                     dense_batches: fallen[variant],
                     logits: rounds[0].logits.to_string(),
                     same_logits: rounds.iter().all(|round| round.logits == rounds[0].logits),
@@ -201,43 +201,43 @@ impl<'a, B: Backend> Runner<'a, B> {
         cases: &mut [Case<'_, B>],
         count: usize,
         tokens: &[u32],
-        grid: BatchShape,
+        shape: BatchShape,
         decoded: usize,
     ) -> Result<Vec<Vec<Round>>> {
         let mut rounds: Vec<Vec<Round>> = cases.iter().map(|_| Vec::with_capacity(count)).collect();
         for _ in 0..count {
             for (case, rounds) in cases.iter_mut().zip(&mut rounds) {
-                rounds.push(case.round(tokens, grid, decoded)?);
+                rounds.push(case.round(tokens, shape, decoded)?);
                 self.bar.inc(1);
             }
         }
         Ok(rounds)
     }
 
-    fn case(&self, settings: &Settings, grid: BatchShape, decoded: usize) -> Result<Case<'a, B>> {
+    fn case(&self, settings: &Settings, shape: BatchShape, decoded: usize) -> Result<Case<'a, B>> {
         let mut settings = settings.clone();
-        // Every sample's first token comes out of the prompt.
-        let capacity = if decoded == 0 { 0 } else { grid.tokens + decoded + 1 };
+        // The prompt's run yields every sample's first token.
+        let capacity = if decoded == 0 { 0 } else { shape.tokens + decoded + 1 };
         if capacity > 0 {
             settings.dense_below = 0;
         }
         let mut calibrations = self.calibrations.iter().filter(|_| is_calibrated(&settings));
-        let calibration = calibrations.find_map(|(length, of)| (*length == grid.tokens).then_some(of));
-        let limits = Limits { samples: grid.samples, tokens: grid.tokens, capacity };
+        let calibration = calibrations.find_map(|(length, of)| (*length == shape.tokens).then_some(of));
+        let limits = Limits { samples: shape.samples, tokens: shape.tokens, capacity };
         let session = Session::new(Arc::clone(self.model), settings, limits, calibration)?;
         Ok(Case { session, calibration })
     }
 }
 
 impl<B: Backend> Case<'_, B> {
-    /// One run, from the same history every time, so that all give the same bits.
-    fn round(&mut self, tokens: &[u32], grid: BatchShape, decoded: usize) -> Result<Round> {
+    /// One run, always from the same history, so that all runs give the same bits.
+    fn round(&mut self, tokens: &[u32], shape: BatchShape, decoded: usize) -> Result<Round> {
         let session = &mut self.session;
-        let prompts: Vec<Vec<u32>> = tokens.chunks_exact(grid.tokens).map(<[u32]>::to_vec).collect();
+        let prompts: Vec<Vec<u32>> = tokens.chunks_exact(shape.tokens).map(<[u32]>::to_vec).collect();
         let start = Instant::now();
         let (first, last) = if decoded == 0 {
-            session.forward(tokens, grid.samples, None, true)?;
-            // On a GPU this waits, for tokens that fit a packet; the logits are fetched later.
+            session.forward(tokens, shape.samples, None, true)?;
+            // Waits for the GPU with a download of a few tokens; the logits are fetched later.
             session.predict()?;
             session.next_tokens()?;
             let end = Instant::now();
@@ -253,7 +253,7 @@ impl<B: Backend> Case<'_, B> {
         };
         let steps = session.step_seconds()?;
         session.reset_history(self.calibration);
-        // The download also waits for the history to be back.
+        // The download also waits for the history's reset.
         let logits = blake3::hash(bytemuck::cast_slice(&session.next_logits()?));
         let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();
         Ok(Round { first: seconds(start, first), rest: seconds(first, last), logits, steps })
@@ -263,19 +263,19 @@ impl<B: Backend> Case<'_, B> {
 impl Round {
     fn seconds(&self, test: Test) -> f64 {
         match test {
-            Test::Pp => self.first,
-            Test::Tg => self.rest,
-            Test::Pg => self.first + self.rest,
+            Test::Prompt => self.first,
+            Test::Decode => self.rest,
+            Test::PromptDecode => self.first + self.rest,
         }
     }
 }
 
-/// Of recorded rounds; a generation has stamps of its last step only, which says nothing of a prompt with decoding.
+/// From recorded rounds. A generation has stamps of its last step only, so prompt+decode has no breakdown.
 fn breakdown(rounds: &[Round], test: Test, decoded: usize) -> Option<Breakdown> {
     let forwards = match test {
-        Test::Pp => 1,
-        Test::Tg => decoded,
-        Test::Pg => return None,
+        Test::Prompt => 1,
+        Test::Decode => decoded,
+        Test::PromptDecode => return None,
     };
     let of = |value: &dyn Fn(&Round) -> f64| median(&rounds.iter().map(value).collect::<Vec<_>>());
     Some(Breakdown {

@@ -2,10 +2,10 @@
 
 use std::str::FromStr;
 
-/// What a list may look like.
+/// The syntax of a list, for errors.
 const SYNTAX: &str =
-    "expected numbers with commas between them, or ranges: 1-4, 0-96+32 (steps of 32), 128-1024*2 (doubling)";
-/// More values than anybody has time for; a typing error.
+    "expected numbers separated by commas, or ranges: 1-4, 0-96+32 (steps of 32), 128-1024*2 (doubling)";
+/// More values than this are a typing error.
 const MOST: usize = 1000;
 
 /// Numbers in the order given, each once.
@@ -58,7 +58,7 @@ fn range(text: &str) -> Result<Vec<usize>, String> {
         std::iter::successors(Some(first), |&x| next(x)).take_while(|&x| x <= last).take(MOST + 1).collect();
     if numbers.len() > MOST {
         return Err(format!(
-            "{text} has more than {MOST} values: expected fewer, as with +64 or *2 behind it"
+            "{text} has more than {MOST} values: expected fewer, for instance with +64 or *2 after it"
         ));
     }
     Ok(numbers)
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_refused() {
+    fn invalid_lists_are_refused() {
         let refused = |text: &str| text.parse::<Numbers>().unwrap_err();
         for text in ["", "1,,2", "a", "-1", "1-", "1-4+", "1.5", "1-2-3", "99999999999999999999999"] {
             assert!(refused(text).starts_with("expected numbers"), "{text}");

@@ -41,7 +41,7 @@ struct Whole<'a> {
 /// A test of a variant.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// As "pp512", "tg32", "pp512+tg32".
+    /// As "prompt512", "decode32", "prompt512+decode32".
     test: String,
     pub(crate) variant: usize,
     pub(crate) method: String,
@@ -51,7 +51,7 @@ pub(crate) struct Row {
     gen_len: usize,
     /// Tokens of the prompts' batch.
     pub(crate) rows: usize,
-    /// Tokens that a repetition timed.
+    /// Tokens timed by a repetition.
     tokens: usize,
     seconds: Vec<f64>,
     /// Median of the ratios to the dense run of the same round.
@@ -66,12 +66,12 @@ pub(crate) struct Row {
 impl Row {
     /// `dense` is the same test's dense measurement.
     fn new(measured: &Measured, dense: &Measured, settings: &Settings) -> Self {
-        let Measured { grid, decoded, .. } = *measured;
-        let (prompt, decoding) = (format!("pp{}", grid.tokens), format!("tg{decoded}"));
+        let Measured { shape, decoded, .. } = *measured;
+        let (prompt, decoding) = (format!("prompt{}", shape.tokens), format!("decode{decoded}"));
         let (test, tokens) = match measured.test {
-            Test::Pp => (prompt, grid.tokens),
-            Test::Tg => (decoding, decoded),
-            Test::Pg => (format!("{prompt}+{decoding}"), grid.tokens + decoded),
+            Test::Prompt => (prompt, shape.tokens),
+            Test::Decode => (decoding, decoded),
+            Test::PromptDecode => (format!("{prompt}+{decoding}"), shape.tokens + decoded),
         };
         let ratios = measured.seconds.iter().zip(&dense.seconds).map(|(pruned, dense)| pruned / dense);
         Self {
@@ -79,11 +79,11 @@ impl Row {
             variant: measured.variant,
             method: if measured.variant == 0 { "dense" } else { settings.method.name() }.to_string(),
             prune_ratio: settings.prune_ratio,
-            batch_size: grid.samples,
-            prompt_len: grid.tokens,
+            batch_size: shape.samples,
+            prompt_len: shape.tokens,
             gen_len: decoded,
-            rows: grid.rows(),
-            tokens: grid.samples * tokens,
+            rows: shape.rows(),
+            tokens: shape.samples * tokens,
             seconds: measured.seconds.clone(),
             time_ratio: median(&ratios.collect::<Vec<_>>()),
             flops_share: measured.flops_share,
@@ -94,7 +94,7 @@ impl Row {
         }
     }
 
-    /// Whether pruning was faster; what fell back to dense was not pruned.
+    /// Whether pruning was faster; a run that fell back to dense was not pruned.
     pub(crate) fn wins(&self) -> bool {
         self.time_ratio < 1.0 && self.dense_batches == 0
     }
@@ -141,14 +141,14 @@ impl Row {
     }
 }
 
-/// Everything there is to tell.
+/// The whole report.
 pub(crate) struct Report {
-    /// Where it was measured.
+    /// Build, machine and device.
     pub(crate) environment: Vec<Field>,
-    /// What was measured, and how.
+    /// The settings of the measurement.
     pub(crate) settings: Vec<Field>,
     pub(crate) rows: Vec<Row>,
-    /// Where it was asked for.
+    /// With --break-even.
     pub(crate) break_even: Option<Vec<BreakEven>>,
 }
 
@@ -162,8 +162,8 @@ impl Report {
     ) -> Self {
         let dense_of = |pruned: &Measured| {
             let same = |other: &&Measured| {
-                (other.variant, other.test, other.grid, other.decoded)
-                    == (0, pruned.test, pruned.grid, pruned.decoded)
+                (other.variant, other.test, other.shape, other.decoded)
+                    == (0, pruned.test, pruned.shape, pruned.decoded)
             };
             measured.iter().find(same).expect("the dense variant runs every test")
         };
@@ -212,7 +212,7 @@ impl Report {
         String::from_utf8(writer.into_inner().expect("memory takes everything")).expect("text is UTF-8")
     }
 
-    /// What it was, and tables.
+    /// Environment, settings, and tables.
     fn document(&self, draw: impl Fn(&Table) -> String) -> String {
         let line = |fields: &[Field]| {
             let said = fields.iter().filter(|(_, value)| !cell(value).is_empty());
@@ -221,7 +221,7 @@ impl Report {
         let mut out =
             format!("{}\n{}\n\n{}", line(&self.environment), line(&self.settings), draw(&self.times()));
         if self.rows.iter().any(|row| row.breakdown.is_some()) {
-            out += "\nWhere the time goes, with time stamps (of decoding: the last step), ms:\n";
+            out += "\nTime of each step, with time stamps (decoding: the last step), ms:\n";
             out += &draw(&self.steps());
         }
         for found in self.break_even.iter().flatten() {
@@ -299,7 +299,7 @@ impl Report {
     }
 }
 
-/// A value as text; lists have semicolons.
+/// A value as text; lists are separated by semicolons.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -314,7 +314,7 @@ impl Row {
     /// A pruned row, for tests.
     pub(crate) fn example(rows: usize, time_ratio: f64) -> Self {
         Self {
-            test: "pp16".to_string(),
+            test: "prompt16".to_string(),
             variant: 1,
             method: "pp".to_string(),
             prune_ratio: 0.4,

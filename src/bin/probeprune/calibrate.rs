@@ -1,4 +1,4 @@
-//! `probeprune calibrate`: a dense pass whose moments are saved for later runs.
+//! `probeprune calibrate`: saves the moments of a dense pass for later runs.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use probeprune::{
 };
 
 use crate::{
-    args::{ModelArgs, TensorKey, at_least_one},
+    args::{ModelArgs, TensorKey, at_least_one, compensation},
     device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
@@ -33,17 +33,17 @@ pub(crate) struct CalibrateArgs {
     /// Token ids instead of text
     #[arg(long, alias = "calibrate-tokens", value_name = "FILE.safetensors:KEY")]
     tokens: Option<TensorKey>,
-    /// Tokens of a window [default: the model's longest, at most 1024]
+    /// Tokens per window [default: the model's context, at most 1024]
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     seq_len: Option<usize>,
-    /// Windows of a batch
+    /// Windows per batch
     #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one())]
     batch_size: usize,
     /// Windows to calibrate with [default: all, at most 128]
     #[arg(long, visible_alias = "samples", value_name = "N", value_parser = at_least_one())]
     calibrate_samples: Option<usize>,
-    /// What else later runs need: linear or linear:RANK fits low-rank maps, which takes a second pass
-    #[arg(long, value_name = "HOW", default_value_t = Compensation::ProbeMean, value_parser = str::parse::<Compensation>)]
+    /// Compensation of later runs: linear or linear:RANK fits low-rank maps, in a second pass
+    #[arg(long, value_name = "HOW", default_value_t = Compensation::ProbeMean, value_parser = compensation)]
     compensate: Compensation,
     /// The history file to write
     #[arg(long, value_name = "HISTORY.safetensors")]
@@ -54,7 +54,7 @@ pub(crate) struct CalibrateArgs {
 pub(crate) fn run(args: &CalibrateArgs) -> Result<()> {
     check_writable(&args.out)?;
     let model = &args.model;
-    with_model(&model.model, !model.no_mmap, &model.place, args)
+    with_model(&model.model, !model.no_mmap, &model.compute, args)
 }
 
 impl Task for &CalibrateArgs {

@@ -4,9 +4,9 @@ use clap::{Parser, Subcommand};
 
 use crate::{calibrate, completions, corpus, demo, generate, inspect, perplexity, sweep};
 
-/// Runs LLaMA and OPT checkpoints densely and pruned by a probe (Probe Pruning, ICLR 2025).
+/// Run LLaMA and OPT checkpoints dense or pruned, with a probe per batch (Probe Pruning, ICLR 2025).
 ///
-/// Without a command, a demonstration on a small bundled model: dense against Probe Pruning and other methods.
+/// Without a command, runs demo: dense against Probe Pruning and other methods on a small bundled model.
 #[derive(Debug, Parser)]
 #[command(name = "probeprune", version)]
 pub(crate) struct Cli {
@@ -17,23 +17,23 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Compare dense, pp, wanda-sp, flap and random at 20, 40 and 60 % (what runs without a command)
+    /// Compare all methods with the dense model at 20, 40 and 60 % (the default command)
     Demo(demo::DemoArgs),
     /// Measure perplexity, time and FLOPs, dense or pruned
     Perplexity(perplexity::PerplexityArgs),
-    /// Compare methods and ratios on one text: perplexity, time, kept sets, and a report to look at
+    /// Compare methods and ratios on one text: perplexity, time, kept sets, and an HTML report
     Sweep(sweep::SweepArgs),
-    /// Run text densely once and save what history and the static methods need
+    /// Run text through the dense model and save a history for later runs
     Calibrate(calibrate::CalibrateArgs),
     /// Continue prompts, dense or pruned
     Generate(generate::GenerateArgs),
-    /// Show a model's config, tensors, memory needed, and what a prune ratio keeps
+    /// Show a model's config, tensors and memory, and the heads and channels kept at a prune ratio
     Inspect(inspect::InspectArgs),
-    /// Show what this machine offers and what this build contains
+    /// Show this machine's hardware and this build's contents
     Doctor,
-    /// Write a shell's completion script to standard output
+    /// Print a shell's completion script
     Completions(completions::CompletionsArgs),
-    /// Write synthetic text to standard output
+    /// Print synthetic text
     #[command(hide = true)]
     Corpus(corpus::CorpusArgs),
 }

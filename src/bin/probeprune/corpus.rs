@@ -1,4 +1,4 @@
-//! `probeprune corpus`: the synthetic text that the bundled models were trained on.
+//! `probeprune corpus`: synthetic text, as the bundled models were trained on.
 
 use clap::Args;
 use probeprune::corpus::{Corpus, Topic};
@@ -11,13 +11,13 @@ pub(crate) struct CorpusArgs {
     /// A topic's name, or all
     #[arg(long, value_name = "NAME|all", default_value = "all")]
     topic: String,
-    /// Other seeds give other text
+    /// Seed of the text
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Stop after the document that reaches so many bytes
+    /// Stop after the document that reaches N bytes
     #[arg(long, value_name = "N", required_unless_present = "lines")]
     bytes: Option<usize>,
-    /// Stop after the document that reaches so many lines, the blank ones between documents included
+    /// Stop after the document that reaches N lines, including the blank lines between documents
     #[arg(long, value_name = "N")]
     lines: Option<usize>,
 }

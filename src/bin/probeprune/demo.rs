@@ -1,4 +1,4 @@
-//! What runs without a command: dense against pruned, on text that the bundled model has not seen.
+//! `probeprune demo`, the default command: dense against pruned, on text that the bundled model has not seen.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use probeprune::{
 use serde::Serialize;
 
 use crate::{
-    args::PlaceArgs,
+    args::ComputeArgs,
     device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
@@ -26,15 +26,15 @@ use crate::{
     table::{Format, Table, csv, json, percent},
 };
 
-/// Seeds that no training text was made with.
+/// Seeds that no training text has.
 const CALIBRATION_SEED: u64 = 4_000;
 const EVALUATION_SEED: u64 = 5_000;
 
 /// Shape of the batches; a batch has one topic.
-const GRID: BatchShape = BatchShape { samples: 16, tokens: 64 };
+const SHAPE: BatchShape = BatchShape { samples: 16, tokens: 64 };
 const CALIBRATION_SAMPLES: usize = 128;
 
-/// Methods and what stands in for pruned channels.
+/// Methods and compensations.
 const METHODS: [(Method, Compensation); 7] = [
     (Method::ProbePruning, Compensation::None),
     (Method::ProbePruning, Compensation::ProbeMean),
@@ -44,15 +44,15 @@ const METHODS: [(Method, Compensation); 7] = [
     (Method::Flap, Compensation::None),
     (Method::Random, Compensation::None),
 ];
-/// The largest with which the FLOPs, the channels that it costs taken off, stay below those of plain pp in both models.
+/// The largest rank with which both models need no more FLOPs than with plain pp: fewer kept channels pay for it.
 const RANK: usize = 5;
 const RATIOS: [f64; 3] = [0.2, 0.4, 0.6];
 
-/// Times are medians over as many rounds as fit in here, at least one and at most `MAX_ROUNDS`.
+/// Times are medians over the rounds that fit into this budget, at least one and at most `MAX_ROUNDS`.
 const TIME_BUDGET: Duration = Duration::from_secs(30);
 const MAX_ROUNDS: usize = 7;
 
-/// What the last line's text begins with, and how long it gets.
+/// The generated text: its prompt, and its length.
 const PROMPT_TOPIC: Topic = Topic::Stories;
 const PROMPT_TOKENS: usize = 32;
 const NEW_TOKENS: usize = 40;
@@ -60,12 +60,12 @@ const NEW_TOKENS: usize = 40;
 /// Flags of `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Another model: a folder, bundled:NAME, or org/name in the local Hugging Face cache
+    /// A folder, bundled:NAME, or org/name in the local Hugging Face cache
     #[arg(long, value_name = "M", default_value = DemoArgs::MODEL)]
     model: String,
     #[command(flatten)]
-    place: PlaceArgs,
-    /// How to write the result
+    compute: ComputeArgs,
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
@@ -76,11 +76,11 @@ impl DemoArgs {
 
 impl Default for DemoArgs {
     fn default() -> Self {
-        Self { model: Self::MODEL.to_string(), place: PlaceArgs::default(), format: Format::default() }
+        Self { model: Self::MODEL.to_string(), compute: ComputeArgs::default(), format: Format::default() }
     }
 }
 
-/// One line of the table.
+/// A method at a ratio, and its measurements.
 struct Case<B: Backend> {
     settings: Settings,
     session: Session<B>,
@@ -89,10 +89,10 @@ struct Case<B: Backend> {
     times: Vec<Vec<f64>>,
 }
 
-/// What is shown of a case.
+/// A line of the table.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// With what stands in for pruned channels, if anything does.
+    /// With its compensation, if any.
     method: String,
     prune_ratio: f64,
     perplexity: f64,
@@ -106,24 +106,24 @@ struct Row {
 
 /// Runs the command.
 pub(crate) fn run(args: &DemoArgs) -> Result<()> {
-    with_model(&args.model, true, &args.place, args)
+    with_model(&args.model, true, &args.compute, args)
 }
 
 impl Task for &DemoArgs {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let tokenizer = loaded.tokenizer()?;
         let tokens =
-            sample_tokens(&tokenizer, &Topic::ALL, CALIBRATION_SEED, CALIBRATION_SAMPLES * GRID.tokens)?;
+            sample_tokens(&tokenizer, &Topic::ALL, CALIBRATION_SEED, CALIBRATION_SAMPLES * SHAPE.tokens)?;
         let options = CalibrationOptions {
-            seq_len: GRID.tokens,
-            batch_size: GRID.samples,
+            seq_len: SHAPE.tokens,
+            batch_size: SHAPE.samples,
             flap: true,
             linear_rank: RANK,
         };
         let calibration = loaded.calibrate(&tokens, Some(CALIBRATION_SAMPLES), options)?;
         let batches = Topic::ALL
             .iter()
-            .map(|&topic| sample_tokens(&tokenizer, &[topic], EVALUATION_SEED, GRID.rows()))
+            .map(|&topic| sample_tokens(&tokenizer, &[topic], EVALUATION_SEED, SHAPE.rows()))
             .collect::<Result<Vec<_>>>()?;
 
         let dense = settings(&loaded, (Method::None, Compensation::None), 0.0);
@@ -149,9 +149,9 @@ impl Task for &DemoArgs {
          PRR = perplexity lost per % of time saved: lower is better.\n",
             loaded.name,
             batches.len(),
-            GRID.samples,
-            GRID.tokens,
-            loaded.place,
+            SHAPE.samples,
+            SHAPE.tokens,
+            loaded.device,
             table(&rows).text(),
         ))?;
         show_text(&loaded, &tokenizer, &calibration)
@@ -163,7 +163,7 @@ fn settings<B: Backend>(
     (method, compensate): (Method, Compensation),
     prune_ratio: f64,
 ) -> Settings {
-    // In proportion to the paper's three layers of 32 and 64 channels of thousands: small models have none to spare.
+    // The paper's 3 of 32 layers and multiples of 64 channels, scaled down: small models have none to spare.
     let skipped = (loaded.model.config.num_hidden_layers * 3).div_ceil(32);
     Settings {
         method,
@@ -181,7 +181,7 @@ fn case<B: Backend>(
     calibration: &Calibration,
     batches: usize,
 ) -> Result<Case<B>> {
-    let limits = Limits { samples: GRID.samples, tokens: GRID.tokens, capacity: 0 };
+    let limits = Limits { samples: SHAPE.samples, tokens: SHAPE.tokens, capacity: 0 };
     let session = Session::new(loaded.model.clone(), settings.clone(), limits, Some(calibration))?;
     Ok(Case { settings, session, losses: Vec::new(), times: vec![Vec::new(); batches] })
 }
@@ -200,12 +200,12 @@ fn sample_tokens(tokenizer: &Tokenizer, topics: &[Topic], seed: u64, count: usiz
     }
 }
 
-/// Runs every case on every batch, one case after another on the same batch, so that a slow moment of the machine hits
-/// them alike. Returns the number of rounds.
+/// Runs each batch through all cases one after another, so that a slow moment of the machine affects all of them. Returns
+/// the number of rounds.
 fn measure<B: Backend>(cases: &mut [Case<B>], batches: &[Vec<u32>]) -> Result<usize> {
     let bar = progress::bar("measuring", MAX_ROUNDS * batches.len());
     for case in &mut *cases {
-        case.session.evaluate(&batches[0], GRID.samples, None, false)?;
+        case.session.evaluate(&batches[0], SHAPE.samples, None, false)?;
     }
     let start = Instant::now();
     let mut rounds = 0;
@@ -216,7 +216,7 @@ fn measure<B: Backend>(cases: &mut [Case<B>], batches: &[Vec<u32>]) -> Result<us
         for (index, batch) in batches.iter().enumerate() {
             for case in &mut *cases {
                 let start = Instant::now();
-                let loss = case.session.evaluate(batch, GRID.samples, None, true)?;
+                let loss = case.session.evaluate(batch, SHAPE.samples, None, true)?;
                 case.times[index].push(start.elapsed().as_secs_f64());
                 // Later rounds find these batches in the history already.
                 if rounds == 0 {
@@ -250,7 +250,7 @@ fn rows<B: Backend>(cases: &[Case<B>]) -> Vec<Row> {
             perplexity,
             seconds,
             time_share: seconds / dense_seconds,
-            flops_share: case.session.shares(GRID).total,
+            flops_share: case.session.shares(SHAPE).total,
             prr: (saved > 0.0).then(|| (perplexity - dense_perplexity) / saved),
         }
     };

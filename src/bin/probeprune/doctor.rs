@@ -1,4 +1,4 @@
-//! `probeprune doctor`: what this machine offers, and what this build contains.
+//! `probeprune doctor`: this machine's hardware and this build's contents.
 
 use std::fmt::Write;
 
@@ -7,7 +7,10 @@ use probeprune::{
     source::BUNDLES,
 };
 
-use crate::failure::{Result, print};
+use crate::{
+    failure::{Result, print},
+    flags,
+};
 
 /// Runs the command.
 pub(crate) fn run() -> Result<()> {
@@ -31,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
     ))
 }
 
-/// What this CPU has of the instruction sets that the matrix products can use.
+/// This CPU's instruction sets that matter to matrix products.
 fn cpu_features() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -62,18 +65,19 @@ fn cpu_features() -> Vec<&'static str> {
     found
 }
 
-/// The driver and the GPUs it sees, each of which has to load the kernels; or what is missing.
+/// The driver and its GPUs, each tested by loading the kernels; or the reason why there are none.
 fn cuda() -> String {
     let survey = match survey() {
         Ok(survey) => survey,
-        Err(reason) => return reason.to_string(),
+        Err(reason) => return flags::message(&reason),
     };
     let mut out = format!("driver for CUDA {}", version(survey.driver));
     for device in &survey.devices {
         let ((major, minor), gigabytes) = (device.capability, device.memory as f64 / 1e9);
         let loaded =
             survey.supports(device).and_then(|()| Cuda::new(device.ordinal)).map(|cuda| cuda.loading());
-        let usable = loaded.map_or_else(|reason| reason.to_string(), |loading| format!("usable, {loading}"));
+        let usable =
+            loaded.map_or_else(|reason| flags::message(&reason), |loading| format!("usable, {loading}"));
         let _ = write!(
             out,
             "\n             {device}: compute capability {major}.{minor}, {gigabytes:.1} GB, {usable}"

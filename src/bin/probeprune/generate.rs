@@ -1,4 +1,4 @@
-//! `probeprune generate`: prompts continued, densely or with what a probe of the prompt kept.
+//! `probeprune generate`: continues prompts, dense or pruned by a probe of the prompt.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -34,16 +34,16 @@ pub(crate) struct GenerateArgs {
         help_heading = "Prompts"
     )]
     prompt: Vec<String>,
-    /// Files that hold one prompt each
+    /// Files with one prompt each
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Prompts")]
     prompt_file: Vec<PathBuf>,
-    /// Put every prompt into the model's chat template, as a user's message
+    /// Wrap each prompt in the model's chat template, as a user message
     #[arg(long, help_heading = "Prompts")]
     chat: bool,
-    /// At most so many tokens per prompt
+    /// Most tokens to generate per prompt
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one(), help_heading = "Sampling")]
     max_new_tokens: usize,
-    /// 0 takes the most likely token, 1 draws from the model's distribution
+    /// Sampling temperature: 0 takes the most likely token, 1 samples from the model's distribution
     #[arg(
         long,
         value_name = "T",
@@ -52,10 +52,10 @@ pub(crate) struct GenerateArgs {
         help_heading = "Sampling"
     )]
     temperature: f32,
-    /// Draw from the K most likely tokens; 0 for all
+    /// Sample from the K most likely tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = 0, help_heading = "Sampling")]
     top_k: usize,
-    /// Draw from the most likely tokens that together have this probability
+    /// Sample from the most likely tokens with this total probability
     #[arg(
         long,
         value_name = "P",
@@ -66,10 +66,10 @@ pub(crate) struct GenerateArgs {
     top_p: f32,
     #[command(flatten)]
     method: MethodArgs,
-    /// Under pp, choose MLP channels anew after every N generated tokens
+    /// Under pp, choose the MLP channels again after every N generated tokens
     #[arg(long, value_name = "N", value_parser = at_least_one(), help_heading = "Method")]
     reprobe_every: Option<usize>,
-    /// A file that `probeprune calibrate` made for this model
+    /// A history file from `probeprune calibrate` for this model
     #[arg(long, value_name = "FILE", help_heading = "Method")]
     history: Option<PathBuf>,
 }
@@ -97,10 +97,10 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     };
     options.sampling.check()?;
     let model = &args.model;
-    with_model(&model.model, !model.no_mmap, &model.place, Generation { args, texts, options })
+    with_model(&model.model, !model.no_mmap, &model.compute, Generation { args, texts, options })
 }
 
-/// The command's arguments, checked as far as that goes without a model.
+/// The command's arguments, after every check that needs no model.
 struct Generation<'a> {
     args: &'a GenerateArgs,
     texts: Vec<String>,
@@ -114,7 +114,7 @@ impl Task for Generation<'_> {
         let options = GenerateOptions { eos_token_ids: config.eos_token_ids.clone(), ..options };
         let settings = args.method.settings(config)?;
         if args.reprobe_every.is_some() && settings.method != Method::ProbePruning {
-            let help = "Other methods keep what they chose, or choose nothing.";
+            let help = "Other methods do not choose during generation.";
             return Err(Error::argument("--reprobe-every", "--method pp", settings.method, help).into());
         }
         let tokenizer = loaded.tokenizer()?;
@@ -163,7 +163,7 @@ fn encode(text: &str, tokenizer: &Tokenizer, chat: bool) -> Result<Vec<u32>> {
         tokenizer.encode(text, true)?
     };
     if ids.is_empty() {
-        let help = "The tokenizer makes nothing of it: pass other text.";
+        let help = "The tokenizer gives no tokens for it: pass another text.";
         return Err(Error::argument("prompt", "at least one token", "none", help).into());
     }
     Ok(ids)
@@ -173,7 +173,7 @@ fn encode(text: &str, tokenizer: &Tokenizer, chat: bool) -> Result<Vec<u32>> {
 fn capacity(config: &ModelConfig, longest: usize, new_tokens: usize) -> Result<usize> {
     let total = longest.saturating_add(new_tokens);
     let context = match config.rope.as_ref().map(|rope| &rope.scaling) {
-        // Grows with the sequence: the limit only keeps typing errors from asking for all memory.
+        // Grows with the sequence: the limit only catches typing errors.
         Some(RopeScaling::Dynamic { .. }) => config.max_position_embeddings.saturating_mul(64),
         _ => config.max_position_embeddings,
     };
@@ -186,7 +186,7 @@ fn capacity(config: &ModelConfig, longest: usize, new_tokens: usize) -> Result<u
     Ok(total)
 }
 
-/// Prints one sample while it grows.
+/// Prints one sample token by token.
 struct Stream<'a> {
     decoder: probeprune::tokenizer::DecodeStream<'a>,
     eos: &'a [u32],
@@ -205,7 +205,7 @@ impl<'a> Stream<'a> {
         let piece = self.decoder.push(token).map_err(Failure::from);
         match piece.and_then(|piece| piece.map_or(Ok(()), |piece| print(&piece))) {
             Ok(()) => {}
-            // Nobody reads on: generating the rest would be for nothing.
+            // The reader has left: the rest would go unread.
             Err(failure @ Failure::Output(_)) => std::process::exit(failure.report().into()),
             Err(failure) => self.failure = Some(failure),
         }

@@ -1,4 +1,4 @@
-//! `probeprune inspect`: what a model is, what it needs, and what a prune ratio keeps.
+//! `probeprune inspect`: a model's config, tensors and memory, and the heads and channels kept at a prune ratio.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -32,10 +32,10 @@ pub(crate) struct InspectArgs {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
-    /// Tokens of a window, for memory and FLOPs [default: the model's longest, at most 1024]
+    /// Tokens per window, for memory and FLOPs [default: the model's context, at most 1024]
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     seq_len: Option<usize>,
-    /// Windows of a batch, for memory and FLOPs
+    /// Windows per batch, for memory and FLOPs
     #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one())]
     batch_size: usize,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let config = ModelConfig::load(&source)?;
     let checkpoint = Checkpoint::open(&source, true)?;
     let settings = args.method.settings(&config)?;
-    let grid = BatchShape {
+    let shape = BatchShape {
         samples: args.batch_size,
         tokens: args.seq_len.unwrap_or(config.max_position_embeddings.min(1024)),
     };
@@ -58,18 +58,23 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     print(&describe_tensors(&checkpoint, args.tensors))?;
     check_shapes(&config, &checkpoint)?;
     let layers = LayerCounts::by_settings(&config, &settings)?;
-    let place = match chosen_gpu(args.device.device)? {
-        None => Place { name: "the CPU".to_string(), weights: checkpoint.file_bytes(), element: 4, loss: 0 },
+    let device = match chosen_gpu(args.device.device)? {
+        None => DeviceBytes {
+            name: "the CPU".to_string(),
+            weights: checkpoint.file_bytes(),
+            activation: 4,
+            loss: 0,
+        },
         Some(ordinal) => {
             let dtype = args.device.dtype.on_gpu(Some(&source))?;
             let name = format!("cuda:{ordinal} in {}", dtype.name());
-            let loss = 4 * cross_entropy_scratch(grid.rows(), config.vocab_size);
-            Place { name, weights: weights_on_gpu(&config, &checkpoint), element: 2, loss }
+            let loss = 4 * cross_entropy_scratch(shape.rows(), config.vocab_size);
+            DeviceBytes { name, weights: weights_on_gpu(&config, &checkpoint), activation: 2, loss }
         }
     };
-    print(&describe_memory(&config, &settings, &layers, grid, &place))?;
+    print(&describe_memory(&config, &settings, &layers, shape, &device))?;
     if settings.prune_ratio > 0.0 {
-        print(&describe_kept(&config, &settings, &layers, grid))?;
+        print(&describe_kept(&config, &settings, &layers, shape))?;
     }
     Ok(())
 }
@@ -134,14 +139,14 @@ fn describe_tensors(checkpoint: &Checkpoint, all: bool) -> String {
     out + &list
 }
 
-/// Where the model would run, which need not be there.
-struct Place {
+/// What a device would hold, whether or not this machine has it.
+struct DeviceBytes {
     name: String,
     /// Bytes of the weights.
     weights: u64,
     /// Bytes of an activation.
-    element: usize,
-    /// Bytes that cross-entropy needs beside its result.
+    activation: usize,
+    /// Bytes of cross-entropy's scratch.
     loss: usize,
 }
 
@@ -149,16 +154,16 @@ fn describe_memory(
     config: &ModelConfig,
     settings: &Settings,
     layers: &[LayerCounts],
-    grid: BatchShape,
-    place: &Place,
+    shape: BatchShape,
+    device: &DeviceBytes,
 ) -> String {
-    let limits = |capacity| Limits { samples: grid.samples, tokens: grid.tokens, capacity };
+    let limits = |capacity| Limits { samples: shape.samples, tokens: shape.tokens, capacity };
     let footprint = Footprint::new(config, settings, layers, limits(0));
-    let cache = Footprint::new(config, settings, layers, limits(grid.tokens)).cache.bytes(place.element);
+    let cache = Footprint::new(config, settings, layers, limits(shape.tokens)).cache.bytes(device.activation);
     let [scratch, history, probed, compensation] =
         [footprint.scratch, footprint.history, footprint.probed, footprint.compensation]
-            .map(|part| part.bytes(place.element));
-    let scratch = scratch + place.loss as u64;
+            .map(|part| part.bytes(device.activation));
+    let scratch = scratch + device.loss as u64;
     let layout = settings.history_layout;
     let layout = match layout.bucket {
         1 => format!("{}, every slot", layout.dtype),
@@ -166,12 +171,12 @@ fn describe_memory(
     };
     format!(
         "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}, compensation {}\n\
-         \x20            generating needs {} more for keys and values of as many tokens\n",
-        size(place.weights + scratch + history + probed + compensation),
-        place.name,
-        grid.samples,
-        grid.tokens,
-        size(place.weights),
+         \x20            generation adds {} for the keys and values of these tokens\n",
+        size(device.weights + scratch + history + probed + compensation),
+        device.name,
+        shape.samples,
+        shape.tokens,
+        size(device.weights),
         size(scratch),
         size(history),
         size(probed),
@@ -184,11 +189,11 @@ fn describe_kept(
     config: &ModelConfig,
     settings: &Settings,
     layers: &[LayerCounts],
-    grid: BatchShape,
+    shape: BatchShape,
 ) -> String {
     let mut out = format!("kept         {} at {}", settings.method, percent(settings.prune_ratio));
     out += match settings.method {
-        Method::Flap => ", if every block had the same share (calibration decides)\n",
+        Method::Flap => ", with the same share in every block (calibration will choose the shares)\n",
         _ => "\n",
     };
     let mut first = 0;
@@ -206,17 +211,17 @@ fn describe_kept(
         );
         first = index + 1;
     }
-    let share = shares(config, settings, layers, grid);
+    let share = shares(config, settings, layers, shape);
     let _ = writeln!(
         out,
-        "FLOPs        {} of the dense projections', {} of them for the probe",
+        "FLOPs        {} of the dense model's projections, of which the probe takes {}",
         percent(share.total),
         percent(share.probe)
     );
     out
 }
 
-/// Bytes for people.
+/// Bytes in readable units.
 fn size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use shared::{args, device, failure, input, interrupt, progress, statistics, table};
+use shared::{args, device, failure, flags, input, interrupt, progress, statistics, table};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,4 +1,4 @@
-//! `probeprune perplexity`: how well, how fast, and with how much of the model.
+//! `probeprune perplexity`: perplexity, time and FLOPs on a text.
 
 use std::path::{Path, PathBuf};
 
@@ -32,10 +32,10 @@ pub(crate) struct PerplexityArgs {
     method: MethodArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Run so many of the first batches beforehand, without counting them or updating history
+    /// Warm up with the first W batches, without counting them or updating history
     #[arg(long, value_name = "W", default_value_t = 0, help_heading = "Output")]
     warmup_batches: usize,
-    /// How to write the result
+    /// Output format
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     format: Format,
     /// Save every batch's kept sets, and the logits of its first two samples
@@ -43,7 +43,7 @@ pub(crate) struct PerplexityArgs {
     dump: Option<PathBuf>,
 }
 
-/// What the measurement found. These are the columns of CSV too.
+/// The result; also the columns of CSV.
 #[derive(Debug, Serialize)]
 struct Summary {
     model: String,
@@ -125,7 +125,7 @@ impl SettingsReport {
     }
 }
 
-/// What a layer keeps.
+/// A layer's kept heads and channels.
 #[derive(Debug, Serialize)]
 struct KeptReport {
     heads: usize,
@@ -138,7 +138,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
         check_writable(path)?;
     }
     let model = &args.model;
-    with_model(&model.model, !model.no_mmap, &model.place, args)
+    with_model(&model.model, !model.no_mmap, &model.compute, args)
 }
 
 impl Task for &PerplexityArgs {
@@ -182,10 +182,10 @@ impl Task for &PerplexityArgs {
                 flops_share: share.total,
                 probe_flops_share: share.probe,
                 warmup_batches: self.warmup_batches,
-                device: loaded.place.device.clone(),
-                gpu: loaded.place.gpu.clone(),
-                dtype: loaded.place.dtype,
-                threads: loaded.place.threads,
+                device: loaded.device.name.clone(),
+                gpu: loaded.device.gpu.clone(),
+                dtype: loaded.device.dtype,
+                threads: loaded.device.threads,
                 calibration_samples,
             },
             batch_losses: measured.batch_losses,
@@ -223,7 +223,7 @@ fn table(summary: &Summary) -> Table {
         "Seconds",
         "Tokens/s",
         "FLOPs",
-        "of them probe",
+        "Probe FLOPs",
     ]);
     table.row([
         summary.model.clone(),
@@ -240,7 +240,7 @@ fn table(summary: &Summary) -> Table {
     table
 }
 
-/// Adds the logits of samples 0 and 1, and what every pruned layer kept.
+/// Adds the logits of samples 0 and 1, and the kept sets of every pruned layer.
 fn add_batch<B: Backend>(
     dump: &mut Vec<(String, OutTensor)>,
     batch: usize,

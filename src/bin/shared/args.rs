@@ -18,6 +18,7 @@ use probeprune::{
 use crate::{
     device::{DeviceChoice, DtypeChoice},
     failure::{Result, note},
+    flags,
 };
 
 /// Which model, and how to run it.
@@ -27,17 +28,17 @@ pub(crate) struct ModelArgs {
     /// A folder, bundled:NAME, or org/name in the local Hugging Face cache
     #[arg(long, value_name = "M")]
     pub(crate) model: String,
-    /// Read the weights to memory instead of mapping their files
+    /// Read weights into memory instead of mapping the files
     #[arg(long)]
     pub(crate) no_mmap: bool,
     #[command(flatten)]
-    pub(crate) place: PlaceArgs,
+    pub(crate) compute: ComputeArgs,
 }
 
-/// On what to compute.
+/// Which device computes, and how.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Device")]
-pub(crate) struct PlaceArgs {
+pub(crate) struct ComputeArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     #[command(flatten)]
@@ -48,10 +49,10 @@ pub(crate) struct PlaceArgs {
 #[derive(Clone, Copy, Debug, Default, Args)]
 #[command(next_help_heading = "Device")]
 pub(crate) struct DeviceArgs {
-    /// cpu, cuda (the first GPU) or cuda:N; auto takes a GPU if there is one that can be used
+    /// cpu, cuda (the first GPU) or cuda:N; auto takes the first usable GPU, else the CPU
     #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value = "auto")]
     pub(crate) device: DeviceChoice,
-    /// Number format of weights and activations on a GPU; auto takes f16 for checkpoints in f16, bf16 for others
+    /// Number format of weights and activations on a GPU; auto is f16 for f16 checkpoints, else bf16
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: DtypeChoice,
 }
@@ -59,28 +60,28 @@ pub(crate) struct DeviceArgs {
 /// How many threads.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ThreadArgs {
-    /// CPU threads to compute with; 0 for every core. Results do not depend on it
+    /// CPU threads; 0 uses every core. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
     pub(crate) threads: u16,
 }
 
-/// What is measured, and in which batches.
+/// The data to measure, and its batches.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArgs {
     /// Text files, tokenised as one text
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "tokens", conflicts_with = "tokens")]
     pub(crate) text: Vec<PathBuf>,
-    /// Token ids instead of text: an integer tensor of one or two dimensions, rows one after another
+    /// Token ids instead of text: an integer tensor of one or two dimensions, whose rows are concatenated
     #[arg(long, value_name = "FILE.safetensors:KEY")]
     pub(crate) tokens: Option<TensorKey>,
-    /// Tokens of a window; windows do not overlap [default: the model's longest, at most 1024]
+    /// Tokens per window; windows do not overlap [default: the model's context, at most 1024]
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub(crate) seq_len: Option<usize>,
-    /// Windows of a batch
+    /// Windows per batch
     #[arg(long, value_name = "B", default_value_t = 4, value_parser = at_least_one())]
     pub(crate) batch_size: usize,
-    /// Stop after so many tokens, rounded down to whole windows
+    /// Measure at most T tokens, rounded down to whole windows
     #[arg(long, value_name = "T")]
     pub(crate) max_tokens: Option<usize>,
 }
@@ -89,21 +90,21 @@ pub(crate) struct DataArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub(crate) struct MethodArgs {
-    /// How kept heads and channels are chosen [default: pp if there is a --prune-ratio, else none]
+    /// Pruning method [default: pp with --prune-ratio, else none]
     #[arg(long, value_parser = names::<Method>(Method::ALL, Method::name))]
     pub(crate) method: Option<Method>,
-    /// Share of heads and channels to prune, over all layers, from 0 to below 1
+    /// Share of heads and channels to prune, averaged over all layers; 0 to below 1
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     pub(crate) prune_ratio: Option<f64>,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
 }
 
-/// Every part of the method but its name and its ratio.
+/// The method's settings except its name and ratio.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub(crate) struct TuningArgs {
-    /// Score of a channel or head under pp
+    /// Score of channels and heads under pp
     #[arg(long, default_value_t = Metric::Ppsp, value_parser = names::<Metric>(Metric::ALL, Metric::name))]
     metric: Metric,
     /// Share of a sample's tokens in the probe
@@ -112,7 +113,7 @@ pub(crate) struct TuningArgs {
     /// Share of a batch's samples in the probe
     #[arg(long, value_name = "SHARE", default_value_t = 0.05, allow_negative_numbers = true)]
     probe_samples: f64,
-    /// What the probe is chosen by, in this order
+    /// What to select the probe by, in this order
     #[arg(
         long,
         value_name = "ORDER",
@@ -120,41 +121,41 @@ pub(crate) struct TuningArgs {
         value_parser = names::<ProbeOrder>(ProbeOrder::ALL, ProbeOrder::name)
     )]
     probe_order: ProbeOrder,
-    /// Take the probe from the residual before the previous block, so that it could run beside that block
+    /// Take the probe from the residual before the previous block, so that the two could run in parallel
     #[arg(long)]
     parallel_probe: bool,
-    /// Weigh the probe against history by this instead of by importance
+    /// Fixed weight of the probe against history, instead of a weight by importance
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     fixed_probe_weight: Option<f64>,
-    /// Layers that stay dense, as 0,1,2; "none" for no layer [default: 0,1,2, as far as the model has them]
+    /// Layers that stay dense, such as 0,1,2; or none [default: 0,1,2, or those of them that the model has]
     #[arg(long, value_name = "LAYERS")]
     skip_layers: Option<LayerList>,
-    /// Round an MLP's kept channels up to a multiple of this; 1 does not round
+    /// Round an MLP's kept channels up to a multiple of N; 1 does not round
     #[arg(long, value_name = "N", default_value_t = 64)]
     round_channels: usize,
-    /// Share of the old history that stays when a batch is folded into it
+    /// Share of the old history kept in each update
     #[arg(long, value_name = "SHARE", default_value_t = 0.99, allow_negative_numbers = true)]
     momentum: f64,
-    /// Number format of history in memory; f16 holds square roots
+    /// Number format of history in memory; f16 stores square roots
     #[arg(long, value_name = "DTYPE", default_value_t = HistoryDtype::F32, value_parser = names::<HistoryDtype>(HistoryDtype::ALL, HistoryDtype::name))]
     history_dtype: HistoryDtype,
-    /// Slots that share a row of history, which holds their mean; 1 is exact
+    /// Token places averaged into one row of history; 1 is exact
     #[arg(long, value_name = "SLOTS", default_value_t = 1)]
     history_bucket: usize,
-    /// What stands in for what is pruned: none, probe-mean (its mean over the probe), linear or linear:RANK (a low-rank map
-    /// of the block's input, which calibration fits); for pp, and probe-mean for wanda-sp
-    #[arg(long, value_name = "HOW", default_value_t, value_parser = str::parse::<Compensation>)]
+    /// Compensation for pruned channels: none, probe-mean (their mean over the probe), linear or linear:RANK (a low-rank
+    /// map of the block's input, fitted by calibration). pp takes all of them, wanda-sp probe-mean
+    #[arg(long, value_name = "HOW", default_value_t, value_parser = compensation)]
     compensate: Compensation,
-    /// As many of the probe's tokens calibration's mean counts under --compensate; 0 takes the probe's mean alone
+    /// Weight of the calibration mean under --compensate, in probe tokens; 0 takes the probe's mean alone
     #[arg(long, value_name = "N", default_value_t = 40)]
     prior_tokens: usize,
-    /// Keep MLP channels in groups of so many, sorted by calibration: 1, 8 or 16
+    /// Keep MLP channels in groups of N (1, 8 or 16), sorted by calibration
     #[arg(long, value_name = "N", default_value_t = 1)]
     channel_group: usize,
-    /// What a head weighs in FLAP's global ranking: 4 counts q, k, v and o, 2 (apt for GQA) q and o
+    /// Weight of a head in FLAP's global ranking: 4 counts q, k, v and o; 2 counts q and o, for GQA
     #[arg(long, value_name = "N", default_value_t = 4)]
     flap_attention_factor: u32,
-    /// Seed of --method random, and of sampling
+    /// Seed of --method random and of sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Run batches of fewer tokens (samples × tokens) dense, where pruning would be slower; 0 prunes every batch
@@ -163,7 +164,7 @@ pub(crate) struct TuningArgs {
 }
 
 impl MethodArgs {
-    /// The settings for a model, checked as far as that goes without its weights.
+    /// The settings for a model, after every check that needs no weights.
     pub(crate) fn settings(&self, config: &ModelConfig) -> Result<Settings> {
         let method = match (self.method, self.prune_ratio) {
             (Some(method), _) => method,
@@ -172,7 +173,7 @@ impl MethodArgs {
         };
         if method != Method::None && self.prune_ratio.is_none() {
             let help = "0.4 prunes 40 % of heads and channels.";
-            let expected = format!("a ratio, since --method is {method}");
+            let expected = format!("a ratio for --method {method}");
             return Err(Error::argument("--prune-ratio", expected, "none", help).into());
         }
         self.tuning.settings(
@@ -185,8 +186,8 @@ impl MethodArgs {
 }
 
 impl TuningArgs {
-    /// The settings of a method at a ratio for a model, checked as far as that goes without its weights.
-    /// `skip_layers` stay dense where --skip-layers is not given, as far as the model has them.
+    /// The settings of a method at a ratio for a model, after every check that needs no weights. Without --skip-layers,
+    /// those of `skip_layers` that the model has stay dense.
     pub(crate) fn settings(
         &self,
         method: Method,
@@ -229,23 +230,23 @@ impl TuningArgs {
             counts::kept_channels(&settings, config, ratio)?;
         }
         if settings.prune_ratio > 0.0 && (0..layers).all(|layer| settings.skip_layers.contains(&layer)) {
-            note(&format!("nothing is pruned: --skip-layers leaves out all {layers} layers"));
+            note(&format!("nothing is pruned: --skip-layers names all {layers} layers"));
         }
         Ok(settings)
     }
 }
 
-/// Text or tokens that history is calibrated with, or a history made before.
+/// Text or tokens to calibrate with, or a saved history.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Calibration")]
 pub(crate) struct CalibrationArgs {
-    /// A file that `probeprune calibrate` made for this model and --seq-len
+    /// A history file from `probeprune calibrate` for this model and --seq-len
     #[arg(long, value_name = "FILE", conflicts_with_all = ["calibrate_text", "calibrate_tokens"])]
     pub(crate) history: Option<PathBuf>,
-    /// Calibrate with these text files first
+    /// Text files to calibrate with
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "calibrate_tokens")]
     pub(crate) calibrate_text: Vec<PathBuf>,
-    /// Calibrate with these token ids first
+    /// Token ids to calibrate with
     #[arg(long, value_name = "FILE.safetensors:KEY")]
     pub(crate) calibrate_tokens: Option<TensorKey>,
     /// Windows of --seq-len tokens to calibrate with [default: all, at most 128]
@@ -270,10 +271,7 @@ impl FromStr for TensorKey {
             Some((file, key)) if !file.is_empty() && !key.is_empty() => {
                 Ok(Self { file: file.into(), key: key.to_string() })
             }
-            _ => {
-                Err("expected a file, a colon and the name of a tensor in it, as tokens.safetensors:eval"
-                    .into())
-            }
+            _ => Err("expected FILE:TENSOR, such as tokens.safetensors:eval".into()),
         }
     }
 }
@@ -291,14 +289,14 @@ impl FromStr for LayerList {
             return Ok(Self(Vec::new()));
         }
         let layers: Result<Vec<usize>, _> = text.split(',').map(|layer| layer.trim().parse()).collect();
-        let mut layers = layers.map_err(|_| "expected layer numbers with commas between them, or none")?;
+        let mut layers = layers.map_err(|_| "expected layer numbers separated by commas, or none")?;
         layers.sort_unstable();
         layers.dedup();
         Ok(Self(layers))
     }
 }
 
-/// Takes one of the names of `all`, and shows them in the help.
+/// Parses one of the names of `all`; the help lists them.
 pub(crate) fn names<T>(all: &'static [T], name: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
 where
     T: Copy + Send + Sync + FromStr<Err = Error> + 'static,
@@ -306,7 +304,12 @@ where
     PossibleValuesParser::new(all.iter().map(move |&value| name(value))).try_map(|text| text.parse::<T>())
 }
 
-/// Takes a count that cannot be 0.
+/// Parses a compensation.
+pub(crate) fn compensation(text: &str) -> Result<Compensation, String> {
+    text.parse().map_err(|error| flags::message(&error))
+}
+
+/// Parses a count of at least 1.
 pub(crate) fn at_least_one() -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u32).range(1..).map(|count| count as usize)
 }

@@ -1,4 +1,4 @@
-//! Where a command computes: the choice that flags make, and the one place where it becomes a backend's type.
+//! The device that a command computes on: the flags' choice, and the one function that turns it into a backend's type.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -15,8 +15,9 @@ use probeprune::{
 };
 
 use crate::{
-    args::{DeviceArgs, PlaceArgs},
+    args::{ComputeArgs, DeviceArgs},
     failure::{Result, note},
+    flags,
     input::{Loaded, Origin},
     progress,
 };
@@ -24,7 +25,7 @@ use crate::{
 /// `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum DeviceChoice {
-    /// A GPU if there is one that can be used.
+    /// The first usable GPU, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -53,7 +54,7 @@ impl FromStr for DeviceChoice {
 /// `--dtype`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeChoice {
-    /// What fits the checkpoint.
+    /// f16 for f16 checkpoints, else bf16
     #[default]
     Auto,
     /// bfloat16
@@ -63,7 +64,7 @@ pub(crate) enum DtypeChoice {
 }
 
 impl DtypeChoice {
-    /// The number format on a GPU; without files, weights are bfloat16.
+    /// The number format on a GPU; random weights are bfloat16.
     pub(crate) fn on_gpu(self, files: Option<&ModelSource>) -> Result<GpuDtype> {
         Ok(match (self, files) {
             (Self::Bf16, _) | (Self::Auto, None) => GpuDtype::Bf16,
@@ -73,57 +74,57 @@ impl DtypeChoice {
     }
 }
 
-/// What a command runs on, for its report.
+/// The device that a command runs on, for its report.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Device {
     /// "cpu" or "cuda:0".
-    pub(crate) device: String,
+    pub(crate) name: String,
     /// A GPU's name and more.
     pub(crate) gpu: Option<String>,
     /// Number format of activations.
     pub(crate) dtype: &'static str,
-    /// Of the CPU backend.
+    /// CPU threads; none on a GPU.
     pub(crate) threads: Option<usize>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.gpu, self.threads) {
             (Some(gpu), _) => write!(f, "{gpu}; {}", self.dtype),
             (None, Some(threads)) => write!(f, "{threads} threads"),
-            (None, None) => f.write_str(&self.device),
+            (None, None) => f.write_str(&self.name),
         }
     }
 }
 
-/// What a command does once its model is on a device, whichever that is.
+/// A command's work once its model is loaded, on any backend.
 pub(crate) trait Task {
-    /// Does it.
+    /// Does the work.
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()>;
 }
 
-/// Loads `model` to the device that the flags name, and runs `task` there.
-pub(crate) fn with_model(model: &str, mmap: bool, place: &PlaceArgs, task: impl Task) -> Result<()> {
-    with_weights(Origin::files(model, mmap)?, place, task)
+/// Loads `model` onto the device that the flags select, and runs `task` there.
+pub(crate) fn with_model(model: &str, mmap: bool, compute: &ComputeArgs, task: impl Task) -> Result<()> {
+    with_weights(Origin::files(model, mmap)?, compute, task)
 }
 
-/// As [`with_model`], wherever the weights come from.
-pub(crate) fn with_weights(origin: Origin, place: &PlaceArgs, task: impl Task) -> Result<()> {
-    match open_gpu(place.device)? {
+/// As [`with_model`], for weights of any origin.
+pub(crate) fn with_weights(origin: Origin, compute: &ComputeArgs, task: impl Task) -> Result<()> {
+    match open_gpu(compute.device)? {
         None => {
-            let cpu = Cpu::new(place.threads.threads.into())?;
-            let place = Place { device: "cpu".into(), gpu: None, dtype: "f32", threads: Some(cpu.threads()) };
-            task.run(Loaded::open(origin, Arc::new(cpu), place)?)
+            let cpu = Cpu::new(compute.threads.threads.into())?;
+            let device = Device { name: "cpu".into(), gpu: None, dtype: "f32", threads: Some(cpu.threads()) };
+            task.run(Loaded::open(origin, Arc::new(cpu), device)?)
         }
         Some(cuda) => {
-            let dtype = place.device.dtype.on_gpu(origin.source())?;
-            let place = Place {
-                device: format!("cuda:{}", cuda.device().ordinal),
+            let dtype = compute.device.dtype.on_gpu(origin.source())?;
+            let device = Device {
+                name: format!("cuda:{}", cuda.device().ordinal),
                 gpu: Some(cuda.description()),
                 dtype: dtype.name(),
                 threads: None,
             };
-            task.run(Loaded::open(origin, Arc::new(Gpu::new(cuda, dtype)), place)?)
+            task.run(Loaded::open(origin, Arc::new(Gpu::new(cuda, dtype)), device)?)
         }
     }
 }
@@ -160,12 +161,12 @@ pub(crate) fn machine() -> String {
     format!("{processor}, {cores} cores, {}", std::env::consts::OS)
 }
 
-/// The number of the GPU that a choice means; none for the CPU.
+/// The number of the chosen GPU; none for the CPU.
 pub(crate) fn chosen_gpu(choice: DeviceChoice) -> Result<Option<usize>> {
     match choice {
         DeviceChoice::Cpu => Ok(None),
         DeviceChoice::Cuda(ordinal) => Ok(Some(ordinal)),
-        // Most machines without a GPU have no driver either, and nothing is amiss there.
+        // Most machines without a GPU have no driver, which deserves no note.
         DeviceChoice::Auto if !driver_is_installed() => Ok(None),
         DeviceChoice::Auto => {
             let usable = survey().and_then(|survey| {
@@ -186,7 +187,7 @@ pub(crate) fn chosen_gpu(choice: DeviceChoice) -> Result<Option<usize>> {
 }
 
 fn no_gpu(reason: &Error) {
-    note(&format!("computing on the CPU. {reason}"));
+    note(&format!("computing on the CPU. {}", flags::message(reason)));
 }
 
 fn cpu_computes_in_f32(dtype: DtypeChoice) -> Result<()> {

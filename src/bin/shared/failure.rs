@@ -1,4 +1,4 @@
-//! What ends the program early, its exit code, and writing to the two standard streams without panicking.
+//! Errors that end a program, exit codes, and writing to the standard streams without panicking.
 
 use std::{
     fmt,
@@ -8,7 +8,9 @@ use std::{
 
 use probeprune::Error;
 
-/// Exit code of every error that a user can cause; clap's usage errors have the same.
+use crate::flags;
+
+/// Exit code of user errors, as clap's.
 const USER_ERROR: u8 = 2;
 
 /// Why a command ended early.
@@ -16,7 +18,7 @@ const USER_ERROR: u8 = 2;
 pub(crate) enum Failure {
     /// Bad input.
     Library(Error),
-    /// Standard output does not take more.
+    /// Standard output cannot be written.
     Output(io::Error),
 }
 
@@ -32,17 +34,17 @@ impl From<Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Library(error) => error.fmt(f),
+            Self::Library(error) => f.write_str(&flags::message(error)),
             Self::Output(error) => write!(
                 f,
-                "standard output: cannot write: {error}. Check what it leads to, and that the disk has room."
+                "standard output: cannot write: {error}. Check its destination, and that the disk has room."
             ),
         }
     }
 }
 
 impl Failure {
-    /// Says what is wrong on standard error. A reader of standard output that has seen enough is no error.
+    /// Prints the error and returns its exit code. A reader that closed standard output early is no error.
     pub(crate) fn report(&self) -> u8 {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -68,12 +70,12 @@ pub(crate) fn print(text: &str) -> Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
 }
 
-/// A line on standard error that is no error.
+/// Prints a note to standard error.
 pub(crate) fn note(text: &str) {
     say(&format!("note: {text}"));
 }
 
 fn say(line: &str) {
-    // Nobody is left to tell when standard error is closed.
+    // A closed standard error leaves nowhere to report to.
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Models, text and tokens that the command line names.
+//! Models, text and tokens from the command line.
 
 use std::{
     fs,
@@ -24,18 +24,18 @@ use probeprune::{
 
 use crate::{
     args::{CalibrationArgs, DataArgs, TensorKey},
-    device::Place,
+    device::Device,
     failure::{Result, note},
     progress,
 };
 
-/// Calibration windows taken when nothing else is said.
+/// Default number of calibration windows, if there is text for them.
 const DEFAULT_SAMPLES: usize = 128;
 
-/// Tokens per input below which a calibration is called short.
+/// Calibration tokens per input of a linear map; fewer give a note.
 const SHORT: usize = 10;
 
-/// Longest window taken when nothing else is said.
+/// Longest default window.
 const DEFAULT_SEQ_LEN: usize = 1024;
 
 /// Where a model's weights come from.
@@ -97,17 +97,17 @@ pub(crate) struct Loaded<B: Backend> {
     /// Its weights on the device.
     pub(crate) model: Arc<Model<B>>,
     /// The device.
-    pub(crate) place: Place,
+    pub(crate) device: Device,
 }
 
 impl<B: Backend> Loaded<B> {
-    /// Loads a model to a device.
-    pub(crate) fn open(origin: Origin, backend: Arc<B>, place: Place) -> Result<Self> {
-        let model = Arc::new(load(&origin, backend, &place, None)?);
-        Ok(Self { name: origin.name(), origin, model, place })
+    /// Loads a model onto a device.
+    pub(crate) fn open(origin: Origin, backend: Arc<B>, device: Device) -> Result<Self> {
+        let model = Arc::new(load(&origin, backend, &device, None)?);
+        Ok(Self { name: origin.name(), origin, model, device })
     }
 
-    /// The model as the settings need it: groups of channels want these sorted, as the calibration found them.
+    /// The model, reloaded with its channels in the calibration's order if the settings keep them in groups.
     pub(crate) fn arranged(self, settings: &Settings, calibration: Option<&Calibration>) -> Result<Self> {
         if settings.channel_group == 1 || settings.method == Method::None {
             return Ok(self);
@@ -121,13 +121,13 @@ impl<B: Backend> Loaded<B> {
             )
             .into());
         };
-        let Self { name, origin, model, place } = self;
+        let Self { name, origin, model, device } = self;
         let backend = Arc::clone(&model.backend);
-        // Before the other one is loaded, or a device would have to hold both.
+        // Freed first: the device may not have room for both.
         drop(model);
         let order = Some(calibration.channel_order.clone());
-        let model = Arc::new(load(&origin, backend, &place, order)?);
-        Ok(Self { name, origin, model, place })
+        let model = Arc::new(load(&origin, backend, &device, order)?);
+        Ok(Self { name, origin, model, device })
     }
 
     /// The model's tokenizer.
@@ -139,12 +139,12 @@ impl<B: Backend> Loaded<B> {
         Ok(Tokenizer::load(source, self.model.config.vocab_size)?)
     }
 
-    /// --seq-len, or what is taken without it.
+    /// --seq-len, or its default.
     pub(crate) fn seq_len(&self, given: Option<usize>) -> usize {
         given.unwrap_or(self.model.config.max_position_embeddings.min(DEFAULT_SEQ_LEN))
     }
 
-    /// Token ids of text files, tokenised as one text, or of a tensor, whichever is named.
+    /// Token ids of text files, tokenised as one text, or of a tensor.
     pub(crate) fn tokens(&self, text: &[PathBuf], tensor: Option<&TensorKey>) -> Result<Vec<u32>> {
         if let Some(tensor) = tensor {
             return tensor_tokens(tensor, self.model.config.vocab_size);
@@ -156,7 +156,7 @@ impl<B: Backend> Loaded<B> {
         Ok(self.tokenizer()?.encode(&whole, true)?)
     }
 
-    /// The windows that `data` names, one after another, and the tokens of each.
+    /// The concatenated windows of `data`, and the tokens per window.
     pub(crate) fn windows(&self, data: &DataArgs) -> Result<(Vec<u32>, usize)> {
         let seq_len = self.seq_len(data.seq_len);
         let mut tokens = self.tokens(&data.text, data.tokens.as_ref())?;
@@ -186,8 +186,8 @@ impl<B: Backend> Loaded<B> {
         }
         if options.linear_rank > 0 && wanted * seq_len < SHORT * self.model.config.hidden_size {
             note(&format!(
-                "linear maps of {} inputs are fitted to {} tokens only: calibrate with {} or more, of every kind of text \
-                 that will be run",
+                "linear maps of {} inputs are fitted to only {} tokens: calibrate with {} or more, on every kind of text \
+                 to be run",
                 self.model.config.hidden_size,
                 wanted * seq_len,
                 SHORT * self.model.config.hidden_size
@@ -206,7 +206,7 @@ impl<B: Backend> Loaded<B> {
         Ok(Calibration::load(path, &self.model.fingerprint, &self.model.config)?)
     }
 
-    /// What `args` ask for and the method can use, for batches of (`batch_size`, `seq_len`).
+    /// The calibration that `args` name, if the method uses one, for batches of (`batch_size`, `seq_len`).
     pub(crate) fn calibration(
         &self,
         args: &CalibrationArgs,
@@ -222,7 +222,7 @@ impl<B: Backend> Loaded<B> {
                     "sequence length",
                     format!("{seq_len}, as --seq-len"),
                     history.seq_len,
-                    "Pass the same --seq-len, or calibrate anew with `probeprune calibrate`.",
+                    "Pass the same --seq-len, or calibrate again with `probeprune calibrate`.",
                 )
                 .into());
             }
@@ -233,14 +233,14 @@ impl<B: Backend> Loaded<B> {
         if !(method.needs_calibration() || method == Method::ProbePruning) || settings.prune_ratio == 0.0 {
             if given {
                 note(&format!(
-                    "--method {method} at ratio {} needs no calibration: skipped",
+                    "calibration skipped: --method {method} at ratio {} needs none",
                     settings.prune_ratio
                 ));
             }
             return Ok(None);
         }
         if !given {
-            // What cannot do without is refused later, in one line.
+            // Settings that need a calibration are refused later.
             let needed = settings.channel_group > 1 || settings.compensate.rank() > 0;
             if method == Method::ProbePruning && !needed {
                 note_empty_history();
@@ -257,12 +257,12 @@ impl<B: Backend> Loaded<B> {
 fn load<B: Backend>(
     origin: &Origin,
     backend: Arc<B>,
-    place: &Place,
+    device: &Device,
     order: Option<Vec<Vec<u32>>>,
 ) -> Result<Model<B>> {
     let config = origin.config()?;
     let bar =
-        progress::bar(if place.gpu.is_some() { "uploading" } else { "loading" }, config.num_hidden_layers);
+        progress::bar(if device.gpu.is_some() { "uploading" } else { "loading" }, config.num_hidden_layers);
     let done = |layers: usize| bar.set_position(layers as u64);
     let model = match origin {
         Origin::Files { source, mmap } => Model::load_ordered(source, *mmap, backend, order, done)?,
@@ -272,9 +272,9 @@ fn load<B: Backend>(
     Ok(model)
 }
 
-/// Says that `pp` runs on its probe alone at first.
+/// Notes that `pp` starts from its probe alone.
 pub(crate) fn note_empty_history() {
-    note("no calibration given: history starts at 0 and fills as batches run");
+    note("no calibration: history starts at 0 and fills as batches run");
 }
 
 /// A whole text file.
@@ -282,7 +282,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path)
         .map_err(|error| Error::io(path, "read", error, "Check the path and its permissions."))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let got = format!("a byte that is not, at offset {}", error.utf8_error().valid_up_to());
+        let got = format!("an invalid byte at offset {}", error.utf8_error().valid_up_to());
         Error::file(path, "content", "UTF-8 text", got, "Convert the file to UTF-8.")
     })?;
     Ok(text)

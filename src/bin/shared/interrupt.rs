@@ -5,20 +5,19 @@ use std::sync::{Mutex, PoisonError};
 /// Held while a file is written.
 static WRITING: Mutex<()> = Mutex::new(());
 
-/// What a shell reports for a program that Ctrl-C ended.
+/// Exit code after Ctrl-C, as in shells.
 const INTERRUPTED: i32 = 130;
 
-/// Takes over the signals.
+/// Installs the signal handler.
 pub(crate) fn install() {
-    // Without a handler the signals still end the program, so a failure here changes nothing that matters.
+    // Without a handler the signals still end the program.
     let _ = ctrlc::set_handler(|| {
         let _done = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
         std::process::exit(INTERRUPTED);
     });
 }
 
-/// Runs `write`, which a signal does not interrupt: the file is there whole, or it is not there, and neither is a
-/// temporary one.
+/// Runs `write` to its end before a signal ends the program, which so leaves no partial or temporary file.
 pub(crate) fn uninterrupted<T>(write: impl FnOnce() -> T) -> T {
     let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     write()

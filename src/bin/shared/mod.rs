@@ -1,10 +1,11 @@
-//! What the command-line programs have in common. Each uses a part of it.
+//! Modules that the programs share. Each program uses some of them.
 
 #![allow(dead_code)]
 
 pub(crate) mod args;
 pub(crate) mod device;
 pub(crate) mod failure;
+pub(crate) mod flags;
 pub(crate) mod input;
 pub(crate) mod interrupt;
 pub(crate) mod progress;

@@ -1,4 +1,4 @@
-//! Progress bars on standard error; indicatif hides them when that is no terminal.
+//! Progress bars on standard error; indicatif hides them if that is not a terminal.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(crate) fn bar(what: &'static str, total: usize) -> ProgressBar {
     bar
 }
 
-/// Something whose end nobody knows.
+/// A spinner for work of unknown length.
 pub(crate) fn spinner(what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} [{elapsed}]").expect("the template is well-formed");
     let bar = ProgressBar::no_length().with_style(style).with_message(what);

@@ -1,4 +1,4 @@
-//! What repetitions amount to.
+//! Statistics of repetitions.
 
 /// Mean, spread, median and least of some values.
 #[derive(Clone, Copy, Debug, PartialEq)]

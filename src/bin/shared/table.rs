@@ -1,16 +1,16 @@
-//! Results as a table for people, or as JSON, CSV or Markdown.
+//! Results as a text table, JSON, CSV or Markdown.
 
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, TableStyle, presets};
 use serde::Serialize;
 
-/// How results are written.
+/// Output formats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Lines and columns for people
+    /// A text table
     #[default]
     Table,
-    /// One JSON value with everything
+    /// One JSON value with all details
     Json,
     /// A header and comma-separated rows
     Csv,

@@ -18,7 +18,7 @@ const OLDEST_DRIVER: u32 = if kernels::PTX_DRIVER > 11_040 { kernels::PTX_DRIVER
 /// The oldest compute capability that the kernels can be compiled for: they need asynchronous copies and bfloat16.
 const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
 
-const USE_CPU: &str = "use --device cpu";
+const USE_CPU: &str = "use the CPU (`device` cpu)";
 
 /// The driver and the GPUs that it sees.
 #[derive(Clone, Debug)]
@@ -254,7 +254,7 @@ mod tests {
             "{missing}"
         );
         let old = too_old(12_020, Some("cuGraphLaunch")).to_string();
-        for part in ["or newer, got one for CUDA 12.2 without cuGraphLaunch", "Update", "--device cpu"] {
+        for part in ["or newer, got one for CUDA 12.2 without cuGraphLaunch", "Update", "`device` cpu"] {
             assert!(old.contains(part), "{part} in {old}");
         }
         assert_eq!((kernels::PTX_DRIVER, OLDEST_DRIVER), (11_040, 11_040), "PTX 7.4");

@@ -217,7 +217,7 @@ fn load_module(link: &Link, image: &Image, code: Option<Code>, driver: u32) -> R
                 "loading kernels",
                 format!("a driver that takes {}.cu as {}", image.name, build()),
                 format!("{refused}; the driver is for CUDA {}", version(driver)),
-                "Update NVIDIA's driver, or use --device cpu.",
+                "Update NVIDIA's driver, or use the CPU (`device` cpu).",
             ))
         }
     }

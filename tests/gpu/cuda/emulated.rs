@@ -31,7 +31,7 @@ fn no_gpu() {
         "no_gpu",
         &[("DEVICES", "0")],
         0,
-        &["cuda", "a GPU", "none", "CUDA_VISIBLE_DEVICES", "--device cpu"],
+        &["cuda", "a GPU", "none", "CUDA_VISIBLE_DEVICES", "`device` cpu"],
     );
 }
 
@@ -43,7 +43,7 @@ fn no_such_gpu() {
 
 #[test]
 fn an_old_gpu() {
-    let parts = ["cuda:0 (Emulated GPU)", "compute capability", "8.0 or newer", "7.5", "--device cpu"];
+    let parts = ["cuda:0 (Emulated GPU)", "compute capability", "8.0 or newer", "7.5", "`device` cpu"];
     refused("an_old_gpu", &[("CAPABILITY", "7.5")], 0, &parts);
 }
 
@@ -83,7 +83,7 @@ fn a_driver_without_a_function_that_is_needed() {
             events_are_apart(&gpu);
         } else {
             let without = format!("without {hidden}");
-            assert_error(Cuda::new(0), &["driver", "CUDA 11.4 or newer", &without, "Update", "--device cpu"]);
+            assert_error(Cuda::new(0), &["driver", "CUDA 11.4 or newer", &without, "Update", "`device` cpu"]);
         }
         return;
     }

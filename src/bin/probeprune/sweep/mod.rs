@@ -107,7 +107,7 @@ pub(crate) fn run(args: &SweepArgs) -> Result<()> {
         }
     }
     let model = &args.model;
-    with_model(&model.model, !model.no_mmap, &model.place, args)
+    with_model(&model.model, !model.no_mmap, &model.compute, args)
 }
 
 impl Task for &SweepArgs {
@@ -199,10 +199,10 @@ impl SweepArgs {
             batch_size: self.data.batch_size,
             rounds: self.rounds,
             calibration: self.calibration_name()?,
-            machine: loaded.place.gpu.clone().unwrap_or_else(machine),
-            device: loaded.place.device.clone(),
-            dtype: loaded.place.dtype.to_string(),
-            threads: loaded.place.threads,
+            machine: loaded.device.gpu.clone().unwrap_or_else(machine),
+            device: loaded.device.name.clone(),
+            dtype: loaded.device.dtype.to_string(),
+            threads: loaded.device.threads,
             settings: format!("{base:?}"),
         })
     }

@@ -12,7 +12,7 @@ use probeprune::{
     prune::settings::{Method, Settings},
 };
 
-use crate::{args::MethodArgs, failure::Result};
+use crate::{args::MethodArgs, failure::Result, flags};
 
 /// `METHOD`, or `METHOD+FLAG=VALUE+…` with any method flag of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl FromStr for Variant {
         let method = text.split('+').next().unwrap_or_default();
         let method = method.parse::<Method>().map_err(|error| match error {
             Error::Argument { expected, .. } => format!("expected {expected} before any +"),
-            error => error.to_string(),
+            error => flags::message(&error),
         })?;
         if method == Method::None {
             return Err("the dense model is always measured".into());
