@@ -142,7 +142,7 @@ impl Op {
             Self::Gated => "gated_linear",
             Self::Output => "project_o",
             Self::Down => "project_down",
-            Self::Rope => "place_qkv",
+            Self::Rope => "rope_cache",
             Self::Attention => "attention",
             Self::Energy => "energy",
             Self::Score => "channel_score",

@@ -246,7 +246,7 @@ OPERATIONS = {
     "probe_gather": ("the probe's rows", ["probe_gather"], "probe_gather"),
     "linear": ("first projections: kept rows of a weight", ["linear", "linear_gemv"], "gemm_sparse_rows"),
     "gated_linear": ("gate and up in one: SwiGLU on kept rows", ["gated_linear", "gated_linear_gemv"], "gemm_sparse_swiglu"),
-    "place_qkv": ("rotary positions and the key/value cache", ["rope_cache"], None),
+    "rope_cache": ("rotary positions and the key/value cache", ["rope_cache"], None),
     "attention": ("causal softmax attention", ["attention", "attention_decode"], "attention"),
     "project": ("last projections: kept columns of a weight, with compensation", ["project", "project_gemv"],
                 "gemm_sparse_columns"),
