@@ -1,10 +1,6 @@
 //! Causal softmax attention with an online softmax over blocks of keys: nothing of size (S, S) is ever stored.
 
-use super::{
-    Buffer, Cpu, Scratch,
-    gemm::{PANEL_LEN, product},
-    math,
-};
+use super::{Buffer, Cpu, Scratch, gemm::product, math, panel::PANEL_LEN};
 use crate::backend::{AttentionOperands, AttentionShape};
 
 /// Queries of one task.

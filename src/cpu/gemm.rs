@@ -1,7 +1,6 @@
 //! Matrix products x·Wᵀ on mapped weights: panels of W are converted to f32 while they are gathered, never the whole W.
 //!
-//! A panel holds up to 64 output features, transposed to (k, features), which is the layout the `gemm` crate multiplies
-//! fastest. Few rows (decoding) take dot products instead, where reading W once is all that matters. How work is cut
+//! Few rows (decoding) take dot products instead, where reading W once is all that matters. How work is cut
 //! depends on shapes alone, and every output is accumulated by one thread in one order: the bits do not depend on the
 //! number of threads.
 
@@ -12,15 +11,10 @@ use rayon::prelude::*;
 use super::{
     Cpu, Scratch, math,
     matrix::{Matrix, Pick},
+    panel::{PANEL_COLUMNS, PANEL_FEATURES, PANEL_LEN, fill_panel, panel_features},
 };
 use crate::backend::{AccumulateProductOperands, LowRank};
 
-/// Columns of W converted at a time: with 64 features a panel of 1 MiB.
-const PANEL_COLUMNS: usize = 4096;
-/// Widest panel, in output features.
-const PANEL_FEATURES: usize = 64;
-/// Floats of one panel buffer.
-pub(super) const PANEL_LEN: usize = PANEL_COLUMNS * PANEL_FEATURES;
 /// Rows multiplied at a time where an intermediate product is kept (gate·up, cross-entropy).
 pub(super) const ROW_CHUNK: usize = 1024;
 /// Products of at most this many rows are made of dot products.
@@ -52,12 +46,6 @@ impl Shared {
         // SAFETY: the caller promises that the range lies in the output and is used by this thread alone.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(t * stride + from), len) }
     }
-}
-
-/// Panel width for `n` features: the one of 64, 48, 32 that divides the work over 2 or 4 threads most evenly.
-fn panel_features(n: usize) -> usize {
-    let cost = |width: usize| n.div_ceil(width).next_multiple_of(4) * width;
-    [64, 48, 32].into_iter().min_by_key(|&width| cost(width)).expect("not empty")
 }
 
 /// The factors of x (t, picked columns) · W\[rows, columns\]ᵀ.
@@ -291,70 +279,6 @@ pub(super) unsafe fn product(
             false,
             none,
         );
-    }
-}
-
-/// panel (inputs, features) = W\[features, inputs\]ᵀ of the picked rows and columns in f32; skipped rows give 0.
-#[inline(always)]
-fn fill_panel(
-    panel: &mut [f32],
-    tile: &mut [f32],
-    Factors { weight, rows, columns, .. }: Factors<'_>,
-    features: Range<usize>,
-    inputs: Range<usize>,
-) {
-    let (first, len) = (features.start, features.len());
-    let (from, depth) = (inputs.start, inputs.len());
-    // Converted rows are collected in a tile that stays in cache, and transposed from there.
-    let tile = &mut tile[..TILE_ROWS * TILE_STRIDE];
-    for at in (0..depth).step_by(TILE_COLUMNS) {
-        let width = TILE_COLUMNS.min(depth - at);
-        for top in (0..len).step_by(TILE_ROWS) {
-            let height = TILE_ROWS.min(len - top);
-            for (i, to) in tile.chunks_exact_mut(TILE_STRIDE).enumerate().take(height) {
-                match rows.index(first + top + i) {
-                    Some(row) => weight.picked_to_f32(row, columns, from + at, &mut to[..width]),
-                    None => to[..width].fill(0.0),
-                }
-            }
-            transpose(tile, height, width, &mut panel[at * len + top..], len);
-        }
-    }
-}
-
-const TILE_ROWS: usize = 16;
-const TILE_COLUMNS: usize = 1024;
-/// Floats from one tile row to the next: not a power of two, or the rows would share a few cache sets.
-const TILE_STRIDE: usize = TILE_COLUMNS + 16;
-
-/// to\[j·stride + i\] = tile\[i·TILE_STRIDE + j\] for i < height, j < width.
-#[inline(always)]
-fn transpose(tile: &[f32], height: usize, width: usize, to: &mut [f32], stride: usize) {
-    let (whole_rows, whole_columns) = (height / 4 * 4, width / 4 * 4);
-    assert!(
-        height * TILE_STRIDE <= tile.len()
-            && width <= TILE_COLUMNS
-            && to.len() + stride >= width * stride + height
-    );
-    for j in (0..whole_columns).step_by(4) {
-        for i in (0..whole_rows).step_by(4) {
-            // SAFETY: i + 3 < height and j + 3 < width, and the assertion says that the tile and `to` reach that far;
-            // an array of floats needs no more alignment than a float. Checked slices would cost as much as the moves.
-            unsafe {
-                let block = std::array::from_fn(|row| {
-                    tile.as_ptr().add((i + row) * TILE_STRIDE + j).cast::<[f32; 4]>().read()
-                });
-                for (k, column) in math::transpose4(block).into_iter().enumerate() {
-                    to.as_mut_ptr().add((j + k) * stride + i).cast::<[f32; 4]>().write(column);
-                }
-            }
-        }
-    }
-    for j in 0..width {
-        let done = if j < whole_columns { whole_rows } else { 0 };
-        for i in done..height {
-            to[j * stride + i] = tile[i * TILE_STRIDE + j];
-        }
     }
 }
 

@@ -10,6 +10,7 @@ mod gemm;
 mod linear;
 mod math;
 mod matrix;
+mod panel;
 mod probe;
 mod score;
 mod threads;
@@ -65,9 +66,9 @@ impl Cpu {
             )
         })?;
         let new = || Scratch {
-            panel: vec![0.0; gemm::PANEL_LEN],
-            values: vec![0.0; gemm::PANEL_LEN],
-            tile: vec![0.0; gemm::PANEL_LEN],
+            panel: vec![0.0; panel::PANEL_LEN],
+            values: vec![0.0; panel::PANEL_LEN],
+            tile: vec![0.0; panel::PANEL_LEN],
         };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
         Ok(Self { pool, _threads: started, scratch, arch: pulp::Arch::new() })

@@ -12,6 +12,7 @@ mod check;
 pub mod dlpack;
 mod generate;
 mod handle;
+mod kept;
 pub mod kernels;
 #[cfg(test)]
 mod layout;
@@ -28,6 +29,7 @@ use std::{
 };
 
 pub use generate::*;
+pub use kept::*;
 pub use model::*;
 pub use session::*;
 pub use status::{Status, probeprune_last_error, probeprune_status_name};

@@ -1,4 +1,4 @@
-//! Sessions: batches, their losses and logits, and kept heads and channels.
+//! Sessions: batches, their losses and logits.
 
 use std::sync::{
     Arc, Mutex, TryLockError,
@@ -7,16 +7,15 @@ use std::sync::{
 
 use super::{
     check::{self, Buffer, Out, OutStruct},
-    dlpack::{DLManagedTensorVersioned, DLTensor},
+    dlpack::DLManagedTensorVersioned,
     handle::{self, Handle},
-    kernels::host_indices,
-    model::{History, Model, block, entries, with_model},
+    model::{History, Model, entries, with_model},
     place::{self, AnySession, Batch},
     status::{Failure, Outcome, Status, call},
     structs::{Counts, MethodSettings, SessionLimits, Work},
 };
 use crate::prune::{
-    BatchShape, Block, counts,
+    BatchShape, counts,
     settings::{Method, Settings},
 };
 
@@ -154,7 +153,7 @@ pub unsafe extern "C" fn probeprune_session_layer_counts(
     })
 }
 
-fn index(layer: u64, layers: usize) -> Outcome<usize> {
+pub(super) fn index(layer: u64, layers: usize) -> Outcome<usize> {
     usize::try_from(layer).ok().filter(|&layer| layer < layers).ok_or_else(|| {
         Failure::argument("layer", format!("a number below {layers}"), layer, "Layers are counted from 0.")
     })
@@ -339,107 +338,6 @@ pub unsafe extern "C" fn probeprune_session_export_logits(
             let out = Out::new(out, "out")?;
             state.session.export_logits(samples)?.give(out);
             Ok(())
-        })
-    })
-}
-
-/// Kept units of a block; all units of a dense one.
-fn kept(state: &State, layer: u64, number: i32) -> Outcome<Vec<u32>> {
-    let (config, block) = (state.session.config(), block(number)?);
-    let layer = index(layer, config.num_hidden_layers)?;
-    let all = match block {
-        Block::Attention => config.num_attention_heads,
-        Block::Mlp => config.intermediate_size,
-    };
-    let kept = state.session.kept(layer, block)?;
-    Ok(kept.unwrap_or_else(|| (0..all as u32).collect()))
-}
-
-/// See include/probeprune.h.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn probeprune_session_kept(
-    session: *mut Session,
-    layer: u64,
-    block: i32,
-    out: *mut u32,
-    capacity: usize,
-    count: *mut usize,
-) -> i32 {
-    // SAFETY: the header requires `session` to be null or not freed, `out` to be null or to have room for `capacity`
-    // indices, and `count` to be null or writable.
-    call(|| unsafe {
-        with_session(session, |state| {
-            let out = Buffer::new(out, capacity, count, "out")?;
-            out.write(&kept(state, layer, block)?)
-        })
-    })
-}
-
-/// See include/probeprune.h.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn probeprune_session_scores(
-    session: *mut Session,
-    layer: u64,
-    block: i32,
-    out: *mut f32,
-    capacity: usize,
-    count: *mut usize,
-) -> i32 {
-    // SAFETY: the header requires `session` to be null or not freed, `out` to be null or to have room for `capacity`
-    // scores, and `count` to be null or writable.
-    call(|| unsafe {
-        with_session(session, |state| {
-            let out = Buffer::new(out, capacity, count, "out")?;
-            let layer = index(layer, state.session.config().num_hidden_layers)?;
-            let scores = state.session.scores(layer, self::block(block)?)?;
-            out.write(&scores.unwrap_or_default())
-        })
-    })
-}
-
-/// See include/probeprune.h.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn probeprune_session_export_kept(
-    session: *mut Session,
-    layer: u64,
-    block: i32,
-    out: *mut *mut DLManagedTensorVersioned,
-) -> i32 {
-    // SAFETY: the header requires `session` to be null or not freed, and `out` to be null or writable.
-    call(|| unsafe {
-        with_session(session, |state| {
-            let out = Out::new(out, "out")?;
-            state.session.export_indices(&kept(state, layer, block)?)?.give(out);
-            Ok(())
-        })
-    })
-}
-
-/// See include/probeprune.h.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn probeprune_session_pin(
-    session: *mut Session,
-    kept: *const *const DLTensor,
-    count: usize,
-) -> i32 {
-    // SAFETY: the header requires `session` to be null or not freed, and `kept` to have `count` entries, each null or
-    // a valid DLTensor.
-    call(|| unsafe {
-        with_session(session, |state| {
-            let kept = check::array(kept, count, "kept")?;
-            let expected = 2 * state.session.config().num_hidden_layers;
-            if kept.len() != expected {
-                let help = "Heads and channels of every layer; NULL for a dense block.";
-                return Err(Failure::argument("kept", format!("{expected} tensors"), kept.len(), help));
-            }
-            let read = |tensor: &*const DLTensor| match tensor.is_null() {
-                true => Ok(None),
-                false => host_indices(*tensor, "kept").map(Some),
-            };
-            let sets = kept.iter().map(read).collect::<Outcome<Vec<_>>>()?;
-            let mut sets = sets.into_iter();
-            let pairs: Vec<_> = (0..expected / 2).map(|_| [(); 2].map(|()| sets.next().flatten())).collect();
-            Ok(state.session.pin(&pairs)?)
         })
     })
 }

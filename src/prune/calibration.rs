@@ -10,11 +10,11 @@
 //!
 //! and metadata naming the model (fingerprint), the sequence length and the number of samples.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, fmt::Display, path::Path};
 
 use super::{Block, linear_fit::LinearFit};
 use crate::{
-    checkpoint::open_file,
+    checkpoint::{TensorFile, open_file},
     config::ModelConfig,
     error::{Error, Result},
     output::{OutTensor, write_safetensors},
@@ -189,87 +189,99 @@ impl Calibration {
     /// # Errors
     /// If the file is damaged, is no history file, or belongs to another model.
     pub fn load(path: &Path, fingerprint: &str, config: &ModelConfig) -> Result<Self> {
-        const HELP: &str = "Make one for this model with `probeprune calibrate`.";
-        let file = open_file(path)?;
-        let field = |key: &str| {
-            file.metadata().get(key).cloned().ok_or_else(|| {
-                Error::file(path, format!("metadata {key:?}"), "a history file's field", "none", HELP)
-            })
-        };
-        let check = |what: &str, expected: &str, got: &str| {
-            if expected == got {
-                Ok(())
-            } else {
-                Err(Error::file(path, what, expected, format!("{got:?}"), HELP))
-            }
-        };
-        check("metadata \"format\"", FORMAT, &field("format")?)?;
-        check("metadata \"format_version\"", VERSION, &field("format_version")?)?;
-        check("model fingerprint", fingerprint, &field("model_fingerprint")?)?;
-        let number = |key: &str| -> Result<usize> {
-            let text = field(key)?;
-            text.parse().ok().filter(|&n| n > 0).ok_or_else(|| {
-                Error::file(path, format!("metadata {key:?}"), "a number above 0", format!("{text:?}"), HELP)
-            })
-        };
-        let (seq_len, samples) = (number("seq_len")?, number("samples")?);
-        let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            let what = format!("tensor {name:?}");
-            let tensor =
-                file.tensor(name).ok_or_else(|| Error::file(path, &what, "in the file", "none", HELP))?;
-            if tensor.shape() != shape {
-                return Err(Error::file(
-                    path,
-                    what,
-                    format!("shape {shape:?}"),
-                    format!("{:?}", tensor.shape()),
-                    HELP,
-                ));
-            }
-            let values = tensor.to_f32();
-            if values.iter().any(|x| !x.is_finite()) {
-                return Err(Error::file(path, what, "finite values", "NaN or infinity", HELP));
-            }
-            Ok(values)
-        };
-        let block = |layer: usize, block: Block, width: usize| -> Result<BlockMoments> {
-            let name = |part: &str| format!("layers.{layer}.{}.{part}", block.name());
-            let flap = if file.names().any(|have| *have == name("fluctuation")) {
-                Some(FlapMoments {
-                    fluctuation: read(&name("fluctuation"), &[width])?,
-                    baseline: read(&name("baseline"), &[width])?,
-                })
-            } else {
-                None
-            };
-            let directions = name("linear.directions");
-            let rank = file.tensor(&directions).and_then(|tensor| tensor.shape().first().copied());
-            let fit = |rank: usize| {
-                let part = |part: &str| name(&format!("linear.{part}"));
-                Result::Ok(LinearFit {
-                    directions: read(&directions, &[rank, config.hidden_size])?,
-                    offsets: read(&part("offsets"), &[rank])?,
-                    coefficients: read(&part("coefficients"), &[rank, width])?,
-                    bias: read(&part("bias"), &[width])?,
-                    variance: read(&part("variance"), &[width])?,
-                })
-            };
-            Ok(BlockMoments {
-                energy: read(&name("energy"), &[seq_len, width])?,
-                mean: read(&name("mean"), &[seq_len, width])?,
-                flap,
-                linear: rank.map(fit).transpose()?,
-            })
-        };
-        let [attention, mlp] = Block::ALL.map(|block| block.channels(config));
+        let file = HistoryFile { path, file: open_file(path)? };
+        file.check("metadata \"format\"", FORMAT, &file.field("format")?)?;
+        file.check("metadata \"format_version\"", VERSION, &file.field("format_version")?)?;
+        file.check("model fingerprint", fingerprint, &file.field("model_fingerprint")?)?;
+        let (seq_len, samples) = (file.number("seq_len")?, file.number("samples")?);
         let (mut layers, mut channel_order) = (Vec::new(), Vec::new());
         for layer in 0..config.num_hidden_layers {
-            layers.push([block(layer, Block::Attention, attention)?, block(layer, Block::Mlp, mlp)?]);
-            let (_, order) = file.integers(&format!("layers.{layer}.mlp.order"))?;
+            let moments = |block| file.moments(layer, block, config, seq_len);
+            layers.push([moments(Block::Attention)?, moments(Block::Mlp)?]);
+            let (_, order) = file.file.integers(&format!("layers.{layer}.mlp.order"))?;
             // An invalid index becomes one that is no channel; loading the model in this order reports it.
             channel_order
                 .push(order.into_iter().map(|channel| channel.try_into().unwrap_or(u32::MAX)).collect());
         }
         Ok(Self { fingerprint: fingerprint.to_string(), seq_len, samples, layers, channel_order })
+    }
+}
+
+/// A history file that is being read.
+struct HistoryFile<'a> {
+    path: &'a Path,
+    file: TensorFile,
+}
+
+impl HistoryFile<'_> {
+    fn refuse(&self, what: impl Display, expected: impl Display, got: impl Display) -> Error {
+        Error::file(self.path, what, expected, got, "Make one for this model with `probeprune calibrate`.")
+    }
+
+    fn check(&self, what: &str, expected: &str, got: &str) -> Result<()> {
+        if expected == got { Ok(()) } else { Err(self.refuse(what, expected, format!("{got:?}"))) }
+    }
+
+    /// A field of the metadata.
+    fn field(&self, key: &str) -> Result<String> {
+        let missing = || self.refuse(format!("metadata {key:?}"), "a history file's field", "none");
+        self.file.metadata().get(key).cloned().ok_or_else(missing)
+    }
+
+    fn number(&self, key: &str) -> Result<usize> {
+        let text = self.field(key)?;
+        let wrong = || self.refuse(format!("metadata {key:?}"), "a number above 0", format!("{text:?}"));
+        text.parse().ok().filter(|&n| n > 0).ok_or_else(wrong)
+    }
+
+    /// A tensor of this shape and of finite values.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let what = format!("tensor {name:?}");
+        let tensor = self.file.tensor(name).ok_or_else(|| self.refuse(&what, "in the file", "none"))?;
+        if tensor.shape() != shape {
+            return Err(self.refuse(what, format!("shape {shape:?}"), format!("{:?}", tensor.shape())));
+        }
+        let values = tensor.to_f32();
+        if values.iter().any(|x| !x.is_finite()) {
+            return Err(self.refuse(what, "finite values", "NaN or infinity"));
+        }
+        Ok(values)
+    }
+
+    fn moments(
+        &self,
+        layer: usize,
+        block: Block,
+        config: &ModelConfig,
+        seq_len: usize,
+    ) -> Result<BlockMoments> {
+        let channels = block.channels(config);
+        let name = |part: &str| format!("layers.{layer}.{}.{part}", block.name());
+        let flap = if self.file.names().any(|have| *have == name("fluctuation")) {
+            Some(FlapMoments {
+                fluctuation: self.tensor(&name("fluctuation"), &[channels])?,
+                baseline: self.tensor(&name("baseline"), &[channels])?,
+            })
+        } else {
+            None
+        };
+        let directions = name("linear.directions");
+        let rank = self.file.tensor(&directions).and_then(|tensor| tensor.shape().first().copied());
+        let fit = |rank: usize| {
+            let part = |part: &str, shape: &[usize]| self.tensor(&name(&format!("linear.{part}")), shape);
+            Result::Ok(LinearFit {
+                directions: part("directions", &[rank, config.hidden_size])?,
+                offsets: part("offsets", &[rank])?,
+                coefficients: part("coefficients", &[rank, channels])?,
+                bias: part("bias", &[channels])?,
+                variance: part("variance", &[channels])?,
+            })
+        };
+        Ok(BlockMoments {
+            energy: self.tensor(&name("energy"), &[seq_len, channels])?,
+            mean: self.tensor(&name("mean"), &[seq_len, channels])?,
+            flap,
+            linear: rank.map(fit).transpose()?,
+        })
     }
 }

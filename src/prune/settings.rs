@@ -309,6 +309,19 @@ impl Settings {
                 "1 keeps single channels.",
             ));
         }
+        if !matches!(self.flap_attention_factor, 2 | 4) {
+            return Err(Error::argument(
+                "flap_attention_factor",
+                "2 or 4",
+                self.flap_attention_factor,
+                "The reference uses 4; 2 counts q and o only.",
+            ));
+        }
+        self.check_method()
+    }
+
+    /// Refuses channel groups and compensation for methods that have none.
+    fn check_method(&self) -> Result<()> {
         let takes = |methods: &[Method]| self.method == Method::None || methods.contains(&self.method);
         if self.channel_group > 1 && !takes(&[Method::ProbePruning, Method::WandaSp]) {
             let name = format!("channel_group {}", self.channel_group);
@@ -334,14 +347,6 @@ impl Settings {
             let expected =
                 methods.iter().map(|method| format!("`method` {method}")).collect::<Vec<_>>().join(" or ");
             return Err(Error::argument(name, expected, self.method, help));
-        }
-        if !matches!(self.flap_attention_factor, 2 | 4) {
-            return Err(Error::argument(
-                "flap_attention_factor",
-                "2 or 4",
-                self.flap_attention_factor,
-                "4 is what the reference uses; 2 counts q and o only.",
-            ));
         }
         Ok(())
     }

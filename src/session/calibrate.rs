@@ -105,21 +105,7 @@ pub fn calibrate<B: Backend, P: Proceed>(
         layers.push(moments.try_into().expect("two blocks"));
     }
     if linear_rank > 0 {
-        let limits_rows = run.session.limits.samples * seq_len;
-        let mut next = directions.iter();
-        let mut collected = collectors(config.num_hidden_layers, |_, block| {
-            let directions = self::directions(backend, next.next().expect("one for each block"), h)?;
-            Ok(Collected::Products(Products::new(backend, directions, limits_rows, block.channels(config))?))
-        })?;
-        run.pass(&mut collected)?;
-        let blocks = layers.iter_mut().flatten().zip(collected.iter().flatten()).zip(directions);
-        for (which, ((moments, collected), directions)) in blocks.enumerate() {
-            let Collected::Products(products) = collected else { unreachable!("made above") };
-            let width = Block::ALL[which % 2].channels(config);
-            let product = backend.download_statistics(&products.product, linear_rank * width)?;
-            let (means, squares) = (slot_mean(&moments.mean, width), slot_mean(&moments.energy, width));
-            moments.linear = Some(linear_fit::fit(directions, &product, rows, &means, &squares));
-        }
+        run.fit_linear(&mut layers, directions)?;
     }
     let channel_order = channel_order(model, &layers)?;
     Ok(Calibration { fingerprint: model.fingerprint.clone(), seq_len, samples, layers, channel_order })
@@ -153,6 +139,35 @@ impl<B: Backend, F: FnMut(usize) -> P, P: Proceed> Run<'_, B, F> {
             seen += batch.len() / seq_len;
             self.done += batch.len() / seq_len;
             (self.on_batch)(self.done).proceed()?;
+        }
+        Ok(())
+    }
+}
+
+/// P, and p0, of a block.
+type Directions = (Vec<f32>, Vec<f32>);
+
+impl<B: Backend, F: FnMut(usize) -> P, P: Proceed> Run<'_, B, F> {
+    /// The second pass: fits a linear map to every block, whose directions come from the first.
+    fn fit_linear(&mut self, layers: &mut [[BlockMoments; 2]], directions: Vec<Directions>) -> Result<()> {
+        let CalibrationOptions { seq_len, linear_rank, .. } = self.options;
+        let model = Arc::clone(&self.session.model);
+        let (backend, config) = (&*model.backend, &model.config);
+        let (rows, most_rows) = (self.tokens.len(), self.session.limits.samples * seq_len);
+        let mut next = directions.iter();
+        let mut collected = collectors(config.num_hidden_layers, |_, block| {
+            let of_block = next.next().expect("one for each block");
+            let directions = self::directions(backend, of_block, config.hidden_size)?;
+            Ok(Collected::Products(Products::new(backend, directions, most_rows, block.channels(config))?))
+        })?;
+        self.pass(&mut collected)?;
+        let blocks = layers.iter_mut().flatten().zip(collected.iter().flatten()).zip(directions);
+        for (which, ((moments, collected), directions)) in blocks.enumerate() {
+            let Collected::Products(products) = collected else { unreachable!("made above") };
+            let width = Block::ALL[which % 2].channels(config);
+            let product = backend.download_statistics(&products.product, linear_rank * width)?;
+            let (means, squares) = (slot_mean(&moments.mean, width), slot_mean(&moments.energy, width));
+            moments.linear = Some(linear_fit::fit(directions, &product, rows, &means, &squares));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What measurements need of a session besides its results.
 
-use super::{Session, in_order, selections};
+use super::{Session, in_order, probed};
 use crate::{
     backend::Backend,
     error::Result,
@@ -37,6 +37,6 @@ impl<B: Backend> Session<B> {
     /// Resets history to this calibration, or to zeros without one.
     pub fn reset_history(&mut self, calibration: Option<&Calibration>) {
         let calibration = in_order(&self.model, calibration);
-        selections::reset_history(&self.model, calibration.as_deref(), &mut self.selections);
+        probed::reset_history(&self.model, calibration.as_deref(), &mut self.selections);
     }
 }

@@ -8,6 +8,7 @@ mod kept;
 mod losses;
 mod measure;
 mod next;
+mod probed;
 mod sampling;
 mod selections;
 

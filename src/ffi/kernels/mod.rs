@@ -5,6 +5,7 @@
 
 mod attend;
 mod columns;
+mod energy;
 mod lend;
 mod operands;
 mod probe;
@@ -15,6 +16,7 @@ use std::{ffi::c_void, sync::Arc};
 
 pub use attend::*;
 pub use columns::*;
+pub use energy::*;
 use lend::Lend;
 use operands::{Operands, Workspace};
 pub use probe::*;
