@@ -69,7 +69,7 @@ pub struct ProbeSelectOperands<'a, B: Backend> {
     pub positions: &'a B::Indices,
     /// (B, S): 0 for pads.
     pub mask: Option<&'a B::Indices>,
-    /// Probes of at most this many tokens hold the first slot that is not a pad in every sample.
+    /// Probes of at most this many tokens hold the first slot that has a token in some sample.
     pub leading_slot_limit: usize,
     /// Written; its shape holds the counts.
     pub probe: &'a mut Probe<B>,

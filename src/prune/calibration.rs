@@ -42,8 +42,7 @@ impl BlockMoments {
         slot_mean(&self.mean, width).into_iter().map(|mean| mean as f32).collect()
     }
 
-    /// h (S, C) around a share of the channels' means: E\[(a − γ·μ̄)²\] = h − 2·γ·μ̄·μ + γ²·μ̄² (docs/method.md, section 10, where
-    /// γ is 1).
+    /// h (S, C) around a share of the channels' means: E\[(a − γ·μ̄)²\] = h − 2·γ·μ̄·μ + γ²·μ̄² (docs/method.md, section 10).
     pub fn centred_energy(&self, width: usize, share: f32) -> Vec<f32> {
         let means = self.channel_means(width).into_iter().map(|mean| share * mean).collect::<Vec<_>>();
         let slots = self.energy.chunks_exact(width).zip(self.mean.chunks_exact(width));

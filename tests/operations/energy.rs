@@ -27,8 +27,9 @@ impl EnergyCase {
         let mut stream = source.stream(self.channels as u64);
         let rows = self.shape.rows();
         let mut a = stream.elements(rows * self.channels);
-        let mut real =
-            |row: usize| !self.masked || (row % self.shape.tokens > 0 && stream.rng.random_range(0..3) > 0);
+        let mut real = |row: usize| {
+            !self.masked || (!row.is_multiple_of(self.shape.tokens) && stream.rng.random_range(0..3) > 0)
+        };
         let mask: Vec<u32> = (0..rows).map(|row| u32::from(real(row))).collect();
         for (row, &real) in a.chunks_mut(self.channels).zip(&mask) {
             if real == 0 {

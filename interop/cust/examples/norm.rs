@@ -9,13 +9,13 @@ use cust::{
     stream::{Stream, StreamFlags},
 };
 use probeprune::{
-    backend::{Backend, Norm, NormKind},
+    backend::{Backend, Norm, NormKind, NormOperands},
     gpu::{Gpu, GpuDtype},
 };
 use probeprune_cust::{Views, on_stream};
 
 const ROWS: usize = 2;
-const WIDTH: usize = 8;
+const HIDDEN_SIZE: usize = 8;
 
 fn main() -> Result<(), Box<dyn Error>> {
     cust::init(cust::CudaFlags::empty())?;
@@ -23,8 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let stream = Stream::new(StreamFlags::NON_BLOCKING, None)?;
 
     // 2.0 in bfloat16 everywhere.
-    let x = DeviceBuffer::from_slice(&[0x4000u16; ROWS * WIDTH])?;
-    let mut out = DeviceBuffer::from_slice(&[0u16; ROWS * WIDTH])?;
+    let x = DeviceBuffer::from_slice(&[0x4000u16; ROWS * HIDDEN_SIZE])?;
+    let mut out = DeviceBuffer::from_slice(&[0u16; ROWS * HIDDEN_SIZE])?;
     let mut sums = DeviceBuffer::from_slice(&[0f32; ROWS])?;
 
     // SAFETY: cust's context is the device's primary one, and the stream outlives `gpu`.
@@ -39,12 +39,19 @@ fn main() -> Result<(), Box<dyn Error>> {
                 gpu.view_statistics_mut(&mut sums)?,
             )
         };
-        gpu.norm(&x, Some(&norm), ROWS, WIDTH, &mut out, &mut sums);
+        gpu.norm(NormOperands {
+            x: &x,
+            norm: Some(&norm),
+            rows: ROWS,
+            hidden_size: HIDDEN_SIZE,
+            out: &mut out,
+            sum_squares: &mut sums,
+        });
     }
     stream.synchronize()?;
-    let mut bits = [0u16; ROWS * WIDTH];
+    let mut bits = [0u16; ROWS * HIDDEN_SIZE];
     out.copy_to(&mut bits)?;
-    assert_eq!(bits, [0x3f80; ROWS * WIDTH], "1.0");
+    assert_eq!(bits, [0x3f80; ROWS * HIDDEN_SIZE], "1.0");
     let mut squares = [0f32; ROWS];
     sums.copy_to(&mut squares)?;
     println!("sums of squares: {squares:?}");
