@@ -50,7 +50,8 @@ fn kept_heads_and_channels_compute_what_float32_does() {
     let (chosen, logits) = (kept(&session), session.logits(samples).unwrap());
     drop(session);
     if let Some(folder) = std::env::var_os(FOLDER) {
-        export(folder.as_ref(), &json, &config, &tensors, [samples, tokens], &batch, &chosen, &logits);
+        export_model(folder.as_ref(), &json, &config, &tensors);
+        export_run(folder.as_ref(), [samples, tokens], &batch, &chosen, &logits);
     }
 
     let cpu = random_model(&config, &tensors, every_core());
@@ -72,16 +73,7 @@ fn kept_heads_and_channels_compute_what_float32_does() {
     }
 }
 
-fn export(
-    folder: &Path,
-    json: &Value,
-    config: &ModelConfig,
-    tensors: &RandomTensors,
-    [samples, tokens]: [usize; 2],
-    batch: &[u32],
-    kept: &Kept,
-    logits: &[f32],
-) {
+fn export_model(folder: &Path, json: &Value, config: &ModelConfig, tensors: &RandomTensors) {
     fs::create_dir_all(folder).unwrap();
     let layer =
         ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj"]
@@ -104,6 +96,10 @@ fn export(
     });
     safetensors::serialize_to_file(weights, None, &folder.join("model.safetensors")).unwrap();
     fs::write(folder.join("config.json"), json.to_string()).unwrap();
+}
+
+fn export_run(folder: &Path, [samples, tokens]: [usize; 2], batch: &[u32], kept: &Kept, logits: &[f32]) {
+    let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
     let run = [
         ("tokens", view(safetensors::Dtype::U32, &[samples, tokens], bytemuck::cast_slice(batch))),
         (
