@@ -1,4 +1,4 @@
-//! What stands in for pruned channels: every formula of `compensate` and `channel_group` against a plain computation
+//! Compensation of pruned channels: every formula of `compensate` and `channel_group` against a plain computation
 //! in f64 that factors nothing.
 
 mod common;
@@ -274,7 +274,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
     assert_eq!(compensation.pruned.indices[..C - KEPT], channels(false));
     assert_close("mean", &compensation.mean, &mean, 1e-5);
 
-    // The output: every channel of every row, pruned ones by what stands in for them.
+    // The output: every channel of every row, pruned ones by their compensation.
     let down = layer.weight("mlp.down_proj");
     let out: Vec<f64> = (0..rows)
         .flat_map(|row| {

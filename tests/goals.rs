@@ -1,4 +1,4 @@
-//! The goals as tools/peers/goals.py runs them: as a library, on somebody else's stream, with rivals behind callbacks; at
+//! The goals as tools/peers/goals.py runs them: as a library, on the caller's stream, with rivals behind callbacks; at
 //! reduced shapes on the emulated driver.
 
 #![cfg(target_os = "linux")]
@@ -17,7 +17,7 @@ use std::{
 use emulated_cuda::on_emulated_driver;
 use serde_json::{Value, json};
 
-/// Set in a child process to what its rivals do.
+/// Set in a child process to the behaviour of its rivals.
 const CHILD: &str = "PROBEPRUNE_TEST_RIVALS";
 const ROWS: &str = "PROBEPRUNE_TEST_ROWS";
 /// Set to "cuda" where tests are to run on a GPU only.
@@ -105,7 +105,7 @@ fn rows(name: &str, rivals: &str, devices: u8) -> Vec<Value> {
     rows
 }
 
-/// In a child, what it is there for.
+/// The body of a child process.
 fn child(code: c_int) -> Option<String> {
     let rivals = std::env::var(CHILD).ok()?;
     let issue = match rivals.as_str() {

@@ -66,7 +66,7 @@ fn prose(source: &ModelSource, vocab_size: usize, tokens: usize) -> Vec<u32> {
 const BUNDLED: [&str; 2] = ["bundled:tiny-llama", "bundled:tiny-opt"];
 const BATCH: Limits = Limits { samples: 2, tokens: 40, capacity: 0 };
 
-/// The bundled models with `pp`: with the CPU's kept sets the logits have to be the CPU's but for the dtype's rounding,
+/// The bundled models with `pp`: with the CPU's kept sets the logits must be the CPU's but for the dtype's rounding,
 /// and left to itself the GPU has to choose as the CPU does.
 fn bundled(dtype: GpuDtype, nmse_limit: f64) {
     let (mut both, mut all) = (0, 0);
@@ -120,7 +120,7 @@ fn bundled_models_in_f16() {
     bundled(GpuDtype::F16, 1e-5);
 }
 
-/// What stands in for pruned channels, and groups of channels: as [`bundled`], at 40 %.
+/// Compensation, and groups of channels: as [`bundled`], at 40 %.
 #[test]
 fn compensation_and_groups_agree_with_the_cpu() {
     let (mut both, mut all) = (0, 0);
@@ -245,7 +245,7 @@ fn every_setting_agrees(
             let (same, of) = agreement(&kept(&got), &kept(&want));
             (both, all) = (both + same, all + of);
             if same == of {
-                // Pads' logits are nobody's business.
+                // Pads' logits are meaningless.
                 let real = |mut session: Vec<f32>| {
                     for (row, logits) in session.chunks_exact_mut(vocab_size).enumerate() {
                         if mask.as_ref().is_some_and(|mask| mask[row] == 0) {

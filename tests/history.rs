@@ -329,7 +329,7 @@ proptest! {
     }
 }
 
-/// The energy that history has for a slot and channel, read plainly from what is stored.
+/// The energy that history has for a slot and channel, read plainly from the stored values.
 fn stored_energy(history: &History<Cpu>, slot: usize, c: usize) -> f64 {
     let at = slot / history.layout.bucket * history.channels + c;
     match history.layout.dtype {
@@ -395,7 +395,7 @@ proptest! {
         let indices: Buffer<u32> = (0..blocks as u32).filter(|_| rng.random_range(0..3) > 0).collect();
         let kept = KeptSet { len: indices.len(), indices: indices.clone(), of: blocks, block_width: block };
         let mut p = random_energies(&mut rng, tokens * kept.channels());
-        // What is not finite leaves its whole bucket as it is.
+        // A value that is not finite leaves its whole bucket as it is.
         p.iter_mut().filter(|_| rng.random_range(0..9) == 0).for_each(|p| *p = f32::INFINITY);
         let mut after = History { values: before.values.clone(), ..before };
         if kept.channels() > 0 {

@@ -1,4 +1,4 @@
-//! The benchmarks' case table at a small shape: the GPU backend, on the emulator or a GPU, does what the CPU does.
+//! The benchmarks' case table at a small shape: the GPU backend, on the emulator or a GPU, agrees with the CPU's.
 
 #![allow(unreachable_pub)]
 

@@ -109,7 +109,7 @@ fn multiplies_matrices(kernel: &str) -> bool {
         && !base.split('_').any(|word| without.contains(&word))
 }
 
-/// What is wrong with one kernel.
+/// The errors in one kernel's header.
 fn complaints(kernel: &str, measured: &Value, header: &Header) -> Vec<String> {
     let number = |arch: &str, what: &str| {
         let number = measured[arch][what].as_u64();

@@ -1,4 +1,4 @@
-//! `probeprune-latency` as a user meets it: what it refuses, what it writes in every format, and what it promises.
+//! `probeprune-latency` as a user meets it: refusals, output in every format, and guarantees.
 
 #[cfg(target_os = "linux")]
 #[path = "common/emulated_cuda.rs"]

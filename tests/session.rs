@@ -345,7 +345,7 @@ fn a_pinned_session_repeats_another_ones_choice() {
         chosen.forward(&tokens, 4, None, false).unwrap();
         let kept: Vec<_> =
             (0..3).map(|l| [chosen.kept_heads(l).unwrap(), chosen.kept_channels(l).unwrap()]).collect();
-        // Another batch first: what it would choose must not matter.
+        // Another batch first: its choice must not matter.
         let mut pinned = session(&model, pruning(Method::ProbePruning));
         pinned.forward(&random_tokens(2, 4 * 24), 4, None, true).unwrap();
         pinned.pin(&kept).unwrap();

@@ -16,7 +16,7 @@ use crate::operations::{
     SelectCase, Squares, TopKCase, UpdateCase, product::Keep,
 };
 
-/// Sizes of a decoder layer and of a batch, and what is kept of it.
+/// Sizes of a decoder layer and of a batch, and the numbers of kept heads and channels.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerShape {
     /// In benchmarks' names.
@@ -94,13 +94,13 @@ pub enum Op {
     TopK,
     /// History of the MLP's kept channels.
     History,
-    /// Energies of the MLP's probe around what stands in for its channels.
+    /// Energies of the MLP's probe around the mean, for compensation.
     CentreEnergy,
-    /// The pruned channels' coefficients of a linear map, and what stands in for them.
+    /// The pruned channels' coefficients of a linear map, and their means.
     GatherPruned,
     /// Their product with down_proj's pruned columns.
     PrunedProduct,
-    /// down_proj by kept channels with what it adds for pruned ones.
+    /// down_proj by kept channels with the compensation of pruned ones.
     DownAdded,
     /// Calibration's moments of the MLP's intermediate states.
     Moments,
@@ -157,7 +157,7 @@ impl Op {
         }
     }
 
-    /// Whether it is there both whole and by what is kept.
+    /// Whether it exists both dense and by kept heads or channels.
     pub fn is_prunable(self) -> bool {
         matches!(self, Self::Query | Self::Gated | Self::Output | Self::Down | Self::Attention)
     }

@@ -45,7 +45,7 @@ struct Args {
     /// Small shapes, to see that everything runs.
     #[arg(long)]
     reduced: bool,
-    /// Print what is to be expected of a GPU.
+    /// Print the expected results of a GPU.
     #[arg(long, value_name = "GPU", value_parser = machine, conflicts_with = "goals")]
     predict: Option<&'static Machine>,
     /// Measure the case table on this device only.

@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::operations::source::{self, Content as _};
 
-/// Random values are so many different ones over and over: as many as a model of 7 billion has would take longer to make
+/// Random values repeat after this many: those of a model of 7 billion parameters would take longer to generate
 /// than the model takes to run.
 const DIFFERENT: usize = 1 << 20;
 

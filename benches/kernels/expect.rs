@@ -1,4 +1,4 @@
-//! Prints what the analytic model expects of every goal.
+//! Prints the analytic model's expectation of every goal.
 
 use crate::{
     goals::{GOALS, joined},

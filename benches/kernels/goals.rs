@@ -1,4 +1,4 @@
-//! The project's goals for a GPU: ratios, each beside its goal, its limit and what the analytic model expects.
+//! The project's goals for a GPU: ratios, each with its goal, its limit and the analytic model's expectation.
 
 use std::{
     any::Any,

@@ -78,7 +78,7 @@ pub struct Finding {
     pub peer: String,
     /// Ratios to this project's own dense layer, and its seconds.
     pub own_dense: Option<(Vec<Spread>, f64)>,
-    /// What is missing for the row itself, where there are only `own_dense`.
+    /// Why the row itself is missing, where there is only `own_dense`.
     pub missing: Option<String>,
 }
 
@@ -95,7 +95,7 @@ impl Finding {
     }
 }
 
-/// A device and what it is measured with.
+/// A device and its measuring tools.
 pub struct Bench<'a, B: Backend> {
     pub backend: Arc<B>,
     pub peers: &'a dyn Peers,

@@ -4,7 +4,7 @@ use probeprune::{Error, Result, prune::BatchShape};
 
 use crate::case::LayerShape;
 
-/// A run of somebody else's program.
+/// A run of another program.
 #[derive(Clone, Copy, Debug)]
 pub enum Rival {
     /// cuBLAS's product of compact operands: rows, outputs, inputs.

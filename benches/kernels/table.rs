@@ -17,7 +17,7 @@ use crate::{
 /// Buffers that are used in turn.
 const SETS: u64 = 2;
 
-/// A device and what its bench needs to know.
+/// A device and the parameters of its benchmark.
 pub struct Target<'a, B: Backend> {
     pub name: &'static str,
     pub backend: &'a B,
@@ -40,7 +40,7 @@ pub fn run<B: Backend>(
     let backend = target.backend;
     let content = Content::random();
     let timer = RefCell::new(Timer::new(backend, target.flush)?);
-    // The whole operation's seconds, which come before those of what is kept.
+    // The dense operation's seconds, which come before the pruned one's.
     let mut whole = None;
     let mut lines = vec![format!("{}: {}", target.name, target.ceiling)];
     for case in shapes.iter().flat_map(|&shape| cases(shape)) {

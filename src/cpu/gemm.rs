@@ -241,7 +241,7 @@ unsafe fn panel_product(
 }
 
 /// dst\[j·stride + i\] = Σ_l a\[l·a_step_l + i·a_step_i\] · b\[l·b_step_l + j·b_step_j\] for i < m, j < n, l < k, added to
-/// what is there if `accumulate`; `steps` = \[\[a_step_l, a_step_i\], \[b_step_l, b_step_j\]\].
+/// the values of `dst` if `accumulate`; `steps` = \[\[a_step_l, a_step_i\], \[b_step_l, b_step_j\]\].
 ///
 /// # Safety
 /// Every element that the steps reach is valid, and no other thread uses those of `dst`.

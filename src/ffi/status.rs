@@ -24,7 +24,7 @@ pub enum Status {
     InvalidTensor = 3,
     /// A missing, damaged or unsuitable file.
     File = 4,
-    /// A device that cannot be used or failed.
+    /// An unusable device, or one that failed.
     Device = 5,
     /// Out of device memory; objects made before still work.
     OutOfMemory = 6,

@@ -51,7 +51,7 @@ pub(super) struct Steps {
 
 impl<B: Backend> Session<B> {
     /// Generates from `prompts`, which are padded on the left to a common length. `on_token(sample, token)` is called
-    /// for every token as it is drawn; see [`Proceed`] for what it may return.
+    /// for every token as it is drawn; see [`Proceed`] for its return value.
     ///
     /// Under `pp` the prompt's kept sets stay for the decode steps, so the cache holds kept heads only; with
     /// `reprobe_every` MLP channels are chosen again (docs/method.md, section 9).

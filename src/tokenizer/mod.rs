@@ -54,7 +54,7 @@ impl Tokenizer {
         inner.with_truncation(None).expect("no truncation is always valid");
         let tokenizer = Self { inner, path, vocab_size, chat_template: ChatTemplate::load(source)? };
         // Shows now whether the special tokens put around a text are in the vocabulary, and whether the crate panics on
-        // a table that it has not looked at yet.
+        // a table that it has not read yet.
         tokenizer.encode("A é", true)?;
         Ok(tokenizer)
     }

@@ -1,4 +1,4 @@
-//! The C ABI through the header's own declarations (`bindings.rs`): what it refuses, and that it does what the library does.
+//! The C ABI through the header's own declarations (`bindings.rs`): refusals, and agreement with the library.
 
 mod bindings;
 #[path = "../common/mod.rs"]

@@ -1,4 +1,4 @@
-//! The program as a user meets it: output, exit codes, and what it leaves behind.
+//! The program as a user meets it: output, exit codes, and files left behind.
 
 mod browser;
 #[path = "../common/mod.rs"]

@@ -1,4 +1,4 @@
-//! How weights lie on the device, and that `inspect`'s estimate of a session's memory is what it takes.
+//! The layout of weights on the device, and `inspect`'s estimate of a session's memory against the real one.
 
 use std::{
     collections::BTreeMap,

@@ -53,7 +53,7 @@ impl ScoreCase {
         past.layout.encode(&energies, self.channels)
     }
 
-    /// h of a slot and channel, from what is stored.
+    /// h of a slot and channel, from the stored values.
     fn h(&self, past: Past, stored: &[f32], slot: usize, c: usize) -> f64 {
         if slot >= past.slots {
             return 0.0;

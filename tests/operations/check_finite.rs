@@ -20,7 +20,7 @@ const TAG: u32 = 77;
 
 impl Case for FiniteCase {
     fn prepare<B: Backend>(&self, backend: &B, source: Source<'_>) -> Result<Ready<B>> {
-        // One more value than is to be looked at.
+        // One more value than is checked.
         let mut values = source.stream(1).floats(-1e30..1e30, self.len + 1);
         values[self.len] = f32::NAN;
         if let Some((at, bad)) = self.bad {

@@ -57,7 +57,7 @@ pub use rope_cache::RopeCase;
 use source::Source;
 pub use top_k::{Scores, TopKCase};
 
-/// What a run left behind.
+/// An output of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Activations or statistics.
@@ -66,7 +66,7 @@ pub enum Output {
     Indices(Vec<u32>),
 }
 
-/// What it has to be.
+/// The right outputs.
 #[derive(Clone, Debug)]
 pub enum Expected {
     /// Every value within a share of the root mean square of all; the case says why.

@@ -1,4 +1,4 @@
-//! A driver that runs nothing: a launch moves a clock on by what it would take.
+//! A driver that runs nothing: a launch advances a clock by its expected time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,7 +52,7 @@ impl Drop for Memory {
 }
 
 impl Predicted {
-    /// A device of this kind that nobody uses.
+    /// An idle device of this kind.
     pub fn new(machine: &'static Machine) -> Self {
         Self { machine, state: Arc::default() }
     }

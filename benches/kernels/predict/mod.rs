@@ -25,7 +25,7 @@ use crate::{
     peers::Trouble,
 };
 
-/// What is expected of a row.
+/// The expectation for a row.
 pub struct Prediction {
     pub finding: Finding,
     /// Where our runs' time goes: the kernels of each, and their split.
@@ -44,7 +44,7 @@ pub fn machine_called(device: &str) -> Option<&'static Machine> {
     MACHINES.iter().find(|machine| device.contains(machine.called))
 }
 
-/// What is expected of a row at full shapes.
+/// The expectation for a row at full shapes.
 ///
 /// # Errors
 /// A kernel that the model does not know.

@@ -1,7 +1,7 @@
 //! A stand-in for NVIDIA's `libcuda.so`: the part of the driver API that probeprune uses, on the PTX emulator. Tests put it
 //! in the driver's place with `LD_LIBRARY_PATH`, so that the code that talks to real GPUs runs on machines without one.
 //!
-//! It is lazy where a GPU may be late: work waits in its stream until somebody synchronises, and copies from pinned memory
+//! It is lazy where a GPU may be late: work waits in its stream until the host synchronises, and copies from pinned memory
 //! read that memory only then. It is strict where the driver says "undefined": misuse ends the process with a message.
 //!
 //! The environment sets what it pretends to be: `EMULATED_CUDA_VERSION` (13000), `EMULATED_CUDA_DEVICES` (1),

@@ -86,7 +86,7 @@ unsafe impl Send for Kernels {}
 // SAFETY: the driver synchronises calls on these handles.
 unsafe impl Sync for Kernels {}
 
-/// A loaded module, and what it was loaded from.
+/// A loaded module and its source.
 struct Module {
     handle: CUmodule,
     code: Code,

@@ -124,7 +124,7 @@ impl Ledger {
     /// Opens `folder`, or creates it.
     ///
     /// # Errors
-    /// A folder that cannot be created or holds runs of another context, a damaged file.
+    /// If creating the folder fails, it holds runs of another context, or a file is damaged.
     pub(super) fn open(folder: &std::path::Path, context: Context) -> Result<Self> {
         let path = folder.join(FILE);
         let text = match fs::read_to_string(&path) {
