@@ -68,7 +68,8 @@ fn check_under(case: &impl Case, dtype: GpuDtype, schedules: &[Settings]) {
 
 /// The CPU backend has float32 activations.
 fn check_on_cpu(case: &impl Case, dtype: GpuDtype, expected: &[Expected]) {
-    let outputs = run(case, &Cpu::new(1).unwrap(), dtype).unwrap();
+    let cpu = Cpu::new(1).unwrap();
+    let outputs = case.prepare(&cpu, Source::Finite(dtype)).unwrap()(&cpu, true).unwrap();
     compare(
         case,
         &outputs,

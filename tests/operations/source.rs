@@ -19,8 +19,10 @@ pub trait Content {
 /// Where a case's content comes from.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
-    /// Random values that this dtype holds exactly, the same every time.
+    /// Random values that this dtype holds exactly, the same every time; NaN in place of unused weights.
     Exact(GpuDtype),
+    /// The same, but with finite unused weights: the CPU backend multiplies those of pruned columns with 0.
+    Finite(GpuDtype),
     /// A benchmark's; every seed has others.
     Content(&'a dyn Content, u64),
 }
@@ -29,7 +31,7 @@ impl<'a> Source<'a> {
     /// The values of one case. `seed` tells the cases of [`Source::Exact`] apart.
     pub fn stream(self, seed: u64) -> Stream<'a> {
         let next = match self {
-            Self::Exact(_) => 0,
+            Self::Exact(_) | Self::Finite(_) => 0,
             Self::Content(_, seed) => 100 * seed,
         };
         Stream { source: self, rng: ChaCha8Rng::seed_from_u64(seed), next }
@@ -55,14 +57,14 @@ impl Stream<'_> {
     ) -> Vec<f32> {
         self.next += 1;
         match self.source {
-            Source::Exact(dtype) => exact(&mut self.rng, dtype),
+            Source::Exact(dtype) | Source::Finite(dtype) => exact(&mut self.rng, dtype),
             Source::Content(content, _) => content.values(len, range, self.next),
         }
     }
 
     /// Whether values are those of tests.
     pub fn is_exact(&self) -> bool {
-        matches!(self.source, Source::Exact(_))
+        !matches!(self.source, Source::Content(..))
     }
 
     /// Values in −1..1 as the compute dtype rounds them.
@@ -100,8 +102,8 @@ impl Stream<'_> {
         if self.is_exact() { vec![f32::NAN; len] } else { Vec::new() }
     }
 
-    /// A weight whose products with values in −1..1 have a variance near 1. Tests have NaN in place of unused entries
-    /// (row, column).
+    /// A weight whose products with values in −1..1 have a variance near 1. `used` says which entries (row, column) are
+    /// read.
     pub fn weight(&mut self, [rows, columns]: [usize; 2], used: impl Fn(usize, usize) -> bool) -> Tensor {
         if let Source::Content(content, _) = self.source {
             self.next += 1;
@@ -109,7 +111,7 @@ impl Stream<'_> {
         }
         let mut values = self.scaled(rows, columns);
         for (i, value) in values.iter_mut().enumerate() {
-            if !used(i / columns, i % columns) {
+            if matches!(self.source, Source::Exact(_)) && !used(i / columns, i % columns) {
                 *value = f32::NAN;
             }
         }
@@ -131,7 +133,7 @@ impl Stream<'_> {
     /// A value as the compute dtype rounds it.
     pub fn rounded(&self, x: f32) -> f32 {
         match self.source {
-            Source::Exact(dtype) => rounded(dtype, x),
+            Source::Exact(dtype) | Source::Finite(dtype) => rounded(dtype, x),
             Source::Content(..) => x,
         }
     }
