@@ -126,7 +126,7 @@ impl<'a, B: Backend> Builder<'a, B> {
                 "calibration",
                 "one with FLAP's moments",
                 "one without",
-                "Calibrate again, with FLAP's moments.",
+                "Make a new one with `probeprune calibrate`.",
             )
         })
     }
