@@ -149,6 +149,9 @@ fn dynamic() {
     let long =
         [1.0, 0.26051709, 0.067869157, 0.017681075, 0.0046062223, 0.0011999997, 0.00031262042, 8.1442966e-5];
     check(10_000.0, scaling.clone(), 16, (5_000, 2_048), &long, 1.0);
+    // The 1 of the formula is lost to rounding; the base must not become 0.
+    let huge = RopeScaling::Dynamic { factor: 17_756_622_526_046_215.0 };
+    check(10_000.0, huge, 16, (0, 2_048), &DEFAULT, 1.0);
     // A head of 2 has the power 2 / 0 in the formula; its one frequency is 1 whatever the base.
     check(10_000.0, scaling, 2, (5_000, 2_048), &[1.0], 1.0);
 }

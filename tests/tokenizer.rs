@@ -155,7 +155,7 @@ fn case_52_corrupt() {
     for text in ["", "AAAA", "/////w==", "!"] {
         assert_error(
             charsmap(text),
-            &["tokenizer.json: normalizer: expected what a tokenizer.json", ", got ", AGAIN],
+            &["tokenizer.json: normalizer: expected the structure of a tokenizer.json", ", got ", AGAIN],
         );
     }
     let parts = [
@@ -178,7 +178,7 @@ fn case_52_corrupt() {
 fn case_53_bad_regex() {
     let split =
         json!({ "type": "Split", "pattern": { "Regex": "(a" }, "behavior": "Isolated", "invert": false });
-    let parts = ["tokenizer.json: pre_tokenizer: expected what", ", got \"", AGAIN];
+    let parts = ["tokenizer.json: pre_tokenizer: expected the structure", ", got \"", AGAIN];
     assert_error(edited(|tokenizer| tokenizer["pre_tokenizer"] = split), &parts);
     let nested = json!({ "type": "Replace", "pattern": { "Regex": "(".repeat(100_000) }, "content": "" });
     assert_error(
@@ -192,7 +192,7 @@ fn case_54_merge_of_unknown_token() {
     let merge =
         |merge: Value| edited(|tokenizer| tokenizer["model"]["merges"].as_array_mut().unwrap().push(merge));
     for (pair, token) in [(json!(["x", "nope"]), "nope"), (json!(["x", "q"]), "xq")] {
-        assert_error(merge(pair), &["tokenizer.json: model: expected what", token, AGAIN]);
+        assert_error(merge(pair), &["tokenizer.json: model: expected the structure", token, AGAIN]);
     }
 }
 

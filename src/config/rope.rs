@@ -124,6 +124,8 @@ impl Rope {
             RopeScaling::Dynamic { factor } => {
                 let length = seq_len.max(max_position_embeddings) as f64;
                 let stretch = factor * length / max_position_embeddings as f64 - (factor - 1.0);
+                // At least 1, but the 1 is lost to rounding for factors above 2^53.
+                let stretch = if stretch > 0.0 { stretch } else { 1.0 };
                 (inverse_powers(self.theta * stretch.powf(dim / (dim - 2.0)), head_dim), 1.0)
             }
             RopeScaling::Llama3 {
