@@ -293,8 +293,8 @@ fn record<B: Backend>(this: BlockContext<'_, B>, selection: &mut Selection<B>, s
     };
     let (backend, batch, kept) = (this.backend(), this.forward.batch, &kept.set);
     let Scratch { a, p, timeline, .. } = scratch;
-    let energy = EnergyOutput { shape: batch.shape, mask: batch.mask(), out: p, energy_only: false };
-    separate_energy(backend, a, kept.channels(), energy);
+    let (shape, mask, channels) = (batch.shape, batch.mask(), kept.channels());
+    backend.energy(EnergyOperands { a, shape, channels, mask, out: p, sums: None });
     let history = &mut recent.energy;
     backend.history_update(HistoryUpdateOperands { p, tokens: 1, at, kept, momentum: 0.0, history });
     timeline.mark(backend, Step::History);

@@ -45,13 +45,11 @@ impl<B: Backend> NextTokens<B> {
             predicted: None,
         })
     }
+}
 
-    /// The logits of the latest batch and the number of samples.
-    fn predicted(&self) -> Result<(&B::Statistics, usize)> {
-        let help = "Run the prompts first; other batches in between end a generation.";
-        let missing = || Error::argument("next token", "a generation that has begun", "none", help);
-        self.logits.as_ref().zip(self.predicted).ok_or_else(missing)
-    }
+fn no_generation() -> Error {
+    let help = "Run the prompts first; other batches in between end a generation.";
+    Error::argument("next token", "a generation that has begun", "none", help)
 }
 
 impl<B: Backend> Session<B> {
@@ -76,7 +74,8 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// None of them before, or a device that failed.
     pub fn next_logits(&self) -> Result<Vec<f32>> {
-        let (logits, samples) = self.next.predicted()?;
+        let NextTokens { logits, predicted, .. } = &self.next;
+        let (logits, samples) = logits.as_ref().zip(*predicted).ok_or_else(no_generation)?;
         self.model.backend.download_statistics(logits, samples * self.model.config.vocab_size)
     }
 
@@ -85,12 +84,10 @@ impl<B: Backend> Session<B> {
     /// # Errors
     /// As [`Session::next_logits`], and logits that are not finite.
     pub fn next_tokens(&mut self) -> Result<Vec<u32>> {
-        let (_, rows) = self.next.predicted()?;
         let (backend, vocab_size) = (&*self.model.backend, self.model.config.vocab_size);
-        let NextTokens { logits, tokens, .. } = &mut self.next;
-        if let Some(x) = logits {
-            backend.argmax(ArgmaxOperands { x, rows, vocab_size, out: tokens });
-        }
+        let NextTokens { logits, predicted, tokens, .. } = &mut self.next;
+        let (x, rows) = logits.as_ref().zip(*predicted).ok_or_else(no_generation)?;
+        backend.argmax(ArgmaxOperands { x, rows, vocab_size, out: tokens });
         self.scratch.timeline.mark(backend, Step::Head);
         let best = backend.download_indices(tokens, rows)?;
         if best.contains(&u32::MAX) { Err(self.output_fault()) } else { Ok(best) }
