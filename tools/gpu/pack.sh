@@ -10,6 +10,7 @@ cd "$(dirname "$0")/../.."
 most=25 # MB
 
 NVCC=$(tools/kernels/cuda.sh nvcc)
+unset PROBEPRUNE_NO_NVCC
 # The commit is in what probeprune-latency prints.
 export NVCC PROBEPRUNE_COMMIT=$(git rev-parse HEAD)
 
