@@ -46,7 +46,7 @@ impl Machine<'_> {
         let mut old = [0u64; 32];
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let place = self.place(b, w, a.space, at[l], len, len, who)?;
+            let place = self.place(b, a.space, at[l], len, len, who)?;
             if matches!(place, Place::Param(_) | Place::Local(_)) {
                 return Err(self.fault(
                     FaultKind::OutOfBounds,

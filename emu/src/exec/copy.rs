@@ -54,11 +54,11 @@ impl Machine<'_> {
                 let message = format!("a source at {:#x}, which is not a multiple of {bytes}", src[l]);
                 return Err(self.fault(FaultKind::Misaligned, b, who, message));
             }
-            let to = self.place(b, w, Space::Shared, dst[l], bytes, bytes, who)?;
+            let to = self.place(b, Space::Shared, dst[l], bytes, bytes, who)?;
             // A source of which nothing is read may lie anywhere.
             let from = match src_bytes {
                 0 => Place::Param(0),
-                n => self.place(b, w, Space::Global, src[l], n, 1, who)?,
+                n => self.place(b, Space::Global, src[l], n, 1, who)?,
             };
             if let Some(clocks) = &b.clocks {
                 let group = w.cp_groups[l];
@@ -141,7 +141,7 @@ impl Machine<'_> {
         let at = addresses(&w.regs, addr);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let i = self.mbar(b, w, at[l], who)?;
+            let i = self.mbar(b, at[l], who)?;
             let mine = |op: &CpOp| op.lane == l;
             for op in w.cp.iter().filter(|op| mine(op)) {
                 self.land(b, op);

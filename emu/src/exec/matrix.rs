@@ -39,7 +39,7 @@ impl Machine<'_> {
         for l in 0..8 * n {
             let who = Who { warp: w.id, lane: Some(l), pc };
             let space = if at[l] >> 40 == 0 { Space::Shared } else { Space::Generic };
-            let place = self.place(b, w, space, at[l], 16, 16, who)?;
+            let place = self.place(b, space, at[l], 16, 16, who)?;
             let Place::Shared(row) = place else {
                 let message = "a matrix row that is not in shared memory";
                 return Err(self.fault(crate::fault::FaultKind::OutOfBounds, b, who, message));

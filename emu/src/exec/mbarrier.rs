@@ -8,7 +8,7 @@ use super::{
 use crate::{
     check::{clock::lanes, shadow::Kind, vc::Vc},
     fault::FaultKind,
-    isa::Addr,
+    isa::{Addr, MbarPhase, MbarWait},
     ptx::ast::Space,
 };
 
@@ -53,23 +53,17 @@ impl Mbar {
 
 impl Machine<'_> {
     /// Checks an address of an mbarrier; its index, if one is initialised there.
-    pub(crate) fn mbar_at(
-        &self,
-        b: &Block,
-        w: &Warp,
-        address: u64,
-        who: Who,
-    ) -> Checked<(Place, Option<usize>)> {
+    pub(crate) fn mbar_at(&self, b: &Block, address: u64, who: Who) -> Checked<(Place, Option<usize>)> {
         let address =
             if address >> 40 != 0 { address.wrapping_sub(crate::mem::space::SHARED_BASE) } else { address };
-        let place = self.place(b, w, Space::Shared, address, 8, 8, who)?;
+        let place = self.place(b, Space::Shared, address, 8, 8, who)?;
         let Place::Shared(at) = place else { return Ok((place, None)) };
         Ok((place, b.mbars.iter().position(|m| m.live && m.at == at)))
     }
 
     /// An initialised mbarrier, touched atomically by a thread.
-    pub(crate) fn mbar(&mut self, b: &mut Block, w: &Warp, address: u64, who: Who) -> Checked<usize> {
-        match self.mbar_at(b, w, address, who)? {
+    pub(crate) fn mbar(&mut self, b: &mut Block, address: u64, who: Who) -> Checked<usize> {
+        match self.mbar_at(b, address, who)? {
             (place, Some(i)) => {
                 self.check(b, who, place, 8, Kind::Atomic)?;
                 Ok(i)
@@ -93,7 +87,7 @@ impl Machine<'_> {
         let (at, counts) = (addresses(&w.regs, addr), w.regs.r[count as usize]);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let (place, index) = self.mbar_at(b, w, at[l], who)?;
+            let (place, index) = self.mbar_at(b, at[l], who)?;
             let Place::Shared(at) = place else { continue };
             if index.is_some() {
                 let message = format!("the mbarrier at shared address {at} is initialised already");
@@ -123,7 +117,7 @@ impl Machine<'_> {
         let at = addresses(&w.regs, addr);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let i = self.mbar(b, w, at[l], who)?;
+            let i = self.mbar(b, at[l], who)?;
             b.mbars[i].live = false;
         }
         Ok(())
@@ -141,7 +135,7 @@ impl Machine<'_> {
         let (at, tx) = (addresses(&w.regs, addr), w.regs.r[tx as usize]);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let i = self.mbar(b, w, at[l], who)?;
+            let i = self.mbar(b, at[l], who)?;
             self.expect(b, i, tx[l], who)?;
         }
         Ok(())
@@ -170,7 +164,7 @@ impl Machine<'_> {
         let mut phases = [0; 32];
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let i = self.mbar(b, w, at[l], who)?;
+            let i = self.mbar(b, at[l], who)?;
             phases[l] = b.mbars[i].phase;
             if let Some(tx) = tx {
                 self.expect(b, i, tx[l], who)?;
@@ -205,22 +199,19 @@ impl Machine<'_> {
         &mut self,
         b: &mut Block,
         w: &mut Warp,
-        addr: Addr,
-        (p, parity, state): (u32, Option<u32>, Option<u32>),
-        blocking: bool,
+        wait: &MbarWait,
         pc: u32,
         mask: u32,
     ) -> Checked<Step> {
-        let at = addresses(&w.regs, addr);
+        let at = addresses(&w.regs, wait.addr);
         let (mut ready, mut waits) = (0u32, Wait::None);
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let i = self.mbar(b, w, at[l], who)?;
+            let i = self.mbar(b, at[l], who)?;
             let m = &b.mbars[i];
-            let over = match (parity, state) {
-                (Some(r), _) => (m.phase & 1) as u32 != w.regs.r[r as usize][l] & 1,
-                (_, Some(d)) => m.phase != w.regs.d[d as usize][l],
-                _ => true,
+            let over = match wait.phase {
+                MbarPhase::Parity(r) => (m.phase & 1) as u32 != w.regs.r[r as usize][l] & 1,
+                MbarPhase::State(d) => m.phase != w.regs.d[d as usize][l],
             };
             if over {
                 ready |= 1 << l;
@@ -228,7 +219,7 @@ impl Machine<'_> {
                 waits = Wait::Mbar { index: i, phase: m.phase };
             }
         }
-        if ready == 0 && blocking {
+        if ready == 0 && wait.blocking {
             return Ok(Step::Retry(waits));
         }
         if b.clocks.is_some() {
@@ -239,12 +230,12 @@ impl Machine<'_> {
                 let group = lanes(rest).filter(|&l| at[l] == first).fold(0, |g, l| g | 1 << l);
                 rest &= !group;
                 let who = Who { warp: w.id, lane: Some(group.trailing_zeros() as usize), pc };
-                if let ((_, Some(i)), Some(c)) = (self.mbar_at(b, w, first, who)?, &mut b.clocks) {
+                if let ((_, Some(i)), Some(c)) = (self.mbar_at(b, first, who)?, &mut b.clocks) {
                     c.acquire(w.id, group, &b.mbars[i].done);
                 }
             }
         }
-        w.regs.put_pred(p, ready, mask);
+        w.regs.put_pred(wait.p, ready, mask);
         Ok(if ready == mask { Step::Next } else { Step::Yield })
     }
 }

@@ -43,7 +43,6 @@ impl Machine<'_> {
     pub(crate) fn place(
         &self,
         b: &Block,
-        w: &Warp,
         space: Space,
         address: u64,
         len: usize,
@@ -76,7 +75,10 @@ impl Machine<'_> {
                 Some(end) if end <= self.kernel.local_bytes => {
                     Ok(Place::Local(at as usize + who.lane.unwrap_or(0) * self.kernel.local_bytes))
                 }
-                _ => outside(format!("byte {at} of local memory, of which there are {}", w.local.len() / 32)),
+                _ => outside(format!(
+                    "byte {at} of local memory, of which there are {}",
+                    self.kernel.local_bytes
+                )),
             },
             Space::Param => match (at as usize).checked_add(len) {
                 Some(end) if end <= self.params.len() => Ok(Place::Param(at as usize)),
@@ -225,7 +227,7 @@ impl Machine<'_> {
         let mut values = [[0u64; 32]; 8];
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let place = self.place(b, w, m.space, at[l], len, len, who)?;
+            let place = self.place(b, m.space, at[l], len, len, who)?;
             if b.clocks.is_some() {
                 self.check(b, who, place, len, kind)?;
                 if m.order != Order::Weak {
@@ -261,7 +263,7 @@ impl Machine<'_> {
         }
         for l in lanes(mask) {
             let who = Who { warp: w.id, lane: Some(l), pc };
-            let place = self.place(b, w, m.space, at[l], len, len, who)?;
+            let place = self.place(b, m.space, at[l], len, len, who)?;
             if matches!(place, Place::Param(_)) {
                 return Err(self.fault(
                     FaultKind::OutOfBounds,

@@ -227,9 +227,7 @@ impl Machine<'_> {
                 self.mbar_arrive(b, w, *addr, (*count, *tx, *state), pc, mask)?
             }
             Op::MbarExpect { addr, tx } => self.mbar_expect(b, w, *addr, *tx, pc, mask)?,
-            Op::MbarWait { addr, p, parity, state, blocking } => {
-                return self.mbar_wait(b, w, *addr, (*p, *parity, *state), *blocking, pc, mask);
-            }
+            Op::MbarWait(wait) => return self.mbar_wait(b, w, wait, pc, mask),
             Op::BulkTensor(t) => self.bulk(b, w, t, pc, mask)?,
             Op::BulkCommit => add_one(&mut w.bulk_groups, mask),
             Op::BulkWait(n) => self.bulk_wait(b, w, *n, mask),

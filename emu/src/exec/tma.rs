@@ -72,8 +72,8 @@ impl Machine<'_> {
                         format!("{n} bytes: expected a multiple of 16"),
                     ));
                 }
-                self.place(b, w, Space::Shared, shared, n, 16, who)?;
-                match self.place(b, w, Space::Global, global, n, 16, who)? {
+                self.place(b, Space::Shared, shared, n, 16, who)?;
+                match self.place(b, Space::Global, global, n, 16, who)? {
                     Place::Global(slot, at) => {
                         (vec![Piece { shared: shared as usize, global: Some((slot, at)), len: n }], n, 0)
                     }
@@ -95,7 +95,7 @@ impl Machine<'_> {
         self.count_bulk(&pieces, bytes, t.load);
         if t.load {
             let Some(mbar) = t.mbar else { return Ok(()) };
-            let mbar = self.mbar(b, w, addresses(&w.regs, mbar)[l], who)?;
+            let mbar = self.mbar(b, addresses(&w.regs, mbar)[l], who)?;
             b.mbars[mbar].issued += 1;
             let time = b.mbars[mbar].issued;
             let unit = b.clocks.as_ref().map_or(0, |c| c.mbar_unit(mbar));
@@ -188,7 +188,7 @@ impl Machine<'_> {
     ) -> Checked<(Vec<Piece>, usize, u8)> {
         let fail = |m: &Self, message: String| Err(m.fault(FaultKind::TensorMap, b, who, message));
         let l = who.lane.unwrap_or(0);
-        let place = self.place(b, w, Space::Generic, map, ENCODED_BYTES, 64, who)?;
+        let place = self.place(b, Space::Generic, map, ENCODED_BYTES, 64, who)?;
         let Some(m) = TensorMap::decode(self.bytes(b, w, place, ENCODED_BYTES)) else {
             return fail(self, format!("no tensor map at {map:#x}"));
         };
@@ -200,7 +200,7 @@ impl Machine<'_> {
             return Err(self.fault(FaultKind::Misaligned, b, who, message));
         }
         let bytes = m.box_bytes();
-        self.place(b, w, Space::Shared, shared, bytes, 128, who)?;
+        self.place(b, Space::Shared, shared, bytes, 128, who)?;
         let coords: Vec<i64> = t.coords.iter().map(|&r| i64::from(w.regs.r[r as usize][l] as i32)).collect();
         let row = m.box_size[0] as usize * m.element_bytes;
         let chunk = row.min(16);
@@ -228,7 +228,7 @@ impl Machine<'_> {
                 for (from, to, real) in parts.into_iter().filter(|p| p.0 < p.1) {
                     let global = if real {
                         let address = m.base.wrapping_add(offset.wrapping_add(from * e) as u64);
-                        match self.place(b, w, Space::Global, address, ((to - from) * e) as usize, 1, who)? {
+                        match self.place(b, Space::Global, address, ((to - from) * e) as usize, 1, who)? {
                             Place::Global(slot, at) => Some((slot, at)),
                             _ => None,
                         }

@@ -219,7 +219,7 @@ impl Machine<'_> {
         for mn in lines.step_by(line_step) {
             for k in (0..16).step_by(k_step) {
                 let at = d.element(mn, k).0;
-                let place = self.place(b, w, Space::Shared, at, 16, 16, who)?;
+                let place = self.place(b, Space::Shared, at, 16, 16, who)?;
                 let mode = b.shared.swizzle[at as usize / 16];
                 if mode != 0 && mode != d.swizzle as u8 + 1 {
                     let wrote = Swizzle::from_index(mode - 1).unwrap_or(Swizzle::None);

@@ -36,6 +36,22 @@ pub(crate) struct CpAsync {
     pub ignore: Option<(P, bool)>,
 }
 
+/// `mbarrier.test_wait` or (blocking) `try_wait`.
+#[derive(Debug, Clone)]
+pub(crate) struct MbarWait {
+    pub addr: Addr,
+    pub p: P,
+    pub phase: MbarPhase,
+    pub blocking: bool,
+}
+
+/// The phase whose end is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum MbarPhase {
+    Parity(R),
+    State(D),
+}
+
 /// `ldmatrix` and `stmatrix`.
 #[derive(Debug, Clone)]
 pub(crate) struct Matrix {

@@ -1,7 +1,7 @@
 //! Decoding of control flow, warp exchanges, barriers, fences and mbarriers.
 
 use super::{
-    asynch::{Barrier, BarrierReduce},
+    asynch::{Barrier, BarrierReduce, MbarPhase, MbarWait},
     decode::{Decoder, Why},
     exchange::{Exchange, Redux, Shuffle, Vote},
     mods::Mods,
@@ -262,9 +262,9 @@ impl Decoder<'_> {
             wait => {
                 let (p, addr) = (self.dst_p(self.nth(o, 0)?)?, self.addr(self.nth(o, 1)?)?);
                 let value = self.nth(o, 2)?;
-                let (parity, state) =
-                    if parity { (Some(self.r(value)?), None) } else { (None, Some(self.d(value)?)) };
-                Ok(Op::MbarWait { addr, p, parity, state, blocking: wait == "try_wait" })
+                let phase =
+                    if parity { MbarPhase::Parity(self.r(value)?) } else { MbarPhase::State(self.d(value)?) };
+                Ok(Op::MbarWait(Box::new(MbarWait { addr, p, phase, blocking: wait == "try_wait" })))
             }
         }
     }

@@ -15,6 +15,8 @@ pub(crate) mod mods;
 pub(crate) mod op;
 mod operands;
 
-pub(crate) use asynch::{Barrier, BarrierReduce, BulkTensor, CpAsync, Matrix, Mma, MmaInput, Wgmma, WgmmaA};
+pub(crate) use asynch::{
+    Barrier, BarrierReduce, BulkTensor, CpAsync, Matrix, MbarPhase, MbarWait, Mma, MmaInput, Wgmma, WgmmaA,
+};
 pub(crate) use kernel::{Init, Kernel, Special};
 pub(crate) use op::{Addr, Atomic, AtomicFn, Mem, Op, Order, Reg, Scope};

@@ -2,7 +2,7 @@
 
 use super::{
     alu::{Alu32, Alu64, Cmp, CmpKind, Float, HalfFn, PredFn, Shift64},
-    asynch::{Barrier, BulkTensor, CpAsync, Matrix, Mma, Wgmma},
+    asynch::{Barrier, BulkTensor, CpAsync, Matrix, MbarWait, Mma, Wgmma},
     class::Class,
     exchange::Exchange,
 };
@@ -313,14 +313,7 @@ pub(crate) enum Op {
         addr: Addr,
         tx: R,
     },
-    /// `test_wait` or (blocking) `try_wait`, by parity or by state.
-    MbarWait {
-        addr: Addr,
-        p: P,
-        parity: Option<R>,
-        state: Option<D>,
-        blocking: bool,
-    },
+    MbarWait(Box<MbarWait>),
     BulkTensor(Box<BulkTensor>),
     BulkCommit,
     /// `cp.async.bulk.wait_group n`, with or without `.read`.
