@@ -90,7 +90,7 @@ pub struct ProbeGatherOperands<'a, B: Backend> {
     pub out: &'a mut B::Activations,
 }
 
-/// Of [`Backend::linear`]. [`LinearOperands::new`] has the optional ones at rest.
+/// Of [`Backend::linear`]. [`LinearOperands::new`] leaves the optional ones out.
 #[derive(Debug)]
 pub struct LinearOperands<'a, B: Backend> {
     /// (T, in_features).
@@ -157,7 +157,7 @@ pub struct LogitsOperands<'a, B: Backend> {
     pub out: &'a mut B::Statistics,
 }
 
-/// Of [`Backend::project`]. [`ProjectOperands::new`] has the optional ones at rest.
+/// Of [`Backend::project`]. [`ProjectOperands::new`] leaves the optional ones out.
 #[derive(Debug)]
 pub struct ProjectOperands<'a, B: Backend> {
     /// (T, kept columns), compact.
