@@ -10,6 +10,7 @@ cd "$(dirname "$0")/../.."
 most=25 # MB
 
 NVCC=$(tools/kernels/cuda.sh nvcc)
+# Whoever builds everything else without machine code wants it here.
 unset PROBEPRUNE_NO_NVCC
 # The commit is in what probeprune-latency prints.
 export NVCC PROBEPRUNE_COMMIT=$(git rev-parse HEAD)
@@ -46,6 +47,8 @@ programs=(probeprune probeprune-latency gpu_ops gpu gpu_model gpu_large conforma
 for program in "${programs[@]}"; do
   [[ -e $tree/bin/$program ]] || { echo "cargo built no $program" >&2; exit 1; }
 done
+"$tree/bin/probeprune" doctor | grep '^GPU kernels .* made by CUDA' ||
+  { echo "the programs have no machine code" >&2; exit 1; }
 # Data that a program looks for where it was compiled would not be there. Line tables of kernels name cuda/ and nvcc's own.
 if LC_ALL=C grep -aoE "$PWD/(benches|emu|models|src|target|tests|tools)[^ ]{0,80}" "$tree"/bin/*; then
   echo "these paths are in the programs" >&2
