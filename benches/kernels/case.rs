@@ -214,7 +214,7 @@ impl LayerCase {
         match self.op {
             Op::Norm => {
                 let kind = Some(NormKind::Rms);
-                NormCase { kind, affine: true, rows, hidden_size: hidden, mean: 0.0 }.into()
+                NormCase::new(kind, rows, hidden).into()
             }
             Op::ProbeSelect => {
                 let (order, padding) = (ProbeOrder::TokensSamples, Padding::None);

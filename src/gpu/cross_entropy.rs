@@ -4,7 +4,7 @@ use super::{
     Driver, Geometry, Gpu, Kernel,
     args::{CrossEntropyArgs, CrossEntropyCombineArgs},
     per_dtype,
-    tile::{PerTile, TILE_COLUMNS, Tile},
+    tile::{PerTile, TILE_COLUMNS},
 };
 use crate::backend::{CrossEntropyOperands, WeightUse};
 
@@ -25,7 +25,7 @@ impl<D: Driver> Gpu<D> {
         let CrossEntropyOperands { x, rows, head, targets, scratch, out } = operands;
         debug_assert!(head.bias.is_none() && head.weight.usage == WeightUse::Rows);
         let tiles = head.out_features.div_ceil(TILE_COLUMNS);
-        let tile = Tile::choose(rows, head.out_features, TILE_COLUMNS, self.driver.multiprocessors());
+        let tile = self.tile_for(rows, head.out_features, TILE_COLUMNS);
         let (partial, targets) = (self.floats(scratch), self.words(targets));
         let target_logits = partial + (rows * tiles * 2 * 4) as u64;
         let arguments = CrossEntropyArgs {

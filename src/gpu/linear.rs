@@ -73,7 +73,7 @@ impl<D: Driver> Gpu<D> {
     fn linear_tiled(&self, operands: LinearOperands<'_, Self>) {
         let LinearOperands { x, rows, projection, kept, activation, scale, energy, out } = operands;
         let out_features = kept.map_or(projection.out_features, KeptSet::channels);
-        let tile = Tile::choose(rows, out_features, TILE_COLUMNS, self.driver.multiprocessors());
+        let tile = self.tile_for(rows, out_features, TILE_COLUMNS);
         let fused = self.fused_energy(tile, rows, energy.as_ref());
         let FusedEnergy { samples, tokens, mask, energy: to, energy_only, .. } = fused.unwrap_or_default();
         let arguments = LinearArgs {
@@ -130,7 +130,7 @@ impl<D: Driver> Gpu<D> {
     fn gated_linear_tiled(&self, operands: GatedLinearOperands<'_, Self>) {
         let GatedLinearOperands { x, rows, gate, up, kept, activation, energy, out } = operands;
         let out_features = kept.map_or(gate.out_features, KeptSet::channels);
-        let tile = Tile::choose(rows, out_features, GATED_TILE_COLUMNS, self.driver.multiprocessors());
+        let tile = self.tile_for(rows, out_features, GATED_TILE_COLUMNS);
         let fused = self.fused_energy(tile, rows, energy.as_ref());
         let FusedEnergy { samples, tokens, mask, energy: to, energy_only, .. } = fused.unwrap_or_default();
         let arguments = GatedLinearArgs {
@@ -186,7 +186,7 @@ impl<D: Driver> Gpu<D> {
 
     fn logits_tiled(&self, operands: LogitsOperands<'_, Self>) {
         let LogitsOperands { x, rows, head, out } = operands;
-        let tile = Tile::choose(rows, head.out_features, TILE_COLUMNS, self.driver.multiprocessors());
+        let tile = self.tile_for(rows, head.out_features, TILE_COLUMNS);
         let arguments = LogitsArgs {
             x: self.elements(x),
             head: self.address(&head.weight.buffer),

@@ -30,6 +30,7 @@ pub use cross_entropy::scratch as cross_entropy_scratch;
 pub use cuda::{Cuda, OnStream};
 pub use driver::{Driver, Geometry, Kernel, Launch};
 pub use memory::{Activations, Buffer, Indices, Statistics, Weight, weights_on_gpu};
+pub use tile::Tile;
 
 use crate::{
     backend::{
@@ -90,6 +91,8 @@ impl GpuDtype {
 pub struct Gpu<D: Driver> {
     driver: D,
     dtype: GpuDtype,
+    /// The tile of all products on tensor cores; `None` for the one that suits each.
+    tile: Option<Tile>,
     id: u64,
     /// The first error since the last download.
     error: Mutex<Option<Error>>,
@@ -101,7 +104,19 @@ impl<D: Driver> Gpu<D> {
     pub fn new(driver: D, dtype: GpuDtype) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { driver, dtype, id, error: Mutex::new(None), graphs: Mutex::new(issue::Graphs::default()) }
+        let (error, graphs) = (Mutex::new(None), Mutex::new(issue::Graphs::default()));
+        Self { driver, dtype, tile: None, id, error, graphs }
+    }
+
+    /// Takes this tile for every product on tensor cores, not the one that is fastest for its shape: for measurements and
+    /// tests.
+    pub fn with_tile(self, tile: Tile) -> Self {
+        Self { tile: Some(tile), ..self }
+    }
+
+    /// The tile of a product with this many rows and columns.
+    fn tile_for(&self, rows: usize, columns: usize, tile_columns: usize) -> Tile {
+        self.tile.unwrap_or_else(|| Tile::choose(rows, columns, tile_columns, self.driver.multiprocessors()))
     }
 
     /// The driver.

@@ -5,7 +5,7 @@ use super::{
     args::{ProjectArgs, ProjectGemvArgs},
     gemv::{self, PerRows},
     per_dtype,
-    tile::{PerTile, TILE_COLUMNS, Tile},
+    tile::{PerTile, TILE_COLUMNS},
 };
 use crate::backend::{KeptSet, ProjectOperands, WeightUse};
 
@@ -30,7 +30,7 @@ impl<D: Driver> Gpu<D> {
     fn project_tiled(&self, operands: ProjectOperands<'_, Self>) {
         let ProjectOperands { a, rows, projection, kept, bias, low_rank, residual, out } = operands;
         let out_features = projection.out_features;
-        let tile = Tile::choose(rows, out_features, TILE_COLUMNS, self.driver.multiprocessors());
+        let tile = self.tile_for(rows, out_features, TILE_COLUMNS);
         let arguments = ProjectArgs {
             a: self.elements(a),
             weight: self.address(&projection.weight.buffer),

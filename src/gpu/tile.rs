@@ -9,18 +9,23 @@ pub(super) type PerTile = [PerDtype; 3];
 /// Output columns of a tile; gated products, whose tiles hold rows of two weights, have half.
 pub(super) const TILE_COLUMNS: usize = 128;
 
-/// Rows of a block's tile.
+/// Rows of the tile that a block of a product on tensor cores has; see [`Gpu::with_tile`](super::Gpu::with_tile).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tile {
+pub enum Tile {
+    /// For products that fill the machine.
     Rows128,
+    /// For half as many rows.
     Rows64,
+    /// For few rows.
     Rows32,
 }
 
 impl Tile {
-    const ALL: [Self; 3] = [Self::Rows128, Self::Rows64, Self::Rows32];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Rows128, Self::Rows64, Self::Rows32];
 
-    pub(super) fn rows(self) -> usize {
+    /// How many rows these are.
+    pub fn rows(self) -> usize {
         [128, 64, 32][self as usize]
     }
 

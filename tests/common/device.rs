@@ -6,9 +6,13 @@
 // Every test program compiles this module but uses only a part of it, and nothing outside it can reach it.
 #![allow(dead_code, unreachable_pub)]
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use probeprune::{
@@ -68,6 +72,17 @@ pub fn backend(dtype: GpuDtype) -> Gpu<TestDevice> {
 pub struct TestDevice {
     driver: Either,
     launches: AtomicUsize,
+    /// In place of the device's own.
+    multiprocessors: Option<u32>,
+}
+
+thread_local! {
+    static LAUNCHED: RefCell<BTreeSet<&'static str>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// The kernels that this thread has launched.
+pub fn launched() -> BTreeSet<&'static str> {
+    LAUNCHED.with_borrow(Clone::clone)
 }
 
 #[derive(Debug)]
@@ -89,7 +104,16 @@ impl TestDevice {
         if gpu_only() {
             return Self::real(real_gpu().expect("it was opened"));
         }
-        Self { driver: Either::Emulated(Emulator::new(settings)), launches: AtomicUsize::new(0) }
+        Self::of(Either::Emulated(Emulator::new(settings)))
+    }
+
+    fn of(driver: Either) -> Self {
+        Self { driver, launches: AtomicUsize::new(0), multiprocessors: None }
+    }
+
+    /// The same device, which says that it has this many multiprocessors: kernels are chosen by them.
+    pub fn with_multiprocessors(self, multiprocessors: Option<u32>) -> Self {
+        Self { multiprocessors, ..self }
     }
 
     /// As [`TestDevice::new`], without the race checker: gpu_ops looks for races, operation by operation.
@@ -99,7 +123,7 @@ impl TestDevice {
 
     /// A real GPU.
     pub fn real(cuda: &'static Cuda) -> Self {
-        Self { driver: Either::Real(cuda), launches: AtomicUsize::new(0) }
+        Self::of(Either::Real(cuda))
     }
 
     /// Launches so far, those of graphs counted when they are made.
@@ -166,6 +190,7 @@ impl Driver for TestDevice {
 
     fn launch(&self, launch: &Launch) -> Result<()> {
         self.launches.fetch_add(1, Ordering::Relaxed);
+        LAUNCHED.with_borrow_mut(|launched| launched.insert(launch.kernel.name));
         either!(self, driver => driver.launch(launch))
     }
 
@@ -194,7 +219,7 @@ impl Driver for TestDevice {
     }
 
     fn multiprocessors(&self) -> u32 {
-        either!(self, driver => driver.multiprocessors())
+        self.multiprocessors.unwrap_or_else(|| either!(self, driver => driver.multiprocessors()))
     }
 
     fn description(&self) -> String {

@@ -5,16 +5,17 @@ use probeprune::{
     Result,
     backend::Backend,
     cpu::Cpu,
-    gpu::{Driver, Gpu, GpuDtype},
+    gpu::{Gpu, GpuDtype, Tile},
 };
 use ptx_emu::{Completion, Policy, Settings};
 
 use crate::{
-    device::{TestDevice, assert_fails_without_a_gpu, gpu_only, real_gpu, reduced_shapes},
-    emulator::Emulator,
+    device::{TestDevice, assert_fails_without_a_gpu, gpu_only, launched, real_gpu, reduced_shapes},
+    emulator::{Emulator, ptx_folder},
     operations::{
         Case, Expected, Output, Traffic,
-        source::{Source, unit_roundoff},
+        near::Stored,
+        source::{Plant, Source, Special},
     },
 };
 
@@ -24,12 +25,6 @@ pub const DTYPES: [GpuDtype; 2] = [GpuDtype::Bf16, GpuDtype::F16];
 /// For operations that no activations go through.
 pub const ANY: GpuDtype = GpuDtype::Bf16;
 
-/// Error of float32 arithmetic where a GPU's result is rounded, as a share of the root mean square.
-const CPU_SUMS: f64 = 2e-5;
-
-/// Relative error of a float32 sum, in place of each rounding to the compute dtype.
-const CPU_ROUNDING: f64 = 1e-6;
-
 /// Forward, reverse and PCT schedules with asynchronous copies as early and as late as is legal, race checker on.
 pub fn schedules() -> Vec<Settings> {
     let policies = [Policy::Forward, Policy::Reverse, Policy::Pct { seed: 1, depth: 3 }];
@@ -38,58 +33,148 @@ pub fn schedules() -> Vec<Settings> {
     policies.into_iter().flat_map(both).collect()
 }
 
-/// Runs a case on the CPU backend, under every schedule, and on a GPU if there is one: the results must be right, and under
-/// all schedules the same to the bit. In GPU-only mode, nothing runs on the emulator.
-pub fn check(case: &impl Case, dtype: GpuDtype) {
-    check_under(case, dtype, &schedules());
+/// How a case runs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run<'a> {
+    /// A value that is unlike the others.
+    plant: Option<&'a Plant>,
+    /// Rows of tiles, for products on tensor cores.
+    tile: Option<Tile>,
+    multiprocessors: Option<u32>,
 }
 
-/// As [`check`] for shapes at which six schedules would take too long: one of them.
-pub fn check_once(case: &impl Case, dtype: GpuDtype) {
-    check_under(case, dtype, &[Settings { policy: Policy::Reverse, ..Settings::default() }]);
-}
+impl Run<'_> {
+    fn source(&self, dtype: GpuDtype) -> Source<'_> {
+        self.plant.map_or(Source::Exact(dtype), |plant| Source::Planted(dtype, plant))
+    }
 
-fn check_under(case: &impl Case, dtype: GpuDtype, schedules: &[Settings]) {
-    let expected = case.expected(Source::Exact(dtype));
-    check_on_cpu(case, dtype, &expected);
-    let mut first: Option<Vec<Output>> = None;
-    let schedules = if gpu_only() { &[] } else { schedules };
-    for settings in schedules {
-        let gpu = Gpu::new(Emulator::new(settings.clone()), dtype);
-        let outputs = run(case, &gpu, dtype)
-            .unwrap_or_else(|error| panic!("{case:?}, {dtype:?} under {settings:?}: {error}"));
-        compare(case, &outputs, &expected, |sums, roundings| sums + roundings * unit_roundoff(dtype));
-        match &first {
-            None => first = Some(outputs),
-            Some(first) => {
-                assert!(same_bits(&outputs, first), "{case:?}, {dtype:?}: other bits under {settings:?}")
+    fn gpu(&self, device: TestDevice, dtype: GpuDtype) -> Gpu<TestDevice> {
+        let gpu = Gpu::new(device.with_multiprocessors(self.multiprocessors), dtype);
+        match self.tile {
+            Some(tile) => gpu.with_tile(tile),
+            None => gpu,
+        }
+    }
+
+    /// Outputs of one run.
+    fn outputs<B: Backend>(&self, case: &impl Case, backend: &B, source: Source<'_>) -> Vec<Output> {
+        let outputs = case.prepare(backend, source).and_then(|mut run| run(backend, true));
+        outputs.unwrap_or_else(|error| panic!("{case:?}, {self:?}: {error}"))
+    }
+
+    /// Checks a case on the CPU backend, under the schedules, and on a GPU if there is one.
+    fn check(&self, case: &impl Case, dtype: GpuDtype, schedules: &[Settings]) {
+        let expected = case.expected(self.source(dtype), Stored::Element(dtype));
+        let schedules = if gpu_only() { &[] } else { schedules };
+        let mut first: Option<Vec<Output>> = None;
+        for settings in schedules {
+            let gpu = self.gpu(TestDevice::new(settings.clone()), dtype);
+            let outputs = self.outputs(case, &gpu, self.source(dtype));
+            self.compare(case, &outputs, &expected);
+            let same = first.as_ref().is_none_or(|first| same_bits(&outputs, first));
+            assert!(same, "{case:?}, {dtype:?}, {self:?}: other bits under {settings:?}");
+            first.get_or_insert(outputs);
+        }
+        // A GPU's tensor cores round in a way of their own, so its bits are compared with its own only.
+        if let Some(cuda) = real_gpu() {
+            // A backend of its own: an error of one test must not surface in another.
+            let gpu = self.gpu(TestDevice::real(cuda), dtype);
+            let [outputs, again] = [(); 2].map(|()| self.outputs(case, &gpu, self.source(dtype)));
+            self.compare(case, &outputs, &expected);
+            assert!(same_bits(&again, &outputs), "{case:?}: other bits the second time on a GPU");
+        }
+    }
+
+    /// The CPU backend has float32 activations.
+    fn check_on_cpu(&self, case: &impl Case, dtype: GpuDtype) {
+        let expected = case.expected(self.source(dtype), Stored::Float32);
+        let source = self.plant.map_or(Source::Finite(dtype), |plant| Source::Planted(dtype, plant));
+        self.compare(case, &self.outputs(case, &Cpu::new(1).unwrap(), source), &expected);
+    }
+
+    fn compare(&self, case: &impl Case, outputs: &[Output], expected: &[Expected]) {
+        assert_eq!(outputs.len(), expected.len(), "{case:?}");
+        for (which, (output, expected)) in outputs.iter().zip(expected).enumerate() {
+            match (output, expected) {
+                (Output::Indices(got), Expected::Indices(want)) => {
+                    assert_eq!(got, want, "{case:?}, {self:?}, output {which}")
+                }
+                (Output::Floats(got), Expected::Floats(want)) => {
+                    assert_eq!(got.len(), want.len(), "{case:?}, {self:?}, output {which}");
+                    for (i, (&got, want)) in got.iter().zip(want).enumerate() {
+                        assert!(
+                            want.holds(got),
+                            "{case:?}, {self:?}, output {which} at {i}: {got} for {want:?}"
+                        );
+                    }
+                }
+                _ => panic!("{case:?}, output {which}: floats for indices or the other way round"),
             }
         }
     }
-    check_on_gpu(case, dtype, &expected);
 }
 
-/// The CPU backend has float32 activations.
-fn check_on_cpu(case: &impl Case, dtype: GpuDtype, expected: &[Expected]) {
-    let cpu = Cpu::new(1).unwrap();
-    let outputs = case.prepare(&cpu, Source::Finite(dtype)).unwrap()(&cpu, true).unwrap();
-    compare(case, &outputs, expected, |sums, roundings| {
-        if roundings > 0.0 { sums.max(CPU_SUMS).max(roundings * CPU_ROUNDING) } else { sums }
-    });
+/// One schedule, for shapes at which six would take too long.
+fn one_schedule() -> [Settings; 1] {
+    [Settings { policy: Policy::Reverse, ..Settings::default() }]
 }
 
-/// A GPU's tensor cores round in a way of their own, so its bits are compared with its own only.
-fn check_on_gpu(case: &impl Case, dtype: GpuDtype, expected: &[Expected]) {
-    let Some(cuda) = real_gpu() else { return };
-    // A backend of its own: an error of one test must not surface in another.
-    let gpu = Gpu::new(TestDevice::real(cuda), dtype);
-    let run = || {
-        run(case, &gpu, dtype)
-            .unwrap_or_else(|error| panic!("{case:?} on {}: {error}", gpu.driver().description()))
-    };
-    let outputs = run();
-    compare(case, &outputs, expected, |sums, roundings| sums + roundings * unit_roundoff(dtype));
-    assert!(same_bits(&run(), &outputs), "{case:?}: other bits the second time on a GPU");
+/// Runs a case on the CPU backend, under every schedule, and on a GPU if there is one: the results must be right, and under
+/// all schedules the same to the bit. In GPU-only mode, nothing runs on the emulator.
+pub fn check(case: &impl Case, dtype: GpuDtype) {
+    Run::default().check_on_cpu(case, dtype);
+    Run::default().check(case, dtype, &schedules());
+}
+
+/// As [`check`] under one schedule.
+pub fn check_once(case: &impl Case, dtype: GpuDtype) {
+    Run::default().check_on_cpu(case, dtype);
+    Run::default().check(case, dtype, &one_schedule());
+}
+
+/// As [`check_once`] with each tile, whatever the shape.
+pub fn check_tiles(case: &impl Case, dtype: GpuDtype) {
+    Run::default().check_on_cpu(case, dtype);
+    for tile in Tile::ALL {
+        Run { tile: Some(tile), ..Run::default() }.check(case, dtype, &one_schedule());
+    }
+}
+
+/// As [`check_once`] on a device with one multiprocessor and on a huge one: kernels for large blocks and for small ones.
+pub fn check_devices(case: &impl Case, dtype: GpuDtype) {
+    Run::default().check_on_cpu(case, dtype);
+    for multiprocessors in [1, 1 << 20] {
+        let run = Run { multiprocessors: Some(multiprocessors), ..Run::default() };
+        run.check(case, dtype, &one_schedule());
+    }
+}
+
+/// As [`check_once`] with every [`Special`] value in every input, one at a time.
+pub fn check_specials(case: &impl Case, dtype: GpuDtype) {
+    for buffer in 0.. {
+        for (i, special) in Special::ALL.into_iter().enumerate() {
+            let plant = Plant::new(buffer, (buffer + i) % 3, special);
+            let run = Run { plant: Some(&plant), ..Run::default() };
+            run.check_on_cpu(case, dtype);
+            if !plant.planted() {
+                assert!(buffer > 0, "{case:?} has inputs");
+                return;
+            }
+            run.check(case, dtype, &one_schedule());
+        }
+    }
+}
+
+/// Asserts that this thread's checks have launched every kernel of these modules, in both dtypes.
+pub fn launched_all_of(modules: &[&str]) {
+    for module in modules {
+        let ptx = std::fs::read_to_string(ptx_folder().join(format!("{module}.ptx"))).unwrap();
+        let names = ptx.lines().filter_map(|line| line.strip_prefix(".visible .entry "));
+        let names: Vec<&str> = names.map(|name| name.trim_end_matches('(')).collect();
+        assert!(!names.is_empty(), "{module}.ptx has kernels");
+        let missing: Vec<_> = names.iter().filter(|name| !launched().contains(**name)).collect();
+        assert!(missing.is_empty(), "no case launches {missing:?} of {module}");
+    }
 }
 
 /// Runs a case once on content that `dtype` holds exactly.
@@ -116,30 +201,6 @@ pub fn same_bits(a: &[Output], b: &[Output]) -> bool {
         Output::Indices(values) => values.clone(),
     };
     a.iter().map(bits).eq(b.iter().map(bits))
-}
-
-/// `limit` makes the tolerance from what float32 sums and roundings of results allow.
-fn compare(case: &impl Case, outputs: &[Output], expected: &[Expected], limit: impl Fn(f64, f64) -> f64) {
-    assert_eq!(outputs.len(), expected.len(), "{case:?}");
-    for (which, (output, expected)) in outputs.iter().zip(expected).enumerate() {
-        match (output, expected) {
-            (Output::Indices(got), Expected::Indices(want)) => {
-                assert_eq!(got, want, "{case:?}, output {which}")
-            }
-            (Output::Floats(got), Expected::Floats { values, sums, roundings }) => {
-                assert_eq!(got.len(), values.len(), "{case:?}, output {which}");
-                let rms = (values.iter().map(|x| x * x).sum::<f64>() / values.len().max(1) as f64).sqrt();
-                let limit = limit(*sums, *roundings) * rms;
-                for (i, (&got, &want)) in got.iter().zip(values).enumerate() {
-                    let error = (f64::from(got) - want).abs();
-                    // Not `error > limit`: a NaN must not pass.
-                    let within = error <= limit;
-                    assert!(within, "{case:?}, output {which} at {i}: {got} for {want}, rms {rms}");
-                }
-            }
-            _ => panic!("{case:?}, output {which}: floats for indices or the other way round"),
-        }
-    }
 }
 
 /// One launch's traffic in 32-byte sectors times 32, as the emulator counts it.

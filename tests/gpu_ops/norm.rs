@@ -14,11 +14,11 @@ fn norm() {
             for (rows, hidden_size, affine) in
                 [(1, 1, true), (4, 7, false), (1, 8, true), (3, 33, true), (2, 256, false), (2, 1000, true)]
             {
-                check(&NormCase { kind, affine, rows, hidden_size, mean: 0.0 }, dtype);
+                check(&NormCase { affine, ..NormCase::new(kind, rows, hidden_size) }, dtype);
             }
             // Kept in registers; read again.
             for hidden_size in [8192, 8200, 16384, 16392, 9001] {
-                check_once(&NormCase { kind, affine: true, rows: 1, hidden_size, mean: 0.0 }, dtype);
+                check_once(&NormCase::new(kind, 1, hidden_size), dtype);
             }
         }
     }
@@ -28,7 +28,8 @@ fn norm() {
 fn layer_norm_far_from_zero() {
     // The variance is a 30,000th of the mean square: a sum of squares in f32 would leave three digits of it.
     for hidden_size in [520, 1001] {
-        let case = NormCase { kind: Some(NormKind::Layer), affine: false, rows: 2, hidden_size, mean: 100.0 };
+        let case =
+            NormCase { affine: false, mean: 100.0, ..NormCase::new(Some(NormKind::Layer), 2, hidden_size) };
         check(&case, GpuDtype::F16);
     }
 }
@@ -37,7 +38,7 @@ fn layer_norm_far_from_zero() {
 fn norm_moves_what_its_header_says() {
     for kind in [None, Some(NormKind::Rms), Some(NormKind::Layer)] {
         for hidden_size in [4096, 8192] {
-            let case = NormCase { kind, affine: true, rows: 4, hidden_size, mean: 0.0 };
+            let case = NormCase::new(kind, 4, hidden_size);
             check_traffic(&case, GpuDtype::Bf16);
         }
     }

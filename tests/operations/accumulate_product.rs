@@ -6,7 +6,9 @@ use probeprune::{
 };
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
     source::{Source, wide},
 };
 
@@ -52,16 +54,15 @@ impl Case for ProductCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let (a, b, before) = self.input(source);
         let (a, b) = (wide(&a), wide(if self.n.is_some() { &b } else { &a }));
         let (m, n) = (self.m, self.columns());
         let values = (0..m * n).map(|i| {
-            let sum: f64 = (0..self.rows).map(|t| a[t * m + i / n] * b[t * n + i % n]).sum();
-            sum + f64::from(before[i])
+            let product = Near::dot((0..self.rows).map(|t| (a[t * m + i / n], b[t * n + i % n])));
+            (product + before[i].into()).stored(Stored::Float32)
         });
-        // f32 sums.
-        vec![Expected::floats(values.collect(), 1e-5)]
+        vec![Expected::Floats(values.collect())]
     }
 
     fn bytes(&self, element: ElementBytes) -> usize {

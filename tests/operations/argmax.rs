@@ -5,7 +5,7 @@ use probeprune::{
     backend::{ArgmaxOperands, Backend},
 };
 
-use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, outputs, source::Source};
+use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, near::Stored, outputs, source::Source};
 
 #[derive(Clone, Debug)]
 pub struct ArgmaxCase {
@@ -30,7 +30,7 @@ impl Case for ArgmaxCase {
         }))
     }
 
-    fn expected(&self, _source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, _source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let best = |row: &[f32]| {
             let mut best = 0;
             for (i, &x) in row.iter().enumerate() {

@@ -8,7 +8,9 @@ use probeprune::{
 use rand::RngExt;
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored, UNIT},
+    outputs,
     source::{Source, subset, wide},
 };
 
@@ -111,6 +113,47 @@ impl AttentionCase {
     }
 }
 
+/// softmax(scores) · values (keys, d).
+fn softmax_sum(scores: &[Near], values: &[&[f64]], d: usize, stored: Stored) -> Vec<Near> {
+    let most = scores.iter().map(|score| score.value()).fold(f64::NEG_INFINITY, f64::max);
+    if !scores.is_empty() && most == f64::NEG_INFINITY {
+        // NaN, or 0 as of a query that sees nothing.
+        return vec![Near::ANY; d];
+    }
+    let weights: Vec<f64> = scores.iter().map(|score| (score.value() - most).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    // The relative error of a weight: half its score's width, the exponent's rounding, and 2 units of the exponential.
+    let errors: Vec<f64> = scores
+        .iter()
+        .zip(&weights)
+        .map(|(score, weight)| {
+            let exponent = 2.0 * (score.magnitude() + most.abs()) + 8.0;
+            if *weight == 0.0 { 0.0 } else { weight * (score.width() / 2.0 + UNIT * exponent) }
+        })
+        .collect();
+    let of_total = errors.iter().sum::<f64>() / total;
+    // Where weights are rounded for the product: by a share of each, or of the smallest normal number.
+    let (unit, least) = match stored {
+        Stored::Float32 => (0.0, 0.0),
+        Stored::Element(_) => (stored.unit(), stored.least()),
+    };
+    (0..d)
+        .map(|c| {
+            let terms = || values.iter().zip(&weights).map(|(v, weight)| v[c] * weight);
+            let value = if scores.is_empty() { 0.0 } else { terms().sum::<f64>() / total };
+            let of_weights: f64 = values.iter().zip(&errors).map(|(v, error)| (v[c] * error).abs()).sum();
+            // As likely up as down; see `Near::sum`.
+            let roots = 4.0 * terms().map(|term| term * term).sum::<f64>().sqrt();
+            let all: f64 = terms().map(f64::abs).sum();
+            let rounding = unit * roots.min(all) + least * values.iter().map(|v| v[c].abs()).sum::<f64>();
+            let sums = UNIT * (4.0 * (values.len() as f64).sqrt() + 4.0) * all;
+            let error = (of_weights + rounding + sums) / total + value.abs() * of_total;
+            // Nothing to see gives 0, exactly.
+            Near::from(value).give(if scores.is_empty() { 0.0 } else { error }).stored(stored)
+        })
+        .collect()
+}
+
 impl Case for AttentionCase {
     fn prepare<B: Backend>(&self, backend: &B, source: Source<'_>) -> Result<Ready<B>> {
         let input = self.input(source);
@@ -147,7 +190,7 @@ impl Case for AttentionCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected> {
         let input = self.input(source);
         let [q, k, v] = [&input.q, &input.k, &input.v].map(|x| wide(x));
         let (d, heads) = (self.head_dim, self.kv_head_of.len());
@@ -158,25 +201,22 @@ impl Case for AttentionCase {
             let at =
                 |j: usize| ((b * self.capacity + j) * self.kv_heads + self.kv_head_of[head] as usize) * d;
             let seen = self.visible(&input, b, query);
-            let scores: Vec<f64> = seen
+            let scores: Vec<Near> = seen
                 .iter()
-                .map(|&j| q.iter().zip(&k[at(j)..]).map(|(a, b)| a * b).sum::<f64>() * f64::from(self.scale))
+                .map(|&j| {
+                    let score = Near::dot(q.iter().copied().zip(k[at(j)..].iter().copied()));
+                    score * Near::from(self.scale)
+                })
                 .collect();
-            let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            let mut sums = vec![0.0; d];
-            for (&j, weight) in seen.iter().zip(&weights) {
-                sums.iter_mut().zip(&v[at(j)..]).for_each(|(sum, v)| *sum += weight / total * v);
-            }
-            out.extend(sums);
+            let values: Vec<&[f64]> = seen.iter().map(|&j| &v[at(j)..][..d]).collect();
+            // A hidden key has the weight 0, and 0 times infinity is NaN.
+            let hidden_spreads = (0..self.keys)
+                .filter(|j| !seen.contains(j))
+                .any(|j| v[at(j)..][..d].iter().any(|x| !x.is_finite()));
+            let row = softmax_sum(&scores, &values, d, stored);
+            out.extend(row.into_iter().map(|x| if hidden_spreads { Near::ANY } else { x }));
         }
-        // Rounding the result and every probability to the dtype moves it by at most a unit roundoff of |v| <= 1 each;
-        // f32 scores err by some 2^-23 of their largest term, and so do the probabilities. That is absolute, not
-        // relative to rms.
-        let rms = (out.iter().map(|x| x * x).sum::<f64>() / out.len() as f64).sqrt().max(1e-9);
-        let sums = 2e-6 * f64::from(self.magnitude.max(1.0));
-        vec![Expected::rounded(out, sums / rms, 2.0 / rms)]
+        vec![Expected::Floats(out)]
     }
 
     fn bytes(&self, element: ElementBytes) -> usize {

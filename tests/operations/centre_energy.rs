@@ -8,7 +8,9 @@ use probeprune::{
 use rand::RngExt;
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored, UNIT},
+    outputs,
     source::{Source, wide},
 };
 
@@ -96,22 +98,29 @@ impl Case for CentreCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let (a, mask, prior) = self.input(source);
-        let mean: Vec<f64> = (0..self.channels)
+        let mean: Vec<Near> = (0..self.channels)
             .map(|c| {
-                let all: Vec<f64> = (0..self.shape.tokens).flat_map(|s| self.at(&a, &mask, s, c)).collect();
-                let mean = all.iter().sum::<f64>() / all.len() as f64;
-                let prior = f64::from(prior[c]);
-                if self.prior { prior + f64::from(WEIGHT) * (mean - prior) } else { mean }
+                let all = (0..self.shape.tokens).flat_map(|s| self.at(&a, &mask, s, c));
+                let all: Vec<Near> = all.map(Near::from).collect();
+                let mean = all.iter().copied().sum::<Near>() / Near::from(all.len() as f64);
+                let prior = Near::from(prior[c]);
+                if self.prior { prior + Near::from(WEIGHT) * (mean - prior) } else { mean }
             })
             .collect();
-        let centred = self.each(&a, &mask, |values, c| {
-            values.iter().map(|x| (x - f64::from(SHARE) * mean[c]).powi(2)).sum::<f64>()
-                / self.divisor(values.len())
+        let centred = (0..self.shape.tokens * self.channels).map(|i| {
+            let (s, c) = (i / self.channels, i % self.channels);
+            let (values, m) = (self.at(&a, &mask, s, c), Near::from(SHARE) * mean[c]);
+            let divisor = self.divisor(values.len());
+            let squares = |f: &dyn Fn(f64) -> Near| {
+                values.iter().map(|&x| f(x).square()).sum::<Near>() / Near::from(divisor)
+            };
+            // From energies and sums: what cancels has the roundings of its terms.
+            let terms = squares(&|x| (x.abs() + m.magnitude()).into());
+            squares(&|x| Near::from(x) - m).rounded(1.0).give(8.0 * UNIT * terms.magnitude()).non_negative()
         });
-        // Differences of f32 values up to 4.
-        vec![Expected::floats(centred, 5e-6), Expected::floats(mean, 5e-6)]
+        vec![Expected::Floats(centred.collect()), Expected::Floats(mean)]
     }
 
     fn bytes(&self, _element: ElementBytes) -> usize {

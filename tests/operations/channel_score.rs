@@ -12,7 +12,9 @@ use probeprune::{
 use rand::RngExt;
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
     source::{Source, wide},
 };
 
@@ -115,33 +117,36 @@ impl Case for ScoreCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let (p, statistic, slots) = self.input(source);
         let (p, statistic) = (wide(&p), wide(&statistic));
         let stored = self.past.map(|past| self.stored(source, past));
-        let channel = |c: usize| -> f64 {
+        let channel = |c: usize| -> Near {
             let fused = |s: usize| {
-                let p = p[s * self.channels + c];
+                let p = Near::from(p[s * self.channels + c]);
                 let (Some(past), Some(stored)) = (self.past, &stored) else { return p };
-                let h = self.h(past, stored, slots[s] as usize, c);
-                let w = past.fixed_weight.map_or(p / (p + h + 1e-6), f64::from);
-                w * p + (1.0 - w) * h
+                let h = Near::from(self.h(past, stored, slots[s] as usize, c));
+                // The quotient may be 2 units in the last place off.
+                let w =
+                    past.fixed_weight.map_or_else(|| (p / (p + h + 1e-6f32.into())).rounded(4.0), Near::from);
+                w * p + (Near::from(1.0) - w) * h
             };
-            let energy: f64 = (0..self.tokens).map(fused).sum();
-            statistic[c] * if self.metric == Metric::WandaSp { energy.sqrt() } else { energy }
+            let energy: Near = (0..self.tokens).map(fused).sum();
+            let energy = if self.metric == Metric::WandaSp { energy.sqrt() } else { energy };
+            energy * statistic[c].into()
         };
         let step = self.unit.block_width();
         let score = |unit: usize| {
             let channels = (unit * step..).take(step).map(channel);
             match (self.unit, self.metric) {
+                (Unit::Channel, _) => channels.sum(),
                 (Unit::Head(_), Metric::Ppsp) | (Unit::Group(_), _) => {
-                    channels.map(|x| x * x).sum::<f64>().sqrt()
+                    channels.map(Near::square).sum::<Near>().sqrt()
                 }
-                _ => channels.sum(),
+                (Unit::Head(_), _) => channels.sum(),
             }
         };
-        // Sums of positive terms; a quotient that may be 2 units in the last place off.
-        vec![Expected::floats((0..self.channels / step).map(score).collect(), 4e-6)]
+        vec![Expected::Floats((0..self.channels / step).map(score).collect())]
     }
 
     fn bytes(&self, _element: ElementBytes) -> usize {

@@ -5,7 +5,7 @@ use probeprune::{
     backend::{Backend, CheckFiniteOperands},
 };
 
-use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, outputs, source::Source};
+use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, near::Stored, outputs, source::Source};
 
 #[derive(Clone, Debug)]
 pub struct FiniteCase {
@@ -34,7 +34,7 @@ impl Case for FiniteCase {
         }))
     }
 
-    fn expected(&self, _source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, _source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let found = if self.bad.is_some() && self.fault == 0 { TAG } else { self.fault };
         vec![Expected::Indices(vec![found])]
     }

@@ -7,7 +7,12 @@ use probeprune::{
 };
 use rand::RngExt;
 
-use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, outputs, source::Source};
+use super::{
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
+    source::Source,
+};
 
 #[derive(Clone, Debug)]
 pub struct EmbedCase {
@@ -72,20 +77,21 @@ impl Case for EmbedCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected> {
         let input = self.input(source);
         let mut values = Vec::new();
         for t in 0..self.rows {
             for c in 0..self.embedding_dim {
-                let token = f64::from(input.table[input.tokens[t] as usize * self.embedding_dim + c]);
+                let token = Near::from(input.table[input.tokens[t] as usize * self.embedding_dim + c]);
                 let position = input.positions[t] as usize * self.embedding_dim + c;
-                let position = f64::from(input.position_table[position]);
-                values.push(token + if self.positions.is_some() { position } else { 0.0 });
+                values.push(if self.positions.is_some() {
+                    (token + input.position_table[position].into()).stored(stored)
+                } else {
+                    token
+                });
             }
         }
-        // Copies are exact; sums are rounded once, and are at most 2.5 rms (more with a handful of values).
-        let roundings = if self.positions.is_some() { 6.0 } else { 0.0 };
-        vec![Expected::rounded(values, 0.0, roundings)]
+        vec![Expected::Floats(values)]
     }
 
     fn bytes(&self, element: ElementBytes) -> usize {

@@ -5,7 +5,13 @@ use probeprune::{
     backend::{Backend, GatherPrunedOperands, KeptSet},
 };
 
-use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, outputs, product::Kept, source::Source};
+use super::{
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
+    product::Kept,
+    source::Source,
+};
 
 #[derive(Clone, Debug)]
 pub struct GatherPrunedCase {
@@ -62,7 +68,7 @@ impl Case for GatherPrunedCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected> {
         let (kept, coefficients, mean) = self.input(source);
         let pruned: Vec<u32> = (0..self.of as u32).filter(|block| !kept.contains(block)).collect();
         let rows = coefficients.chunks_exact((self.of * self.block_width).max(1)).chain([&mean[..]]);
@@ -70,9 +76,8 @@ impl Case for GatherPrunedCase {
             let of = |&block: &u32| (0..self.block_width).map(move |i| block as usize * self.block_width + i);
             pruned.iter().flat_map(of)
         };
-        let values = rows.flat_map(|row| columns().map(move |c| f64::from(row[c]))).collect();
-        // One rounding of values up to 2 rms.
-        vec![Expected::Indices(pruned), Expected::rounded(values, 0.0, 2.0)]
+        let values = rows.flat_map(|row| columns().map(move |c| Near::from(row[c]).stored(stored))).collect();
+        vec![Expected::Indices(pruned), Expected::Floats(values)]
     }
 
     fn bytes(&self, element: ElementBytes) -> usize {

@@ -4,6 +4,7 @@ use half::f16;
 use probeprune::{
     Result,
     backend::{Backend, History, HistoryUpdateOperands},
+    gpu::GpuDtype,
     prune::{
         history::{HistoryLayout, from_f16, to_f16},
         settings::HistoryDtype,
@@ -11,7 +12,11 @@ use probeprune::{
 };
 
 use super::{
-    Case, ElementBytes, Expected, Output, Put, Ready, Traffic, outputs, product::Kept, source::Source,
+    Case, ElementBytes, Expected, Output, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
+    product::Kept,
+    source::Source,
 };
 
 #[derive(Clone, Debug)]
@@ -88,35 +93,43 @@ impl Case for UpdateCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let (p, energies, kept) = self.input(source);
         let HistoryLayout { dtype, bucket } = self.layout;
         let (rows, width) = (self.slots.div_ceil(bucket), self.channels);
         let half = dtype == HistoryDtype::F16;
-        let mut h = vec![0.0; if half { (rows * width).next_multiple_of(2) } else { rows * width }];
+        let mut h =
+            vec![Near::from(0.0); if half { (rows * width).next_multiple_of(2) } else { rows * width }];
         let channels = self.kept_channels();
         for row in 0..rows {
             let of_row = |slot: &usize| slot / bucket == row;
             for c in 0..width {
                 let all: Vec<f32> = (0..self.slots).filter(of_row).map(|s| energies[s * width + c]).collect();
                 let stored = all.iter().sum::<f32>() / all.len() as f32;
-                let old = f64::from(if half { from_f16(to_f16(stored)) } else { stored });
+                let old = Near::from(if half { from_f16(to_f16(stored)) } else { stored });
                 let kept_at = kept.iter().position(|&block| block as usize == c / self.block_width);
                 let updated = (self.at..(self.at + self.tokens).min(self.slots)).filter(of_row);
-                let now: Vec<f64> = kept_at.map_or(vec![], |kept| {
+                let now: Vec<Near> = kept_at.map_or(vec![], |kept| {
                     let j = kept * self.block_width + c % self.block_width;
-                    updated.map(|s| f64::from(p[(s - self.at) * channels + j])).collect()
+                    updated.map(|s| p[(s - self.at) * channels + j].into()).collect()
                 });
-                let mean = now.iter().sum::<f64>() / now.len() as f64;
-                h[row * width + c] = if !now.is_empty() && mean.is_finite() {
-                    self.momentum * old + (1.0 - self.momentum) * mean
+                let mean = now.iter().copied().sum::<Near>() / Near::from(now.len() as f64);
+                let share = |share: f64| Near::from(share as f32);
+                h[row * width + c] = if mean.value().is_finite() {
+                    let moved = share(self.momentum) * old + share(1.0 - self.momentum) * mean;
+                    if half {
+                        // The square of the root that an f16 holds, which ends at 65504.
+                        let root = moved.non_negative().sqrt().map(|x| x.min(65504.0), 0.0);
+                        root.stored(Stored::Element(GpuDtype::F16)).square()
+                    } else {
+                        moved
+                    }
                 } else {
                     old
                 };
             }
         }
-        // A square root rounded to f16 moves an energy by up to 2·2⁻¹¹ of it; the largest is about 2 rms.
-        vec![Expected::floats(h, if half { 3e-3 } else { 1e-6 })]
+        vec![Expected::Floats(h)]
     }
 
     fn bytes(&self, _element: ElementBytes) -> usize {

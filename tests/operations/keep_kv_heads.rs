@@ -5,7 +5,9 @@ use probeprune::{
     backend::{Backend, KeepKvHeadsOperands, KeptSet},
 };
 
-use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, outputs, product::Kept, source::Source};
+use super::{
+    Case, ElementBytes, Expected, Put, Ready, Traffic, near::Stored, outputs, product::Kept, source::Source,
+};
 
 #[derive(Clone, Debug)]
 pub struct KvCase {
@@ -47,7 +49,7 @@ impl Case for KvCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let heads = self.kept_heads(source);
         let mut used: Vec<u32> = heads.iter().map(|head| head / self.gqa_group as u32).collect();
         let of_head = used.clone();

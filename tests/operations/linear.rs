@@ -9,9 +9,12 @@ use probeprune::{
 };
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    energy::mean,
+    near::{Near, Stored},
+    outputs,
     product::{Keep, Kept, activate, picked, product, used},
-    source::{Source, wide},
+    source::Source,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -169,45 +172,44 @@ impl Case for LinearCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected> {
         let input = self.input(source);
         let picked = picked(input.kept.as_ref(), self.out_features);
-        let x = wide(&input.x);
-        let with_bias = |which: usize| -> Vec<f64> {
-            let weight = wide(&input.weights[which].to_f32());
-            let mut values = product(&x, &weight, self.in_features, &picked);
+        let with_bias = |which: usize| -> Vec<Near> {
+            let mut values = product(&input.x, &input.weights[which].to_f32(), self.in_features, &picked);
             if self.bias {
                 for (i, value) in values.iter_mut().enumerate() {
-                    *value += picked[i % picked.len()].map_or(0.0, |row| f64::from(input.biases[which][row]));
+                    if let Some(row) = picked[i % picked.len()] {
+                        *value = *value + input.biases[which][row].into();
+                    }
                 }
             }
             values
         };
         let mut out = with_bias(0);
-        out.iter_mut().for_each(|x| *x = activate(*x, self.activation) * f64::from(self.scale));
-        if self.kind == Kind::Gated {
-            out.iter_mut().zip(with_bias(1)).for_each(|(x, up)| *x *= up);
+        out.iter_mut().for_each(|x| *x = activate(*x, self.activation));
+        if self.scale != 1.0 {
+            out.iter_mut().for_each(|x| *x = *x * self.scale.into());
         }
+        if self.kind == Kind::Gated {
+            out.iter_mut().zip(with_bias(1)).for_each(|(x, up)| *x = *x * up);
+        }
+        let kept_as = if self.kind == Kind::Logits { Stored::Float32 } else { stored };
+        out.iter_mut().for_each(|x| *x = x.stored(kept_as));
         let BatchShape { samples, tokens } = self.shape;
         let width = picked.len();
+        // Of the outputs as they are stored.
         let energy = |i: usize| {
             let (s, c) = (i / width, i % width);
             let real = |b: &usize| !self.mask || input.mask[b * tokens + s] != 0;
-            let sum: f64 = (0..samples).filter(real).map(|b| out[(b * tokens + s) * width + c].powi(2)).sum();
-            sum / ((0..samples).filter(real).count() as f64 + if self.mask { 1e-3 } else { 0.0 })
+            let squares = (0..samples).filter(real).map(|b| out[(b * tokens + s) * width + c].square());
+            mean(squares.sum(), (0..samples).filter(real).count(), self.mask)
         };
-        // Each output is rounded once, which its square feels twice; the largest energy is up to 40 rms.
-        let energies = Expected::rounded((0..tokens * width).map(energy).collect(), 1e-5, 80.0);
-        // One rounding of values up to 5 rms, of gated ones and beside energies up to 10; f32 sums before it.
-        let out = match (self.kind, self.shape.rows()) {
-            (Kind::Logits, _) => Expected::floats(out, 1e-5),
-            (Kind::Linear, ..=16) => Expected::rounded(out, 1e-5, 5.0),
-            _ => Expected::rounded(out, 2e-5, 10.0),
-        };
+        let energies = || Expected::Floats((0..tokens * width).map(energy).collect());
         match self.energy {
-            None => vec![out],
-            Some(false) => vec![out, energies],
-            Some(true) => vec![energies],
+            None => vec![Expected::Floats(out)],
+            Some(false) => vec![Expected::Floats(out.clone()), energies()],
+            Some(true) => vec![energies()],
         }
     }
 

@@ -20,6 +20,7 @@ mod history_update;
 mod keep_kv_heads;
 mod linear;
 mod moments;
+pub mod near;
 mod norm;
 mod probe_gather;
 mod probe_select;
@@ -47,6 +48,7 @@ pub use history_update::UpdateCase;
 pub use keep_kv_heads::KvCase;
 pub use linear::{Kind as LinearKind, LinearCase};
 pub use moments::MomentsCase;
+use near::{Near, Stored};
 pub use norm::NormCase;
 pub use probe_gather::ProbeGatherCase;
 pub use probe_select::{Padding, SelectCase, Squares};
@@ -69,29 +71,10 @@ pub enum Output {
 /// The right outputs.
 #[derive(Clone, Debug)]
 pub enum Expected {
-    /// Every value within a share of the root mean square of all; the case says why.
-    Floats {
-        /// From f64 arithmetic on the rounded inputs.
-        values: Vec<f64>,
-        /// The share that float32 arithmetic may be off.
-        sums: f64,
-        /// As many unit roundoffs of the compute dtype on top; the CPU backend stores float32.
-        roundings: f64,
-    },
+    /// What each value may be.
+    Floats(Vec<Near>),
     /// These.
     Indices(Vec<u32>),
-}
-
-impl Expected {
-    /// Float32 results.
-    pub fn floats(values: Vec<f64>, sums: f64) -> Self {
-        Self::Floats { values, sums, roundings: 0.0 }
-    }
-
-    /// Results that are stored in the compute dtype.
-    pub fn rounded(values: Vec<f64>, sums: f64, roundings: f64) -> Self {
-        Self::Floats { values, sums, roundings }
-    }
 }
 
 /// A prepared case: runs the operation once, and downloads every output if asked to.
@@ -129,8 +112,8 @@ pub trait Case: Debug {
     /// If the device has no room for them.
     fn prepare<B: Backend>(&self, backend: &B, source: Source<'_>) -> Result<Ready<B>>;
 
-    /// The outputs of one run in f64, computed independently.
-    fn expected(&self, source: Source<'_>) -> Vec<Expected>;
+    /// The outputs of one run, computed independently in f64, on a backend that stores activations like this.
+    fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected>;
 
     /// The bytes it moves at least: every input and output once, without lists of indices beside matrices.
     fn bytes(&self, element: ElementBytes) -> usize;
@@ -175,8 +158,8 @@ macro_rules! operations {
                 match self { $(Self::$kind(case) => case.prepare(backend, source)),* }
             }
 
-            fn expected(&self, source: Source<'_>) -> Vec<Expected> {
-                match self { $(Self::$kind(case) => case.expected(source)),* }
+            fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected> {
+                match self { $(Self::$kind(case) => case.expected(source, stored)),* }
             }
 
             fn bytes(&self, element: ElementBytes) -> usize {

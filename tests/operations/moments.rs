@@ -7,7 +7,9 @@ use probeprune::{
 };
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
     source::{Source, wide},
 };
 
@@ -68,38 +70,40 @@ impl Case for MomentsCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let (len, width) = (self.tokens * self.channels, self.channels);
-        let (mut energy, mut baseline, mut fluctuation) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
-        let means = |x: &[f64]| -> Vec<f64> {
-            let column = |c: usize| x[c..].iter().step_by(width).sum::<f64>() / self.tokens as f64;
-            (0..width).map(column).collect()
+        let zeros = || vec![Near::from(0.0); len];
+        let (mut energy, mut baseline, mut fluctuation) = (zeros(), zeros(), zeros());
+        let means = |x: &[Near]| -> Vec<Near> {
+            let column = |c: usize| x[c..].iter().step_by(width).copied().sum::<Near>();
+            (0..width).map(|c| column(c) / Near::from(self.tokens as f64)).collect()
         };
-        let (mut n, mut mean) = (0.0, vec![0.0; len]);
+        let (mut n, mut mean) = (0.0, zeros());
         for (a, &samples) in self.input(source).iter().zip(&self.batches) {
             let (a, b) = (wide(a), samples as f64);
-            let of = |i: usize| a[i..].iter().step_by(len).copied();
+            let of = |i: usize| a[i..].iter().step_by(len).map(|&x| Near::from(x));
+            let quotient = |x: f64, y: f64| Near::from(x) / Near::from(y);
+            let moved = |old: Near, sum: Near| old * quotient(n, n + b) + sum / Near::from(n + b);
             let old = means(&baseline);
             for i in 0..len {
-                energy[i] = energy[i] * n / (n + b) + of(i).map(|x| x * x).sum::<f64>() / (n + b);
-                mean[i] = mean[i] * n / (n + b) + of(i).sum::<f64>() / (n + b);
-                baseline[i] = baseline[i] * n / (n + b) + of(i).sum::<f64>() / b / (n + b);
+                energy[i] = moved(energy[i], of(i).map(Near::square).sum());
+                mean[i] = moved(mean[i], of(i).sum());
+                baseline[i] = moved(baseline[i], of(i).sum::<Near>() / Near::from(b));
             }
             let new = means(&baseline);
             for i in (0..len).filter(|_| n > 0.0) {
                 let c = i % width;
-                let spread: f64 = of(i).map(|x| (x - new[c]) * (x - old[c])).sum();
-                fluctuation[i] = fluctuation[i] * (n - 1.0) / (n + b - 1.0) + spread / (n + b);
+                let spread: Near = of(i).map(|x| (x - new[c]) * (x - old[c])).sum();
+                fluctuation[i] = fluctuation[i] * quotient(n - 1.0, n + b - 1.0) + spread / Near::from(n + b);
             }
             n += b;
         }
-        // Sums of a few terms of similar size in f32, a few roundings for each batch.
         [energy, mean, baseline, fluctuation]
             .into_iter()
             .zip(self.lens())
             .map(|(mut values, len)| {
                 values.truncate(len);
-                Expected::floats(values, 2e-6)
+                Expected::Floats(values)
             })
             .collect()
     }

@@ -6,7 +6,9 @@ use probeprune::{
 };
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
     source::{Source, wide},
 };
 
@@ -19,16 +21,22 @@ pub struct NormCase {
     pub hidden_size: usize,
     /// Added to x.
     pub mean: f32,
+    /// Factor on x, a power of two.
+    pub scale: f32,
+    pub eps: f32,
 }
 
-const EPS: f32 = 1e-5;
-
 impl NormCase {
+    /// With weights and biases, of values in −1..1.
+    pub fn new(kind: Option<NormKind>, rows: usize, hidden_size: usize) -> Self {
+        Self { kind, affine: true, rows, hidden_size, mean: 0.0, scale: 1.0, eps: 1e-5 }
+    }
+
     /// x, weight, bias.
     fn input(&self, source: Source<'_>) -> [Vec<f32>; 3] {
         let mut stream = source.stream(1);
         let mut x = stream.elements(self.rows * self.hidden_size);
-        x.iter_mut().for_each(|x| *x = stream.rounded(*x + self.mean));
+        x.iter_mut().for_each(|x| *x = stream.rounded(*x * self.scale + self.mean));
         [x, stream.floats(0.5..1.5, self.hidden_size), stream.floats(-1.0..1.0, self.hidden_size)]
     }
 
@@ -55,7 +63,7 @@ impl Case for NormCase {
                 kind,
                 weight: table(self.affine, &weight)?,
                 bias: table(self.affine && kind == NormKind::Layer, &bias)?,
-                eps: EPS,
+                eps: self.eps,
             }),
         };
         let len = rows * hidden_size;
@@ -76,28 +84,39 @@ impl Case for NormCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected> {
         let [x, weight, bias] = self.input(source).map(|values| wide(&values));
         let (mut out, mut sums) = (Vec::new(), Vec::new());
         for row in x.chunks_exact(self.hidden_size) {
-            let n = row.len() as f64;
-            let squares: f64 = row.iter().map(|x| x * x).sum();
-            let mean = match self.kind {
-                Some(NormKind::Layer) => row.iter().sum::<f64>() / n,
-                _ => 0.0,
+            let row: Vec<Near> = row.iter().map(|&x| Near::from(x)).collect();
+            let n = Near::from(row.len() as f64);
+            let squares: Near = row.iter().map(|x| x.square()).sum();
+            sums.push(squares.stored(Stored::Float32));
+            let Some(kind) = self.kind else {
+                out.extend(row);
+                continue;
             };
-            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-            let scale = if self.kind.is_some() { 1.0 / (variance + f64::from(EPS)).sqrt() } else { 1.0 };
-            out.extend(row.iter().enumerate().map(|(c, x)| {
-                let affine = self.affine && self.kind.is_some();
-                let weight = if affine { weight[c] } else { 1.0 };
-                let bias = if affine && self.kind == Some(NormKind::Layer) { bias[c] } else { 0.0 };
-                (x - mean) * scale * weight + bias
+            let (mean, variance) = match kind {
+                NormKind::Rms => (None, squares / n),
+                NormKind::Layer => {
+                    let mean = row.iter().copied().sum::<Near>() / n;
+                    let variance = row.iter().map(|&x| (x - mean).square()).sum::<Near>() / n;
+                    (Some(mean), variance)
+                }
+            };
+            let scale = Near::from(1.0) / (variance + self.eps.into()).sqrt();
+            out.extend(row.iter().enumerate().map(|(c, &x)| {
+                let mut value = mean.map_or(x, |mean| x - mean) * scale;
+                if self.affine {
+                    value = value * weight[c].into();
+                }
+                if self.affine && kind == NormKind::Layer {
+                    value = value + bias[c].into();
+                }
+                value.stored(stored)
             }));
-            sums.push(squares);
         }
-        // One rounding to the dtype of values up to about 4 rms; f32 sums.
-        vec![Expected::rounded(out, 0.0, 5.0), Expected::floats(sums, 1e-6)]
+        vec![Expected::Floats(out), Expected::Floats(sums)]
     }
 
     fn bytes(&self, element: ElementBytes) -> usize {

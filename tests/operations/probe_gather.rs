@@ -7,8 +7,10 @@ use probeprune::{
 };
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
-    source::{Source, wide},
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
+    source::Source,
 };
 
 #[derive(Clone, Debug)]
@@ -54,17 +56,17 @@ impl Case for ProbeGatherCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let (x, samples, slots) = self.input(source);
         let mut values = Vec::new();
         for &sample in &samples {
             for &slot in &slots {
                 let row = sample as usize * self.shape.tokens + slot as usize;
-                values.extend(wide(&x[row * self.hidden_size..][..self.hidden_size]));
+                values.extend(x[row * self.hidden_size..][..self.hidden_size].iter().map(|&x| Near::from(x)));
             }
         }
         // Copies.
-        vec![Expected::floats(values, 0.0)]
+        vec![Expected::Floats(values)]
     }
 
     fn bytes(&self, element: ElementBytes) -> usize {

@@ -11,7 +11,7 @@ use probeprune::{
 };
 use rand::RngExt;
 
-use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, outputs, source::Source};
+use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, near::Stored, outputs, source::Source};
 
 /// What Σr² looks like.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -134,7 +134,7 @@ impl Case for SelectCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let (squares, positions, mask) = self.input(source);
         let at = |b: usize, s: usize| b * self.shape.tokens + s;
         let mut samples: Vec<usize> = (0..self.shape.samples).collect();

@@ -1,8 +1,11 @@
-//! Shared by the cases of products: kept rows, and the product in f64.
+//! Shared by the cases of products: kept rows, and the product.
 
 use probeprune::config::Activation;
 
-use super::source::Stream;
+use super::{
+    near::{Near, UNIT},
+    source::{Stream, wide},
+};
 
 /// The rows or columns of a weight that a case keeps.
 #[derive(Clone, Debug)]
@@ -66,26 +69,40 @@ pub fn used(kept: Option<&Kept>, all: usize) -> Vec<bool> {
     used
 }
 
-/// An activation in f64.
-pub fn activate(x: f64, activation: Option<Activation>) -> f64 {
-    match activation {
-        None => x,
-        Some(Activation::Silu) => x / (1.0 + (-x).exp()),
-        Some(Activation::Relu) => x.max(0.0),
-        Some(Activation::Gelu) => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
-        Some(Activation::GeluTanh) => {
+/// An activation in float32.
+pub fn activate(x: Near, activation: Option<Activation>) -> Near {
+    let Some(activation) = activation else { return x };
+    // Approximations may be 4 units in the last place off, and an exponential by its argument's rounding, which is the larger
+    // the larger the argument. Where 1 + erf or 1 + tanh cancels, what remains has the roundings of 1; and results that are
+    // nearly subnormal may be 0.
+    let size = x.magnitude().min(100.0);
+    let f = |x: f64| match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        // Not `max`, which would make 0 of NaN.
+        Activation::Relu => {
+            if x < 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
+        Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
+        Activation::GeluTanh => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
+    };
+    match activation {
+        Activation::Relu => x.map(f, 0.0),
+        Activation::Silu => x.map(f, 8.0 + size).give(1e-36),
+        Activation::Gelu | Activation::GeluTanh => x.map(f, 8.0 + size).give(1e-36 + 4.0 * UNIT * size),
     }
 }
 
-/// x (rows, k) · wᵀ for the picked rows of w (all, k); 0 for skipped ones.
-pub fn product(x: &[f64], w: &[f64], k: usize, picked: &[Option<usize>]) -> Vec<f64> {
+/// x (rows, k) · wᵀ for the picked rows of w (all, k) in float32; 0 for skipped ones.
+pub fn product(x: &[f32], w: &[f32], k: usize, picked: &[Option<usize>]) -> Vec<Near> {
+    let (x, w) = (wide(x), wide(w));
+    let dot = |x: &[f64], w: &[f64]| Near::dot(x.iter().copied().zip(w.iter().copied()));
     x.chunks_exact(k)
-        .flat_map(|x| {
-            picked.iter().map(|row| {
-                row.map_or(0.0, |row| x.iter().zip(&w[row * k..][..k]).map(|(x, w)| x * w).sum::<f64>())
-            })
-        })
+        .flat_map(|x| picked.iter().map(|row| row.map_or(Near::from(0.0), |row| dot(x, &w[row * k..][..k]))))
         .collect()
 }

@@ -7,7 +7,9 @@ use probeprune::{
 };
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
     product::{Keep, Kept, picked, used},
     source::{Source, wide},
 };
@@ -107,25 +109,32 @@ impl Case for ProjectCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected> {
         let input = self.input(source);
         let (h, c) = (self.out_features, self.in_features);
         let picked: Vec<usize> = picked(input.kept.as_ref(), c).into_iter().flatten().collect();
         let (a, weight) = (wide(&input.a), wide(&input.weight.to_f32()));
         let (z, low_rank) = (wide(&input.z), wide(&input.low_rank));
-        let added = |t: usize, o: usize| -> f64 {
-            let Some(rank) = self.low_rank else { return 0.0 };
-            (0..rank).map(|l| z[t * rank + l] * low_rank[l * h + o]).sum::<f64>() + low_rank[rank * h + o]
-        };
         let values = (0..self.rows * h).map(|i| {
             let (t, o) = (i / h, i % h);
             let a = &a[t * picked.len()..][..picked.len()];
-            let sum: f64 = a.iter().zip(&picked).map(|(a, &channel)| a * weight[o * c + channel]).sum();
-            let bias = if self.bias { f64::from(input.bias[o]) } else { 0.0 };
-            sum + bias + added(t, o) + if self.residual { f64::from(input.residual[i]) } else { 0.0 }
+            let main = a.iter().zip(&picked).map(|(&a, &channel)| (a, weight[o * c + channel]));
+            let mut sum = match self.low_rank {
+                None => Near::dot(main),
+                Some(rank) => {
+                    let added = (0..rank).map(|l| (z[t * rank + l], low_rank[l * h + o]));
+                    Near::dot(main.chain(added)) + low_rank[rank * h + o].into()
+                }
+            };
+            if self.bias {
+                sum = sum + input.bias[o].into();
+            }
+            if self.residual {
+                sum = sum + input.residual[i].into();
+            }
+            sum.stored(stored)
         });
-        // One rounding of values up to 5 rms, and f32 sums before it.
-        vec![Expected::rounded(values.collect(), 1e-5, 5.0)]
+        vec![Expected::Floats(values.collect())]
     }
 
     fn bytes(&self, element: ElementBytes) -> usize {

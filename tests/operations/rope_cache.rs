@@ -8,8 +8,10 @@ use probeprune::{
 use rand::RngExt;
 
 use super::{
-    Case, ElementBytes, Expected, Put, Ready, Traffic, outputs,
-    source::{Source, wide},
+    Case, ElementBytes, Expected, Put, Ready, Traffic,
+    near::{Near, Stored},
+    outputs,
+    source::Source,
 };
 
 #[derive(Clone, Debug)]
@@ -31,6 +33,11 @@ struct Input {
     positions: Vec<u32>,
     keys: Vec<f32>,
     values: Vec<f32>,
+}
+
+/// Exact values.
+fn near(values: &[f32]) -> Vec<Near> {
+    values.iter().map(|&x| Near::from(x)).collect()
 }
 
 impl RopeCase {
@@ -62,19 +69,19 @@ impl RopeCase {
     }
 
     /// Rows of heads, rotated.
-    fn rotated(&self, x: &[f32], heads: usize, input: &Input) -> Vec<f64> {
-        let mut out = wide(x);
+    fn rotated(&self, x: &[f32], heads: usize, input: &Input, stored: Stored) -> Vec<Near> {
+        let mut out = near(x);
         if !self.rotary {
             return out;
         }
         let (d, half) = (self.head_dim, self.head_dim / 2);
         for (t, row) in out.chunks_exact_mut(heads * d).enumerate() {
-            let angles = wide(&input.table[input.positions[t] as usize * d..][..d]);
+            let angles = near(&input.table[input.positions[t] as usize * d..][..d]);
             for head in row.chunks_exact_mut(d) {
                 for i in 0..half {
                     let (a, b) = (head[i], head[half + i]);
-                    head[i] = a * angles[i] - b * angles[half + i];
-                    head[half + i] = b * angles[i] + a * angles[half + i];
+                    head[i] = (a * angles[i] - b * angles[half + i]).stored(stored);
+                    head[half + i] = (b * angles[i] + a * angles[half + i]).stored(stored);
                 }
             }
         }
@@ -82,8 +89,8 @@ impl RopeCase {
     }
 
     /// The cache with rows in their slots.
-    fn placed(&self, cache: &[f32], rows: &[f64]) -> Vec<f64> {
-        let mut out = wide(cache);
+    fn placed(&self, cache: &[f32], rows: &[Near]) -> Vec<Near> {
+        let mut out = near(cache);
         let (Some((capacity, at)), BatchShape { samples, tokens }) = (self.cache, self.shape) else {
             return out;
         };
@@ -136,17 +143,13 @@ impl Case for RopeCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, stored: Stored) -> Vec<Expected> {
         let input = self.input(source);
-        let q = self.rotated(&input.q, self.heads, &input);
-        let k = self.rotated(&input.k, self.kv_heads, &input);
-        let v = wide(&input.v);
+        let q = self.rotated(&input.q, self.heads, &input, stored);
+        let k = self.rotated(&input.k, self.kv_heads, &input, stored);
+        let v = near(&input.v);
         let (keys, values) = (self.placed(&input.keys, &k), self.placed(&input.values, &v));
-        // One rounding to the dtype of values up to about 4 rms; copies are exact.
-        let rotated = if self.rotary { 5.0 } else { 0.0 };
-        [(q, rotated), (k, rotated), (v, 0.0), (keys, rotated), (values, 0.0)]
-            .map(|(values, roundings)| Expected::rounded(values, 0.0, roundings))
-            .into()
+        [q, k, v, keys, values].map(Expected::Floats).into()
     }
 
     fn bytes(&self, element: ElementBytes) -> usize {

@@ -1,6 +1,6 @@
 //! The content of cases' buffers: exact random values for tests, a benchmark's own for benchmarks.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 use half::{bf16, f16};
 use probeprune::{checkpoint::Tensor, gpu::GpuDtype};
@@ -23,6 +23,8 @@ pub enum Source<'a> {
     Exact(GpuDtype),
     /// The same, but with finite unused weights: the CPU backend multiplies those of pruned columns with 0.
     Finite(GpuDtype),
+    /// As exact, with one value that is unlike the others.
+    Planted(GpuDtype, &'a Plant),
     /// A benchmark's; every seed has others.
     Content(&'a dyn Content, u64),
 }
@@ -31,10 +33,10 @@ impl<'a> Source<'a> {
     /// The values of one case. `seed` tells the cases of [`Source::Exact`] apart.
     pub fn stream(self, seed: u64) -> Stream<'a> {
         let next = match self {
-            Self::Exact(_) | Self::Finite(_) => 0,
+            Self::Exact(_) | Self::Finite(_) | Self::Planted(..) => 0,
             Self::Content(_, seed) => 100 * seed,
         };
-        Stream { source: self, rng: ChaCha8Rng::seed_from_u64(seed), next }
+        Stream { source: self, rng: ChaCha8Rng::seed_from_u64(seed), next, buffer: 0 }
     }
 }
 
@@ -45,6 +47,8 @@ pub struct Stream<'a> {
     pub rng: ChaCha8Rng,
     /// The seed of a benchmark's next buffer.
     next: u64,
+    /// Buffers of values so far.
+    buffer: usize,
 }
 
 impl Stream<'_> {
@@ -58,6 +62,12 @@ impl Stream<'_> {
         self.next += 1;
         match self.source {
             Source::Exact(dtype) | Source::Finite(dtype) => exact(&mut self.rng, dtype),
+            Source::Planted(dtype, plant) => {
+                let mut values = exact(&mut self.rng, dtype);
+                plant.put(&mut values, self.buffer, &range, dtype);
+                self.buffer += 1;
+                values
+            }
             Source::Content(content, _) => content.values(len, range, self.next),
         }
     }
@@ -111,7 +121,9 @@ impl Stream<'_> {
         }
         let mut values = self.scaled(rows, columns);
         for (i, value) in values.iter_mut().enumerate() {
-            if matches!(self.source, Source::Exact(_)) && !used(i / columns, i % columns) {
+            if matches!(self.source, Source::Exact(_) | Source::Planted(..))
+                && !used(i / columns, i % columns)
+            {
                 *value = f32::NAN;
             }
         }
@@ -133,8 +145,77 @@ impl Stream<'_> {
     /// A value as the compute dtype rounds it.
     pub fn rounded(&self, x: f32) -> f32 {
         match self.source {
-            Source::Exact(dtype) | Source::Finite(dtype) => rounded(dtype, x),
+            Source::Exact(dtype) | Source::Finite(dtype) | Source::Planted(dtype, _) => rounded(dtype, x),
             Source::Content(..) => x,
+        }
+    }
+}
+
+/// A value that bites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    Nan,
+    Infinity,
+    NegativeInfinity,
+    NegativeZero,
+    /// The smallest number.
+    Subnormal,
+    /// The largest number.
+    Largest,
+}
+
+impl Special {
+    pub const ALL: [Self; 6] = [
+        Self::Nan,
+        Self::Infinity,
+        Self::NegativeInfinity,
+        Self::NegativeZero,
+        Self::Subnormal,
+        Self::Largest,
+    ];
+
+    /// The value where both dtypes hold it.
+    fn element(self, dtype: GpuDtype) -> f32 {
+        match (self, dtype) {
+            (Self::Subnormal, GpuDtype::Bf16) => bf16::MIN_POSITIVE_SUBNORMAL.to_f32(),
+            (Self::Subnormal, GpuDtype::F16) => f16::MIN_POSITIVE_SUBNORMAL.to_f32(),
+            (Self::Largest, GpuDtype::Bf16) => bf16::MAX.to_f32(),
+            (Self::Largest, GpuDtype::F16) => f16::MAX.to_f32(),
+            (Self::Nan, _) => f32::NAN,
+            (Self::Infinity, _) => f32::INFINITY,
+            (Self::NegativeInfinity, _) => f32::NEG_INFINITY,
+            (Self::NegativeZero, _) => -0.0,
+        }
+    }
+}
+
+/// A special value in one buffer of a case.
+#[derive(Debug)]
+pub struct Plant {
+    /// Which of the buffers of values that a stream makes, in order.
+    buffer: usize,
+    /// The first, a middle or the last entry: 0, 1 or 2.
+    third: usize,
+    special: Special,
+    planted: Cell<bool>,
+}
+
+impl Plant {
+    pub fn new(buffer: usize, third: usize, special: Special) -> Self {
+        Self { buffer, third, special, planted: Cell::new(false) }
+    }
+
+    /// Whether there was such a buffer.
+    pub fn planted(&self) -> bool {
+        self.planted.get()
+    }
+
+    fn put(&self, values: &mut [f32], buffer: usize, range: &Range<f32>, dtype: GpuDtype) {
+        if buffer == self.buffer && !values.is_empty() {
+            let value = self.special.element(dtype);
+            // What is never negative, as an energy, stays so.
+            values[(values.len() - 1) * self.third / 2] = if range.start < 0.0 { value } else { value.abs() };
+            self.planted.set(true);
         }
     }
 }
@@ -144,14 +225,6 @@ pub fn rounded(dtype: GpuDtype, x: f32) -> f32 {
     match dtype {
         GpuDtype::Bf16 => bf16::from_f32(x).to_f32(),
         GpuDtype::F16 => f16::from_f32(x).to_f32(),
-    }
-}
-
-/// Rounding to the compute dtype moves a value by at most this share of it.
-pub fn unit_roundoff(dtype: GpuDtype) -> f64 {
-    match dtype {
-        GpuDtype::Bf16 => 2f64.powi(-8),
-        GpuDtype::F16 => 2f64.powi(-11),
     }
 }
 

@@ -6,7 +6,7 @@ use probeprune::{
 };
 use rand::RngExt;
 
-use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, outputs, source::Source};
+use super::{Case, ElementBytes, Expected, Put, Ready, Traffic, near::Stored, outputs, source::Source};
 
 /// What scores look like.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,7 +92,7 @@ impl Case for TopKCase {
         }))
     }
 
-    fn expected(&self, source: Source<'_>) -> Vec<Expected> {
+    fn expected(&self, source: Source<'_>, _stored: Stored) -> Vec<Expected> {
         let scores = self.scores(source);
         let key = |i: u32| Some(scores[i as usize]).filter(|x| !x.is_nan()).unwrap_or(f32::NEG_INFINITY);
         let mut order: Vec<u32> = (0..self.of as u32).collect();
