@@ -190,11 +190,13 @@ pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) 
                         #[inline(always)]
                         || {
                             let largest = math::max(row);
+                            // 0, or NaN where a logit is not finite: the loss then is NaN too.
+                            let fault = math::sum(row, |x| x - x);
                             row.iter_mut().for_each(
                                 #[inline(always)]
                                 |x| *x = math::exp(*x - largest),
                             );
-                            (largest, f64::from(math::sum(row, |x| x)))
+                            (largest, f64::from(math::sum(row, |x| x) + fault))
                         },
                     ));
                 }

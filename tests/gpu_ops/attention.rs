@@ -3,8 +3,12 @@
 use probeprune::gpu::GpuDtype;
 
 use crate::{
-    case::{DTYPES, check, check_once, check_traffic},
+    case::{
+        DTYPES, check, check_devices, check_on_the_cpu, check_once, check_specials, check_traffic,
+        launched_all_of,
+    },
     operations::AttentionCase,
+    steps::{around, constant, mixed},
 };
 
 const BF16: GpuDtype = GpuDtype::Bf16;
@@ -149,5 +153,75 @@ fn prefill_moves_what_its_header_says() {
 fn decode_moves_what_its_header_says() {
     for (tokens, head_dim) in [(1, 64), (2, 128), (4, 256)] {
         check_traffic(&traffic_case(tokens, head_dim), BF16);
+    }
+}
+
+/// Head widths of every kernel, queries and keys of every tile, masks, windows and grouped heads, in turn.
+#[test]
+fn tiles_end_anywhere() {
+    let groups: [(&[u32], usize); 3] = [(&[0], 1), (&[0, 0, 1], 3), (TWO_GROUPS, 2)];
+    let of = |[tokens, past, head_dim, group, pads, window]: [usize; 6]| {
+        let keys = tokens + past;
+        let (kv_head_of, kv_heads) = groups[group];
+        AttentionCase {
+            head_dim,
+            capacity: keys + past % 3,
+            pads: (pads > 0).then_some(keys / 2),
+            window: [None, Some(1), Some(keys / 2 + 1)][window],
+            ..AttentionCase::new(tokens, keys).samples(1 + pads).heads(kv_head_of, kv_heads)
+        }
+    };
+    let widths = around([8, 32, 64, 128, 248]);
+    let tokens: Vec<usize> = around([64, 128]).into_iter().filter(|&tokens| tokens > 8).collect();
+    // Keys before the queries, so that tiles of 32 and of 64 end anywhere.
+    let past = [0, 1, 31, 32, 63, 64, 65, 191];
+    for (i, sizes) in
+        mixed([&tokens, &past, &widths, &[0, 1, 2], &[0, 1], &[0, 1, 2]]).into_iter().enumerate()
+    {
+        check_devices(&of(sizes), DTYPES[i / 2 % 2]);
+    }
+    // Decoding: 16 keys to each of eight warps, 16 rows (tokens times query heads of a key/value head) at a time.
+    let (warps, keys) =
+        (constant!("cuda/attention_decode.cu", "WARPS"), constant!("cuda/attention_decode.cu", "KEYS"));
+    let past: Vec<usize> = [0].into_iter().chain(around([keys, warps * keys, 2 * warps * keys])).collect();
+    let tokens = [1, 2, 3, 4, 5, 7, constant!("src/gpu/attention.rs", "DECODE_TOKENS")];
+    for (i, sizes) in
+        mixed([&tokens, &past, &widths, &[0, 1, 2], &[0, 1], &[0, 1, 2]]).into_iter().enumerate()
+    {
+        check_once(&of(sizes), DTYPES[i / 3 % 2]);
+    }
+    for heads in around([constant!("cuda/attention_decode.cu", "ROWS"), 32]) {
+        check_once(&square(1).heads(&vec![0; heads], 1), BF16);
+    }
+    for dtype in DTYPES {
+        for head_dim in [64, 128, 256, 32] {
+            check_once(&AttentionCase { head_dim, ..square(3) }, dtype);
+            check_devices(&AttentionCase { head_dim, ..square(20).heads(TWO_GROUPS, 2) }, dtype);
+        }
+    }
+    launched_all_of(&["attention", "attention_decode"]);
+}
+
+/// Scores that grow: every block of keys has a larger one than those before it, and then a smaller one.
+#[test]
+fn steps_of_the_cpu_backend() {
+    let block = constant!("src/cpu/attention.rs", "KEY_BLOCK");
+    let tokens =
+        around([constant!("src/cpu/attention.rs", "FEW"), constant!("src/cpu/attention.rs", "QUERY_TILE")]);
+    for [tokens, past, pads] in mixed([&tokens, &around([block, 2 * block]), &[0, 1]]) {
+        let case = AttentionCase { magnitude: 30.0, ..AttentionCase::new(tokens, tokens + past) };
+        check_on_the_cpu(
+            &AttentionCase { pads: (pads > 0).then_some(block + 3), ..case.samples(1 + pads) },
+            BF16,
+        );
+    }
+}
+
+#[test]
+fn special_values() {
+    for dtype in DTYPES {
+        for tokens in [3, 20] {
+            check_specials(&square(tokens).samples(2).heads(&[0, 1], 2), dtype);
+        }
     }
 }

@@ -132,11 +132,21 @@ pub fn check_once(case: &impl Case, dtype: GpuDtype) {
     Run::default().check(case, dtype, &one_schedule());
 }
 
+/// As [`check_once`], on the CPU backend only: for its own steps.
+pub fn check_on_the_cpu(case: &impl Case, dtype: GpuDtype) {
+    Run::default().check_on_cpu(case, dtype);
+}
+
+/// As [`check_once`] with one tile.
+pub fn check_tile(case: &impl Case, dtype: GpuDtype, tile: Tile) {
+    Run { tile: Some(tile), ..Run::default() }.check(case, dtype, &one_schedule());
+}
+
 /// As [`check_once`] with each tile, whatever the shape.
 pub fn check_tiles(case: &impl Case, dtype: GpuDtype) {
     Run::default().check_on_cpu(case, dtype);
     for tile in Tile::ALL {
-        Run { tile: Some(tile), ..Run::default() }.check(case, dtype, &one_schedule());
+        check_tile(case, dtype, tile);
     }
 }
 

@@ -7,8 +7,9 @@ use probeprune::prune::{
 };
 
 use crate::{
-    case::{ANY, check, check_once, check_traffic},
+    case::{ANY, check, check_on_the_cpu, check_once, check_specials, check_traffic, launched_all_of},
     operations::{Past, ScoreCase},
+    steps::{around, constant, mixed},
 };
 
 fn unit(head_dim: Option<usize>) -> Unit {
@@ -86,6 +87,48 @@ fn groups_of_channels_have_one_score() {
         for (j, past) in pasts(tokens).into_iter().enumerate() {
             let metric = Metric::ALL[(i + j) % 3];
             check(&ScoreCase { tokens, channels, unit: Unit::Group(group), metric, past }, ANY);
+        }
+    }
+}
+
+/// Runs of 16 tokens and their most, quarters of a warp, and heads of up to and of more than eight warps.
+#[test]
+fn blocks_end_anywhere() {
+    let ahead = constant!("cuda/channel_score.cu", "AHEAD");
+    let tokens = around([4, 4 * ahead, 32, 64, 256]);
+    let widths = around([4, 32, 256]);
+    for [tokens, width, kind, past, metric] in
+        mixed([&tokens, &widths, &[0, 1, 2], &[0, 1, 2, 3, 4, 5], &[0, 1, 2]])
+    {
+        let (unit, channels) = match kind {
+            0 => (Unit::Channel, width),
+            1 => (Unit::Head(width), 2 * width),
+            _ => (Unit::Group(8), width.next_multiple_of(8)),
+        };
+        let (metric, past) = (Metric::ALL[metric], pasts(tokens)[past]);
+        check_once(&ScoreCase { tokens, channels, unit, metric, past }, ANY);
+    }
+    launched_all_of(&["channel_score"]);
+}
+
+#[test]
+fn steps_of_the_cpu_backend() {
+    let chunk = constant!("src/cpu/score.rs", "COLUMN_CHUNK");
+    for (i, channels) in around([chunk, 2 * chunk]).into_iter().enumerate() {
+        let (metric, past) = (Metric::ALL[i % 3], pasts(5)[i % 6]);
+        for (unit, channels) in [(Unit::Channel, channels), (Unit::Head(channels), 3 * channels)] {
+            check_on_the_cpu(&ScoreCase { tokens: 5, channels, unit, metric, past }, ANY);
+        }
+    }
+}
+
+#[test]
+fn special_values() {
+    for metric in [Metric::Ppsp, Metric::WandaSp, Metric::Flap] {
+        for past in pasts(6) {
+            for unit in [Unit::Channel, Unit::Head(6)] {
+                check_specials(&ScoreCase { tokens: 6, channels: 12, unit, metric, past }, ANY);
+            }
         }
     }
 }

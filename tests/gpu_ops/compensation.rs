@@ -3,8 +3,9 @@
 use probeprune::{gpu::GpuDtype, prune::BatchShape};
 
 use crate::{
-    case::{ANY, DTYPES, check, check_once, check_traffic},
+    case::{ANY, DTYPES, check, check_once, check_specials, check_traffic, launched_all_of},
     operations::{CentreCase, GatherPrunedCase, ProductCase},
+    steps::{around, constant, mixed},
 };
 
 #[test]
@@ -63,4 +64,45 @@ fn accumulate_product() {
 #[test]
 fn accumulate_product_moves_what_its_header_says() {
     check_traffic(&ProductCase { rows: 64, m: 128, n: Some(192) }, GpuDtype::F16);
+}
+
+#[test]
+fn blocks_end_anywhere() {
+    let warps = constant!("cuda/centre_energy.cu", "WARPS");
+    for [samples, tokens, channels, masked, prior] in
+        mixed([&around([2, 32]), &around([warps, 4 * warps]), &around([32]), &[0, 1], &[0, 1, 1]])
+    {
+        let (shape, masked, prior) = (BatchShape { samples, tokens }, masked > 0, prior > 0);
+        check_once(&CentreCase { shape, channels, masked, prior }, ANY);
+    }
+    let threads = constant!("cuda/gather_pruned.cu", "THREADS");
+    for (i, [of, pruned, rank]) in
+        mixed([&around([32, threads, 2 * threads]), &[1, 2, 3, 0], &[0, 1, 4, 5]]).into_iter().enumerate()
+    {
+        for block_width in [1, 3] {
+            let pruned = [0, 1, of / 2, of - 1][pruned];
+            check_once(&GatherPrunedCase { of, kept: of - pruned, block_width, rank }, DTYPES[i % 2]);
+        }
+    }
+    let (tile, depth) =
+        (constant!("cuda/accumulate_product.cu", "TILE"), constant!("cuda/accumulate_product.cu", "DEPTH"));
+    for [rows, m, n, dtype] in
+        mixed([&around([depth, 2 * depth]), &around([4, tile]), &around([4, tile]), &[0, 1]])
+    {
+        check_once(&ProductCase { rows, m, n: Some(n) }, DTYPES[dtype]);
+    }
+    check_once(&ProductCase { rows: 20, m: 66, n: None }, DTYPES[0]);
+    launched_all_of(&["centre_energy", "gather_pruned", "accumulate_product"]);
+}
+
+#[test]
+fn special_values() {
+    for masked in [false, true] {
+        let shape = BatchShape { samples: 3, tokens: 4 };
+        check_specials(&CentreCase { shape, channels: 5, masked, prior: true }, ANY);
+    }
+    for dtype in DTYPES {
+        check_specials(&GatherPrunedCase { of: 9, kept: 2, block_width: 1, rank: 2 }, dtype);
+        check_specials(&ProductCase { rows: 5, m: 6, n: Some(7) }, dtype);
+    }
 }

@@ -3,13 +3,17 @@
 use probeprune::{
     backend::{Backend, CrossEntropyOperands, WeightUse},
     checkpoint::Tensor,
-    gpu::{Gpu, GpuDtype},
+    gpu::{Gpu, GpuDtype, Tile},
 };
 
 use crate::{
-    case::{DTYPES, check, check_traffic},
+    case::{
+        DTYPES, check, check_on_the_cpu, check_specials, check_tile, check_tiles, check_traffic,
+        launched_all_of,
+    },
     device::TestDevice,
     operations::{CrossEntropyCase, Put, source::Source},
+    steps::{around, constant, mixed},
 };
 
 #[test]
@@ -57,4 +61,45 @@ fn logits_that_are_not_finite_give_losses_that_are_not() {
 fn cross_entropy_moves_what_its_header_says() {
     let case = CrossEntropyCase { rows: 256, vocab_size: 1024, embedding_dim: 512, scale: 1.0 };
     check_traffic(&case, GpuDtype::Bf16);
+}
+
+#[test]
+fn tiles_end_anywhere() {
+    let tile = constant!("src/gpu/tile.rs", "TILE_COLUMNS");
+    let rows = around(Tile::ALL.map(Tile::rows));
+    // The second kernel takes eight tiles of columns at a time.
+    let sizes = mixed([&rows, &around([8, tile, 8 * tile]), &around([8, 32]), &[0, 1]]);
+    for [rows, vocab_size, embedding_dim, dtype] in sizes {
+        let case = CrossEntropyCase { rows, vocab_size, embedding_dim, scale: 3.0 };
+        check_tiles(&case, DTYPES[dtype]);
+    }
+    launched_all_of(&["cross_entropy"]);
+}
+
+/// Blocks go down a group of row tiles before they go on to the next columns.
+#[test]
+fn more_rows_than_a_raster_group_has() {
+    for rows in around([2048]) {
+        let case = CrossEntropyCase { rows, vocab_size: 130, embedding_dim: 8, scale: 1.0 };
+        for tile in Tile::ALL {
+            check_tile(&case, GpuDtype::Bf16, tile);
+        }
+    }
+}
+
+#[test]
+fn steps_of_the_cpu_backend() {
+    let rows = around([constant!("src/cpu/gemm.rs", "ROW_CHUNK")]);
+    let vocab_sizes = around([constant!("src/cpu/panel.rs", "PANEL_FEATURES")]);
+    for [rows, vocab_size] in mixed([&rows, &vocab_sizes]) {
+        let case = CrossEntropyCase { rows, vocab_size, embedding_dim: 16, scale: 3.0 };
+        check_on_the_cpu(&case, GpuDtype::Bf16);
+    }
+}
+
+#[test]
+fn special_values() {
+    for dtype in DTYPES {
+        check_specials(&CrossEntropyCase { rows: 5, vocab_size: 140, embedding_dim: 10, scale: 1.0 }, dtype);
+    }
 }

@@ -3,9 +3,10 @@
 use probeprune::{gpu::GpuDtype, prune::BatchShape};
 
 use crate::{
-    case::{DTYPES, check, check_once, check_traffic, run, same_bits},
+    case::{DTYPES, check, check_once, check_specials, check_traffic, launched_all_of, run, same_bits},
     device::backend,
     operations::EnergyCase,
+    steps::{around, constant, mixed},
 };
 
 #[test]
@@ -45,6 +46,32 @@ fn energy_moves_what_its_header_says() {
         for masked in [false, true] {
             let shape = BatchShape { samples, tokens };
             check_traffic(&EnergyCase { shape, channels, masked, sums: false }, GpuDtype::F16);
+        }
+    }
+}
+
+#[test]
+fn blocks_end_anywhere() {
+    let (threads, ahead) = (constant!("cuda/energy.cu", "THREADS"), constant!("cuda/energy.cu", "AHEAD"));
+    let samples: Vec<usize> = (1..=2 * ahead + 1).collect();
+    let channels = around([8, threads, 8 * threads]);
+    for [samples, channels, tokens, masked, sums, dtype] in
+        mixed([&samples, &channels, &[1, 2, 3], &[0, 1], &[0, 1], &[0, 1]])
+    {
+        let shape = BatchShape { samples, tokens };
+        check_once(&EnergyCase { shape, channels, masked: masked > 0, sums: sums > 0 }, DTYPES[dtype]);
+    }
+    launched_all_of(&["energy"]);
+}
+
+#[test]
+fn special_values() {
+    for dtype in DTYPES {
+        for channels in [7, 16] {
+            for masked in [false, true] {
+                let shape = BatchShape { samples: 3, tokens: 2 };
+                check_specials(&EnergyCase { shape, channels, masked, sums: true }, dtype);
+            }
         }
     }
 }

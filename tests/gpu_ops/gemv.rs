@@ -3,8 +3,11 @@
 use probeprune::{config::Activation, gpu::GpuDtype};
 
 use crate::{
-    case::{DTYPES, check, check_once, check_traffic},
+    case::{DTYPES, check, check_once, check_traffic, launched_all_of},
+    linear,
     operations::{LinearCase, LinearKind, ProjectCase, product::Keep},
+    project,
+    steps::{around, constant},
 };
 
 const BF16: GpuDtype = GpuDtype::Bf16;
@@ -22,7 +25,7 @@ fn skipping(block_width: usize, len: usize, skipped: usize) -> Keep {
 }
 
 #[test]
-fn linear() {
+fn linear_of_few_rows() {
     use Activation::{Gelu, GeluTanh, Relu, Silu};
     let case = |rows, out_features, in_features| first(LinearKind::Linear, rows, out_features, in_features);
     for dtype in DTYPES {
@@ -89,7 +92,7 @@ fn logits() {
 }
 
 #[test]
-fn project() {
+fn project_of_few_rows() {
     // Rows, channels, outputs.
     let case = |rows, channels, outputs| ProjectCase::new(rows, [outputs, channels]);
     for dtype in DTYPES {
@@ -139,4 +142,40 @@ fn project_moves_what_its_header_says() {
         let case = ProjectCase::new(rows, [4096, 1024]).keep(blocks(1, 512)).with_residual();
         check_traffic(&case, BF16);
     }
+}
+
+/// Blocks, vectors, tiles of 8 rows, and what the warps of a block, 8 or 16, have under way at once: so that every size is
+/// met one below, at and one above.
+#[test]
+fn blocks_end_anywhere() {
+    let rows = around([8, constant!("src/gpu/gemv.rs", "MAX_ROWS") - 1]);
+    let rows: Vec<usize> = rows.into_iter().filter(|&rows| rows <= 16).collect();
+    let warp = 32;
+    let warps = constant!("cuda/gemv.cuh", "MAX_WARPS");
+    let inputs = around([8, warp, warp * warps, 3 * warp * warps, 4 * warp * warps]);
+    for (kind, block) in [
+        (LinearKind::Linear, constant!("cuda/linear_gemv.cu", "TILE")),
+        (LinearKind::Gated, constant!("cuda/gated_linear_gemv.cu", "TILE")),
+        (LinearKind::Logits, constant!("cuda/linear_gemv.cu", "TILE")),
+    ] {
+        for (case, dtype) in linear::cases(kind, [&rows, &around([block]), &inputs]) {
+            check_once(&case, dtype);
+        }
+        // From here on, blocks have half the warps.
+        let columns = around([constant!("src/gpu/gemv.rs", "FEW_BLOCKS") * block]);
+        for (case, dtype) in linear::cases(kind, [&[1, 8, 9, 16], &columns, &[40, 264, 1032]]) {
+            check_once(&case, dtype);
+        }
+    }
+    let (slab, channels) =
+        (constant!("cuda/project_gemv.cu", "SLAB"), constant!("cuda/project_gemv.cu", "CHANNELS"));
+    let columns = around([4, channels, channels * warps, 6 * channels * warps, 8 * channels * warps]);
+    for (case, dtype) in project::cases([&rows, &around([4, slab]), &columns]) {
+        check_once(&case, dtype);
+    }
+    let outputs = around([constant!("src/gpu/gemv.rs", "FEW_BLOCKS") * slab]);
+    for (case, dtype) in project::cases([&[1, 8, 9, 16], &outputs, &[20, 136, 1100]]) {
+        check_once(&case, dtype);
+    }
+    launched_all_of(&["linear_gemv", "gated_linear_gemv", "project_gemv"]);
 }

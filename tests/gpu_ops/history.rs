@@ -6,8 +6,9 @@ use probeprune::{
 };
 
 use crate::{
-    case::{agrees_with_the_cpu, check, check_once, check_traffic},
+    case::{agrees_with_the_cpu, check, check_once, check_specials, check_traffic, launched_all_of},
     operations::UpdateCase,
+    steps::{around, constant, mixed},
 };
 
 const F16: GpuDtype = GpuDtype::F16;
@@ -62,6 +63,55 @@ fn history_update_moves_what_its_header_says() {
     for dtype in [HistoryDtype::F32, HistoryDtype::F16] {
         for bucket in [1, 4] {
             check_traffic(&wide_case(dtype, bucket, 18, 128), F16);
+        }
+    }
+}
+
+#[test]
+fn blocks_end_anywhere() {
+    let (rows, threads) =
+        (constant!("cuda/history_update.cu", "ROWS"), constant!("cuda/history_update.cu", "THREADS"));
+    for [tokens, kept, bucket, at, format] in
+        mixed([&around([2, rows, 2 * rows]), &around([32, threads]), &[1, 2, 3, 8], &[0, 1, 3, 9], &[0, 1]])
+    {
+        let layout = HistoryLayout { dtype: [HistoryDtype::F32, HistoryDtype::F16][format], bucket };
+        let (slots, channels) = (at + tokens + at % 2, kept + 7);
+        let case = UpdateCase {
+            layout,
+            slots,
+            channels,
+            kept,
+            block_width: 1,
+            tokens,
+            at,
+            momentum: 0.9,
+            overflow: at == 1,
+        };
+        check_once(&case, F16);
+        agrees_with_the_cpu(&case, F16);
+    }
+    launched_all_of(&["history_update"]);
+}
+
+/// Among them the largest energy, which an f16 entry cannot hold: it ends at 65504².
+#[test]
+fn special_values() {
+    for dtype in [HistoryDtype::F32, HistoryDtype::F16] {
+        for bucket in [1, 2] {
+            let layout = HistoryLayout { dtype, bucket };
+            let (slots, channels, kept, tokens, momentum) = (5, 6, 6, 5, 0.75);
+            let case = UpdateCase {
+                layout,
+                slots,
+                channels,
+                kept,
+                block_width: 1,
+                tokens,
+                at: 0,
+                momentum,
+                overflow: false,
+            };
+            check_specials(&case, F16);
         }
     }
 }

@@ -1,14 +1,22 @@
 //! `linear`, `gated_linear` and `logits`: products with rows of a weight.
 
-use probeprune::{config::Activation, gpu::GpuDtype, prune::BatchShape};
+use probeprune::{
+    config::Activation,
+    gpu::{GpuDtype, Tile},
+    prune::BatchShape,
+};
 
 use crate::{
-    case::{DTYPES, check, check_once, check_traffic, kept_counts},
+    case::{
+        DTYPES, check, check_on_the_cpu, check_once, check_specials, check_tile, check_tiles, check_traffic,
+        kept_counts, launched_all_of,
+    },
     operations::{
         LinearCase,
-        LinearKind::{Gated, Linear, Logits},
+        LinearKind::{self, Gated, Linear, Logits},
         product::Keep,
     },
+    steps::{around, constant, mixed},
 };
 
 const BF16: GpuDtype = GpuDtype::Bf16;
@@ -103,4 +111,127 @@ fn products_move_what_their_headers_say() {
     check_traffic(&case(Linear), BF16);
     check_traffic(&LinearCase::new(Logits, rows, [kept, inputs]), BF16);
     check_traffic(&LinearCase { energy: Some(false), ..case(Gated) }, BF16);
+}
+
+/// Cases of a kind with these many rows, output columns and inputs: dense, gathered by channel and by block, with skipped
+/// blocks, and every activation, in turn.
+pub fn cases(kind: LinearKind, sizes: [&[usize]; 3]) -> Vec<(LinearCase, GpuDtype)> {
+    let activations = [
+        None,
+        Some(Activation::Silu),
+        Some(Activation::Relu),
+        Some(Activation::Gelu),
+        Some(Activation::GeluTanh),
+    ];
+    let [rows, columns, inputs] = sizes;
+    mixed([rows, columns, inputs, &[0, 1, 2, 3], &[0, 1, 2, 3, 4], &[0, 1]])
+        .into_iter()
+        .map(|[rows, columns, inputs, keep, activation, dtype]| {
+            let blocks = columns.div_ceil(4);
+            let (all, keep) = match keep {
+                _ if kind == Logits => (columns, Keep::Dense),
+                0 => (columns, Keep::Dense),
+                1 => (columns * 3 / 2 + 1, Keep::channels(columns)),
+                2 => (4 * blocks + 8, Keep::Blocks { len: blocks, block_width: 4 }),
+                _ => (4 * blocks + 8, Keep::Skipping { len: blocks, block_width: 4, skipped: 1 }),
+            };
+            let case = LinearCase::new(kind, rows, [all, inputs]).keep(keep);
+            let case = match (kind, activations[activation]) {
+                (Logits, _) => case,
+                (Gated, activation) => case.with_bias().with(activation.unwrap_or(Activation::Relu), 1.0),
+                (Linear, None) => case,
+                (Linear, Some(activation)) => case.with_bias().with(activation, 0.3),
+            };
+            (case, DTYPES[dtype])
+        })
+        .collect()
+}
+
+#[test]
+fn tiles_end_anywhere() {
+    let (tile, depth) = (constant!("src/gpu/tile.rs", "TILE_COLUMNS"), constant!("cuda/gemm.cuh", "K"));
+    let rows: Vec<usize> = around(Tile::ALL.map(Tile::rows)).into_iter().filter(|&rows| rows > 16).collect();
+    // A step of the ring, and rings of four and six steps.
+    let inputs = around([8, depth, 4 * depth, 6 * depth]);
+    for kind in [Linear, Gated, Logits] {
+        for (case, dtype) in cases(kind, [&rows, &around([8, tile / 2, tile]), &inputs]) {
+            check_tiles(&case, dtype);
+        }
+    }
+    launched_all_of(&["linear", "gated_linear"]);
+}
+
+/// Blocks go down a group of row tiles before they go on to the next columns.
+#[test]
+fn more_rows_than_a_raster_group_has() {
+    for rows in around([2048]) {
+        for kind in [Linear, Gated, Logits] {
+            let case = LinearCase::new(kind, rows, [130, 8]);
+            for tile in Tile::ALL {
+                check_tile(&case, BF16, tile);
+            }
+        }
+    }
+}
+
+/// Tiles of whole slots: they end within a slot, at its end, and hold one slot or none.
+#[test]
+fn slots_end_anywhere() {
+    for tile in Tile::ALL {
+        let m = tile.rows();
+        for samples in [1, 2, 3, m / 2, m / 2 + 1, m - 1, m, m + 1] {
+            let slots = (m / samples).max(1);
+            for tokens in [slots, slots + 1, 2 * slots] {
+                let shape = BatchShape { samples, tokens };
+                if shape.rows() <= 16 {
+                    continue;
+                }
+                for (kind, mask, energy) in
+                    [(Linear, true, false), (Gated, false, true), (Gated, true, false)]
+                {
+                    let case = LinearCase::new(kind, shape.rows(), [70, 8]).with_bias();
+                    let case = LinearCase { shape, energy: Some(energy), mask, ..case };
+                    check_tile(&case, DTYPES[usize::from(mask)], tile);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn steps_of_the_cpu_backend() {
+    let rows = around([constant!("src/cpu/gemm.rs", "DOT_ROWS"), constant!("src/cpu/gemm.rs", "ROW_CHUNK")]);
+    // Panels are 64, 48 or 32 features wide.
+    let columns = around([32, 48, constant!("src/cpu/panel.rs", "PANEL_FEATURES")]);
+    let inputs = around([
+        64,
+        constant!("src/cpu/panel.rs", "TILE_COLUMNS"),
+        constant!("src/cpu/panel.rs", "PANEL_COLUMNS"),
+    ]);
+    for kind in [Linear, Gated, Logits] {
+        for (case, dtype) in cases(kind, [&rows, &columns, &inputs]) {
+            // Long ones with many rows take long, and their ends are apart.
+            if case.shape.rows() * case.in_features < 1 << 20 {
+                check_on_the_cpu(&case, dtype);
+            }
+        }
+    }
+}
+
+#[test]
+fn special_values() {
+    for dtype in DTYPES {
+        for rows in [3, 18] {
+            for activation in [Activation::Silu, Activation::Relu, Activation::Gelu, Activation::GeluTanh] {
+                let case = LinearCase::new(Linear, rows, [12, 10]).with_bias().with(activation, 0.5);
+                check_specials(&case, dtype);
+                let case = LinearCase::new(Gated, rows, [12, 10]).keep(Keep::channels(7)).with_bias();
+                check_specials(&case.with(activation, 1.0), dtype);
+            }
+            check_specials(&LinearCase::new(Logits, rows, [12, 10]), dtype);
+            let shape = BatchShape { samples: rows / 3, tokens: 3 };
+            let case = LinearCase::new(Linear, rows, [12, 10]);
+            check_specials(&LinearCase { shape, energy: Some(false), ..case }, dtype);
+        }
+    }
 }

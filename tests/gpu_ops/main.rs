@@ -27,4 +27,5 @@ mod probe_gather;
 mod probe_select;
 mod project;
 mod rope_cache;
+mod steps;
 mod top_k;

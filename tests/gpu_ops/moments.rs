@@ -3,8 +3,9 @@
 use probeprune::gpu::GpuDtype;
 
 use crate::{
-    case::{DTYPES, check, check_once, check_traffic},
+    case::{DTYPES, check, check_once, check_specials, check_traffic, launched_all_of},
     operations::MomentsCase,
+    steps::{around, constant, mixed},
 };
 
 #[test]
@@ -36,5 +37,29 @@ fn moments_move_what_their_header_says() {
     {
         let case = MomentsCase { batches, tokens: 64, channels: 512, flap, mean };
         check_traffic(&case, GpuDtype::Bf16);
+    }
+}
+
+#[test]
+fn blocks_end_anywhere() {
+    let (columns, ahead) = (constant!("cuda/moments.cu", "COLUMNS"), constant!("cuda/moments.cu", "AHEAD"));
+    let slots = constant!("cuda/moments.cu", "THREADS") / columns;
+    let samples: Vec<usize> = (1..=2 * ahead + 1).collect();
+    for [samples, tokens, channels, flap, mean, dtype] in
+        mixed([&samples, &around([slots]), &around([8, 8 * columns]), &[0, 1], &[0, 1], &[0, 1]])
+    {
+        let batches = vec![samples, 1, samples];
+        check_once(&MomentsCase { batches, tokens, channels, flap: flap > 0, mean: mean > 0 }, DTYPES[dtype]);
+    }
+    launched_all_of(&["moments"]);
+}
+
+#[test]
+fn special_values() {
+    for dtype in DTYPES {
+        for channels in [3, 8] {
+            let case = MomentsCase { batches: vec![2, 1], tokens: 3, channels, flap: true, mean: true };
+            check_specials(&case, dtype);
+        }
     }
 }

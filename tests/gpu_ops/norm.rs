@@ -3,8 +3,9 @@
 use probeprune::{backend::NormKind, gpu::GpuDtype};
 
 use crate::{
-    case::{DTYPES, check, check_once, check_traffic},
+    case::{DTYPES, check, check_once, check_specials, check_traffic, launched_all_of},
     operations::NormCase,
+    steps::{around, constant, mixed},
 };
 
 #[test]
@@ -40,6 +41,45 @@ fn norm_moves_what_its_header_says() {
         for hidden_size in [4096, 8192] {
             let case = NormCase::new(kind, 4, hidden_size);
             check_traffic(&case, GpuDtype::Bf16);
+        }
+    }
+}
+
+/// A row is kept in registers, 16 elements a thread, up to the most threads of a block; longer and odd ones are read again.
+#[test]
+fn rows_end_anywhere() {
+    let most = 8 * constant!("cuda/norm.cu", "KEEP") * constant!("cuda/norm.cu", "MAX_THREADS");
+    let kinds = [None, Some(NormKind::Rms), Some(NormKind::Layer)];
+    for [hidden_size, kind, affine, dtype] in
+        mixed([&around([8, 32, 512, most]), &[0, 1, 2], &[0, 1, 1], &[0, 1]])
+    {
+        let case = NormCase::new(kinds[kind], 2, hidden_size);
+        check_once(&NormCase { affine: affine > 0, ..case }, DTYPES[dtype]);
+    }
+    launched_all_of(&["norm"]);
+}
+
+/// Where the mean square is about eps, below it, and above: eps is under the root, and it is the one given.
+#[test]
+fn eps_counts() {
+    for kind in [NormKind::Rms, NormKind::Layer] {
+        for (scale, eps) in
+            [(2f32.powi(-8), 1e-5), (2f32.powi(-12), 1e-5), (1.0, 0.25), (2f32.powi(-8), 1e-12)]
+        {
+            for (hidden_size, dtype) in [(40, DTYPES[0]), (33, DTYPES[1])] {
+                check_once(&NormCase { scale, eps, ..NormCase::new(Some(kind), 3, hidden_size) }, dtype);
+            }
+        }
+    }
+}
+
+#[test]
+fn special_values() {
+    for dtype in DTYPES {
+        for kind in [None, Some(NormKind::Rms), Some(NormKind::Layer)] {
+            for hidden_size in [7, 16] {
+                check_specials(&NormCase::new(kind, 2, hidden_size), dtype);
+            }
         }
     }
 }

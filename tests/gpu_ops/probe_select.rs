@@ -3,8 +3,9 @@
 use probeprune::prune::{BatchShape, settings::ProbeOrder};
 
 use crate::{
-    case::{ANY, agrees_with_the_cpu, check, check_once, check_traffic},
+    case::{ANY, agrees_with_the_cpu, check, check_once, check_traffic, launched_all_of},
     operations::{Padding, SelectCase, Squares},
+    steps::{around, constant, mixed},
 };
 
 const PADDINGS: [Padding; 3] = [Padding::None, Padding::Left, Padding::Anywhere];
@@ -78,4 +79,22 @@ fn probe_select_moves_what_its_header_says() {
     let (shape, order) = (BatchShape { samples: 16, tokens: 1024 }, ProbeOrder::TokensSamples);
     let case = SelectCase::with_shares(shape, (1.0, 0.25), order, Padding::None, Squares::Rough);
     check_traffic(&case, ANY);
+}
+
+/// Few keys are compared with one another, more go through histograms, and most are computed again in every pass.
+#[test]
+fn blocks_end_anywhere() {
+    let (few, staged) = (constant!("cuda/select.cuh", "SELECT_FEW"), constant!("src/gpu/probe.rs", "STAGED"));
+    let sizes = around([32, few, 1024]);
+    for [long, short, order, padding, turned] in mixed([&sizes, &[1, 2, 5, 33], &[0, 1], &[0, 1, 2], &[0, 1]])
+    {
+        let (samples, tokens) = if turned > 0 { (long, short) } else { (short, long) };
+        let order = [ProbeOrder::TokensSamples, ProbeOrder::SamplesTokens][order];
+        check_once(&case(samples, tokens, order, PADDINGS[padding], Squares::Exact), ANY);
+    }
+    for (i, tokens) in around([staged]).into_iter().enumerate() {
+        let order = ProbeOrder::ALL[i % ProbeOrder::ALL.len()];
+        check_once(&case(2, tokens, order, PADDINGS[i % 3], Squares::Exact), ANY);
+    }
+    launched_all_of(&["probe_select"]);
 }

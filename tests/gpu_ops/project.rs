@@ -1,10 +1,14 @@
 //! `project`: products with columns of a weight.
 
-use probeprune::gpu::GpuDtype;
+use probeprune::gpu::{GpuDtype, Tile};
 
 use crate::{
-    case::{DTYPES, check, check_once, check_traffic, count, kept_counts},
+    case::{
+        DTYPES, check, check_on_the_cpu, check_once, check_specials, check_tile, check_tiles, check_traffic,
+        count, kept_counts, launched_all_of,
+    },
     operations::{Case, ProjectCase, product::Keep},
+    steps::{around, constant, mixed},
 };
 
 /// With a bias and a residual.
@@ -84,4 +88,71 @@ fn project_moves_what_its_header_says() {
     };
     let near = (added.read - plain.read) as f64 / more as f64;
     assert!((near - 1.0).abs() < 0.02 && added.conflicts == 0, "{added:?} for {plain:?} and {more} more");
+}
+
+/// Cases with these many rows, outputs and kept columns: dense, gathered by channel and by block, of several ranks, with a bias
+/// and a residual or not, in turn.
+pub fn cases(sizes: [&[usize]; 3]) -> Vec<(ProjectCase, GpuDtype)> {
+    let [rows, outputs, columns] = sizes;
+    mixed([rows, outputs, columns, &[0, 1, 2], &[0, 1, 2, 9, 10, 32, 33, 34], &[0, 1, 2, 3], &[0, 1]])
+        .into_iter()
+        .map(|[rows, outputs, columns, keep, rank, added, dtype]| {
+            let blocks = columns.div_ceil(4);
+            let (all, keep) = match keep {
+                0 => (columns, Keep::Dense),
+                1 => (columns * 3 / 2 + 1, Keep::channels(columns)),
+                _ => (4 * blocks + 8, Keep::Blocks { len: blocks, block_width: 4 }),
+            };
+            let (bias, residual) = (added % 2 == 0, added / 2 == 0);
+            let case = ProjectCase::new(rows, [outputs, all]).keep(keep);
+            (ProjectCase { bias, residual, low_rank: rank.checked_sub(1), ..case }, DTYPES[dtype])
+        })
+        .collect()
+}
+
+#[test]
+fn tiles_end_anywhere() {
+    let (tile, depth) = (constant!("src/gpu/tile.rs", "TILE_COLUMNS"), constant!("cuda/gemm.cuh", "K"));
+    let rows: Vec<usize> = around(Tile::ALL.map(Tile::rows)).into_iter().filter(|&rows| rows > 16).collect();
+    for (case, dtype) in cases([&rows, &around([8, tile]), &around([8, depth, 4 * depth, 6 * depth])]) {
+        check_tiles(&case, dtype);
+    }
+    launched_all_of(&["project"]);
+}
+
+/// Blocks go down a group of row tiles before they go on to the next columns.
+#[test]
+fn more_rows_than_a_raster_group_has() {
+    for rows in around([2048]) {
+        for tile in Tile::ALL {
+            check_tile(&full(rows, [130, 8]), GpuDtype::F16, tile);
+        }
+    }
+}
+
+#[test]
+fn steps_of_the_cpu_backend() {
+    let rows = around([constant!("src/cpu/gemm.rs", "DOT_ROWS")]);
+    let outputs = around([32, 48, constant!("src/cpu/panel.rs", "PANEL_FEATURES")]);
+    let columns = around([
+        64,
+        constant!("src/cpu/panel.rs", "TILE_COLUMNS"),
+        constant!("src/cpu/panel.rs", "PANEL_COLUMNS"),
+    ]);
+    for (case, dtype) in cases([&rows, &outputs, &columns]) {
+        check_on_the_cpu(&case, dtype);
+    }
+}
+
+#[test]
+fn special_values() {
+    for dtype in DTYPES {
+        for rows in [3, 18] {
+            for keep in [Keep::Dense, Keep::channels(7)] {
+                let case = full(rows, [12, 10]).keep(keep);
+                check_specials(&case, dtype);
+                check_specials(&ProjectCase { low_rank: Some(2), ..case }, dtype);
+            }
+        }
+    }
 }

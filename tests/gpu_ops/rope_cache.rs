@@ -3,9 +3,10 @@
 use probeprune::{gpu::GpuDtype, prune::BatchShape};
 
 use crate::{
-    case::{DTYPES, check, check_once, check_traffic, run},
+    case::{DTYPES, check, check_once, check_specials, check_traffic, launched_all_of, run},
     device::backend,
     operations::RopeCase,
+    steps::{around, constant},
 };
 
 const BASE: RopeCase = RopeCase {
@@ -52,4 +53,39 @@ fn nothing_to_do_launches_nothing() {
     let gpu = backend(GpuDtype::Bf16);
     run(&RopeCase { rotary: false, ..BASE }, &gpu, GpuDtype::Bf16).unwrap();
     assert_eq!(gpu.driver().launches(), 0);
+}
+
+/// A copied row takes several pieces to a thread, and another round where it is longer than those of a block.
+#[test]
+fn rows_end_anywhere() {
+    let (threads, batch) =
+        (constant!("cuda/rope_cache.cu", "THREADS"), constant!("cuda/rope_cache.cu", "BATCH"));
+    let round = 2 * batch * threads;
+    for dtype in DTYPES {
+        // As single elements, and as vectors of 8.
+        for head_dim in around([threads, round, 8 * round]) {
+            let base = RopeCase { heads: 1, kv_heads: 1, head_dim, cache: Some((4, 1)), ..BASE };
+            check_once(&RopeCase { rotary: false, ..base.clone() }, dtype);
+            if head_dim % 2 == 0 {
+                check_once(&base, dtype);
+            }
+        }
+        for heads in around([8, 16, threads]) {
+            let base = RopeCase { heads, kv_heads: heads.div_ceil(3), cache: Some((4, 1)), ..BASE };
+            check_once(&base, dtype);
+            check_once(&RopeCase { head_dim: 6, ..base }, dtype);
+        }
+    }
+    launched_all_of(&["rope_cache"]);
+}
+
+#[test]
+fn special_values() {
+    for dtype in DTYPES {
+        for head_dim in [6, 16] {
+            for rotary in [false, true] {
+                check_specials(&RopeCase { head_dim, rotary, cache: Some((4, 1)), ..BASE }, dtype);
+            }
+        }
+    }
 }

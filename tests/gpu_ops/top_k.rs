@@ -1,8 +1,9 @@
 //! `top_k_keep`, `check_finite` and `keep_kv_heads`: exactly what a sort says.
 
 use crate::{
-    case::{ANY, check, check_once, check_traffic, count, kept_counts},
+    case::{ANY, check, check_once, check_traffic, count, kept_counts, launched_all_of},
     operations::{FiniteCase, KvCase, Scores, TopKCase},
+    steps::{around, constant, mixed},
 };
 
 const KINDS: [Scores; 6] =
@@ -98,4 +99,29 @@ fn kv_heads() {
         check(&KvCase { heads, gqa_group, kept }, ANY);
     }
     check_traffic(&KvCase { heads: 64, gqa_group: 1, kept: 64 }, ANY);
+}
+
+/// Few scores are compared with one another, more are held in registers, 4, 8, 12, 16 or 24 by each thread, and most are
+/// looked up.
+#[test]
+fn blocks_end_anywhere() {
+    let threads = constant!("cuda/select.cuh", "SELECT_THREADS");
+    let few = constant!("cuda/select.cuh", "SELECT_FEW");
+    let sizes =
+        around([4, 32, few, threads, 4 * threads, 8 * threads, 12 * threads, 16 * threads, 24 * threads]);
+    for [of, k, kind] in mixed([&sizes, &[0, 1, 2, 3], &[0, 1, 2, 3, 4, 5]]) {
+        let k = [1, of / 3 + 1, of.saturating_sub(1).max(1), of][k];
+        check_once(&TopKCase::new(KINDS[kind], of, k), ANY);
+    }
+    for len in around([4, 1024, 2048]) {
+        for bad in [None, Some((0, f32::NAN)), Some((len - 1, f32::INFINITY))] {
+            check_once(&FiniteCase { len, bad, fault: 0 }, ANY);
+        }
+    }
+    for kept in around([32, 64]) {
+        for gqa_group in [1, 3] {
+            check_once(&KvCase { heads: 96, gqa_group, kept }, ANY);
+        }
+    }
+    launched_all_of(&["top_k_keep", "check_finite", "keep_kv_heads"]);
 }

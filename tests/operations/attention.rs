@@ -116,8 +116,8 @@ impl AttentionCase {
 /// softmax(scores) · values (keys, d).
 fn softmax_sum(scores: &[Near], values: &[&[f64]], d: usize, stored: Stored) -> Vec<Near> {
     let most = scores.iter().map(|score| score.value()).fold(f64::NEG_INFINITY, f64::max);
-    if !scores.is_empty() && most == f64::NEG_INFINITY {
-        // NaN, or 0 as of a query that sees nothing.
+    // An infinite key also meets the zeros that a narrow head is padded with, and their product is NaN.
+    if scores.iter().any(|score| score.value() == f64::NEG_INFINITY) {
         return vec![Near::ANY; d];
     }
     let weights: Vec<f64> = scores.iter().map(|score| (score.value() - most).exp()).collect();

@@ -30,7 +30,7 @@ impl MomentsCase {
         let mut batch = |samples: &usize| -> Vec<f32> {
             let mut a = stream.elements(samples * self.tokens * self.channels);
             for row in a.chunks_exact_mut(self.channels) {
-                row.iter_mut().step_by(2).for_each(|x| *x = 1.0 + (*x * 8.0).round() / 8.0);
+                row.iter_mut().step_by(2).for_each(|x| *x = stream.rounded(1.0 + (*x * 8.0).round() / 8.0));
             }
             a
         };

@@ -104,8 +104,11 @@ impl Near {
         Self { low: end(self.low, self.low - more), high: end(self.high, self.high + more) }.overflowed()
     }
 
-    /// Some roundings to float32.
+    /// Some roundings to float32; an exact 0 needs none.
     pub fn rounded(self, times: f64) -> Self {
+        if self.magnitude() == 0.0 {
+            return self;
+        }
         self.give(times * (UNIT * self.magnitude() + SMALLEST))
     }
 
