@@ -16,6 +16,7 @@ those that are known to be equivalent or need no test. nvcc as in tools/kernels/
 
 import argparse
 import concurrent.futures
+import functools
 import hashlib
 import json
 import os
@@ -161,8 +162,8 @@ class Runner:
             output = said.read()
         if not started or not in_time:
             raise Failed(f"the tests gpu_ops::{module} do not {'end' if started else 'start'}: {output[-300:]}")
-        if unread := re.search(r"panicked at [^\n]*\n\S*?(\w+\.ptx: .*)", output):
-            raise Refused(f"emulator: {unread[1]}")
+        if unread := re.search(r"PTX line \d+: .*", output):  # faults give the line in other words
+            raise Refused(f"emulator: {unread[0]}")
         if failed:
             return f"{failed}: {reason(output)}"
         if code == -signal.SIGXCPU:
@@ -183,10 +184,19 @@ class Runner:
             if name.endswith(".cu") and (name == file or file in includes(name, self.sources))
         ]
 
+    @functools.cache
+    def unchanged(self, name):
+        """A module's PTX, and its instructions."""
+        text = (self.original / f"{name}.ptx").read_text()
+        return text, instructions(text)
+
+    @functools.cache
+    def kernels(self, name):
+        return [match[1] for match in ENTRY.finditer(self.unchanged(name)[0])]
+
     def entries(self, file):
         """Modules and kernels that a file is part of."""
-        ptx = ((name, (self.original / f"{name}.ptx").read_text()) for name in self.affected(file))
-        return [(name, match[1]) for name, text in ptx for match in ENTRY.finditer(text)]
+        return [(name, kernel) for name in self.affected(file) for kernel in self.kernels(name)]
 
     def judge(self, mutant):
         """("caught" | "equivalent" | "refused" | "SURVIVES", why)."""
@@ -218,13 +228,12 @@ class Runner:
             done, changed, ran = set(), {}, []
             for module in order:
                 for name in (name for name in modules[module] if name not in done):
-                    before = (self.original / f"{name}.ptx").read_text()
+                    before, expected = self.unchanged(name)
                     after = self.compile(folder / "cuda", folder / "made", name)
                     if mutant.entry:
                         after = with_entry(before, after, mutant.entry[1])
                     done.add(name)
-                    made = instructions(after)
-                    if instructions(before) != made:
+                    if (made := instructions(after)) != expected:
                         changed[name] = hashlib.sha256("\n".join(made).encode()).hexdigest()
                         (folder / "ptx" / f"{name}.ptx").unlink()
                         (folder / "ptx" / f"{name}.ptx").write_text(after)
