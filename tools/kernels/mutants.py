@@ -107,20 +107,20 @@ def sample(every, count, seed, entries):
     >>> every = mutants("x.cu", "a = b + 1; c(1); d(2);") + mutants("y.cu", "e(3);")
     >>> chosen = sample(every, 4, 1, lambda file: [("x", "k_bf16"), ("x", "k_f16")])
     >>> [m.file for m in chosen], len({m.operator for m in chosen if m.file == "x.cu"}), sum(m.entry is not None for m in chosen)
-    (['x.cu', 'y.cu', 'x.cu', 'y.cu'], 2, 2)
+    (['y.cu', 'x.cu', 'y.cu', 'x.cu'], 2, 2)
     """
     waiting = collections.defaultdict(lambda: collections.defaultdict(list))
     for mutant in sorted(every, key=lambda mutant: rank(seed, mutant.key)):
         waiting[mutant.file][mutant.operator].append(mutant)
     drawn, chosen = collections.Counter(), []
     while waiting and len(chosen) < count:
-        for file in sorted(waiting):
+        for file in sorted(waiting, key=lambda file: rank(seed, file)):
             operators = waiting[file]
             operator = min(operators, key=lambda operator: (drawn[file, operator], rank(seed, file, operator)))
             mutant = operators[operator].pop(0)
             drawn[file, operator] += 1
             drawn[file] += 1
-            if drawn[file] % 2 == rank(seed, file).count("0") % 2 and len(entries(file)) > 1:
+            if drawn[file] % 2 == int(rank(seed, file), 16) % 2 and len(entries(file)) > 1:
                 mutant = in_one_entry(mutant, entries(file), seed)
             chosen.append(mutant)
             if not operators[operator]:
