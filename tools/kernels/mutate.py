@@ -247,7 +247,7 @@ class Runner:
                         self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
                     return "caught", why
         if not ran:
-            return "equivalent", f"the PTX of {', '.join(names) or 'no file'} is the same"
+            return "equivalent", f"the PTX of {mutant.entry[1] if mutant.entry else ', '.join(names) or 'no file'} is the same"
         return "SURVIVES", f"every test of {', '.join(f'gpu_ops::{module}' for module in ran)} passes"
 
 
@@ -357,6 +357,7 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders are removed
     try:
         sys.exit(main())
     except Failed as error:
