@@ -6,7 +6,7 @@
 // Bytes: reads 2 B S C (with a mask 32 B for each warp, which has 256 channels, more), writes 4 S C (8 with sums)
 // Bank conflicts: none.
 // Accumulation: f32, samples ascending.
-// Test: gpu_ops::energy
+// Test: gpu_ops::energy, gpu_ops::linear
 #include "device.cuh"
 
 constexpr int THREADS = 128;

@@ -6,7 +6,7 @@
 //   (x from L1 or L2 but for the first time; one to eight tokens take the kernel of 8, which has half the shared memory)
 // Bank conflicts: none.
 // Accumulation: f32 in the mma, columns of a warp ascending; then warps ascending.
-// Test: gpu_ops::gemv
+// Test: gpu_ops::gemv, gpu_ops::linear
 #include "activation.cuh"
 #include "gemv.cuh"
 

@@ -10,7 +10,7 @@
 //   take the kernel of 8, which has half the shared memory)
 // Bank conflicts: none.
 // Accumulation: f32 in the mma, channels of a warp ascending; then warps ascending, bias, columns of z, X[r], residual.
-// Test: gpu_ops::gemv
+// Test: gpu_ops::gemv, gpu_ops::project
 #include "gemv.cuh"
 
 // A block owns 32 columns, so that hidden_size columns fill a GPU without blocks that share outputs; the sectors of a

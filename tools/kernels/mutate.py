@@ -1,130 +1,42 @@
 #!/usr/bin/env python3
-"""Deletes each barrier, wait and fence of cuda/*.cu and cuda/*.cuh in turn and demands that a test fails.
+"""Makes one small mistake at a time in cuda/*.cu and cuda/*.cuh and demands that a test fails.
 
-    tools/kernels/mutate.py [--sample N --seed S] [--only FILE] [--jobs N] [--list]
+    tools/kernels/mutate.py --sample N [--seed S]            so many mutants, of all files and operators
+    tools/kernels/mutate.py --all --results FILE             every mutant; goes on where an earlier run ended
+    tools/kernels/mutate.py --summary --results FILE         counts and survivors of such runs
+    --only FILE  --one-kernel  --again  --jobs N  --list  --tests PROGRAM: see --help
 
-A mutant is __syncthreads(), __syncthreads_and/or/count(x), __syncwarp(), __threadfence() or cp_async_wait<N>() without
-effect, or cp_async_wait<N + 1>(). The files that include it are compiled into a folder of their own, and the tests that their
-headers name (Test: gpu_ops::module) run on that PTX in the emulator until one fails. Exit code 1 and a list if none did.
+The operators are in mutations.py. The files that include a mutant are compiled into a folder of their own, and the tests that
+their headers name (Test: gpu_ops::module) run on that PTX in the emulator until one fails. With --one-kernel only one of the
+kernels is exchanged, so that the mistake is in one variant and dtype alone. Exit code 1 and a list if no test failed.
 
-A mutant that leaves the PTX as it was is reported as equivalent. `// mutation: equivalent because ...` on a line exempts it.
-nvcc as in tools/kernels/cuda.sh.
+A mutant that leaves the PTX as it was is equivalent, one that nvcc or the emulator cannot read is refused. mutants.txt has
+those that are known to be equivalent or need no test. nvcc as in tools/kernels/cuda.sh; cuda/ptx has to be fresh.
 """
 
 import argparse
 import concurrent.futures
-import dataclasses
+import functools
+import hashlib
 import json
 import os
 import pathlib
-import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 
+from mutants import Failed, Results, check_known, in_one_entry, includes, known, mutants, sample
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CUDA = ROOT / "cuda"
-NOTHING = "((void)0)"
-LIMIT = 900  # seconds for a module's tests; the emulator itself ends endless loops
-EXEMPT = re.compile(r"//\s*mutation: equivalent because\s+(\S.*)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Mutant:
-    file: str
-    line: int
-    start: int
-    end: int
-    replacement: str
-    what: str
-    exempt: str | None = None
-
-    def __str__(self):
-        return f"cuda/{self.file}:{self.line}: {self.what}"
-
-
-def blank_comments(text):
-    """The same text, as long, without comments and with strings emptied.
-
-    >>> blank_comments('a; // b()\\n/* c\\n */ d("e//f")')
-    'a;       \\n    \\n    d("    ")'
-    """
-    blank = lambda found: re.sub(r"[^\n]", " ", found)
-    pattern = re.compile(r'//[^\n]*|/\*.*?\*/|"((?:\\.|[^"\\\n])*)"', re.S)
-    return pattern.sub(lambda m: f'"{blank(m[1])}"' if m[1] is not None else blank(m[0]), text)
-
-
-def closing(text, at):
-    """The position of the bracket that closes the one at `at`; `->` and `>=` close nothing.
-
-    >>> closing("f<(A > B ? 1 : 2) - 1>()", 1)
-    21
-    """
-    opening, depth = "([{<", [text[at]]
-    for i in range(at + 1, len(text)):
-        c = text[i]
-        if c in "([{" or (c == "<" and depth[-1] == "<"):
-            depth.append(c)
-        elif c in ")]}" or (c == ">" and depth[-1] == "<" and text[i - 1] != "-"):
-            if depth and ")]}>".index(c) == opening.index(depth[-1]):
-                depth.pop()
-            if not depth:
-                return i
-    raise ValueError(f"nothing closes {text[at:at + 40]!r}")
-
-
-def mutants(file, text):
-    """Every mutant of a file.
-
-    >>> [(m.line, m.what, m.replacement, m.exempt) for m in mutants("x.cu", '''
-    ... template <int N> PRIMITIVE void cp_async_wait() { asm(""); }
-    ... __syncthreads();  // __syncwarp()
-    ... if (__syncthreads_or(a[f(i)] > 0)) cp_async_wait<STAGES - 2>();
-    ... __syncwarp(1u); __threadfence_block(); // mutation: equivalent because one lane''')]  # doctest: +NORMALIZE_WHITESPACE
-    [(3, 'without __syncthreads()', '((void)0)', None),
-     (4, 'without __syncthreads_or(a[f(i)] > 0)', '(int)(a[f(i)] > 0)', None),
-     (4, 'without cp_async_wait<STAGES - 2>()', '((void)0)', None),
-     (4, 'cp_async_wait<STAGES - 2>() waits for one less', 'cp_async_wait<(STAGES - 2) + 1>()', None),
-     (5, 'without __syncwarp(1u)', '((void)0)', 'one lane'),
-     (5, 'without __threadfence_block()', '((void)0)', 'one lane')]
-    """
-    code, lines, found = blank_comments(text), text.split("\n"), []
-    barrier = r"\b(__syncthreads(?:_and|_or|_count)?|__syncwarp|__threadfence(?:_block|_system)?)\s*(\()"
-    for match in re.finditer(barrier + r"|\b(cp_async_wait)\s*(<)", code):
-        bracket = match.start(2) if match[2] else match.start(4)
-        end = closing(code, bracket)
-        inside = text[bracket + 1:end]
-        if match[4]:
-            end = closing(code, code.index("(", end))
-        line = text.count("\n", 0, match.start()) + 1
-        exempt = EXEMPT.search(lines[line - 1])
-        call = " ".join(text[match.start():end + 1].split())
-
-        def add(replacement, what):
-            reason = exempt and exempt[1]
-            found.append(Mutant(file, line, match.start(), end + 1, replacement, what, reason))
-
-        # A vote becomes this thread's own: nothing is waited for.
-        voting = match[1] and match[1].startswith("__syncthreads_")
-        add(f"(int)({inside})" if voting else NOTHING, f"without {call}")
-        if match[4]:
-            add(f"cp_async_wait<({inside}) + 1>()", f"{call} waits for one less")
-    return found
-
-
-def includes(file, sources):
-    """Files of cuda/ that `file` includes, directly or not."""
-    seen, queue = set(), [file]
-    while queue:
-        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', sources[queue.pop()], re.M):
-            if name in sources and name not in seen:
-                seen.add(name)
-                queue.append(name)
-    return seen
+KNOWN = pathlib.Path(__file__).with_name("mutants.txt")
+PROCESSOR_LIMIT = 90  # seconds of processor time for a module's tests, four times what the slowest needs
+LIMIT = 900  # seconds for anything
 
 
 def tests_of(text):
@@ -144,21 +56,55 @@ def instructions(ptx):
     return [line for line in lines if line and not re.match(r"\.(loc|file)\b|\$L__tmp\d+:|//(?! ptx-emu)", line)]
 
 
-class Failed(Exception):
-    """Something that makes the result worthless."""
+ENTRY = re.compile(r"^\.visible \.entry (\w+)\(.*?^\}$", re.M | re.S)
+
+
+def with_entry(ptx, mutated, kernel):
+    """A module with one kernel of a mutated one.
+
+    >>> ptx = ".version 7.4\\n.visible .entry a(\\n)\\n{\\nret;\\n}\\n.visible .entry b(\\n)\\n{\\nret;\\n}\\n"
+    >>> print(with_entry(ptx, ptx.replace("ret", "exit"), "b"))
+    .version 7.4
+    .visible .entry a(
+    )
+    {
+    ret;
+    }
+    .visible .entry b(
+    )
+    {
+    exit;
+    }
+    <BLANKLINE>
+    """
+    outside = [instructions(ENTRY.sub(lambda match: match[1], text)) for text in (ptx, mutated)]
+    if outside[0] != outside[1]:
+        raise Refused("what is outside the kernels differs")
+    entries = {match[1]: match[0] for match in ENTRY.finditer(mutated)}
+    return ENTRY.sub(lambda match: entries[kernel] if match[1] == kernel else match[0], ptx)
+
+
+class Refused(Exception):
+    """A mutant about which nothing can be said."""
 
 
 class Runner:
     def __init__(self, folder, jobs):
-        self.jobs = jobs
-        self.original = folder / "original"
-        shutil.copytree(CUDA / "ptx", self.original)
+        self.jobs, self.folder = jobs, folder
+        self.original = CUDA / "ptx"
         self.sources = {p.name: p.read_text() for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h")}
         self.lock = threading.Lock()
-        self.kills, self.compiled, self.sound = {}, set(), set()
-        self.program = self.build()
-        listed = subprocess.run([self.program, "--list"], capture_output=True, text=True, check=True, cwd=ROOT)
+        self.kills, self.sound, self.ran = {}, set(), {}
+
+    def prepare(self, program=None):
+        """Demands a test program and a compiler."""
+        # A copy: a build meanwhile would replace it.
+        self.program = shutil.copy(program or self.build(), self.folder / "gpu_ops")
+        listed = subprocess.run([self.program, "--list"], capture_output=True, text=True, cwd=ROOT)
         self.tests = [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
+        compiler = subprocess.run([ROOT / "tools/kernels/cuda.sh", "nvcc"], capture_output=True, text=True)
+        if compiler.returncode:
+            raise Failed(f"there is no nvcc: {compiler.stderr}")
 
     def build(self):
         command = ["cargo", "test", "--release", "--locked", "--test", "gpu_ops", "--no-run", "--message-format=json"]
@@ -170,20 +116,13 @@ class Runner:
                     return message["executable"]
         raise Failed("the test program gpu_ops cannot be built")
 
-    def compile(self, folder, out, names):
-        """None, or what nvcc says."""
-        environment = dict(os.environ, CUDA_SOURCES=str(folder), JOBS=str(max(1, 2 // self.jobs)))
-        command = [str(ROOT / "tools/kernels/cuda.sh"), "ptx-to", str(out), *names]
+    def compile(self, folder, out, name):
+        environment = dict(os.environ, CUDA_SOURCES=str(folder), JOBS="1")
+        command = ["timeout", str(LIMIT), ROOT / "tools/kernels/cuda.sh", "ptx-to", out, name]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        return None if done.returncode == 0 else done.stderr or done.stdout
-
-    def originals(self, names):
-        """Their PTX as it is without any mutation, compiled once; what is not asked for is what is committed."""
-        with self.lock:
-            if names := [name for name in names if name not in self.compiled]:
-                if said := self.compile(CUDA, self.original, names):
-                    raise Failed(f"cuda/ cannot be compiled:\n{said}")
-                self.compiled.update(names)
+        if done.returncode:
+            raise Refused(f"nvcc: {first(r'error.*', done.stderr or done.stdout)}")
+        return (out / f"{name}.ptx").read_text()
 
     def passes_unchanged(self, module):
         """Demands that a module's tests pass on the unchanged kernels: otherwise every mutant would seem caught."""
@@ -199,7 +138,8 @@ class Runner:
         if not tests:
             raise Failed(f"there is no test gpu_ops::{module}::...")
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
-        command = [self.program, "--exact", "--nocapture", "--test-threads", threads, *tests]
+        limited = ["bash", "-c", 'ulimit -S -t "$0" && exec "$@"', str(PROCESSOR_LIMIT)]
+        command = [*limited, self.program, "--exact", "--nocapture", "--test-threads", threads, *tests]
         environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), RUST_BACKTRACE="0")
         with tempfile.TemporaryFile("w+") as said:
             program = subprocess.Popen(
@@ -207,8 +147,9 @@ class Runner:
             )
             timer = threading.Timer(LIMIT, program.kill)
             timer.start()
-            failed = None
+            failed, started = None, False
             for line in program.stdout:
+                started = started or line.startswith("running ")
                 if found := re.match(r"test (\S+) \.\.\. FAILED", line):
                     failed = found[1]
                     program.kill()
@@ -219,54 +160,94 @@ class Runner:
             timer.cancel()
             said.seek(0)
             output = said.read()
+        if not started or not in_time:
+            raise Failed(f"the tests gpu_ops::{module} do not {'end' if started else 'start'}: {output[-300:]}")
+        if unread := re.search(r"PTX line \d+: .*", output):  # faults give the line in other words
+            raise Refused(f"emulator: {unread[0]}")
         if failed:
             return f"{failed}: {reason(output)}"
-        if code == 0:
-            return None
-        return f"{module}: {'ended with code ' + str(code) if in_time else f'more than {LIMIT} s'}: {reason(output)}"
+        if code == -signal.SIGXCPU:
+            return f"{module}: more than {PROCESSOR_LIMIT} s of processor time"
+        return f"{module}: ended with code {code}: {reason(output)}" if code else None
+
+    def run_once(self, module, ptx, changed):
+        """As `run`; what ran before on the same instructions does not run again."""
+        what = module, tuple(sorted(changed.items()))
+        if what not in self.ran:
+            self.ran[what] = self.run(module, ptx)
+        return self.ran[what]
+
+    def affected(self, file):
+        """Names of the modules that a file is part of."""
+        return [
+            name.removesuffix(".cu") for name in sorted(self.sources)
+            if name.endswith(".cu") and (name == file or file in includes(name, self.sources))
+        ]
+
+    @functools.cache
+    def unchanged(self, name):
+        """A module's PTX, and its instructions."""
+        text = (self.original / f"{name}.ptx").read_text()
+        return text, instructions(text)
+
+    @functools.cache
+    def kernels(self, name):
+        return [match[1] for match in ENTRY.finditer(self.unchanged(name)[0])]
+
+    def entries(self, file):
+        """Modules and kernels that a file is part of."""
+        return [(name, kernel) for name in self.affected(file) for kernel in self.kernels(name)]
 
     def judge(self, mutant):
         """("caught" | "equivalent" | "refused" | "SURVIVES", why)."""
-        mutated = dict(self.sources)
-        text = mutated[mutant.file]
-        mutated[mutant.file] = text[:mutant.start] + mutant.replacement + text[mutant.end:]
-        files = [
-            name for name in sorted(self.sources)
-            if name.endswith(".cu") and (name == mutant.file or mutant.file in includes(name, self.sources))
-        ]
+        try:
+            return self.outcome(mutant)
+        except Refused as why:
+            return "refused", str(why)
+
+    def outcome(self, mutant):
+        names = [mutant.entry[0]] if mutant.entry else self.affected(mutant.file)
+        size = {name: (self.original / f"{name}.ptx").stat().st_size for name in names}
         modules = {}
-        for name in files:
-            for module in tests_of(self.sources[name]):
-                modules.setdefault(module, []).append(name.removesuffix(".cu"))
-        with self.lock:
-            order = sorted(modules, key=lambda m: (-self.kills.get((mutant.file, m), 0), m))
-        with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            for module in tests_of(self.sources[f"{name}.cu"]):
+                modules.setdefault(module, []).append(name)
+        with self.lock:  # what fails often first, then what compiles and runs fast
+            often = {module: self.kills.get((mutant.file, module), 0) for module in modules}
+        order = sorted(modules, key=lambda module: (-often[module], sum(size[name] for name in modules[module])))
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             folder = pathlib.Path(folder)
-            (folder / "cuda").mkdir()
-            for name, text in mutated.items():
+            for part in ("cuda", "made", "ptx"):
+                (folder / part).mkdir()
+            for name, text in self.sources.items():
+                if name == mutant.file:
+                    text = text[:mutant.start] + mutant.replacement + text[mutant.end:]
                 (folder / "cuda" / name).write_text(text)
-            shutil.copytree(CUDA / "ptx", folder / "ptx")
-            done, changed, ran = set(), set(), []
+            for path in self.original.iterdir():
+                (folder / "ptx" / path.name).symlink_to(path)
+            done, changed, ran = set(), {}, []
             for module in order:
-                names = [name for name in modules[module] if name not in done]
-                if names and (said := self.compile(folder / "cuda", folder / "ptx", names)):
-                    return "refused", f"nvcc: {first(r'error.*', said)}"
-                self.originals(names)
-                done.update(names)
-                for name in names:
-                    before, after = (p / f"{name}.ptx" for p in (self.original, folder / "ptx"))
-                    if instructions(before.read_text()) != instructions(after.read_text()):
-                        changed.add(name)
-                if not changed.intersection(modules[module]):
+                for name in (name for name in modules[module] if name not in done):
+                    before, expected = self.unchanged(name)
+                    after = self.compile(folder / "cuda", folder / "made", name)
+                    if mutant.entry:
+                        after = with_entry(before, after, mutant.entry[1])
+                    done.add(name)
+                    if (made := instructions(after)) != expected:
+                        changed[name] = hashlib.sha256("\n".join(made).encode()).hexdigest()
+                        (folder / "ptx" / f"{name}.ptx").unlink()
+                        (folder / "ptx" / f"{name}.ptx").write_text(after)
+                here = {name: changed[name] for name in modules[module] if name in changed}
+                if not here:
                     continue
                 ran.append(module)
-                if why := self.run(module, folder / "ptx"):
+                if why := self.run_once(module, folder / "ptx", here):
                     self.passes_unchanged(module)
                     with self.lock:
                         self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
                     return "caught", why
         if not ran:
-            return "equivalent", f"the PTX of {', '.join(files) or 'no file'} is the same"
+            return "equivalent", f"the PTX of {mutant.entry[1] if mutant.entry else ', '.join(names) or 'no file'} is the same"
         return "SURVIVES", f"every test of {', '.join(f'gpu_ops::{module}' for module in ran)} passes"
 
 
@@ -287,51 +268,96 @@ def reason(output):
     return (emulator[0] if emulator else text)[:160]
 
 
-def main():
-    parser = argparse.ArgumentParser(description="See the head of this file.")
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="every mutant")
     parser.add_argument("--sample", type=int, help="only this many, drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--only", help="only mutants of this file of cuda/")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample and of --one-kernel")
+    parser.add_argument("--only", help="only mutants of these files of cuda/, separated by commas")
+    parser.add_argument("--one-kernel", action="store_true", help="each mutant only in one kernel, drawn at random")
+    parser.add_argument("--results", type=pathlib.Path, help="a line for each judged mutant; those in it are not judged again")
+    parser.add_argument("--again", action="store_true", help="judge the survivors in the results again, nothing else")
+    parser.add_argument("--summary", action="store_true", help="print counts and survivors of the results")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--list", action="store_true", help="print the mutants, try none")
-    options = parser.parse_args()
+    parser.add_argument("--tests", help="a built test program gpu_ops")
+    return parser.parse_args()
 
-    sources = {p.name: p.read_text() for p in sorted(CUDA.iterdir()) if p.suffix in (".cu", ".cuh")}
-    only = options.only and pathlib.Path(options.only).name
-    if only and only not in sources:
-        raise Failed(f"there is no cuda/{only}")
-    every = [m for name, text in sources.items() if not only or name == only for m in mutants(name, text)]
-    chosen = [m for m in every if not m.exempt]
-    for mutant in every:
-        if mutant.exempt:
-            print(f"exempt      {mutant}: {mutant.exempt}")
-    if options.sample is not None and options.sample < len(chosen):
-        chosen = sorted(random.Random(options.seed).sample(chosen, options.sample), key=every.index)
-    if options.list:
-        print("\n".join(map(str, chosen)))
-        return 0
 
+def choose(options, every, verdicts, results, runner):
+    """The mutants to try."""
+    chosen = [mutant for mutant in every if mutant.key not in verdicts]
+    if options.only:
+        names = {pathlib.Path(name).name for name in options.only.split(",")}
+        if unknown := names - {mutant.file for mutant in every}:
+            raise Failed(f"nothing to change in cuda/{', '.join(sorted(unknown))}")
+        chosen = [mutant for mutant in chosen if mutant.file in names]
+    if options.sample is not None:
+        chosen = sample(chosen, options.sample, options.seed, runner.entries)
+    elif options.one_kernel:
+        several = {file: entries for file in runner.sources if len(entries := runner.entries(file)) > 1}
+        chosen = [in_one_entry(mutant, several[mutant.file], options.seed) for mutant in chosen if mutant.file in several]
+    if results:
+        wanted = {"SURVIVES"} if options.again else {None}
+        chosen = [mutant for mutant in chosen if results.outcome(mutant) in wanted]
+    return chosen
+
+
+def main():
+    options = arguments()
+    sources = {p.name: p.read_text() for p in sorted(CUDA.iterdir()) if p.suffix in (".cu", ".cuh", ".h")}
+    every = [m for name, text in sources.items() if name.endswith((".cu", ".cuh")) for m in mutants(name, text)]
+    verdicts = known(KNOWN.read_text()) if KNOWN.exists() else {}
+    check_known(verdicts, every)
     for name, text in sources.items():
         if name.endswith(".cu") and not tests_of(text):
             raise Failed(f"cuda/{name}: its header names no test")
+    results = options.results and Results(options.results, sources)
+    if options.summary:
+        print(results.table())
+        for entry in results.judged.values():
+            if entry["outcome"] == "SURVIVES" and (entry["file"], entry["text"], entry["what"]) not in verdicts:
+                only = f", only in {entry['entry']}" if entry["entry"] else ""
+                print(f"SURVIVES cuda/{entry['file']}: {entry['text']}\n    {entry['what']}{only}")
+        return 0
+    if not (options.all or options.sample is not None or options.only or options.list):
+        raise Failed("give --sample N, --only FILE or --all")
+
     outcomes = {}
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner(pathlib.Path(folder), options.jobs)
+        chosen = choose(options, every, verdicts, results, runner)
+        if options.list:
+            print("\n".join(map(str, chosen)))
+            return 0
+        runner.prepare(options.tests)
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            tried = {pool.submit(runner.judge, mutant): mutant for mutant in chosen}
-            for one in concurrent.futures.as_completed(tried):
-                outcome, why = one.result()
-                outcomes.setdefault(outcome, []).append((tried[one], why))
-                print(f"{outcome:<11} {tried[one]}\n            {why}", flush=True)
+            def timed(mutant):
+                start = time.monotonic()
+                return *runner.judge(mutant), time.monotonic() - start
+
+            tried = {pool.submit(timed, mutant): mutant for mutant in chosen}
+            try:
+                for one in concurrent.futures.as_completed(tried):
+                    mutant, (outcome, why, seconds) = tried[one], one.result()
+                    outcomes.setdefault(outcome, []).append((mutant, why))
+                    if results:
+                        results.add(mutant, outcome, why, seconds)
+                    print(f"{outcome:<11} {mutant} ({seconds:.1f} s)\n            {why}", flush=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     counts = ", ".join(f"{len(those)} {outcome}" for outcome, those in sorted(outcomes.items()))
-    print(f"\n{len(chosen)} mutants of {len(every)}: {counts or 'none'}; {sum(bool(m.exempt) for m in every)} exempt")
-    for heading in ("equivalent", "SURVIVES"):
-        for mutant, why in sorted(outcomes.get(heading, []), key=lambda pair: every.index(pair[0])):
-            print(f"{heading:<11} {mutant}: {why}")
-    return 1 if "SURVIVES" in outcomes or "refused" in outcomes else 0
+    print(f"\n{len(chosen)} mutants of {len(every)}: {counts or 'none'}; {len(verdicts)} in {KNOWN.name}")
+    for mutant, why in outcomes.get("SURVIVES", []):
+        print(f"SURVIVES    {mutant}: {why}")
+    if chosen and set(outcomes) == {"refused"}:
+        raise Failed("every mutant was refused")
+    return 1 if "SURVIVES" in outcomes else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that folders are removed
     try:
         sys.exit(main())
     except Failed as error:
