@@ -172,6 +172,23 @@ fn headers_name_a_test() {
     assert!(missing.concat().is_empty(), "no such module: {:?}", missing.concat());
 }
 
+/// Every kernel of a file has to be launched by cases with checked results: a test of a module that its header names says so.
+#[test]
+fn every_kernel_is_launched_by_checked_cases() {
+    let covered = |name: &str, tests: &[String]| {
+        tests.iter().any(|test| {
+            let text = read(&format!("tests/gpu_ops/{test}.rs"));
+            let calls = text.split("launched_all_of(&[").skip(1).filter_map(|rest| rest.split_once(']'));
+            calls.into_iter().any(|(names, _)| names.split(", ").any(|n| n.trim_matches('"') == name))
+        })
+    };
+    for (file, text) in files("cuda", &["cu"]) {
+        let tests = parse_header(&text).map_or_else(|_| Vec::new(), |header| header.tests);
+        let name = file.trim_end_matches(".cu");
+        assert!(covered(name, &tests), "none of gpu_ops::{tests:?} calls launched_all_of for {name}");
+    }
+}
+
 #[test]
 fn sources_ptx_resources_and_backend_name_the_same_kernels() {
     let sources: BTreeSet<_> = files("cuda", &["cu"]).into_keys().map(|f| f.replace(".cu", "")).collect();
