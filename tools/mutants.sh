@@ -17,4 +17,5 @@ case $2 in
   *) echo "no part $2" >&2; exit 2 ;;
 esac
 export PROBEPRUNE_NO_NVCC=1
-exec cargo mutants --output "$1" "${files[@]/#/--file=}" "${@:3}" -- --lib "${tests[@]/#/--test=}"
+tests=(--lib "${tests[@]/#/--test=}")
+exec cargo mutants --output "$1" "${files[@]/#/--file=}" "${tests[@]/#/--cargo-arg=}" "${@:3}"
