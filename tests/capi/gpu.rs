@@ -333,8 +333,8 @@ fn a_fault_poisons_every_handle_of_the_gpu() {
 fn sizes_that_kernels_cannot_count_are_refused() {
     emulated("sizes_that_kernels_cannot_count_are_refused", || {
         let (engine, device) = (Engine(Cuda::new(0).unwrap()), gpu());
-        let (states, floats, ints) =
-            (engine.states(&[0.0; 8], &[8]), engine.floats(&[0.0; 8], &[8]), engine.ints(&[0; 8], &[8]));
+        let (states, ints) = (engine.states(&[0.0; 8], &[8]), engine.ints(&[0; 8], &[8]));
+        let [floats, others] = [(); 2].map(|()| engine.floats(&[0.0; 8], &[8]));
         // Memory that is not there: a refusal comes before it is used.
         let sized = |of: &Lent, shape: &mut [i64]| DLTensor {
             ndim: shape.len() as i32,
@@ -379,7 +379,7 @@ fn sizes_that_kernels_cannot_count_are_refused() {
             let status = probeprune_keep_kv_heads(device.0, &heads, null_mut(), 0, null_mut());
             refused(status, argument, &["gqa_group", "1 to 2000000, got 2147483648"]);
             let (mut p_shape, mut history_shape, mut kept_shape) = ([1, 8], [1, 8], [8]);
-            let [p, history] = [sized(&floats, &mut p_shape), sized(&floats, &mut history_shape)];
+            let (p, history) = (sized(&floats, &mut p_shape), sized(&others, &mut history_shape));
             let kept = sized(&ints, &mut kept_shape);
             let mut update = defaults(probeprune_history_update_args_init);
             [update.p, update.history, update.kept] = [&p, &history, &kept];
