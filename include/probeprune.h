@@ -486,7 +486,7 @@ void probeprune_tensor_free(DLManagedTensorVersioned *managed);
  * On a GPU calls only enqueue: they neither allocate device memory nor wait, and may be captured into a graph (run the
  * operation once before, to load its kernel). stream: CUstream or cudaStream_t of the device's primary context, NULL: legacy
  * default. Tensors must live until the work is done. Indices on the device are not checked: wrong ones break the context.
- * probeprune_synchronize reports late faults.
+ * probeprune_synchronize reports late faults. Sizes, rows of a batch and widths of at most 2,000,000 each.
  *
  * On the CPU calls return when the work is done; stream is ignored; indices are checked. Threads and their buffers belong to
  * the device. A call allocates at most lists of the length of its indices, biases, scores or rows of history, and frees them

@@ -384,3 +384,22 @@ fn heads_without_a_kernel_are_refused() {
         "head_dim: expected at most 256 on a GPU, got 258. Run it on the CPU (`device` cpu)."
     );
 }
+
+#[test]
+fn sessions_that_kernels_cannot_count_are_refused() {
+    let gpu = gpu(&Folder::llama().source(), GpuDtype::F16);
+    let refusal = |samples, bucket| {
+        let mut settings = Settings::default_for(2);
+        settings.history_layout.bucket = bucket;
+        let limits = Limits { samples, tokens: 2, capacity: 0 };
+        Session::new(Arc::clone(&gpu), settings, limits, None).unwrap_err().to_string()
+    };
+    let on_cpu = "Run it on the CPU (`device` cpu).";
+    for (samples, got) in [(1_000_001, 2_000_002), (usize::MAX, usize::MAX)] {
+        let expected =
+            format!("samples × tokens of a batch: expected at most 2000000 on a GPU, got {got}. {on_cpu}");
+        assert_eq!(refusal(samples, 1), expected);
+    }
+    let expected = format!("history_bucket: expected at most 2000000 on a GPU, got 2147483648. {on_cpu}");
+    assert_eq!(refusal(1, 1 << 31), expected);
+}

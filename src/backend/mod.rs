@@ -46,6 +46,14 @@ pub trait Backend: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Refuses sizes, with their names, that are more than the backend's operations can count.
+    ///
+    /// # Errors
+    /// [`crate::Error::Argument`] naming the first such size.
+    fn check_sizes(&self, _sizes: &[(&str, usize)]) -> Result<()> {
+        Ok(())
+    }
+
     /// Puts a checkpoint tensor (rows, columns) on the device.
     ///
     /// # Errors

@@ -123,9 +123,8 @@ impl Rope {
             }
             RopeScaling::Dynamic { factor } => {
                 let length = seq_len.max(max_position_embeddings) as f64;
-                let stretch = factor * length / max_position_embeddings as f64 - (factor - 1.0);
-                // At least 1, but the 1 is lost to rounding for factors above 2^53.
-                let stretch = if stretch > 0.0 { stretch } else { 1.0 };
+                // Hugging Face's `factor * length / max - (factor - 1)` loses the 1 to rounding when the factor is large.
+                let stretch = 1.0 + factor * (length / max_position_embeddings as f64 - 1.0);
                 (inverse_powers(self.theta * stretch.powf(dim / (dim - 2.0)), head_dim), 1.0)
             }
             RopeScaling::Llama3 {

@@ -14,6 +14,7 @@ pub mod driver;
 mod elementwise;
 mod gemv;
 mod issue;
+mod limits;
 mod linear;
 mod memory;
 mod probe;
@@ -29,6 +30,7 @@ use std::sync::{
 pub use cross_entropy::scratch as cross_entropy_scratch;
 pub use cuda::{Cuda, OnStream};
 pub use driver::{Driver, Geometry, Kernel, Launch};
+pub use limits::LARGEST_SIZE;
 pub use memory::{Activations, Buffer, Indices, Statistics, Weight, weights_on_gpu};
 pub use tile::Tile;
 
@@ -160,16 +162,11 @@ impl<D: Driver> Backend for Gpu<D> {
     }
 
     fn check_model(&self, config: &ModelConfig) -> Result<()> {
-        if config.head_dim > attention::WIDEST_HEAD {
-            let expected = format!("at most {} on a GPU", attention::WIDEST_HEAD);
-            return Err(Error::argument(
-                "head_dim",
-                expected,
-                config.head_dim,
-                "Run it on the CPU (`device` cpu).",
-            ));
-        }
-        Ok(())
+        limits::check_model(config)
+    }
+
+    fn check_sizes(&self, sizes: &[(&str, usize)]) -> Result<()> {
+        limits::check_sizes(sizes)
     }
 
     fn weight(&self, tensor: &Tensor, usage: WeightUse) -> Result<Weight<D>> {

@@ -122,6 +122,12 @@ impl<B: Backend> Session<B> {
         settings.check()?;
         let (backend, config) = (&*model.backend, &model.config);
         checks::check_limits(config, &settings, limits)?;
+        backend.check_sizes(&[
+            ("samples × tokens of a batch", limits.samples.saturating_mul(limits.tokens)),
+            ("slots of the key/value cache", limits.capacity),
+            ("history_bucket", settings.history_layout.bucket),
+            ("slots of the calibration", calibration.map_or(0, |calibration| calibration.seq_len)),
+        ])?;
         if let Some(calibration) = calibration {
             calibration.check_model(&model.fingerprint)?;
         }

@@ -13,7 +13,7 @@ use cudarc::driver::{
     sys::{CUgraphInstantiate_flags, CUstream, CUstreamCaptureMode},
 };
 use half::bf16;
-use probeprune::gpu::{Cuda, Driver, cuda::Memory};
+use probeprune::gpu::{Cuda, Driver, LARGEST_SIZE, cuda::Memory};
 
 use crate::{bindings::*, emulated_cuda::on_emulated_driver, operations::*, support::*};
 
@@ -325,6 +325,67 @@ fn a_fault_poisons_every_handle_of_the_gpu() {
                 refused(evaluated, PROBEPRUNE_POISONED, &fault);
             }
             assert_eq!(loss, 0.0);
+        }
+    });
+}
+
+#[test]
+fn sizes_that_kernels_cannot_count_are_refused() {
+    emulated("sizes_that_kernels_cannot_count_are_refused", || {
+        let (engine, device) = (Engine(Cuda::new(0).unwrap()), gpu());
+        let (states, ints) = (engine.states(&[0.0; 8], &[8]), engine.ints(&[0; 8], &[8]));
+        let [floats, others] = [(); 2].map(|()| engine.floats(&[0.0; 8], &[8]));
+        // Memory that is not there: a refusal comes before it is used.
+        let sized = |of: &Lent, shape: &mut [i64]| DLTensor {
+            ndim: shape.len() as i32,
+            shape: shape.as_mut_ptr(),
+            ..of.tensor
+        };
+        let most = LARGEST_SIZE as i64;
+        let (tensor, argument) = (PROBEPRUNE_INVALID_TENSOR, PROBEPRUNE_INVALID_ARGUMENT);
+        // SAFETY: living structs and tensors; every call is refused.
+        unsafe {
+            for (mut shape, what) in [
+                (vec![most + 1, 1], "sizes of at most 2000000, got 2000001"),
+                (vec![1, most + 1], "sizes of at most 2000000, got 2000001"),
+                (vec![2000, 1001, 2], "rows of at most 2000000, got 2002000"),
+            ] {
+                let x = sized(&states, &mut shape);
+                let mut norm = defaults(probeprune_norm_args_init);
+                norm.x = &x;
+                refused(probeprune_norm(device.0, &norm, null_mut(), 0, null_mut()), tensor, &["x", what]);
+            }
+            let (mut q_shape, mut k_shape) = ([1, 1, 8000, 251], [1, 1, 1, 251]);
+            let [q, k] = [sized(&states, &mut q_shape), sized(&states, &mut k_shape)];
+            let mut attention = defaults(probeprune_attention_args_init);
+            [attention.q, attention.k] = [&q, &k];
+            let status = probeprune_attention(device.0, &attention, null_mut(), 0, null_mut());
+            refused(status, tensor, &["q", "N × D of at most 2000000, got 2008000"]);
+            let (mut sums_shape, mut a_shape) = ([2000, 1001], [2000, 1001, 1]);
+            let [sums, a] = [sized(&floats, &mut sums_shape), sized(&states, &mut a_shape)];
+            let rows = "B × S of at most 2000000, got 2002000";
+            let mut select = defaults(probeprune_probe_select_args_init);
+            select.sum_squares = &sums;
+            let status = probeprune_probe_select(device.0, &select, null_mut(), 0, null_mut());
+            refused(status, tensor, &["sum_squares", rows]);
+            let mut energy = defaults(probeprune_energy_args_init);
+            energy.a = &a;
+            refused(probeprune_energy(device.0, &energy, null_mut(), 0, null_mut()), tensor, &["a", rows]);
+
+            // As kernels count, this is below 0.
+            let negative = 1 << 31;
+            let mut heads = defaults(probeprune_keep_kv_heads_args_init);
+            heads.gqa_group = negative;
+            let status = probeprune_keep_kv_heads(device.0, &heads, null_mut(), 0, null_mut());
+            refused(status, argument, &["gqa_group", "1 to 2000000, got 2147483648"]);
+            let (mut p_shape, mut history_shape, mut kept_shape) = ([1, 8], [1, 8], [8]);
+            let (p, history) = (sized(&floats, &mut p_shape), sized(&others, &mut history_shape));
+            let kept = sized(&ints, &mut kept_shape);
+            let mut update = defaults(probeprune_history_update_args_init);
+            [update.p, update.history, update.kept] = [&p, &history, &kept];
+            update.bucket = negative;
+            let status = probeprune_history_update(device.0, &update, null_mut(), 0, null_mut());
+            refused(status, argument, &["bucket", "1 to 2000000, got 2147483648"]);
         }
     });
 }

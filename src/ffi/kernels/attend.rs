@@ -60,9 +60,10 @@ impl<'a> Operation<'a> for Heads<'a> {
 
     unsafe fn read(arguments: &HeadsArguments, operands: &mut Operands) -> Outcome<Self> {
         let gqa_group = arguments.gqa_group as usize;
-        if gqa_group == 0 {
+        if !(1..=operands.largest_size()).contains(&gqa_group) {
             let help = "Query heads per key/value head: 1 without grouped-query attention.";
-            return Err(Failure::argument("gqa_group", "at least 1", 0, help));
+            let expected = format!("1 to {}", operands.largest_size());
+            return Err(Failure::argument("gqa_group", expected, gqa_group, help));
         }
         // SAFETY: the caller promises that each tensor of the arguments is null or valid; `Operands` refuses null for
         // required ones.
@@ -156,6 +157,9 @@ impl<'a> Operation<'a> for Attention<'a> {
             let [samples, tokens, heads, head_dim] = q.sizes()?;
             let k = operands.states(arguments.k, "k", Access::Read)?;
             let [key_samples, key_capacity, kv_heads, key_dim] = k.sizes()?;
+            operands.check_product("q", "B × S", [samples, tokens])?;
+            operands.check_product("q", "N × D", [heads, head_dim])?;
+            operands.check_product("k", "K × D", [kv_heads, key_dim])?;
             if key_samples != samples || key_dim != head_dim {
                 let expected = format!("({samples}, keys, heads, {head_dim}) as q has it");
                 return Err(refused("k", "shape", expected, format!("{:?}", k.shape)));

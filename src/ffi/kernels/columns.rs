@@ -121,7 +121,7 @@ impl<'a> Operation<'a> for Project<'a> {
             let [outputs, inputs] = weight.shape;
             let kept = operands.optional_kept(arguments.kept, arguments.block_width, inputs)?;
             let channels = kept.as_ref().map_or(inputs, KeptSet::channels);
-            let [rows, of_a] = a.rows()?;
+            let [rows, of_a] = operands.rows(&a)?;
             if of_a != channels {
                 let expected = format!("(T, {channels}), the kept columns");
                 return Err(refused("a", "shape", expected, format!("{:?}", a.shape)));

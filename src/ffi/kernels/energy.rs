@@ -56,6 +56,7 @@ impl<'a> Operation<'a> for Energy<'a> {
         unsafe {
             let a = operands.states(arguments.a, "a", Access::Read)?;
             let [samples, tokens, channels] = a.sizes()?;
+            operands.check_product("a", "B × S", [samples, tokens])?;
             let shape = BatchShape { samples, tokens };
             let mask = optional!(operands.indices(arguments.mask, "mask", Read));
             let mask = mask.map(|mask| mask.with_entries(shape.rows(), "(B, S)")).transpose()?;

@@ -8,6 +8,7 @@ use crate::{
         dlpack::{self, DLDataType, DLDevice, DLTensor, Tensor, refused},
         status::{Failure, Outcome, Status},
     },
+    gpu::LARGEST_SIZE,
 };
 
 /// Types of indices; an index has the same bits in both.
@@ -44,6 +45,31 @@ impl Operands {
 
     pub(super) fn is_cpu(&self) -> bool {
         self.device.device_type == dlpack::CPU
+    }
+
+    /// The largest size that the device's operations can count.
+    pub(super) fn largest_size(&self) -> usize {
+        if self.is_cpu() { i32::MAX as usize } else { LARGEST_SIZE }
+    }
+
+    /// Refuses a product of sizes that the device's operations cannot count.
+    pub(super) fn check_product(&self, name: &'static str, what: &str, sizes: [usize; 2]) -> Outcome<usize> {
+        let product = sizes[0].saturating_mul(sizes[1]);
+        if product > self.largest_size() {
+            return Err(refused(
+                name,
+                "shape",
+                format!("{what} of at most {}", self.largest_size()),
+                product,
+            ));
+        }
+        Ok(product)
+    }
+
+    /// As [`Tensor::rows`]; refuses more rows than the device's operations can count.
+    pub(super) fn rows(&self, tensor: &Tensor<'_>) -> Outcome<[usize; 2]> {
+        let [rows, columns] = tensor.rows()?;
+        Ok([self.check_product(tensor.name, "rows", [rows, 1])?, columns])
     }
 
     /// Type of activations, if there were any.
@@ -220,8 +246,9 @@ impl Operands {
     }
 
     fn add<'a>(&mut self, tensor: Tensor<'a>, access: Access) -> Outcome<Tensor<'a>> {
-        if let Some(size) = tensor.shape.iter().find(|&&size| size > i64::from(i32::MAX)) {
-            return Err(refused(tensor.name, "shape", format!("sizes of at most {}", i32::MAX), size));
+        let most = self.largest_size();
+        if let Some(size) = tensor.shape.iter().find(|&&size| size > most as i64) {
+            return Err(refused(tensor.name, "shape", format!("sizes of at most {most}"), size));
         }
         if tensor.entries() == 0 {
             return Err(refused(tensor.name, "shape", "at least one entry", format!("{:?}", tensor.shape)));

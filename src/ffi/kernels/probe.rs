@@ -75,7 +75,7 @@ impl<'a> Operation<'a> for NormOperation<'a> {
         // required ones.
         unsafe {
             let x = operands.states(arguments.x, "x", Access::Read)?;
-            let [rows, hidden_size] = x.rows()?;
+            let [rows, hidden_size] = operands.rows(&x)?;
             let of_columns = |tensor: Tensor<'a>| tensor.with_entries(hidden_size, "(H)");
             Ok(Self {
                 kind,
@@ -176,6 +176,7 @@ impl<'a> Operation<'a> for Select<'a> {
         unsafe {
             let sum_squares = operands.floats(arguments.sum_squares, "sum_squares", Access::Read)?;
             let [samples, tokens] = sum_squares.sizes()?;
+            operands.check_product("sum_squares", "B × S", [samples, tokens])?;
             let shape = BatchShape { samples, tokens };
             let of_rows = |tensor: Tensor<'a>| tensor.with_entries(shape.rows(), "(B, S)");
             let samples = operands.indices(arguments.samples, "samples", Access::Write)?;
@@ -301,6 +302,7 @@ impl<'a> Operation<'a> for Gather<'a> {
         unsafe {
             let x = operands.states(arguments.x, "x", Access::Read)?;
             let [batch, length, hidden_size] = x.sizes()?;
+            operands.check_product("x", "B × S", [batch, length])?;
             let samples = operands.indices(arguments.samples, "samples", Access::Read)?;
             let slots = operands.indices(arguments.slots, "slots", Access::Read)?;
             operands.check_ascending(&samples)?;

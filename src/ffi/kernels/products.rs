@@ -129,7 +129,7 @@ impl<'a> Operation<'a> for Rows<'a> {
         // required ones.
         unsafe {
             let x = operands.states(arguments.x, "x", Access::Read)?;
-            let [rows, inputs] = x.rows()?;
+            let [rows, inputs] = operands.rows(&x)?;
             let (weight, shape) = row_major(operands.weight(arguments.weight, "weight")?, inputs)?;
             let bias = optional!(operands.floats(arguments.bias, "bias", Read));
             let kept = operands.optional_kept(arguments.kept, arguments.block_width, shape[0])?;
@@ -252,7 +252,7 @@ impl<'a> Operation<'a> for Gated<'a> {
         // required ones.
         unsafe {
             let x = operands.states(arguments.x, "x", Access::Read)?;
-            let [rows, inputs] = x.rows()?;
+            let [rows, inputs] = operands.rows(&x)?;
             let (gate, shape) = row_major(operands.weight(arguments.gate, "gate")?, inputs)?;
             let (up, other) = row_major(operands.weight(arguments.up, "up")?, inputs)?;
             if other != shape {

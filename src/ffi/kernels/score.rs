@@ -42,12 +42,13 @@ impl<'a> HistoryOperand<'a> {
         // SAFETY: the caller promises that `tensor` is null or a valid DLTensor.
         let tensor = unsafe { operands.history(tensor, "history", access) }?;
         let [rows, channels] = tensor.sizes()?;
-        if bucket == 0 {
-            return Err(Failure::argument("bucket", "at least 1", 0, "1 keeps every slot."));
+        if !(1..=operands.largest_size()).contains(&bucket) {
+            let expected = format!("1 to {}", operands.largest_size());
+            return Err(Failure::argument("bucket", expected, bucket, "1 keeps every slot."));
         }
-        let most = rows.saturating_mul(bucket);
+        let most = rows.saturating_mul(bucket).min(operands.largest_size());
         let slots = if slots == 0 { most } else { usize::try_from(slots).unwrap_or(usize::MAX) };
-        if slots > most || slots > i32::MAX as usize {
+        if slots > most {
             let help = "A row holds a bucket of slots; 0 selects all that fit.";
             return Err(Failure::argument("history_slots", format!("at most {most}"), slots, help));
         }
@@ -333,7 +334,7 @@ impl<'a> Operation<'a> for Update<'a> {
                 return Err(refused("p", "shape", expected, format!("{:?}", p.shape)));
             }
             let at = usize::try_from(arguments.at).unwrap_or(usize::MAX);
-            if at > i32::MAX as usize - tokens {
+            if at > operands.largest_size() - tokens {
                 let help = "Slots are counted from 0.";
                 return Err(Failure::argument("at", "a slot", at, help));
             }

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Changes the Rust sources one place at a time (cargo-mutants) and runs the tests that have to notice. What they miss is
+# listed in FOLDER/mutants.out/missed.txt.
+#   tools/mutants.sh FOLDER prune|session|cpu|model|gpu [OPTION OF CARGO-MUTANTS...]
+# .cargo/mutants.toml has the mutants that are left out, with reasons.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[[ $# -ge 2 ]] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
+
+# The cheapest tests that have to notice, the quickest first.
+case $2 in
+  prune) files=('src/prune/**' src/perplexity.rs) tests=(method history compensation golden) ;;
+  session) files=('src/session/**') tests=(generate session golden compensation) ;;
+  cpu) files=('src/cpu/**') tests=(cpu_ops golden method) ;;
+  model) files=('src/model/**') tests=(golden session compensation history) ;;
+  gpu) files=('src/gpu/**') tests=(gpu_model gpu gpu_ops) ;;
+  *) echo "no part $2" >&2; exit 2 ;;
+esac
+export PROBEPRUNE_NO_NVCC=1
+tests=(--lib "${tests[@]/#/--test=}")
+exec cargo mutants --output "$1" "${files[@]/#/--file=}" "${tests[@]/#/--cargo-arg=}" "${@:3}"
