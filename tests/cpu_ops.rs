@@ -152,6 +152,61 @@ fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
 }
 
 #[test]
+fn weights_that_are_not_kept_have_no_say() {
+    let cpu = Cpu::new(2).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for (t, n, k, block_width) in
+        [(1, 33, 130, 1), (3, 65, 32, 4), (16, 48, 64, 16), (17, 100, 72, 1), (40, 66, 4136, 8)]
+    {
+        for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+            let kept = |rng: &mut _, of: usize| KeptSet {
+                block_width,
+                ..subset(rng, of / block_width, (of / block_width).div_ceil(2))
+            };
+            let (rows, columns) = (kept(&mut rng, n / block_width * block_width), kept(&mut rng, k));
+            let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+            let is_kept = |set: &KeptSet<Buffer<u32>>, i: usize| {
+                set.indices[..set.len].contains(&((i / block_width) as u32))
+            };
+            // Products with kept rows or columns, where the other weights are `others`, and one that is kept is `first`.
+            let run = |by_rows: bool, others: [f32; 3], first: Option<f32>| {
+                let unused =
+                    |i: usize| !if by_rows { is_kept(&rows, i / k) } else { is_kept(&columns, i % k) };
+                let mut w: Vec<f32> =
+                    w.iter().enumerate().map(|(i, &w)| if unused(i) { others[i % 3] } else { w }).collect();
+                if let Some(first) = first {
+                    let at = (0..n * k).find(|&i| !unused(i)).unwrap();
+                    w[at] = first;
+                }
+                let linear = linear(&cpu, &tensor(dtype, n, k, &w).0, None);
+                let mut out = vec![f32::NAN; t * if by_rows { rows.channels() } else { n }].into();
+                if by_rows {
+                    let kept = Some(&rows);
+                    cpu.linear(LinearOperands { kept, ..LinearOperands::new(&x, t, &linear, &mut out) });
+                } else {
+                    let kept = Some(&columns);
+                    cpu.project(ProjectOperands { kept, ..ProjectOperands::new(&x, t, &linear, &mut out) });
+                }
+                out
+            };
+            for by_rows in [true, false] {
+                let what = format!("{t}×{k} · {n}×{k} {dtype:?}, rows {by_rows}");
+                let want = run(by_rows, [1.0, -2.0, 0.5], None);
+                assert!(want.iter().all(|x| x.is_finite()), "{what}");
+                let got = run(by_rows, [f32::NAN, f32::INFINITY, f32::NEG_INFINITY], None);
+                assert!(got == want, "{what}");
+                // One that is kept has: in one feature of every row.
+                for others in [[1.0, -2.0, 0.5], [f32::NAN; 3]] {
+                    let got = run(by_rows, others, Some(f32::NAN));
+                    let spoiled = got.iter().zip(&want).filter(|(got, want)| got.is_nan() || got != want);
+                    assert_eq!(spoiled.count(), t, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn cross_entropy_agrees_with_stored_logits() {
     let cpu = Cpu::new(2).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(2);
@@ -232,6 +287,9 @@ fn attention_agrees_with_f64_loops() {
         (3, 1, 21, 40, 6, 3, 8, None, true),
         (2, 5, 20, 20, 2, 2, 10, Some(4), true),
         (1, 65, 1100, 1200, 1, 1, 4, None, false),
+        // Sample 0 has more pads than there are keys in a step of the online softmax.
+        (2, 3, 2100, 2200, 2, 1, 4, None, true),
+        (1, 70, 2300, 2300, 2, 2, 4, Some(1500), true),
     ];
     for (samples, queries, keys, key_capacity, heads, kv_heads, head_dim, window, padded) in cases {
         let shape = AttentionShape {
@@ -244,8 +302,13 @@ fn attention_agrees_with_f64_loops() {
             scale: 0.7,
             window,
         };
-        let q = random(&mut rng, samples * queries * heads * head_dim);
-        let k = random(&mut rng, samples * key_capacity * kv_heads * head_dim);
+        let mut q = random(&mut rng, samples * queries * heads * head_dim);
+        let mut k = random(&mut rng, samples * key_capacity * kv_heads * head_dim);
+        // Later keys have larger scores, so that sums of earlier ones have to be rescaled.
+        q.iter_mut().step_by(head_dim).for_each(|q| *q = 1.0);
+        for (j, k) in k.chunks_exact_mut(kv_heads * head_dim).enumerate() {
+            k.iter_mut().step_by(head_dim).for_each(|k| *k = 8.0 * (j % key_capacity) as f32 / keys as f32);
+        }
         let v = random(&mut rng, k.len());
         let kv_head_of: Buffer<u32> = (0..heads).map(|head| (head * kv_heads / heads) as u32).collect();
         // Left pads, one sample with more of them than there are keys before its first queries.
@@ -270,6 +333,43 @@ fn attention_agrees_with_f64_loops() {
         });
         let expected = attention(&q, &k, &v, shape, &kv_head_of, mask.as_ref(), slots.as_ref());
         assert_close(&out, &expected, &format!("{shape:?}"));
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_so_where_it_is_seen() {
+    let cpu = Cpu::new(2).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    for (tokens, keys) in [(1, 1), (1, 1500), (4, 20), (9, 1100)] {
+        let shape = AttentionShape {
+            queries: BatchShape { samples: 1, tokens },
+            keys,
+            key_capacity: keys,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 4,
+            scale: 0.5,
+            window: None,
+        };
+        let [q, k, v] = [tokens, keys, keys].map(|rows| random(&mut rng, rows * 4));
+        let nan_rows = |q: &Buffer<f32>, k: &Buffer<f32>, mask: Option<&Buffer<u32>>| {
+            let mut out = vec![0.0; tokens * 4].into();
+            let (v, kv_head_of, slots) = (&v, &vec![0].into(), None);
+            cpu.attention(AttentionOperands { q, k, v, shape, kv_head_of, mask, slots, out: &mut out });
+            let rows = out.chunks_exact(4).map(|row| row.iter().all(|x| x.is_nan()));
+            rows.collect::<Vec<bool>>()
+        };
+        let last: Vec<bool> = (1..=tokens).map(|i| i == tokens).collect();
+        // A whole query: none of its scores is a number.
+        let mut spoiled = q.clone();
+        spoiled[tokens * 4 - 1] = f32::NAN;
+        assert_eq!(nan_rows(&spoiled, &k, None), last, "{tokens} of {keys}, query");
+        // A key, which later queries see unless it is a pad.
+        let mut spoiled = k.clone();
+        spoiled[keys * 4 - 1] = f32::NAN;
+        assert_eq!(nan_rows(&q, &spoiled, None), last, "{tokens} of {keys}, key");
+        let hidden = (0..keys).map(|j| u32::from(j + 1 < keys)).collect();
+        assert_eq!(nan_rows(&q, &spoiled, Some(&hidden)), vec![false; tokens], "{tokens} of {keys}, pad");
     }
 }
 

@@ -177,6 +177,16 @@ fn logits_are_the_same_for_any_number_of_threads_and_other_for_another_seed() {
     assert_ne!(one[0], logits(&["--seed", "1"])[0]);
 }
 
+#[test]
+fn warm_up_changes_no_logits() {
+    let logits = |warmup| {
+        let args = ["--repetitions", "1", "--prompt-len", "24", "--gen-len", "2", "--prune-ratio", "0.4"];
+        let report = json(&[&MODEL, &args, &["--warmup", warmup]]);
+        rows(&report).iter().map(|row| row["logits_blake3"].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(logits("0"), logits("3"));
+}
+
 /// The parts of a row's breakdown, in ms, and their whole.
 fn parts(row: &Value) -> ([f64; 7], f64) {
     let steps = ["embedding", "attention", "mlp", "probe", "selection", "history", "head"];

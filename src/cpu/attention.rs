@@ -111,14 +111,12 @@ fn tile_of_head(
             let row = &mut row[..visible];
             let best = math::max(row);
             let best = if best > largest[i] { best } else { largest[i] };
-            if best == f32::NEG_INFINITY {
-                row.fill(0.0);
-                continue;
-            }
-            let shrink = math::exp(largest[i] - best);
+            // Where no key has been seen, weights are 0; those of NaN have to stay NaN.
+            let base = if best == f32::NEG_INFINITY { 0.0 } else { best };
+            let shrink = math::exp(largest[i] - base);
             row.iter_mut().for_each(
                 #[inline(always)]
-                |x| *x = math::exp(*x - best),
+                |x| *x = math::exp(*x - base),
             );
             total[i] = total[i] * shrink + math::sum(row, |x| x);
             largest[i] = best;

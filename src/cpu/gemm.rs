@@ -324,14 +324,14 @@ fn dot_products(
     });
 }
 
-/// to (t, features) = x (t, all columns) · W\[features\]ᵀ by dot products; skipped rows give 0.
+/// to (t, features) = x (t, all columns; 0 where not picked) · W\[features\]ᵀ by dot products; skipped rows give 0.
 ///
 /// # Safety
 /// `to` is valid for t rows of these features at `stride`, which no other thread uses.
 unsafe fn dot_rows(
     cpu: &Cpu,
     row: &mut [f32],
-    Factors { x, t, weight, rows, .. }: Factors<'_>,
+    Factors { x, t, weight, rows, columns }: Factors<'_>,
     features: Range<usize>,
     to: Shared,
     stride: usize,
@@ -351,12 +351,28 @@ unsafe fn dot_rows(
             || {
                 weight.row_to_f32(index, row);
                 for (sample, x) in x.chunks_exact(k).take(t).enumerate() {
+                    let mut product = math::dot(row, x);
+                    if product.is_nan() {
+                        // 0 times a weight that is not finite is NaN, but a column that is not picked has no say.
+                        clear_others(row, columns);
+                        product = math::dot(row, x);
+                    }
                     // SAFETY: the caller promises t rows of these features, used by this thread alone.
-                    unsafe { to.row(sample, stride, i, 1) }.fill(math::dot(row, x));
+                    unsafe { to.row(sample, stride, i, 1) }.fill(product);
                 }
             },
         );
     }
+}
+
+/// Puts 0 into the columns that are not picked; picked ones ascend.
+fn clear_others(row: &mut [f32], columns: Pick<'_>) {
+    let mut end = 0;
+    columns.runs(0, columns.len(), |_, column, length| {
+        row[end..column].fill(0.0);
+        end = column + length;
+    });
+    row[end..].fill(0.0);
 }
 
 impl Cpu {

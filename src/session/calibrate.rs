@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use super::{Limits, Session};
+use super::{Limits, Session, fault};
 use crate::{
     backend::{Backend, ColumnStatisticOperands, Linear, WeightUse},
     checkpoint::Tensor,
@@ -94,7 +94,12 @@ pub fn calibrate<B: Backend, P: Proceed>(
         let mut moments = Vec::new();
         for (block, collected) in Block::ALL.into_iter().zip(blocks) {
             let Collected::Moments { moments: of_a, inputs } = collected else { unreachable!("made above") };
-            moments.push(block_moments(backend, seq_len, block.channels(config), &of_a, options.flap)?);
+            let of_a = block_moments(backend, seq_len, block.channels(config), &of_a, options.flap)?;
+            // Squares overflow before values do, and no block comes after the last one that would look at these.
+            if !of_a.energy.iter().all(|energy| energy.is_finite()) {
+                return Err(fault(layers.len(), block, "an energy"));
+            }
+            moments.push(of_a);
             if let Some(inputs) = inputs {
                 let mean = slot_mean(&backend.download_statistics(&inputs.moments.mean, seq_len * h)?, h);
                 let mut second = backend.download_statistics(&inputs.second, h * h)?;
@@ -242,6 +247,9 @@ fn channel_order<B: Backend>(model: &Model<B>, layers: &[[BlockMoments; 2]]) -> 
         };
         let statistic = backend.download_statistics(&statistic, width)?;
         scores.iter_mut().zip(statistic).for_each(|(score, statistic)| *score *= f64::from(statistic));
+        if !scores.iter().all(|score| score.is_finite()) {
+            return Err(fault(orders.len(), Block::Mlp, "a channel score"));
+        }
         let mut order: Vec<u32> = (0..width as u32).collect();
         order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]));
         orders.push(order);

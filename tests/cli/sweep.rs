@@ -26,7 +26,9 @@ pub(crate) fn lines(out: &Path) -> Vec<Value> {
 #[test]
 fn its_perplexities_are_those_of_perplexity() {
     let folder = TempDir::new().unwrap();
-    let args = ["--variants", "pp,flap,pp+metric=flap", "--ratios", "0.4", "--format", "json"];
+    // With a small momentum a warm-up that went into history would show.
+    let variants = "pp,flap,pp+metric=flap,pp+momentum=0.1";
+    let args = ["--variants", variants, "--ratios", "0.4", "--format", "json"];
     let report: Value = serde_json::from_str(&stdout(sweep(folder.path(), &args))).unwrap();
     let rows = report["rows"].as_array().unwrap();
     let history = ["--history", path(&FILES.history), "--prune-ratio", "0.4"];
@@ -35,6 +37,7 @@ fn its_perplexities_are_those_of_perplexity() {
         ("pp", history.to_vec()),
         ("flap", [&history[..], &["--method", "flap"]].concat()),
         ("pp+metric=flap", [&history[..], &["--metric", "flap"]].concat()),
+        ("pp+momentum=0.1", [&history[..], &["--momentum", "0.1"]].concat()),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (name, args)) in rows.iter().zip(expected) {
@@ -48,7 +51,7 @@ fn its_perplexities_are_those_of_perplexity() {
         assert_eq!(row["head_overlap"].is_null(), !name.starts_with("pp"));
     }
     let csv = fs::read_to_string(folder.path().join("sweep.csv")).unwrap();
-    assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 5);
+    assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 6);
     let saved: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("sweep.json")).unwrap()).unwrap();
     assert_eq!(saved, report);
