@@ -88,8 +88,7 @@ impl Run<'_> {
     /// The CPU backend has float32 activations.
     fn check_on_cpu(&self, case: &impl Case, dtype: GpuDtype) {
         let expected = case.expected(self.source(dtype), Stored::Float32);
-        let source = self.plant.map_or(Source::Finite(dtype), |plant| Source::Planted(dtype, plant));
-        self.compare(case, &self.outputs(case, &Cpu::new(1).unwrap(), source), &expected);
+        self.compare(case, &self.outputs(case, &Cpu::new(1).unwrap(), self.source(dtype)), &expected);
     }
 
     fn compare(&self, case: &impl Case, outputs: &[Output], expected: &[Expected]) {

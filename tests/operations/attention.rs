@@ -141,6 +141,10 @@ fn softmax_sum(scores: &[Near], values: &[&[f64]], d: usize, stored: Stored) -> 
         .map(|c| {
             let terms = || values.iter().zip(&weights).map(|(v, weight)| v[c] * weight);
             let value = if scores.is_empty() { 0.0 } else { terms().sum::<f64>() / total };
+            // Tiles end with copies of the last key, whose weights are 0.
+            if value.is_infinite() {
+                return Near::ANY;
+            }
             let of_weights: f64 = values.iter().zip(&errors).map(|(v, error)| (v[c] * error).abs()).sum();
             // As likely up as down; see `Near::sum`.
             let roots = 4.0 * terms().map(|term| term * term).sum::<f64>().sqrt();

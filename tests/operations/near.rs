@@ -109,7 +109,7 @@ impl Near {
         if self.magnitude() == 0.0 {
             return self;
         }
-        self.give(times * (UNIT * self.magnitude() + SMALLEST))
+        self.give(times * (UNIT * self.magnitude().min(f32::MAX.into()) + SMALLEST))
     }
 
     /// Rounded to what a backend stores: both ends, as rounding keeps the order.
@@ -137,9 +137,14 @@ impl Near {
         self.high - self.low
     }
 
-    /// The middle.
+    /// The middle, or the finite end where the other may overflow.
     pub fn value(self) -> f64 {
-        if self.low == self.high { self.low } else { (self.low + self.high) / 2.0 }
+        match (self.low.is_finite(), self.high.is_finite()) {
+            (false, true) => self.high,
+            (true, false) => self.low,
+            _ if self.low == self.high => self.low,
+            _ => (self.low + self.high) / 2.0,
+        }
     }
 
     /// A function that rises or falls throughout, or nearly does between the ends, evaluated with `roundings` roundings
@@ -248,7 +253,7 @@ impl Sum for Near {
         for term in terms {
             low += term.low;
             high += term.high;
-            magnitude += term.magnitude();
+            magnitude += term.magnitude().min(f32::MAX.into());
             count += 1;
         }
         let roots = 4.0 * (count as f64).sqrt();

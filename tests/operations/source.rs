@@ -21,8 +21,6 @@ pub trait Content {
 pub enum Source<'a> {
     /// Random values that this dtype holds exactly, the same every time; NaN in place of unused weights.
     Exact(GpuDtype),
-    /// The same, but with finite unused weights: the CPU backend multiplies those of pruned columns with 0.
-    Finite(GpuDtype),
     /// As exact, with one value that is unlike the others.
     Planted(GpuDtype, &'a Plant),
     /// A benchmark's; every seed has others.
@@ -33,7 +31,7 @@ impl<'a> Source<'a> {
     /// The values of one case. `seed` tells the cases of [`Source::Exact`] apart.
     pub fn stream(self, seed: u64) -> Stream<'a> {
         let next = match self {
-            Self::Exact(_) | Self::Finite(_) | Self::Planted(..) => 0,
+            Self::Exact(_) | Self::Planted(..) => 0,
             Self::Content(_, seed) => 100 * seed,
         };
         Stream { source: self, rng: ChaCha8Rng::seed_from_u64(seed), next, buffer: 0 }
@@ -52,19 +50,20 @@ pub struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// A benchmark's values, or those that `exact` makes.
+    /// A benchmark's values, or those that `exact` makes; as elements, or as float32.
     fn values(
         &mut self,
         len: usize,
         range: Range<f32>,
+        elements: bool,
         exact: impl FnOnce(&mut ChaCha8Rng, GpuDtype) -> Vec<f32>,
     ) -> Vec<f32> {
         self.next += 1;
         match self.source {
-            Source::Exact(dtype) | Source::Finite(dtype) => exact(&mut self.rng, dtype),
+            Source::Exact(dtype) => exact(&mut self.rng, dtype),
             Source::Planted(dtype, plant) => {
                 let mut values = exact(&mut self.rng, dtype);
-                plant.put(&mut values, self.buffer, &range, dtype);
+                plant.put(&mut values, self.buffer, &range, elements.then_some(dtype));
                 self.buffer += 1;
                 values
             }
@@ -79,7 +78,7 @@ impl Stream<'_> {
 
     /// Values in −1..1 as the compute dtype rounds them.
     pub fn elements(&mut self, len: usize) -> Vec<f32> {
-        self.values(len, -1.0..1.0, |rng, dtype| {
+        self.values(len, -1.0..1.0, true, |rng, dtype| {
             (0..len).map(|_| rounded(dtype, rng.random_range(-1.0f32..1.0))).collect()
         })
     }
@@ -88,19 +87,21 @@ impl Stream<'_> {
     pub fn scaled(&mut self, rows: usize, columns: usize) -> Vec<f32> {
         let scale = (2.0 / columns as f32).sqrt();
         let len = rows * columns;
-        self.values(len, -scale..scale, |rng, dtype| {
+        self.values(len, -scale..scale, true, |rng, dtype| {
             (0..len).map(|_| rounded(dtype, rng.random_range(-1.0f32..1.0) * scale)).collect()
         })
     }
 
     /// Float32 values in `range`.
     pub fn floats(&mut self, range: Range<f32>, len: usize) -> Vec<f32> {
-        self.values(len, range.clone(), |rng, _| (0..len).map(|_| rng.random_range(range.clone())).collect())
+        self.values(len, range.clone(), false, |rng, _| {
+            (0..len).map(|_| rng.random_range(range.clone())).collect()
+        })
     }
 
     /// Energies over six decades, some of them 0.
     pub fn energies(&mut self, len: usize) -> Vec<f32> {
-        self.values(len, 0.0..1.0, |rng, _| {
+        self.values(len, 0.0..1.0, false, |rng, _| {
             let mut value =
                 || if rng.random_range(0..8) == 0 { 0.0 } else { 10f32.powf(rng.random_range(-4.0..2.0)) };
             (0..len).map(|_| value()).collect()
@@ -121,9 +122,7 @@ impl Stream<'_> {
         }
         let mut values = self.scaled(rows, columns);
         for (i, value) in values.iter_mut().enumerate() {
-            if matches!(self.source, Source::Exact(_) | Source::Planted(..))
-                && !used(i / columns, i % columns)
-            {
+            if !used(i / columns, i % columns) {
                 *value = f32::NAN;
             }
         }
@@ -145,7 +144,7 @@ impl Stream<'_> {
     /// A value as the compute dtype rounds it.
     pub fn rounded(&self, x: f32) -> f32 {
         match self.source {
-            Source::Exact(dtype) | Source::Finite(dtype) | Source::Planted(dtype, _) => rounded(dtype, x),
+            Source::Exact(dtype) | Source::Planted(dtype, _) => rounded(dtype, x),
             Source::Content(..) => x,
         }
     }
@@ -158,7 +157,7 @@ pub enum Special {
     Infinity,
     NegativeInfinity,
     NegativeZero,
-    /// The smallest number.
+    /// The smallest number above 0.
     Subnormal,
     /// The largest number.
     Largest,
@@ -174,13 +173,15 @@ impl Special {
         Self::Largest,
     ];
 
-    /// The value where both dtypes hold it.
-    fn element(self, dtype: GpuDtype) -> f32 {
+    /// As an element, or as a float32 (`None`).
+    fn value(self, dtype: Option<GpuDtype>) -> f32 {
         match (self, dtype) {
-            (Self::Subnormal, GpuDtype::Bf16) => bf16::MIN_POSITIVE_SUBNORMAL.to_f32(),
-            (Self::Subnormal, GpuDtype::F16) => f16::MIN_POSITIVE_SUBNORMAL.to_f32(),
-            (Self::Largest, GpuDtype::Bf16) => bf16::MAX.to_f32(),
-            (Self::Largest, GpuDtype::F16) => f16::MAX.to_f32(),
+            (Self::Subnormal, None) => f32::from_bits(1),
+            (Self::Subnormal, Some(GpuDtype::Bf16)) => bf16::MIN_POSITIVE_SUBNORMAL.to_f32(),
+            (Self::Subnormal, Some(GpuDtype::F16)) => f16::MIN_POSITIVE_SUBNORMAL.to_f32(),
+            (Self::Largest, None) => f32::MAX,
+            (Self::Largest, Some(GpuDtype::Bf16)) => bf16::MAX.to_f32(),
+            (Self::Largest, Some(GpuDtype::F16)) => f16::MAX.to_f32(),
             (Self::Nan, _) => f32::NAN,
             (Self::Infinity, _) => f32::INFINITY,
             (Self::NegativeInfinity, _) => f32::NEG_INFINITY,
@@ -210,9 +211,9 @@ impl Plant {
         self.planted.get()
     }
 
-    fn put(&self, values: &mut [f32], buffer: usize, range: &Range<f32>, dtype: GpuDtype) {
+    fn put(&self, values: &mut [f32], buffer: usize, range: &Range<f32>, dtype: Option<GpuDtype>) {
         if buffer == self.buffer && !values.is_empty() {
-            let value = self.special.element(dtype);
+            let value = self.special.value(dtype);
             // What is never negative, as an energy, stays so.
             values[(values.len() - 1) * self.third / 2] = if range.start < 0.0 { value } else { value.abs() };
             self.planted.set(true);
