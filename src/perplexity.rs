@@ -112,6 +112,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_perplexity_is_of_the_mean_loss() {
+        let result = Perplexity { batch_losses: vec![1.0, 3.0], tokens: 6, seconds: 2.0 };
+        assert_eq!(result.perplexity(), 2f64.exp());
+        assert_eq!(result.tokens_per_second(), 3.0);
+    }
+
+    #[test]
     fn windows_are_whole_and_limited() {
         let tokens: Vec<u32> = (0..23).collect();
         assert_eq!(windows(&tokens, 5, None).unwrap(), &tokens[..20]);
@@ -119,5 +126,6 @@ mod tests {
         assert!(windows(&tokens, 5, Some(4)).unwrap_err().to_string().contains("`seq_len`"));
         assert!(windows(&tokens, 24, None).unwrap_err().to_string().contains("23 of 23 tokens"));
         assert!(windows(&tokens, 1, None).is_err());
+        assert_eq!(windows(&tokens[..2], 2, None).unwrap(), &tokens[..2]);
     }
 }

@@ -9,10 +9,10 @@ cd "$(dirname "$0")/.."
 
 # The cheapest tests that have to notice, the quickest first.
 case $2 in
-  prune) files=('src/prune/**' src/perplexity.rs) tests=(method history compensation golden) ;;
-  session) files=('src/session/**') tests=(generate session golden compensation) ;;
+  prune) files=('src/prune/**' src/perplexity.rs) tests=(method history compensation sequences calibrate golden) ;;
+  session) files=('src/session/**') tests=(sequences generate session calibrate golden compensation) ;;
   cpu) files=('src/cpu/**') tests=(cpu_ops golden method) ;;
-  model) files=('src/model/**') tests=(golden session compensation history) ;;
+  model) files=('src/model/**') tests=(sequences session calibrate golden compensation history) ;;
   gpu) files=('src/gpu/**') tests=(gpu_model gpu gpu_ops) ;;
   *) echo "no part $2" >&2; exit 2 ;;
 esac
