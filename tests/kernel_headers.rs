@@ -177,7 +177,7 @@ fn headers_name_a_test() {
 fn every_kernel_is_launched_by_checked_cases() {
     let covered = |name: &str, tests: &[String]| {
         tests.iter().any(|test| {
-            let text = read(&format!("tests/gpu_ops/{test}.rs"));
+            let text = read(format!("tests/gpu_ops/{test}.rs"));
             let calls = text.split("launched_all_of(&[").skip(1).filter_map(|rest| rest.split_once(']'));
             calls.into_iter().any(|(names, _)| names.split(", ").any(|n| n.trim_matches('"') == name))
         })

@@ -191,7 +191,7 @@ pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) 
                         || {
                             let largest = math::max(row);
                             // 0, or NaN where a logit is not finite: the loss then is NaN too.
-                            let fault = math::sum(row, |x| x - x);
+                            let fault = math::sum(row, |x| if x.is_finite() { 0.0 } else { f32::NAN });
                             row.iter_mut().for_each(
                                 #[inline(always)]
                                 |x| *x = math::exp(*x - largest),

@@ -35,8 +35,9 @@ from mutants import Failed, Results, check_known, in_one_entry, includes, known,
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CUDA = ROOT / "cuda"
 KNOWN = pathlib.Path(__file__).with_name("mutants.txt")
-PROCESSOR_LIMIT = 90  # seconds of processor time for a module's tests, four times what the slowest needs
 LIMIT = 900  # seconds for anything
+SLOWER = 4  # times as much processor time as a module's tests need is an endless loop,
+LEAST = 10  # but not less than so many seconds
 
 
 def tests_of(text):
@@ -94,7 +95,7 @@ class Runner:
         self.original = CUDA / "ptx"
         self.sources = {p.name: p.read_text() for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h")}
         self.lock = threading.Lock()
-        self.kills, self.sound, self.ran = {}, set(), {}
+        self.kills, self.limits, self.ran = {}, {}, {}
 
     def prepare(self, program=None):
         """Demands a test program and a compiler."""
@@ -124,21 +125,27 @@ class Runner:
             raise Refused(f"nvcc: {first(r'error.*', done.stderr or done.stdout)}")
         return (out / f"{name}.ptx").read_text()
 
-    def passes_unchanged(self, module):
-        """Demands that a module's tests pass on the unchanged kernels: otherwise every mutant would seem caught."""
+    def limit(self, module):
+        """Seconds of processor time for a module's tests. They have to pass on the unchanged kernels: otherwise every mutant
+        would seem caught."""
         with self.lock:
-            if module not in self.sound:
-                if failed := self.run(module, self.original):
+            if module not in self.limits:
+                failed, seconds = self.run(module, self.tests_in(module), self.original, LIMIT)
+                if failed:
                     raise Failed(f"gpu_ops::{module} fails on the unchanged kernels: {failed}")
-                self.sound.add(module)
+                self.limits[module] = max(LEAST, round(SLOWER * seconds))
+            return self.limits[module]
 
-    def run(self, module, ptx):
-        """None if every test of the module passes, otherwise the first that fails and why."""
+    def tests_in(self, module):
         tests = [name for name in self.tests if name.startswith(f"{module}::")]
         if not tests:
             raise Failed(f"there is no test gpu_ops::{module}::...")
+        return tests
+
+    def run(self, module, tests, ptx, limit):
+        """(None if these tests pass, otherwise the first that fails and why; seconds of processor time)."""
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
-        limited = ["bash", "-c", 'ulimit -S -t "$0" && exec "$@"', str(PROCESSOR_LIMIT)]
+        limited = ["bash", "-c", 'ulimit -S -t "$0" && exec "$@"', str(limit)]
         command = [*limited, self.program, "--exact", "--nocapture", "--test-threads", threads, *tests]
         environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), RUST_BACKTRACE="0")
         with tempfile.TemporaryFile("w+") as said:
@@ -155,7 +162,8 @@ class Runner:
                     program.kill()
                     break
             program.stdout.close()
-            code = program.wait()
+            _, status, usage = os.wait4(program.pid, 0)
+            code = program.returncode = os.waitstatus_to_exitcode(status)
             in_time = timer.is_alive()
             timer.cancel()
             said.seek(0)
@@ -164,17 +172,32 @@ class Runner:
             raise Failed(f"the tests gpu_ops::{module} do not {'end' if started else 'start'}: {output[-300:]}")
         if unread := re.search(r"PTX line \d+: .*", output):  # faults give the line in other words
             raise Refused(f"emulator: {unread[0]}")
+        seconds = usage.ru_utime + usage.ru_stime
         if failed:
-            return f"{failed}: {reason(output)}"
+            return f"{failed}: {reason(output)}", seconds
         if code == -signal.SIGXCPU:
-            return f"{module}: more than {PROCESSOR_LIMIT} s of processor time"
-        return f"{module}: ended with code {code}: {reason(output)}" if code else None
+            return f"{module}: more than {limit} s of processor time", seconds
+        return (f"{module}: ended with code {code}: {reason(output)}" if code else None), seconds
+
+    def try_tests(self, module, ptx):
+        """None if a module's tests pass, otherwise why not; those that failed before go first."""
+        limit, tests = self.limit(module), self.tests_in(module)
+        likely = sorted(tests, key=lambda test: -self.kills.get(test, 0))[:3]
+        failed = None
+        for part in (likely, [test for test in tests if test not in likely]):
+            if part and not failed:
+                failed, _ = self.run(module, part, ptx, limit)
+        if failed:
+            with self.lock:
+                test = failed.split(": ")[0]
+                self.kills[test] = self.kills.get(test, 0) + 1
+        return failed
 
     def run_once(self, module, ptx, changed):
         """As `run`; what ran before on the same instructions does not run again."""
         what = module, tuple(sorted(changed.items()))
         if what not in self.ran:
-            self.ran[what] = self.run(module, ptx)
+            self.ran[what] = self.try_tests(module, ptx)
         return self.ran[what]
 
     def affected(self, file):
@@ -242,7 +265,6 @@ class Runner:
                     continue
                 ran.append(module)
                 if why := self.run_once(module, folder / "ptx", here):
-                    self.passes_unchanged(module)
                     with self.lock:
                         self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
                     return "caught", why

@@ -117,14 +117,21 @@ impl Machine<'_> {
         let live = if threads - first >= 32 { FULL } else { (1 << (threads - first)) - 1 };
         let mut regs = Regs { r: vec![[0; 32]; k.rows32], d: vec![[0; 32]; k.rows64], p: vec![0; k.preds] };
         for &(row, init) in &k.init32 {
-            regs.r[row as usize] =
-                std::array::from_fn(|l| self.constant(init, block, first + l as u32) as u32);
+            regs.r[row as usize] = self.constants(init, block, first).map(|x| x as u32);
         }
         for &(row, init) in &k.init64 {
-            regs.d[row as usize] = std::array::from_fn(|l| self.constant(init, block, first + l as u32));
+            regs.d[row as usize] = self.constants(init, block, first);
         }
         let frags = vec![Frag { pc: 0, mask: live, wait: Wait::None }];
         Warp { id, regs, live, frags, local: vec![0xff; k.local_bytes * 32], ..Warp::default() }
+    }
+
+    /// Of every lane of the warp that begins with thread `first`: most are the same in all of them.
+    fn constants(&self, init: Init, block: [u32; 3], first: u32) -> [u64; 32] {
+        match init {
+            Init::Bits(_) | Init::Global(..) => [self.constant(init, block, first); 32],
+            Init::Special(_) => std::array::from_fn(|lane| self.constant(init, block, first + lane as u32)),
+        }
     }
 
     fn constant(&self, init: Init, block: [u32; 3], thread: u32) -> u64 {
