@@ -260,9 +260,7 @@ impl LayerCase {
                 overflow: false,
             }
             .into(),
-            Op::CentreEnergy => {
-                CentreCase { shape: probe, channels: intermediate, masked: false, prior: true }.into()
-            }
+            Op::CentreEnergy => CentreCase::new(probe, intermediate, false, true).into(),
             Op::GatherPruned => {
                 GatherPrunedCase { of: intermediate, kept: kept_channels, block_width: 1, rank: RANK }.into()
             }

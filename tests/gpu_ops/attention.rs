@@ -114,24 +114,19 @@ fn large_scores() {
 
 const TWO_GROUPS: &[u32] = &[0, 0, 0, 0, 1, 1, 1, 1];
 
-/// 128 queries per block: enough heads for the planner, every width, and key tiles that go round the ring twice.
+/// 128 queries per block: enough heads for the planner, and key tiles that go round the ring twice.
 #[test]
 fn many_queries() {
     for (head_dim, tokens) in [(16, 65), (64, 33), (96, 130), (128, 20)] {
         check_both(&AttentionCase { head_dim, ..square(tokens).heads(TWO_GROUPS, 2) });
     }
-    for head_dim in [32, 64, 128] {
-        let case = AttentionCase { head_dim, ..square(450).heads(TWO_GROUPS, 2) };
-        check_once(&case, BF16);
-        let case = AttentionCase { pads: Some(200), window: Some(300), ..case.samples(2) };
-        check_once(&case, BF16);
-    }
+    let case = AttentionCase { head_dim: 64, ..square(450).heads(TWO_GROUPS, 2) };
+    check_once(&AttentionCase { pads: Some(200), window: Some(300), ..case.samples(2) }, BF16);
 }
 
 #[test]
 fn long() {
     for head_dim in [64, 128, 256] {
-        check_once(&AttentionCase { head_dim, ..square(450) }, BF16);
         check_once(&AttentionCase { head_dim, ..AttentionCase::new(1, 1500) }, BF16);
     }
 }
@@ -159,7 +154,7 @@ fn decode_moves_what_its_header_says() {
 /// Head widths of every kernel, queries and keys of every tile, masks, windows and grouped heads, in turn.
 #[test]
 fn tiles_end_anywhere() {
-    let groups: [(&[u32], usize); 3] = [(&[0], 1), (&[0, 0, 1], 3), (TWO_GROUPS, 2)];
+    let groups: [(&[u32], usize); 2] = [(&[0], 1), (&[0, 0, 1], 3)];
     let of = |[tokens, past, head_dim, group, pads, window]: [usize; 6]| {
         let keys = tokens + past;
         let (kv_head_of, kv_heads) = groups[group];
@@ -175,9 +170,7 @@ fn tiles_end_anywhere() {
     let tokens: Vec<usize> = around([64, 128]).into_iter().filter(|&tokens| tokens > 8).collect();
     // Keys before the queries, so that tiles of 32 and of 64 end anywhere.
     let past = [0, 1, 31, 32, 63, 64, 65, 191];
-    for (i, sizes) in
-        mixed([&tokens, &past, &widths, &[0, 1, 2], &[0, 1], &[0, 1, 2]]).into_iter().enumerate()
-    {
+    for (i, sizes) in mixed([&tokens, &past, &widths, &[0, 1], &[0, 1], &[0, 1, 2]]).into_iter().enumerate() {
         check_devices(&of(sizes), DTYPES[i / 2 % 2]);
     }
     // Decoding: 16 keys to each of eight warps, 16 rows (tokens times query heads of a key/value head) at a time.
@@ -185,9 +178,7 @@ fn tiles_end_anywhere() {
         (constant!("cuda/attention_decode.cu", "WARPS"), constant!("cuda/attention_decode.cu", "KEYS"));
     let past: Vec<usize> = [0].into_iter().chain(around([keys, warps * keys, 2 * warps * keys])).collect();
     let tokens = [1, 2, 3, 4, 5, 7, constant!("src/gpu/attention.rs", "DECODE_TOKENS")];
-    for (i, sizes) in
-        mixed([&tokens, &past, &widths, &[0, 1, 2], &[0, 1], &[0, 1, 2]]).into_iter().enumerate()
-    {
+    for (i, sizes) in mixed([&tokens, &past, &widths, &[0, 1], &[0, 1], &[0, 1, 2]]).into_iter().enumerate() {
         check_once(&of(sizes), DTYPES[i / 3 % 2]);
     }
     for heads in around([constant!("cuda/attention_decode.cu", "ROWS"), 32]) {

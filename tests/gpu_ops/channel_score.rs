@@ -60,9 +60,7 @@ fn channel_score() {
 
 #[test]
 fn channel_score_at_real_widths() {
-    for (tokens, channels, head_dim) in
-        [(70, 11008, None), (300, 4096, Some(128)), (64, 14336, None), (270, 576, Some(64))]
-    {
+    for (tokens, channels, head_dim) in [(70, 11008, None), (300, 4096, Some(128))] {
         for past in [None, pasts(tokens)[1], pasts(tokens)[2]] {
             let unit = unit(head_dim);
             check_once(&ScoreCase { tokens, channels, unit, metric: Metric::Ppsp, past }, ANY);

@@ -79,10 +79,10 @@ fn tiles_end_anywhere() {
 /// Blocks go down a group of row tiles before they go on to the next columns.
 #[test]
 fn more_rows_than_a_raster_group_has() {
-    for rows in around([2048]) {
-        let case = CrossEntropyCase { rows, vocab_size: 130, embedding_dim: 8, scale: 1.0 };
-        for tile in Tile::ALL {
-            check_tile(&case, GpuDtype::Bf16, tile);
+    let case = CrossEntropyCase { rows: 2049, vocab_size: 130, embedding_dim: 8, scale: 1.0 };
+    for tile in Tile::ALL {
+        for dtype in DTYPES {
+            check_tile(&case, dtype, tile);
         }
     }
 }

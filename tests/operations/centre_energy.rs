@@ -18,21 +18,36 @@ use super::{
 pub struct CentreCase {
     pub shape: BatchShape,
     pub channels: usize,
-    pub masked: bool,
+    /// `None` without a mask, otherwise whether the last slot is a token; without one, all are pads.
+    pub masked: Option<bool>,
     pub prior: bool,
+    pub share: f32,
+    /// A channel has the same value everywhere: around all of the mean, nothing but roundings is left.
+    pub equal: bool,
 }
 
 const WEIGHT: f32 = 0.75;
-const SHARE: f32 = 0.625;
 
 impl CentreCase {
-    /// a (B, S, C), mask (B, S) with a token in the last slot, prior (C).
+    pub fn new(shape: BatchShape, channels: usize, masked: bool, prior: bool) -> Self {
+        Self { shape, channels, masked: masked.then_some(true), prior, share: 0.625, equal: false }
+    }
+
+    /// a (B, S, C), mask (B, S), prior (C).
     fn input(&self, source: Source<'_>) -> (Vec<f64>, Vec<u32>, Vec<f32>) {
         let mut stream = source.stream(self.channels as u64);
         let rows = self.shape.rows();
-        let a = wide(&stream.floats(-1.0..2.0, rows * self.channels));
-        let real = |row: usize| !self.masked || row + 1 == rows;
-        let mask = (0..rows).map(|row| u32::from(real(row) || stream.rng.random_range(0..3) > 0)).collect();
+        let mut a = wide(&stream.floats(-1.0..2.0, rows * self.channels));
+        if self.equal {
+            let first = a[..self.channels].to_vec();
+            a.chunks_exact_mut(self.channels).for_each(|row| row.copy_from_slice(&first));
+        }
+        let rng = &mut stream.rng;
+        let mut real = |row: usize| match self.masked {
+            None => true,
+            Some(last) => last && (row + 1 == rows || rng.random_range(0..3) > 0),
+        };
+        let mask = (0..rows).map(|row| u32::from(real(row))).collect();
         (a, mask, stream.floats(-1.0..1.0, self.channels))
     }
 
@@ -44,7 +59,7 @@ impl CentreCase {
     }
 
     fn divisor(&self, count: usize) -> f64 {
-        count as f64 + if self.masked { 1e-3 } else { 0.0 }
+        count as f64 + if self.masked.is_some() { 1e-3 } else { 0.0 }
     }
 
     /// f of the values of every slot and channel.
@@ -75,10 +90,10 @@ impl Case for CentreCase {
     fn prepare<B: Backend>(&self, backend: &B, source: Source<'_>) -> Result<Ready<B>> {
         let (a, mask, prior) = self.input(source);
         let [energy, sums] = self.energies(source, &a, &mask);
-        let Self { shape, channels, .. } = *self;
+        let Self { shape, channels, share, .. } = *self;
         let len = shape.tokens * channels;
         let (mut energy, sums) = (backend.put_statistics(len, &energy)?, backend.put_statistics(len, &sums)?);
-        let mask = self.masked.then(|| backend.put_indices(&mask)).transpose()?;
+        let mask = self.masked.map(|_| backend.put_indices(&mask)).transpose()?;
         let prior = self.prior.then(|| backend.put_statistics(channels, &prior)).transpose()?;
         let mut mean = backend.put_statistics(channels, &source.stream(0).nans(channels))?;
         Ok(Box::new(move |backend, read| {
@@ -89,7 +104,7 @@ impl Case for CentreCase {
                 channels,
                 mask: mask.as_ref(),
                 prior: prior.as_ref().map(|prior| (prior, WEIGHT)),
-                share: SHARE,
+                share,
                 mean: &mut mean,
             });
             outputs(read, || {
@@ -105,14 +120,14 @@ impl Case for CentreCase {
             .map(|c| {
                 let all = (0..self.shape.tokens).flat_map(|s| self.at(&a, &mask, s, c));
                 let all: Vec<Near> = all.map(Near::from).collect();
-                let mean = all.iter().copied().sum::<Near>() / Near::from(all.len() as f64);
+                let mean = all.iter().copied().sum::<Near>() / Near::from(all.len().max(1) as f64);
                 let prior = Near::from(prior[c]);
                 if self.prior { prior + Near::from(WEIGHT) * (mean - prior) } else { mean }
             })
             .collect();
         let centred = (0..self.shape.tokens * self.channels).map(|i| {
             let (s, c) = (i / self.channels, i % self.channels);
-            let (values, m) = (self.at(&a, &mask, s, c), Near::from(SHARE) * mean[c]);
+            let (values, m) = (self.at(&a, &mask, s, c), Near::from(self.share) * mean[c]);
             // The difference of two infinities may be anything.
             if energies[i].is_infinite() {
                 return Near::ANY;

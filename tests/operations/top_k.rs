@@ -22,7 +22,7 @@ pub enum Scores {
     /// The lowest bits decide.
     Near,
     Equal,
-    /// One infinite, one NaN and one −∞, as far as there is room.
+    /// One infinite, two NaN of other bits and one −∞, as far as there is room.
     NotFinite,
 }
 
@@ -59,7 +59,9 @@ impl TopKCase {
         };
         let mut scores: Vec<f32> = (0..n).map(&mut value).collect();
         if self.scores == Scores::NotFinite {
-            for (at, bad) in [(n / 2, f32::NAN), (n / 3, f32::NEG_INFINITY), (n - 1, f32::INFINITY)] {
+            let gpus_nan = f32::from_bits(0x7fff_ffff);
+            let bad = [f32::NAN, f32::NEG_INFINITY, gpus_nan, f32::INFINITY];
+            for (at, bad) in [n / 2, n / 3, n / 5, n - 1].into_iter().zip(bad) {
                 scores[at] = bad;
             }
         }

@@ -152,14 +152,17 @@ class Runner:
             program = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=said, text=True
             )
-            timer = threading.Timer(LIMIT, program.kill)
+            # Not `program.kill`, which may take the exit status that is asked for below.
+            kill = functools.partial(os.kill, program.pid, signal.SIGKILL)
+            timer = threading.Timer(LIMIT, kill)
+            timer.daemon = True
             timer.start()
             failed, started = None, False
             for line in program.stdout:
                 started = started or line.startswith("running ")
                 if found := re.match(r"test (\S+) \.\.\. FAILED", line):
                     failed = found[1]
-                    program.kill()
+                    kill()
                     break
             program.stdout.close()
             _, status, usage = os.wait4(program.pid, 0)
