@@ -44,6 +44,16 @@ pub fn reduced_shapes() -> bool {
     }
 }
 
+/// Whether the kernels are to run once per case, on nothing but the emulator's first schedule: enough for most mistakes that
+/// tools/kernels/mutate.py plants.
+pub fn kernels_once() -> bool {
+    match std::env::var("PROBEPRUNE_TEST_KERNELS") {
+        Err(_) => false,
+        Ok(kernels) if kernels == "once" => true,
+        Ok(kernels) => panic!("PROBEPRUNE_TEST_KERNELS: expected once or nothing, got {kernels:?}"),
+    }
+}
+
 /// The real GPU, opened once in a process; none where there is none, unless it has to be there.
 pub fn real_gpu() -> Option<&'static Cuda> {
     static GPU: OnceLock<Option<Cuda>> = OnceLock::new();

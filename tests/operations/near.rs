@@ -89,6 +89,15 @@ impl Near {
         values.into_iter().fold(Self { low: f64::NAN, high: f64::NAN }, hull)
     }
 
+    /// A product or quotient, which is largest and smallest at ends of the factors.
+    fn ends(self, other: Self, f: impl Fn(f64, f64) -> f64) -> Self {
+        if self.low.is_nan() || other.low.is_nan() {
+            return Self::from(f64::NAN);
+        }
+        let (a, b) = ([self.low, self.high], [other.low, other.high]);
+        Self::around(a.into_iter().flat_map(|a| b.map(|b| f(a, b)))).overflowed().rounded(1.0)
+    }
+
     /// Float32's range ends at its largest number.
     fn overflowed(self) -> Self {
         let clip = |x: f64| if (x as f32).is_infinite() { f64::INFINITY.copysign(x) } else { x };
@@ -223,12 +232,7 @@ impl Mul for Near {
     type Output = Self;
 
     fn mul(self, other: Self) -> Self {
-        if self.low.is_nan() || other.low.is_nan() {
-            return Self::from(f64::NAN);
-        }
-        let products =
-            [self.low * other.low, self.low * other.high, self.high * other.low, self.high * other.high];
-        Self::around(products).overflowed().rounded(1.0)
+        self.ends(other, |a, b| a * b)
     }
 }
 
@@ -236,12 +240,7 @@ impl Div for Near {
     type Output = Self;
 
     fn div(self, other: Self) -> Self {
-        if self.low.is_nan() || other.low.is_nan() {
-            return Self::from(f64::NAN);
-        }
-        let quotients =
-            [self.low / other.low, self.low / other.high, self.high / other.low, self.high / other.high];
-        Self::around(quotients).overflowed().rounded(1.0)
+        self.ends(other, |a, b| a / b)
     }
 }
 

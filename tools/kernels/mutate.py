@@ -125,16 +125,16 @@ class Runner:
             raise Refused(f"nvcc: {first(r'error.*', done.stderr or done.stdout)}")
         return (out / f"{name}.ptx").read_text()
 
-    def limit(self, module):
-        """Seconds of processor time for a module's tests. They have to pass on the unchanged kernels: otherwise every mutant
+    def limit(self, module, once):
+        """Seconds of processor time for a module's tests, `once` under one schedule. They have to pass on the unchanged kernels: otherwise every mutant
         would seem caught."""
         with self.lock:
-            if module not in self.limits:
-                failed, seconds = self.run(module, self.tests_in(module), self.original, LIMIT)
+            if (module, once) not in self.limits:
+                failed, seconds = self.run(module, self.tests_in(module), self.original, LIMIT, once)
                 if failed:
                     raise Failed(f"gpu_ops::{module} fails on the unchanged kernels: {failed}")
-                self.limits[module] = max(LEAST, round(SLOWER * seconds))
-            return self.limits[module]
+                self.limits[module, once] = max(LEAST, round(SLOWER * seconds))
+            return self.limits[module, once]
 
     def tests_in(self, module):
         tests = [name for name in self.tests if name.startswith(f"{module}::")]
@@ -142,12 +142,14 @@ class Runner:
             raise Failed(f"there is no test gpu_ops::{module}::...")
         return tests
 
-    def run(self, module, tests, ptx, limit):
+    def run(self, module, tests, ptx, limit, once):
         """(None if these tests pass, otherwise the first that fails and why; seconds of processor time)."""
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
         limited = ["bash", "-c", 'ulimit -S -t "$0" && exec "$@"', str(limit)]
         command = [*limited, self.program, "--exact", "--nocapture", "--test-threads", threads, *tests]
         environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), RUST_BACKTRACE="0")
+        if once:
+            environment["PROBEPRUNE_TEST_KERNELS"] = "once"
         with tempfile.TemporaryFile("w+") as said:
             program = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=said, text=True
@@ -182,25 +184,25 @@ class Runner:
             return f"{module}: more than {limit} s of processor time", seconds
         return (f"{module}: ended with code {code}: {reason(output)}" if code else None), seconds
 
-    def try_tests(self, module, ptx):
+    def try_tests(self, module, ptx, once=False):
         """None if a module's tests pass, otherwise why not; those that failed before go first."""
-        limit, tests = self.limit(module), self.tests_in(module)
+        limit, tests = self.limit(module, once), self.tests_in(module)
         likely = sorted(tests, key=lambda test: -self.kills.get(test, 0))[:3]
         failed = None
         for part in (likely, [test for test in tests if test not in likely]):
             if part and not failed:
-                failed, _ = self.run(module, part, ptx, limit)
+                failed, _ = self.run(module, part, ptx, limit, once)
         if failed:
             with self.lock:
                 test = failed.split(": ")[0]
                 self.kills[test] = self.kills.get(test, 0) + 1
         return failed
 
-    def run_once(self, module, ptx, changed):
-        """As `run`; what ran before on the same instructions does not run again."""
-        what = module, tuple(sorted(changed.items()))
+    def try_new(self, module, ptx, changed, once):
+        """As `try_tests`; what ran before on the same instructions does not run again."""
+        what = module, once, tuple(sorted(changed.items()))
         if what not in self.ran:
-            self.ran[what] = self.try_tests(module, ptx)
+            self.ran[what] = self.try_tests(module, ptx, once)
         return self.ran[what]
 
     def affected(self, file):
@@ -267,7 +269,8 @@ class Runner:
                 if not here:
                     continue
                 ran.append(module)
-                if why := self.run_once(module, folder / "ptx", here):
+                # The schedule matters to barriers alone.
+                if why := self.try_new(module, folder / "ptx", here, mutant.operator != "barrier"):
                     with self.lock:
                         self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
                     return "caught", why

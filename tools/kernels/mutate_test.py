@@ -46,10 +46,10 @@ def main():
             assert judged[0] == outcome and why in judged[1], (mutant, judged)
 
         # An endless loop ends by the limit.
-        usual, runner.limits["norm"] = runner.limits["norm"], 1
+        usual, runner.limits["norm", True] = runner.limits["norm", True], 1
         judged = runner.judge(planted(runner, "c += blockDim.x", "c += 0"))
         assert judged == ("caught", "norm: more than 1 s of processor time"), judged
-        runner.limits["norm"] = usual
+        runner.limits["norm", True] = usual
 
         # A kernel that the emulator cannot read is not a caught mistake.
         unreadable = pathlib.Path(folder) / "unreadable"
@@ -68,7 +68,7 @@ def main():
             (broken / path.name).write_text(path.read_text().replace("add.f32", "sub.f32"))
         original, runner.original = runner.original, broken
         runner.limits.clear()
-        fails(lambda: runner.limit("norm"), "fails on the unchanged kernels")
+        fails(lambda: runner.limit("norm", True), "fails on the unchanged kernels")
         runner.original = original
         tests, runner.tests = runner.tests, []
         fails(lambda: runner.try_tests("norm", original), "there is no test")
