@@ -8,7 +8,7 @@ use probeprune::{
 
 use crate::{
     case::{
-        DTYPES, check, check_on_the_cpu, check_specials, check_tile, check_tiles, check_traffic,
+        DTYPES, check, check_on_the_cpu, check_once, check_specials, check_tile, check_tiles, check_traffic,
         launched_all_of,
     },
     device::TestDevice,
@@ -18,8 +18,7 @@ use crate::{
 
 #[test]
 fn cross_entropy() {
-    let case =
-        |rows, vocab_size, embedding_dim| CrossEntropyCase { rows, vocab_size, embedding_dim, scale: 1.0 };
+    let case = CrossEntropyCase::new;
     for dtype in DTYPES {
         for (rows, vocab_size, embedding_dim) in
             [(1, 1, 8), (2, 300, 24), (5, 128, 40), (70, 129, 33), (131, 500, 16)]
@@ -59,7 +58,7 @@ fn logits_that_are_not_finite_give_losses_that_are_not() {
 
 #[test]
 fn cross_entropy_moves_what_its_header_says() {
-    let case = CrossEntropyCase { rows: 256, vocab_size: 1024, embedding_dim: 512, scale: 1.0 };
+    let case = CrossEntropyCase::new(256, 1024, 512);
     check_traffic(&case, GpuDtype::Bf16);
 }
 
@@ -70,8 +69,9 @@ fn tiles_end_anywhere() {
     // The second kernel takes eight tiles of columns at a time.
     let sizes = mixed([&rows, &around([8, tile, 8 * tile]), &around([8, 32]), &[0, 1]]);
     for [rows, vocab_size, embedding_dim, dtype] in sizes {
-        let case = CrossEntropyCase { rows, vocab_size, embedding_dim, scale: 3.0 };
+        let case = CrossEntropyCase { scale: 3.0, ..CrossEntropyCase::new(rows, vocab_size, embedding_dim) };
         check_tiles(&case, DTYPES[dtype]);
+        check_once(&CrossEntropyCase { outlier: true, ..case }, DTYPES[dtype]);
     }
     launched_all_of(&["cross_entropy"]);
 }
@@ -79,7 +79,7 @@ fn tiles_end_anywhere() {
 /// Blocks go down a group of row tiles before they go on to the next columns.
 #[test]
 fn more_rows_than_a_raster_group_has() {
-    let case = CrossEntropyCase { rows: 2049, vocab_size: 130, embedding_dim: 8, scale: 1.0 };
+    let case = CrossEntropyCase::new(2049, 130, 8);
     for tile in Tile::ALL {
         for dtype in DTYPES {
             check_tile(&case, dtype, tile);
@@ -92,7 +92,7 @@ fn steps_of_the_cpu_backend() {
     let rows = around([constant!("src/cpu/gemm.rs", "ROW_CHUNK")]);
     let vocab_sizes = around([constant!("src/cpu/panel.rs", "PANEL_FEATURES")]);
     for [rows, vocab_size] in mixed([&rows, &vocab_sizes]) {
-        let case = CrossEntropyCase { rows, vocab_size, embedding_dim: 16, scale: 3.0 };
+        let case = CrossEntropyCase { scale: 3.0, ..CrossEntropyCase::new(rows, vocab_size, 16) };
         check_on_the_cpu(&case, GpuDtype::Bf16);
     }
 }
@@ -100,6 +100,6 @@ fn steps_of_the_cpu_backend() {
 #[test]
 fn special_values() {
     for dtype in DTYPES {
-        check_specials(&CrossEntropyCase { rows: 5, vocab_size: 140, embedding_dim: 10, scale: 1.0 }, dtype);
+        check_specials(&CrossEntropyCase::new(5, 140, 10), dtype);
     }
 }

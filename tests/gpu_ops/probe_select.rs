@@ -40,6 +40,22 @@ fn few_tokens_include_the_first() {
     }
 }
 
+/// Norms that are equal once they are rounded tie, as in the published code, though their squares are not equal.
+#[test]
+fn rounded_norms_tie() {
+    for (samples, tokens) in [(1, 60), (2, 90), (3, 400), (2, 9000)] {
+        for padding in [Padding::None, Padding::Left] {
+            // Sums over samples are in order; over more tokens than a warp has lanes they are not.
+            let case = case(samples, tokens, ProbeOrder::Tokens, padding, Squares::Near);
+            check_once(&case, ANY);
+            agrees_with_the_cpu(&case, ANY);
+        }
+    }
+    for (samples, tokens) in [(60, 1), (300, 2)] {
+        check_once(&case(samples, tokens, ProbeOrder::Samples, Padding::None, Squares::Near), ANY);
+    }
+}
+
 /// Sums of any floats may tie or not within f64's last bits: there the CPU backend decides, which has the same order.
 #[test]
 fn sums_round_as_the_cpu_backends_do() {

@@ -21,15 +21,25 @@ pub struct CrossEntropyCase {
     pub embedding_dim: usize,
     /// Factor on the weights: logits far apart.
     pub scale: f32,
+    /// The last token's logits are hundreds above or below all others.
+    pub outlier: bool,
 }
 
 impl CrossEntropyCase {
+    pub fn new(rows: usize, vocab_size: usize, embedding_dim: usize) -> Self {
+        Self { rows, vocab_size, embedding_dim, scale: 1.0, outlier: false }
+    }
+
     /// x, weight, targets.
     fn input(&self, source: Source<'_>) -> (Vec<f32>, Vec<f32>, Vec<u32>) {
         let mut stream = source.stream(9);
         let x = stream.elements(self.rows * self.embedding_dim);
         let mut weight = stream.scaled(self.vocab_size, self.embedding_dim);
         weight.iter_mut().for_each(|w| *w = stream.rounded(*w * self.scale));
+        if self.outlier {
+            let last = weight.len() - self.embedding_dim;
+            weight[last..].iter_mut().for_each(|w| *w = stream.rounded(*w * 1000.0));
+        }
         let target = |row: usize| if row % 4 == 3 { u32::MAX } else { (row * 37 % self.vocab_size) as u32 };
         (x, weight, (0..self.rows).map(target).collect())
     }

@@ -107,10 +107,9 @@ impl Near {
     /// Anything.
     pub const ANY: Self = Self { low: f64::NEG_INFINITY, high: f64::NAN };
 
-    /// Some more to both sides. Infinity stays what it is.
+    /// Some more to both sides.
     pub fn give(self, more: f64) -> Self {
-        let end = |x: f64, to: f64| if x.is_finite() { to } else { x };
-        Self { low: end(self.low, self.low - more), high: end(self.high, self.high + more) }.overflowed()
+        self.widened(|_| more)
     }
 
     /// Some roundings to float32; an exact 0 needs none.
@@ -118,7 +117,13 @@ impl Near {
         if self.magnitude() == 0.0 {
             return self;
         }
-        self.give(times * (UNIT * self.magnitude().min(f32::MAX.into()) + SMALLEST))
+        self.widened(|end| times * (UNIT * end.abs() + SMALLEST))
+    }
+
+    /// More to each side, by its end. Infinity stays what it is.
+    fn widened(self, more: impl Fn(f64) -> f64) -> Self {
+        let end = |x: f64, sign: f64| if x.is_finite() { x + sign * more(x) } else { x };
+        Self { low: end(self.low, -1.0), high: end(self.high, 1.0) }.overflowed()
     }
 
     /// Rounded to what a backend stores: both ends, as rounding keeps the order.
@@ -252,7 +257,9 @@ impl Sum for Near {
         for term in terms {
             low += term.low;
             high += term.high;
-            magnitude += term.magnitude().min(f32::MAX.into());
+            let size = term.magnitude();
+            // What may overflow leaves the rest as it is where it does not.
+            magnitude += if size.is_finite() { size } else { term.value().abs().min(f32::MAX.into()) };
             count += 1;
         }
         let roots = 4.0 * (count as f64).sqrt();

@@ -20,6 +20,8 @@ pub enum Squares {
     Exact,
     /// Any floats: the last bit depends on the order of the sum.
     Rough,
+    /// A few numbers that differ in their last bits alone: roots make ties of some of them.
+    Near,
     /// The first sample's, turned by one token more in each sample: samples differ in the last bits of their sums alone.
     Turned,
 }
@@ -64,6 +66,7 @@ impl SelectCase {
         let rng = &mut source.stream((samples * tokens) as u64).rng;
         let mut value = || match self.squares {
             Squares::Exact => (rng.random_range(0..6u32).pow(2)) as f32,
+            Squares::Near => f32::from_bits(1.7f32.to_bits() + rng.random_range(0..24)),
             Squares::Rough | Squares::Turned => 10f32.powf(rng.random_range(-1.0..2.0)),
         };
         let mut squares: Vec<f32> = (0..self.shape.rows()).map(|_| value()).collect();
@@ -139,10 +142,17 @@ impl Case for SelectCase {
         let at = |b: usize, s: usize| b * self.shape.tokens + s;
         let mut samples: Vec<usize> = (0..self.shape.samples).collect();
         let mut tokens: Vec<usize> = (0..self.shape.tokens).collect();
-        // `None`, for pads only, sorts below every sum.
+        // `None`, for pads only, sorts below every norm. As published, a norm is the rounded root of rounded roots' squares.
         let sum = |cells: Vec<usize>| -> Option<f64> {
             let real: Vec<usize> = cells.into_iter().filter(|&i| mask[i] != 0).collect();
-            (!real.is_empty()).then(|| real.iter().map(|&i| f64::from(squares[i])).sum())
+            let norm = |squares: &mut dyn Iterator<Item = f32>| {
+                squares.map(|x| x.sqrt().powi(2)).sum::<f32>().sqrt()
+            };
+            let value = |cells: &[usize]| match self.squares {
+                Squares::Near => f64::from(norm(&mut cells.iter().map(|&i| squares[i]))),
+                _ => cells.iter().map(|&i| f64::from(squares[i])).sum(),
+            };
+            (!real.is_empty()).then(|| value(&real))
         };
         for stage in self.order.name().split(',') {
             if stage == "tokens" {
