@@ -267,9 +267,9 @@ OPERATIONS = {
 }
 # Methods of Backend that compute nothing.
 SERVICES = {
-    "scope", "check_model", "weight", "activations", "statistics", "indices", "upload_indices", "upload_statistics",
-    "upload_activations", "clear_statistics", "download_activations", "download_statistics", "download_indices", "stamp",
-    "take_stamp", "seconds_between", "cross_entropy_scratch",
+    "scope", "check_model", "check_sizes", "weight", "activations", "statistics", "indices", "upload_indices",
+    "upload_statistics", "upload_activations", "clear_statistics", "download_activations", "download_statistics",
+    "download_indices", "stamp", "take_stamp", "seconds_between", "cross_entropy_scratch",
 }
 
 
@@ -297,11 +297,12 @@ def kernels():
     agree("kernels", {file for _, files, _ in OPERATIONS.values() for file in files}, files)
     functions = set(re.findall(r"typedef struct probeprune_(\w+)_args", read("include", "probeprune.h")))
     agree("C operations", {function for *_, function in OPERATIONS.values() if function}, functions)
-    tests = {file: re.search(r"^// Test: (\w+)::(\w+)$", read("cuda", f"{file}.cu"), re.M).groups() for file in files}
+    lines = {file: re.search(r"^// Test: (.*)$", read("cuda", f"{file}.cu"), re.M)[1] for file in files}
+    tests = {file: re.findall(r"(\w+)::(\w+)", line) for file, line in lines.items()}
     rows = ["| operation | `Backend` method | kernels | C function `probeprune_…` | test |", "|---|---|---|---|---|"]
     for method, (purpose, files, function) in OPERATIONS.items():
         sources = ", ".join(f"[`{file}`](../cuda/{file}.cu)" for file in files)
-        tested = dict.fromkeys(tests[file] for file in files)
+        tested = dict.fromkeys(test for file in files for test in tests[file])
         tested = ", ".join(f"[`{crate}::{module}`](../tests/{crate}/{module}.rs)" for crate, module in tested)
         rows.append(f"| {purpose} | `{method}` | {sources} | {f'`{function}`' if function else '–'} | {tested} |")
     return "\n".join(rows)
