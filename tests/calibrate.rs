@@ -8,10 +8,9 @@ use std::{collections::HashMap, sync::Arc};
 use common::{
     models::Folder,
     plain::{Plain, assert_close},
+    small::{self, load, random_tokens},
 };
 use probeprune::{
-    cpu::Cpu,
-    model::Model,
     prune::{
         Block,
         calibration::{BlockMoments, Calibration},
@@ -20,9 +19,6 @@ use probeprune::{
     },
     session::{CalibrationOptions, Limits, Session, calibrate},
 };
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use serde_json::json;
 
 const SAMPLES: usize = 7;
 const SEQ_LEN: usize = 12;
@@ -32,10 +28,7 @@ const RIDGE: f64 = 1e-3;
 
 /// Blocks' inputs vary in some directions much more than in others, so that the principal ones are certain.
 fn folders() -> [Folder; 2] {
-    let folders = [
-        Folder::llama_with(json!({ "num_hidden_layers": 3 })),
-        Folder::opt_with(json!({ "num_hidden_layers": 3 })),
-    ];
+    let folders = small::folders();
     for folder in &folders {
         folder.edit_tensors(|tensors| {
             for (_, (_, values)) in tensors.iter_mut().filter(|(name, _)| name.contains("norm")) {
@@ -44,15 +37,6 @@ fn folders() -> [Folder; 2] {
         });
     }
     folders
-}
-
-fn load(folder: &Folder) -> Arc<Model<Cpu>> {
-    Arc::new(Model::load(&folder.source(), true, Arc::new(Cpu::new(2).unwrap()), |_| ()).unwrap())
-}
-
-fn random_tokens(seed: u64, n: usize) -> Vec<u32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..n).map(|_| rng.random_range(3..264)).collect()
 }
 
 fn calibrated(folder: &Folder, batch_size: usize, linear_rank: usize) -> Calibration {

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::models::Folder;
+use common::small::{bits, folders, load, load_on, pruning, random_tokens};
 use probeprune::{
     cpu::Cpu,
     model::{Model, timeline::Step},
@@ -16,44 +16,12 @@ use probeprune::{
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
 };
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use serde_json::json;
 
 const LIMITS: Limits = Limits { samples: 4, tokens: 24, capacity: 48 };
-
-fn folders() -> [Folder; 2] {
-    [
-        Folder::llama_with(json!({ "num_hidden_layers": 3 })),
-        Folder::opt_with(json!({ "num_hidden_layers": 3 })),
-    ]
-}
-
-fn load(folder: &Folder, threads: usize) -> Arc<Model<Cpu>> {
-    Arc::new(Model::load(&folder.source(), true, Arc::new(Cpu::new(threads).unwrap()), |_| ()).unwrap())
-}
-
-fn random_tokens(seed: u64, n: usize) -> Vec<u32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..n).map(|_| rng.random_range(3..264)).collect()
-}
 
 fn calibrated(model: &Arc<Model<Cpu>>) -> Calibration {
     let options = CalibrationOptions { seq_len: 20, batch_size: 2, flap: true, linear_rank: 0 };
     calibrate(model, &random_tokens(9, 5 * 20), options, |_| ()).unwrap()
-}
-
-/// Half of everything but layer 0; history moves fast.
-fn pruning(method: Method) -> Settings {
-    Settings {
-        method,
-        prune_ratio: 0.35,
-        skip_layers: vec![0],
-        round_channels: 1,
-        momentum: 0.5,
-        probe_samples: 0.3,
-        ..Settings::default()
-    }
 }
 
 fn session(model: &Arc<Model<Cpu>>, settings: Settings) -> Session<Cpu> {
@@ -62,10 +30,6 @@ fn session(model: &Arc<Model<Cpu>>, settings: Settings) -> Session<Cpu> {
 
 fn dense(model: &Arc<Model<Cpu>>) -> Session<Cpu> {
     Session::new(Arc::clone(model), Settings::default_for(3), LIMITS, None).unwrap()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|x| x.to_bits()).collect()
 }
 
 /// Left pads before the first `pads[b]` tokens.
@@ -112,7 +76,7 @@ fn trace(mut session: Session<Cpu>) -> Vec<u64> {
 #[test]
 fn ratio_0_is_dense_to_the_bit_under_every_method() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let expected = trace(dense(&model));
         for &method in Method::ALL {
             let settings = Settings { prune_ratio: 0.0, ..pruning(method) };
@@ -129,7 +93,7 @@ fn ratio_0_is_dense_to_the_bit_under_every_method() {
 fn one_two_and_three_threads_give_the_same_bits() {
     for folder in folders() {
         let run = |threads| {
-            let model = load(&folder, threads);
+            let model = load_on(&folder, threads);
             trace(session(&model, pruning(Method::ProbePruning)))
         };
         let one = run(1);
@@ -140,7 +104,7 @@ fn one_two_and_three_threads_give_the_same_bits() {
 #[test]
 fn sessions_at_the_same_time_do_not_touch_each_other() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let methods = [Method::ProbePruning, Method::FullBatch, Method::Flap];
         let run = |method| trace(session(&model, pruning(method)));
         let apart = methods.map(run);
@@ -166,7 +130,7 @@ fn mapped_and_read_weights_give_the_same_bits() {
 #[test]
 fn left_padding_leaves_logits_as_they_are_alone() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let (pads, length, v) = ([0, 7, 22, 1], 24, model.config.vocab_size);
         let tokens = random_tokens(1, 4 * length);
         let mut padded = dense(&model);
@@ -192,7 +156,7 @@ fn left_padding_leaves_logits_as_they_are_alone() {
 #[test]
 fn generating_equals_running_the_whole_prefix_at_every_step() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let together = generate(&mut dense(&model), &prompts(), &greedy(20));
         let mut all = together.concat();
         for (prompt, got) in prompts().iter().zip(&together) {
@@ -219,7 +183,7 @@ fn generating_equals_running_the_whole_prefix_at_every_step() {
 #[test]
 fn sampling_depends_on_the_seed_and_not_on_other_prompts() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let run = |prompts: &[Vec<u32>], seed| generate(&mut dense(&model), prompts, &sampled(seed));
         let all = run(&prompts(), 1);
         assert_eq!(all, run(&prompts(), 1));
@@ -234,7 +198,7 @@ fn sampling_depends_on_the_seed_and_not_on_other_prompts() {
 #[test]
 fn a_finished_sample_does_not_change_the_others() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let free = generate(&mut dense(&model), &prompts(), &greedy(12));
         let eos = free[0][3];
         let options = GenerateOptions { eos_token_ids: vec![eos], ..greedy(12) };
@@ -254,7 +218,7 @@ fn a_finished_sample_does_not_change_the_others() {
 #[test]
 fn a_warm_up_batch_leaves_no_trace() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let run = |warm_up: bool, update_history: bool| {
             let mut session = session(&model, pruning(Method::ProbePruning));
             if warm_up {
@@ -277,7 +241,7 @@ fn kept(session: &Session<Cpu>) -> Vec<Vec<u32>> {
 #[test]
 fn random_selections_follow_the_seed() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let run = |seed| kept(&session(&model, Settings { seed, ..pruning(Method::Random) }));
         let selections: Vec<_> = (0..8).map(run).collect();
         // ratio' = 3/2 · 0.35, rounded to 0.52 (0.5249… in binary): 4 − 2 heads, 24 − 12 channels.
@@ -309,7 +273,7 @@ fn magnitude_keeps_the_columns_of_largest_norm() {
             order.sort_unstable();
             order
         };
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let session = Session::new(model, pruning(Method::Magnitude), LIMITS, None).unwrap();
         assert_eq!(kept(&session)[2..], [expected(o, 4, 2), expected(down, 1, 12)]);
         let rounded = Settings { round_channels: 8, ..pruning(Method::Magnitude) };
@@ -321,7 +285,7 @@ fn magnitude_keeps_the_columns_of_largest_norm() {
 #[test]
 fn logits_are_of_the_batch_that_ran_last() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let (first, second) = (random_tokens(1, 4 * 24), random_tokens(2, 2 * 18));
         let mut session = dense(&model);
         session.forward(&first, 4, None, true).unwrap();
@@ -339,7 +303,7 @@ fn logits_are_of_the_batch_that_ran_last() {
 #[test]
 fn a_pinned_session_repeats_another_ones_choice() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let tokens = random_tokens(1, 4 * 24);
         let mut chosen = session(&model, pruning(Method::ProbePruning));
         chosen.forward(&tokens, 4, None, false).unwrap();
@@ -371,7 +335,7 @@ fn a_pinned_session_repeats_another_ones_choice() {
 #[test]
 fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let new = |dense_below| {
             let settings = Settings { dense_below, ..pruning(Method::ProbePruning) };
             let limits = Limits { capacity: 0, ..LIMITS };
@@ -410,7 +374,7 @@ fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
 
 #[test]
 fn history_goes_back_to_where_it_began() {
-    let plain = load(&folders()[0], 2);
+    let plain = load_on(&folders()[0], 2);
     let of_plain = calibrated(&plain);
     let order = Some(of_plain.channel_order.clone());
     let sorted =
@@ -459,7 +423,7 @@ fn history_goes_back_to_where_it_began() {
 #[test]
 fn recording_where_the_time_goes_changes_no_bit() {
     for folder in folders() {
-        let model = load(&folder, 2);
+        let model = load(&folder);
         let plain = trace(session(&model, pruning(Method::ProbePruning)));
         let mut recorded = session(&model, pruning(Method::ProbePruning));
         assert_eq!(recorded.step_seconds().unwrap(), [0.0; 7], "nothing is recorded unless asked for");
@@ -476,7 +440,7 @@ fn recording_where_the_time_goes_changes_no_bit() {
 
 #[test]
 fn what_is_kept_has_the_highest_scores() {
-    let model = load(&folders()[0], 1);
+    let model = load_on(&folders()[0], 1);
     for method in [Method::ProbePruning, Method::FullBatch, Method::WandaSp, Method::Flap, Method::Random] {
         let mut session = session(&model, pruning(method));
         session.evaluate(&random_tokens(2, 4 * 20), 4, None, true).unwrap();

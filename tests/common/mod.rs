@@ -5,6 +5,7 @@
 
 pub mod models;
 pub mod plain;
+pub mod small;
 
 use std::fmt::Debug;
 

@@ -147,7 +147,7 @@ pub fn check_on_the_cpu(case: &impl Case, dtype: GpuDtype) {
     Run::default().check_on_cpu(case, dtype);
 }
 
-/// As [`check_once`] with one tile.
+/// As [`check_once`] with one tile, but not on the CPU backend, which has none.
 pub fn check_tile(case: &impl Case, dtype: GpuDtype, tile: Tile) {
     Run { tile: Some(tile), ..Run::default() }.check(case, dtype, &one_schedule());
 }
@@ -187,12 +187,13 @@ pub fn check_specials(case: &impl Case, dtype: GpuDtype) {
 
 /// Asserts that this thread's checks have launched every kernel of these modules, in both dtypes.
 pub fn launched_all_of(modules: &[&str]) {
+    let launched = launched();
     for module in modules {
         let ptx = std::fs::read_to_string(ptx_folder().join(format!("{module}.ptx"))).unwrap();
         let names = ptx.lines().filter_map(|line| line.strip_prefix(".visible .entry "));
         let names: Vec<&str> = names.map(|name| name.trim_end_matches('(')).collect();
         assert!(!names.is_empty(), "{module}.ptx has kernels");
-        let missing: Vec<_> = names.iter().filter(|name| !launched().contains(**name)).collect();
+        let missing: Vec<_> = names.iter().filter(|name| !launched.contains(**name)).collect();
         assert!(missing.is_empty(), "no case launches {missing:?} of {module}");
     }
 }

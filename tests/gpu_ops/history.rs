@@ -74,19 +74,10 @@ fn blocks_end_anywhere() {
     for [tokens, kept, bucket, at, format] in
         mixed([&around([2, rows, 2 * rows]), &around([32, threads]), &[1, 2, 3, 8], &[0, 1, 3, 9], &[0, 1]])
     {
-        let layout = HistoryLayout { dtype: [HistoryDtype::F32, HistoryDtype::F16][format], bucket };
-        let (slots, channels) = (at + tokens + at % 2, kept + 7);
-        let case = UpdateCase {
-            layout,
-            slots,
-            channels,
-            kept,
-            block_width: 1,
-            tokens,
-            at,
-            momentum: 0.9,
-            overflow: at == 1,
-        };
+        let dtype = [HistoryDtype::F32, HistoryDtype::F16][format];
+        let (slots, channels, momentum, overflow) = (at + tokens + at % 2, kept + 7, 0.9, at == 1);
+        let wide = wide_case(dtype, bucket, kept, 1);
+        let case = UpdateCase { slots, channels, tokens, at, momentum, overflow, ..wide };
         check_once(&case, F16);
         agrees_with_the_cpu(&case, F16);
     }
@@ -98,19 +89,8 @@ fn blocks_end_anywhere() {
 fn special_values() {
     for dtype in [HistoryDtype::F32, HistoryDtype::F16] {
         for bucket in [1, 2] {
-            let layout = HistoryLayout { dtype, bucket };
-            let (slots, channels, kept, tokens, momentum) = (5, 6, 6, 5, 0.75);
-            let case = UpdateCase {
-                layout,
-                slots,
-                channels,
-                kept,
-                block_width: 1,
-                tokens,
-                at: 0,
-                momentum,
-                overflow: false,
-            };
+            let wide = wide_case(dtype, bucket, 6, 1);
+            let case = UpdateCase { slots: 5, channels: 6, tokens: 5, at: 0, momentum: 0.75, ..wide };
             check_specials(&case, F16);
         }
     }

@@ -139,11 +139,10 @@ impl Case for ScoreCase {
         let score = |unit: usize| {
             let channels = (unit * step..).take(step).map(channel);
             match (self.unit, self.metric) {
-                (Unit::Channel, _) => channels.sum(),
                 (Unit::Head(_), Metric::Ppsp) | (Unit::Group(_), _) => {
                     channels.map(Near::square).sum::<Near>().sqrt()
                 }
-                (Unit::Head(_), _) => channels.sum(),
+                _ => channels.sum(),
             }
         };
         vec![Expected::Floats((0..self.channels / step).map(score).collect())]

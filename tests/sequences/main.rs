@@ -10,7 +10,7 @@ mod measuring;
 
 use std::sync::Arc;
 
-use common::models::Folder;
+use common::small::{self, bits, folders, load, random_tokens};
 use probeprune::{
     cpu::Cpu,
     model::Model,
@@ -20,25 +20,6 @@ use probeprune::{
     },
     session::{CalibrationOptions, Limits, Session, calibrate},
 };
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use serde_json::json;
-
-fn folders() -> [Folder; 2] {
-    [
-        Folder::llama_with(json!({ "num_hidden_layers": 3 })),
-        Folder::opt_with(json!({ "num_hidden_layers": 3 })),
-    ]
-}
-
-fn load(folder: &Folder) -> Arc<Model<Cpu>> {
-    Arc::new(Model::load(&folder.source(), true, Arc::new(Cpu::new(2).unwrap()), |_| ()).unwrap())
-}
-
-fn random_tokens(seed: u64, n: usize) -> Vec<u32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..n).map(|_| rng.random_range(3..264)).collect()
-}
 
 fn dense(model: &Arc<Model<Cpu>>, limits: Limits) -> Session<Cpu> {
     let settings = Settings::default_for(model.config.num_hidden_layers);
@@ -50,19 +31,6 @@ fn calibrated(model: &Arc<Model<Cpu>>) -> Calibration {
     calibrate(model, &random_tokens(9, 5 * 20), options, |_| ()).unwrap()
 }
 
-/// About half of everything but layer 0; history moves fast.
 fn pruning() -> Settings {
-    Settings {
-        method: Method::ProbePruning,
-        prune_ratio: 0.35,
-        skip_layers: vec![0],
-        round_channels: 1,
-        momentum: 0.5,
-        probe_samples: 0.3,
-        ..Settings::default()
-    }
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|x| x.to_bits()).collect()
+    small::pruning(Method::ProbePruning)
 }

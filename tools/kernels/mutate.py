@@ -126,8 +126,8 @@ class Runner:
         return (out / f"{name}.ptx").read_text()
 
     def limit(self, module, once):
-        """Seconds of processor time for a module's tests, `once` under one schedule. They have to pass on the unchanged kernels: otherwise every mutant
-        would seem caught."""
+        """Seconds of processor time for a module's tests, `once` under one schedule. They have to pass on the unchanged
+        kernels: otherwise every mutant would seem caught."""
         with self.lock:
             if (module, once) not in self.limits:
                 failed, seconds = self.run(module, self.tests_in(module), self.original, LIMIT, once)
