@@ -106,6 +106,11 @@ fn blocks_end_anywhere() {
         let (metric, past) = (Metric::ALL[metric], pasts(tokens)[past]);
         check_once(&ScoreCase { tokens, channels, unit, metric, past }, ANY);
     }
+    // A warp for each run of a head of one warp.
+    for (&metric, tokens) in Metric::ALL.iter().zip(around([32 * 16])) {
+        let past = pasts(tokens)[1];
+        check_once(&ScoreCase { tokens, channels: 64, unit: Unit::Head(32), metric, past }, ANY);
+    }
     launched_all_of(&["channel_score"]);
 }
 

@@ -162,12 +162,10 @@ fn tiles_end_anywhere() {
 /// Blocks go down a group of row tiles before they go on to the next columns.
 #[test]
 fn more_rows_than_a_raster_group_has() {
-    for kind in [Linear, Gated, Logits] {
-        let case = LinearCase::new(kind, 2049, [130, 8]);
-        for tile in Tile::ALL {
-            for dtype in DTYPES {
-                check_tile(&case, dtype, tile);
-            }
+    let columns = constant!("src/gpu/tile.rs", "TILE_COLUMNS");
+    for (kind, dtype) in [Linear, Gated, Logits].into_iter().zip(DTYPES.into_iter().cycle()) {
+        for (tile, out_features) in Tile::ALL.into_iter().flat_map(|tile| [(tile, columns), (tile, columns + 2)]) {
+            check_tile(&LinearCase::new(kind, 2049, [out_features, 8]), dtype, tile);
         }
     }
 }

@@ -27,11 +27,11 @@ fn norm() {
 
 #[test]
 fn layer_norm_far_from_zero() {
-    // The variance is a 30,000th of the mean square: a sum of squares in f32 would leave three digits of it.
-    for hidden_size in [520, 1001] {
-        let case =
-            NormCase { affine: false, mean: 100.0, ..NormCase::new(Some(NormKind::Layer), 2, hidden_size) };
-        check(&case, GpuDtype::F16);
+    // The variance is a 30,000th of the mean square: a sum of squares in f32 would leave three digits of it. Or two
+    // millionths: a sum of values times their distances from the mean would be off by the mean's rounding.
+    for (hidden_size, scale) in [(520, 1.0), (1001, 1.0), (520, 0.125), (1001, 0.125)] {
+        let layer = NormCase::new(Some(NormKind::Layer), 2, hidden_size);
+        check(&NormCase { affine: false, mean: 100.0, scale, ..layer }, GpuDtype::F16);
     }
 }
 

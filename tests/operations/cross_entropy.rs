@@ -23,22 +23,28 @@ pub struct CrossEntropyCase {
     pub scale: f32,
     /// The last token's logits are hundreds above or below all others.
     pub outlier: bool,
+    /// All logits are so far below 0 that a column beyond the vocabulary, of 0, would be the only one that counts.
+    pub low: bool,
 }
 
 impl CrossEntropyCase {
     pub fn new(rows: usize, vocab_size: usize, embedding_dim: usize) -> Self {
-        Self { rows, vocab_size, embedding_dim, scale: 1.0, outlier: false }
+        Self { rows, vocab_size, embedding_dim, scale: 1.0, outlier: false, low: false }
     }
 
     /// x, weight, targets.
     fn input(&self, source: Source<'_>) -> (Vec<f32>, Vec<f32>, Vec<u32>) {
         let mut stream = source.stream(9);
-        let x = stream.elements(self.rows * self.embedding_dim);
+        let mut x = stream.elements(self.rows * self.embedding_dim);
         let mut weight = stream.scaled(self.vocab_size, self.embedding_dim);
         weight.iter_mut().for_each(|w| *w = stream.rounded(*w * self.scale));
         if self.outlier {
             let last = weight.len() - self.embedding_dim;
             weight[last..].iter_mut().for_each(|w| *w = stream.rounded(*w * 1000.0));
+        }
+        if self.low {
+            x.iter_mut().step_by(self.embedding_dim).for_each(|x| *x = 1.0);
+            weight.iter_mut().step_by(self.embedding_dim).for_each(|w| *w = -256.0);
         }
         let target = |row: usize| if row % 4 == 3 { u32::MAX } else { (row * 37 % self.vocab_size) as u32 };
         (x, weight, (0..self.rows).map(target).collect())
