@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use common::small::{bits, folders, load, load_on, pruning, random_tokens};
 use probeprune::{
@@ -428,8 +428,11 @@ fn recording_where_the_time_goes_changes_no_bit() {
         let mut recorded = session(&model, pruning(Method::ProbePruning));
         assert_eq!(recorded.step_seconds().unwrap(), [0.0; 7], "nothing is recorded unless asked for");
         recorded.record_steps(true).unwrap();
+        let start = Instant::now();
         recorded.evaluate(&random_tokens(1, 4 * 24), 4, None, false).unwrap();
-        let seconds = recorded.step_seconds().unwrap();
+        let (took, seconds) = (start.elapsed().as_secs_f64(), recorded.step_seconds().unwrap());
+        let share = seconds.iter().sum::<f64>() / took;
+        assert!((0.01..=1.0).contains(&share), "steps take {share} of a batch's time: {seconds:?}");
         let of = |step: Step| seconds[step as usize];
         for step in [Step::Embedding, Step::Attention, Step::Mlp, Step::Probe, Step::Selection, Step::Head] {
             assert!(of(step) > 0.0, "{}: {seconds:?}", step.name());

@@ -143,3 +143,124 @@ fn compensation(
     let of_batch = rows * 4.0 * r * h + 2.0 * (r + 1.0) * (channels - kept as f64) * h;
     (of_batch, probe_rows * 2.0 * r * (h + channels))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::ModelSource;
+
+    const SHAPE: BatchShape = BatchShape { samples: 2, tokens: 10 };
+    /// Per row and layer: 2·H = 16 times q, k, v; o; gate, up and down.
+    const DENSE: f64 = 16.0 * (16 + 8 + 36) as f64;
+
+    /// H 8, 4 heads and 2 key/value heads of 2, I 12, 3 layers.
+    fn config(model: &str) -> ModelConfig {
+        ModelConfig {
+            hidden_size: 8,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 2,
+            intermediate_size: 12,
+            num_hidden_layers: 3,
+            ..ModelConfig::load(&ModelSource::locate(model).unwrap()).unwrap()
+        }
+    }
+
+    /// A probe of 5 tokens of one sample; 0.6 is pruned in two layers: 2 heads and 5 channels are kept.
+    fn settings(method: Method, compensate: Compensation) -> Settings {
+        Settings {
+            method,
+            compensate,
+            prune_ratio: 0.4,
+            skip_layers: vec![0],
+            round_channels: 1,
+            probe_tokens: 0.5,
+            probe_samples: 0.5,
+            ..Settings::default()
+        }
+    }
+
+    /// Total and probe, in FLOPs.
+    fn flops(config: &ModelConfig, settings: &Settings, dense_layer: f64) -> [f64; 2] {
+        let layers = LayerCounts::by_settings(config, settings).unwrap();
+        let dense = 3.0 * 20.0 * dense_layer;
+        let Shares { total, probe } = shares(config, settings, &layers, SHAPE);
+        [total, probe].map(|share| (share * dense).round())
+    }
+
+    fn llama(method: Method, compensate: Compensation) -> [f64; 2] {
+        flops(&config("bundled:tiny-llama"), &settings(method, compensate), DENSE)
+    }
+
+    #[test]
+    fn kept_counts_of_every_layer() {
+        let config = config("bundled:tiny-llama");
+        let dense = LayerCounts::dense(&config);
+        let counts = |settings: Settings| LayerCounts::by_settings(&config, &settings).unwrap();
+        let pp = settings(Method::ProbePruning, Compensation::ProbeMean);
+        let pruned = LayerCounts {
+            heads: 2,
+            kv_heads: 2,
+            channels: 5,
+            probes_attention: true,
+            probes_mlp: true,
+            compensate: Compensation::ProbeMean,
+        };
+        assert_eq!(counts(pp.clone()), [dense, pruned, pruned]);
+        // Layer 0 has no block before it beside which its probe could run.
+        let parallel = Settings { parallel_probe: true, skip_layers: vec![], ..pp.clone() };
+        let third = LayerCounts { heads: 3, channels: 8, ..pruned };
+        let first = LayerCounts { heads: 4, probes_attention: false, ..third };
+        assert_eq!(counts(parallel.clone()), [first, third, third]);
+        assert_eq!(counts(Settings { skip_layers: vec![0], ..parallel.clone() }), [dense, pruned, pruned]);
+        assert_eq!(counts(Settings { parallel_probe: false, ..parallel }), [third; 3]);
+        assert_eq!(counts(Settings { prune_ratio: 0.0, ..pp }), [dense; 3]);
+        let fixed = settings(Method::WandaSp, Compensation::None);
+        let fixed_counts = LayerCounts {
+            probes_attention: false,
+            probes_mlp: false,
+            compensate: Compensation::None,
+            ..pruned
+        };
+        assert_eq!(counts(fixed.clone()), [dense, fixed_counts, fixed_counts]);
+        let one_head = Settings { prune_ratio: 0.5, ..fixed };
+        assert_eq!(counts(one_head)[1], LayerCounts { heads: 1, kv_heads: 1, channels: 3, ..fixed_counts });
+    }
+
+    #[test]
+    fn shares_count_every_projection() {
+        // A kept layer's row: q of 2 heads, k and v of 2, o, 3 projections of 5 channels.
+        let kept = 20.0 * 16.0 * (12 + 4 + 15) as f64;
+        let batch = 20.0 * DENSE + 2.0 * kept;
+        // q, k, v and gate, up of the whole layer for the probe's rows.
+        let probe = |rows: f64| 2.0 * rows * 16.0 * (16 + 24) as f64;
+        assert_eq!(llama(Method::WandaSp, Compensation::None), [batch, 0.0]);
+        assert_eq!(llama(Method::ProbePruning, Compensation::None), [batch + probe(5.0), probe(5.0)]);
+        assert_eq!(llama(Method::FullBatch, Compensation::None), [batch + probe(20.0), probe(20.0)]);
+        // OPT's MLP has two projections.
+        let opt = flops(
+            &config("bundled:tiny-opt"),
+            &settings(Method::WandaSp, Compensation::None),
+            16.0 * (16 + 8 + 24) as f64,
+        );
+        assert_eq!(opt, [20.0 * 16.0 * 48.0 + 2.0 * 20.0 * 16.0 * (12 + 4 + 10) as f64, 0.0]);
+    }
+
+    #[test]
+    fn compensation_counts_as_work() {
+        // The mean's product with the pruned columns: 4 of the heads', 7 of the MLP's.
+        let [mean, mean_probe] = llama(Method::ProbePruning, Compensation::ProbeMean);
+        let [plain, plain_probe] = llama(Method::ProbePruning, Compensation::None);
+        assert_eq!([mean - plain, mean_probe - plain_probe], [2.0 * 16.0 * (4 + 7) as f64, 0.0]);
+        // Rank 1 costs 2 of 5 channels. z and its product for 20 rows of both blocks, a matrix of 2 rows for 4 + 9 pruned
+        // columns; z and B·z of 8 and 12 channels for the probe's 5 rows.
+        let [linear, linear_probe] = llama(Method::ProbePruning, Compensation::Linear { rank: 1 });
+        let added_probe = 2.0 * 5.0 * 2.0 * ((8 + 8) + (8 + 12)) as f64;
+        let added_batch = 2.0 * (2.0 * 20.0 * 4.0 * 8.0 + 2.0 * 2.0 * (4 + 9) as f64 * 8.0);
+        let fewer = 2.0 * 20.0 * 16.0 * (3 * 2) as f64;
+        assert_eq!(
+            [linear - plain, linear_probe - plain_probe],
+            [added_probe + added_batch - fewer, added_probe]
+        );
+    }
+}

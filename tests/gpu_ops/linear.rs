@@ -164,7 +164,9 @@ fn tiles_end_anywhere() {
 fn more_rows_than_a_raster_group_has() {
     let columns = constant!("src/gpu/tile.rs", "TILE_COLUMNS");
     for (kind, dtype) in [Linear, Gated, Logits].into_iter().zip(DTYPES.into_iter().cycle()) {
-        for (tile, out_features) in Tile::ALL.into_iter().flat_map(|tile| [(tile, columns), (tile, columns + 2)]) {
+        for (tile, out_features) in
+            Tile::ALL.into_iter().flat_map(|tile| [(tile, columns), (tile, columns + 2)])
+        {
             check_tile(&LinearCase::new(kind, 2049, [out_features, 8]), dtype, tile);
         }
     }
@@ -210,6 +212,12 @@ fn steps_of_the_cpu_backend() {
             if case.shape.rows() * case.in_features < 1 << 20 {
                 check_on_the_cpu(&case, dtype);
             }
+        }
+        // A row that has no room in a panel.
+        let room =
+            constant!("src/cpu/panel.rs", "PANEL_COLUMNS") * constant!("src/cpu/panel.rs", "PANEL_FEATURES");
+        for inputs in [room, room + 1] {
+            check_on_the_cpu(&LinearCase::new(kind, 1, [3, inputs]), GpuDtype::Bf16);
         }
     }
 }

@@ -141,6 +141,17 @@ fn steps_of_the_cpu_backend() {
     for (case, dtype) in cases([&rows, &outputs, &columns]) {
         check_on_the_cpu(&case, dtype);
     }
+    // Few rows that have no room beside each other, a row that has none, and a head that two panels share.
+    let panel = constant!("src/cpu/panel.rs", "PANEL_COLUMNS");
+    let room = panel * constant!("src/cpu/panel.rs", "PANEL_FEATURES");
+    let few = constant!("src/cpu/gemm.rs", "DOT_ROWS");
+    for (rows, columns) in [(few, room / few), (few, room / few + 1), (1, room), (1, room + 1)] {
+        for keep in [Keep::Dense, Keep::channels(columns / 2)] {
+            check_on_the_cpu(&full(rows, [3, columns]).keep(keep), GpuDtype::Bf16);
+        }
+    }
+    let heads = Keep::Blocks { len: panel / 80 + 2, block_width: 80 };
+    check_on_the_cpu(&full(few + 1, [33, 80 * (panel / 80 + 9)]).keep(heads), GpuDtype::F16);
 }
 
 #[test]
