@@ -168,6 +168,18 @@ fn images(fit: &LinearFit, x: &[f64]) -> Vec<f64> {
 }
 
 #[test]
+fn calibration_tells_its_rank_and_how_far_it_is() {
+    let model = load(&folders()[0]);
+    let tokens = random_tokens(1, 5 * SEQ_LEN);
+    for (linear_rank, told) in [(0, vec![2, 4, 5]), (3, vec![2, 4, 5, 7, 9, 10])] {
+        let options = CalibrationOptions { seq_len: SEQ_LEN, batch_size: 2, flap: false, linear_rank };
+        let mut done = Vec::new();
+        let calibration = calibrate(&model, &tokens, options, |samples| done.push(samples)).unwrap();
+        assert_eq!((calibration.linear_rank(), done), ((linear_rank > 0).then_some(linear_rank), told));
+    }
+}
+
+#[test]
 fn linear_maps_are_whitened_and_regress_the_states() {
     // LayerNorm's output has one direction without variance, the last to be found.
     for rank in [1, 3, H - 1] {
@@ -392,6 +404,43 @@ fn check_session(folder: &Folder, compensate: Compensation) {
         assert_close(&format!("logits: {compensate}"), &session.logits(samples).unwrap(), &want, 1e-4);
     }
     assert_eq!(compared, 2 * 4, "two blocks of two layers are pruned");
+}
+
+/// `wanda-sp` with `probe-mean`: what it prunes counts as its mean in calibration.
+#[test]
+fn what_a_fixed_choice_prunes_counts_as_its_mean() {
+    for folder in folders() {
+        let (plain, model, calibration) = (Plain::new(&folder), load(&folder), calibrated(&folder, 3, 0));
+        let settings = Settings {
+            method: Method::WandaSp,
+            prune_ratio: 0.35,
+            skip_layers: vec![0],
+            round_channels: 1,
+            compensate: Compensation::ProbeMean,
+            ..Settings::default()
+        };
+        let limits = Limits { samples: 2, tokens: SEQ_LEN, capacity: 0 };
+        let mut session = Session::new(Arc::clone(&model), settings, limits, Some(&calibration)).unwrap();
+        let tokens = random_tokens(2, 2 * SEQ_LEN);
+        session.forward(&tokens, 2, None, true).unwrap();
+        let frequencies = plain.frequencies(10_000.0);
+        let want = plain.logits(&tokens, SEQ_LEN, &|_| frequencies.clone(), &mut |layer, block, _, a| {
+            let (kept, unit) = match block {
+                Block::Attention => (session.kept_heads(layer).unwrap(), model.config.head_dim),
+                Block::Mlp => (session.kept_channels(layer).unwrap(), 1),
+            };
+            let Some(kept) = kept else { return };
+            let width = a.len() / (2 * SEQ_LEN);
+            let of_slots = &calibration.layers[layer][block as usize].mean;
+            let mean = means(&of_slots.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), width);
+            let pruned = |c: usize| !kept.contains(&((c / unit) as u32));
+            a.iter_mut()
+                .enumerate()
+                .filter(|(i, _)| pruned(i % width))
+                .for_each(|(i, a)| *a = mean[i % width]);
+        });
+        assert_close("logits", &session.logits(2).unwrap(), &want, 1e-4);
+    }
 }
 
 #[test]

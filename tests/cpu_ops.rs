@@ -375,6 +375,7 @@ fn what_is_not_a_number_stays_so_where_it_is_seen() {
 
 #[test]
 fn one_two_and_three_threads_give_the_same_bits() {
+    assert_eq!([1, 2, 3].map(|threads| Cpu::new(threads).unwrap().threads()), [1, 2, 3]);
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     for (t, n, k) in SHAPES {
         let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));

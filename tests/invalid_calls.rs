@@ -13,7 +13,7 @@ use probeprune::{
     Error,
     cpu::Cpu,
     model::Model,
-    prune::settings::{Method, Settings},
+    prune::settings::{Compensation, Method, Settings},
     session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
 };
 use rand::{RngExt, SeedableRng};
@@ -140,6 +140,20 @@ fn settings_out_of_range_are_refused() {
     refuse(Settings { fixed_probe_weight: Some(-0.1), ..base() }, &["fixed_probe_weight", "0 to 1", "-0.1"]);
     refuse(Settings { round_channels: 0, ..base() }, &["round_channels", "at least 1", "0"]);
     refuse(Settings { flap_attention_factor: 3, ..base() }, &["flap_attention_factor", "2 or 4", "3"]);
+    refuse(Settings { channel_group: 4, ..base() }, &["channel_group", "1, 8 or 16", "4"]);
+    refuse(Settings { channel_group: 8, ..base() }, &["channel_group 8", "sorted when it was loaded"]);
+    refuse(
+        Settings { channel_group: 8, ..pruning(Method::Flap) },
+        &["channel_group 8", "pp or wanda-sp", "flap"],
+    );
+    for (method, compensate, expected) in [
+        (Method::FullBatch, Compensation::ProbeMean, "`method` pp or `method` wanda-sp"),
+        (Method::Flap, Compensation::ProbeMean, "`method` pp or `method` wanda-sp"),
+        (Method::WandaSp, Compensation::Linear { rank: 2 }, "`method` pp"),
+    ] {
+        let name = format!("compensate {compensate}");
+        refuse(Settings { compensate, ..pruning(method) }, &[&name, expected, method.name()]);
+    }
     for method in [Method::WandaSp, Method::Flap] {
         refuse(pruning(method), &["method", method.name(), "a calibration", "none"]);
     }
@@ -172,6 +186,40 @@ fn calibration_takes_whole_samples() {
     }
     let options = CalibrationOptions { seq_len: 8, batch_size: 0, flap: true, linear_rank: 0 };
     assert_error(calibrate(&model, &random_tokens(1, 8), options, |_| ()), &["batch", "at least one"]);
+    let hidden_size = model.config.hidden_size;
+    let ranked = |linear_rank| {
+        let options = CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank };
+        calibrate(&model, &random_tokens(1, 8 * 2), options, |_| ())
+    };
+    assert_eq!(ranked(hidden_size).unwrap().linear_rank(), Some(hidden_size));
+    assert_error(ranked(hidden_size + 1), &["linear_rank", &format!("at most {hidden_size}")]);
+}
+
+#[test]
+fn a_calibration_of_other_weights_is_refused() {
+    let [model, other] =
+        [3, 4].map(|layers| load(&Folder::llama_with(json!({ "num_hidden_layers": layers }))));
+    let options = CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank: 0 };
+    let calibration = calibrate(&other, &random_tokens(1, 8), options, |_| ()).unwrap();
+    let result = Session::new(model, pruning(Method::WandaSp), LIMITS, Some(&calibration));
+    assert_error(result.map(drop), &["calibration"]);
+}
+
+#[test]
+fn prompts_and_tokens_fit_the_cache_and_the_samples() {
+    for folder in folders() {
+        let limits = Limits { capacity: 10, ..LIMITS };
+        let mut session = Session::new(load(&folder), pruning(Method::ProbePruning), limits, None).unwrap();
+        let prompt = |length: usize| random_tokens(1, 2 * length);
+        assert_error(session.prefill(&prompt(11), 2, None, None), &["prompt", "at most 10 tokens", "got 11"]);
+        session.prefill(&prompt(10), 2, None, None).unwrap();
+        assert_error(session.decode(&[5, 6], None), &["10"]);
+        session.prefill(&prompt(9), 2, None, None).unwrap();
+        let expected = ["decode", "2 tokens, one per sample"];
+        assert_error(session.decode(&[5], None), &expected);
+        assert_error(session.decode(&[5, 6], Some(&[1])), &expected);
+        session.decode(&[5, 6], Some(&[1, 0])).unwrap();
+    }
 }
 
 #[test]

@@ -253,6 +253,7 @@ fn random_selections_follow_the_seed() {
         assert_eq!(run(3), selections[3]);
         let channels: std::collections::HashSet<_> = selections.iter().map(|kept| &kept[1]).collect();
         assert_eq!(channels.len(), 8);
+        assert!(selections.iter().any(|kept| kept[0] != kept[2]), "layers differ in heads too");
     }
 }
 
@@ -327,6 +328,7 @@ fn a_pinned_session_repeats_another_ones_choice() {
         refused(&|kept| kept[0][1] = Some(vec![0]), "expected nothing: the block is dense, got a kept set");
         refused(&|kept| kept[1][0] = None, "expected a kept set, got nothing");
         refused(&|kept| kept[1][0].as_mut().unwrap().reverse(), "expected 2 ascending indices below 4");
+        refused(&|kept| kept[1][0] = Some(vec![1, 1]), "expected 2 ascending indices below 4");
         refused(&|kept| *kept[2][1].as_mut().unwrap().last_mut().unwrap() = 24, "ascending indices below 24");
         refused(&|kept| kept[2][1].as_mut().unwrap().truncate(11), "got 11 indices");
     }
@@ -428,11 +430,14 @@ fn recording_where_the_time_goes_changes_no_bit() {
         let mut recorded = session(&model, pruning(Method::ProbePruning));
         assert_eq!(recorded.step_seconds().unwrap(), [0.0; 7], "nothing is recorded unless asked for");
         recorded.record_steps(true).unwrap();
+        recorded.evaluate(&random_tokens(2, 4 * 24), 4, None, false).unwrap();
         let start = Instant::now();
         recorded.evaluate(&random_tokens(1, 4 * 24), 4, None, false).unwrap();
         let (took, seconds) = (start.elapsed().as_secs_f64(), recorded.step_seconds().unwrap());
         let share = seconds.iter().sum::<f64>() / took;
         assert!((0.01..=1.0).contains(&share), "steps take {share} of a batch's time: {seconds:?}");
+        let names = ["embedding", "attention", "mlp", "probe", "selection", "history", "head"];
+        assert_eq!(Step::ALL.map(Step::name), names);
         let of = |step: Step| seconds[step as usize];
         for step in [Step::Embedding, Step::Attention, Step::Mlp, Step::Probe, Step::Selection, Step::Head] {
             assert!(of(step) > 0.0, "{}: {seconds:?}", step.name());

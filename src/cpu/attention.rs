@@ -175,3 +175,15 @@ fn weighted_sums(weights: &[f32], v: Strided<'_>, sums: &mut [f32], len: usize, 
         product([d, len, keys], sums.as_mut_ptr(), d, true, factors, steps);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_with_gaps_need_no_gap_at_the_end() {
+        let rows = Strided { values: &[0.0; 10], stride: 3 };
+        assert!(rows.holds(3, 4) && rows.holds(1, 10));
+        assert!(!rows.holds(3, 5) && !rows.holds(4, 2));
+    }
+}

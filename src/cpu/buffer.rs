@@ -93,3 +93,14 @@ impl<T> AsRef<[T]> for Buffer<T> {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_compare_by_their_entries() {
+        let buffer: Buffer<u32> = vec![1, 2].into();
+        assert!(buffer == [1, 2] && buffer != [1, 3] && buffer != [1]);
+    }
+}

@@ -291,6 +291,7 @@ fn dot_products(
     epilogue: impl Fn(&mut [f32], usize, usize) + Sync,
 ) {
     let Factors { x, t, weight, rows, columns } = factors;
+    assert!(t <= DOT_ROWS, "few rows");
     let (n, k) = (rows.len(), columns.len());
     cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, scratch| {
         let first = task * PANEL_FEATURES;
@@ -313,7 +314,7 @@ fn dot_products(
             x = spread;
         }
         let to = Shared(products.as_mut_ptr());
-        // SAFETY: `products` is this task's and holds at least DOT_ROWS × 64.
+        // SAFETY: `products` is this task's and holds at least DOT_ROWS × 64; there are no more rows (asserted above).
         unsafe { dot_rows(cpu, panel, Factors { x, ..factors }, first..first + len, to, len) };
         for (row, values) in products.chunks_exact(len).take(t).enumerate() {
             // SAFETY: features first..first+len belong to this task.

@@ -133,3 +133,49 @@ impl<D: Driver> Gpu<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's name without its dtype, and blocks in y.
+    fn planned(tokens: usize, heads: usize, head_dim: usize, multiprocessors: usize) -> (&'static str, u32) {
+        let queries = BatchShape { samples: 2, tokens };
+        let (keys, scale) = (tokens, 1.0);
+        let shape = AttentionShape {
+            queries,
+            keys,
+            key_capacity: keys,
+            heads,
+            kv_heads: heads,
+            head_dim,
+            scale,
+            window: None,
+        };
+        let (kernel, geometry) = plan(&shape, multiprocessors);
+        (kernel[0].name.trim_end_matches("_bf16"), geometry.grid[1])
+    }
+
+    #[test]
+    fn kernels_are_as_wide_as_heads() {
+        for (head_dim, decode, prefill) in [
+            (7, "attention_decode_d64", "attention_q64_d32"),
+            (32, "attention_decode_d64", "attention_q128_d32"),
+            (64, "attention_decode_d64", "attention_q128_d64"),
+            (72, "attention_decode_d128", "attention_q128_d128"),
+            (132, "attention_q64_d256", "attention_q64_d256"),
+            (256, "attention_decode_d256", "attention_q64_d256"),
+        ] {
+            assert_eq!(planned(8, 4, head_dim, 1).0, decode);
+            assert_eq!(planned(9, 4, head_dim, 1).0, prefill);
+        }
+    }
+
+    #[test]
+    fn tiles_are_large_where_there_are_two_for_each_multiprocessor() {
+        // Two tiles of 128 queries, 4 heads, 2 samples.
+        assert_eq!(planned(129, 4, 64, 8), ("attention_q128_d64", 2));
+        assert_eq!(planned(129, 4, 64, 9), ("attention_q64_d64", 3));
+        assert_eq!(planned(128, 4, 64, 5), ("attention_q64_d64", 2));
+    }
+}

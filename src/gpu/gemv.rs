@@ -32,3 +32,16 @@ impl<D: Driver> Gpu<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_blocks_get_all_warps() {
+        let of = |outputs| (geometry(outputs, 16).grid, geometry(outputs, 16).threads);
+        assert_eq!(of(1), ([1, 1, 1], 512));
+        assert_eq!(of(16 * 63), ([63, 1, 1], 512));
+        assert_eq!(of(16 * 63 + 1), ([64, 1, 1], 256));
+    }
+}

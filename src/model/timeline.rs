@@ -86,11 +86,6 @@ impl<B: Backend> Timeline<B> {
         Ok(Self { stamps, steps: Vec::with_capacity(most) })
     }
 
-    /// Whether it takes stamps.
-    pub fn is_on(&self) -> bool {
-        !self.stamps.is_empty()
-    }
-
     /// A forward begins.
     pub fn start(&mut self, backend: &B) {
         self.steps.clear();

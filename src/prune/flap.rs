@@ -47,3 +47,40 @@ fn standardised_units(metric: &[f32], width: usize) -> Vec<f64> {
     let standard: Vec<f64> = values.map(|x| (x - mean) / deviation).collect();
     standard.chunks_exact(width).map(|unit| unit.iter().sum::<f64>() / width as f64).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::ModelSource;
+
+    /// Pruned heads of 4 and channels of 12 for the ratios .1, .2, ... .9. Units of 1 to 9 are so close to each other here
+    /// that a wrong weight of a head or a biased deviation gives other counts.
+    fn pruned(model: &str, attention_factor: u32) -> Vec<[usize; 2]> {
+        let config = ModelConfig {
+            hidden_size: 8,
+            num_attention_heads: 4,
+            head_dim: 2,
+            intermediate_size: 12,
+            ..ModelConfig::load(&ModelSource::locate(model).unwrap()).unwrap()
+        };
+        let attention = [5, 1, 4, 1, 7, 1, 9, 5].map(|x| x as f32).to_vec();
+        let mlp = [3, 6, 4, 0, 5, 2, 5, 9, 4, 3, 5, 1].map(|x| x as f32).to_vec();
+        let metrics = [(Block::Attention, attention), (Block::Mlp, mlp)];
+        let shares =
+            (1..10).map(|i| global_ratios(&config, &metrics, f64::from(i) / 10.0, 10, attention_factor));
+        shares
+            .map(|shares| [(4.0 * shares[0]).round() as usize, (12.0 * shares[1]).round() as usize])
+            .collect()
+    }
+
+    /// Computed apart from this code: a head weighs (factor·S·H·D + 2·S²·D) / (projections·S·H) channels.
+    #[test]
+    fn one_threshold_for_all_blocks() {
+        let llama = [[0, 3], [1, 3], [1, 5], [2, 5], [3, 5], [3, 5], [3, 10], [3, 11], [4, 11]];
+        assert_eq!(pruned("bundled:tiny-llama", 4), llama);
+        let two = [[0, 3], [1, 3], [1, 5], [2, 5], [3, 5], [3, 7], [3, 10], [3, 11], [4, 11]];
+        assert_eq!(pruned("bundled:tiny-llama", 2), two);
+        let opt = [[1, 3], [1, 3], [1, 5], [2, 5], [3, 5], [3, 5], [3, 10], [3, 11], [4, 11]];
+        assert_eq!(pruned("bundled:tiny-opt", 4), opt);
+    }
+}

@@ -200,6 +200,19 @@ mod tests {
     }
 
     #[test]
+    fn a_vector_that_adds_no_direction_becomes_0() {
+        // What is left of the second is rounding: 1e-10 of its length or less.
+        let mut basis = vec![vec![1.0, 1.0, 1.0], vec![1e7 / 3.0, 1e7 / 3.0, 1e7 / 3.0], vec![1.0, 2.0, 4.0]];
+        orthonormalise(&mut basis);
+        assert_eq!(basis[1], [0.0; 3]);
+        let products = [(0, 0), (2, 2), (0, 2)].map(|(i, j)| dot(&basis[i], &basis[j]));
+        assert!(
+            products.iter().zip([1.0, 1.0, 0.0]).all(|(got, want)| (got - want).abs() < 1e-12),
+            "{products:?}"
+        );
+    }
+
+    #[test]
     fn the_fit_is_the_ridge_regression_and_its_variance_what_is_left() {
         let (x, a) = samples(2000);
         let n = x.len();

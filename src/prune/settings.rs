@@ -351,3 +351,37 @@ impl Settings {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compensations_are_read_as_they_are_written() {
+        for compensate in [Compensation::None, Compensation::ProbeMean, Compensation::Linear { rank: 1 }] {
+            assert_eq!(compensate.to_string().parse::<Compensation>().unwrap(), compensate);
+        }
+        let rank = Compensation::DEFAULT_RANK;
+        assert_eq!("linear".parse::<Compensation>().unwrap(), Compensation::Linear { rank });
+        for (text, expected) in [
+            ("", "none, probe-mean, linear or linear:RANK"),
+            ("nonesuch", "none, probe-mean, linear or linear:RANK"),
+            ("none:1", "none, probe-mean, linear or linear:RANK"),
+            ("linear:0", "a rank of at least 1"),
+            ("linear:-1", "a rank of at least 1"),
+            ("linear:", "a rank of at least 1"),
+        ] {
+            let error = text.parse::<Compensation>().unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn layers_that_a_model_has_are_skipped() {
+        let skipped = Settings::default().skip_layers;
+        assert_eq!(Settings::default_for(32).skip_layers, skipped);
+        let least = skipped.iter().max().unwrap() + 1;
+        assert_eq!(Settings::default_for(least).skip_layers, skipped);
+        assert_eq!(Settings::default_for(least - 1).skip_layers, skipped[..skipped.len() - 1]);
+    }
+}

@@ -77,3 +77,23 @@ impl Unit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::ModelSource;
+
+    #[test]
+    fn blocks_and_their_units() {
+        let config = ModelConfig::load(&ModelSource::locate("bundled:tiny-llama").unwrap()).unwrap();
+        let head = Unit::Head(config.head_dim);
+        for (group, of_mlp, block_width) in
+            [(1, Unit::Channel, 1), (8, Unit::Group(8), 8), (16, Unit::Group(16), 16)]
+        {
+            assert_eq!(Block::ALL.map(|block| block.unit(&config, group)), [head, of_mlp]);
+            assert_eq!(of_mlp.block_width(), block_width);
+        }
+        assert_eq!(head.block_width(), config.head_dim);
+        assert_eq!(Block::ALL.map(Block::name), ["attention", "mlp"]);
+    }
+}

@@ -110,5 +110,8 @@ mod tests {
         let ones = draws(sampling, &[0.0, 0.5], 20_000).iter().filter(|&&id| id == 1).count();
         let expected = 1.0 / (1.0 + (-1.0f64).exp());
         assert!((ones as f64 / 20_000.0 - expected).abs() < 0.02, "{ones}");
+        // Only differences count, however large the logits are.
+        let far = draws(sampling, &[1e6, 1e6 + 0.5], 20_000).iter().filter(|&&id| id == 1).count();
+        assert_eq!(far, ones);
     }
 }

@@ -51,16 +51,16 @@ impl Emulator {
 }
 
 /// Where the PTX is: PROBEPRUNE_PTX, where tools/kernels/mutate.py puts kernels with a fault, or the nearest cuda/ptx above
-/// this program, which need not be where it was compiled.
+/// this program, which need not be where it was compiled, or above the current folder.
 pub fn ptx_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("PROBEPRUNE_PTX") {
         return folder.into();
     }
-    let program = std::env::current_exe().unwrap();
-    let mut folders = program.ancestors().map(|folder| folder.join("cuda/ptx"));
+    let places = [std::env::current_exe().unwrap(), std::env::current_dir().unwrap()];
+    let mut folders = places.iter().flat_map(|place| place.ancestors()).map(|folder| folder.join("cuda/ptx"));
     folders
         .find(|folder| folder.is_dir())
-        .expect("a folder above the tests has cuda/ptx, or PROBEPRUNE_PTX names it")
+        .expect("a folder above the tests or the current one has cuda/ptx, or PROBEPRUNE_PTX names it")
 }
 
 /// A module, parsed once.

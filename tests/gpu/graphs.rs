@@ -1,13 +1,17 @@
 //! How launches reach a driver: at once, collected, and as graphs.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use probeprune::{
     Error, Result,
-    backend::{Backend, Norm, NormKind, NormOperands},
+    backend::{Backend, Linear, LinearOperands, Norm, NormKind, NormOperands, WeightUse},
+    checkpoint::Tensor,
     gpu::{Activations, Driver, Gpu, GpuDtype, Launch, Statistics},
 };
 
@@ -252,6 +256,7 @@ fn events_inside_a_scope_keep_their_place_and_make_no_graph() {
     bench.fill(1.0);
     let mut stamps = [bench.gpu.stamp().unwrap(), bench.gpu.stamp().unwrap()];
     for round in 0..3 {
+        let start = Instant::now();
         let events = bench.scope(|bench| {
             let [from, to] = &mut stamps;
             bench.copy(1, 0);
@@ -264,7 +269,8 @@ fn events_inside_a_scope_keep_their_place_and_make_no_graph() {
         assert_eq!(events, [launch, Event::Record, launch, launch, Event::Record], "round {round}");
         // Waits until the device is there.
         bench.first(1);
-        assert!(bench.gpu.seconds_between(&stamps[0], &stamps[1]).unwrap() > 0.0);
+        let seconds = bench.gpu.seconds_between(&stamps[0], &stamps[1]).unwrap();
+        assert!(seconds > 0.0 && seconds <= start.elapsed().as_secs_f64(), "{seconds}");
     }
 }
 
@@ -287,6 +293,8 @@ fn scopes_nest_and_another_backends_launches_are_its_own() {
         outer.copy(1, 0);
         assert_eq!(inner.copies(1), [Event::Launch; 2]);
         assert_eq!(outer.copies(1), [], "still collected");
+        inner.fill(3.0);
+        assert_eq!((inner.events(), outer.events()), (vec![Write], vec![]), "still collected");
     });
     assert_eq!(events, [Event::Launch; 3]);
 }
@@ -342,6 +350,20 @@ fn errors_surface_at_the_next_download_and_only_once() {
     assert_eq!(bench.first(0), 5.0, "the error was told");
     bench.copy(1, 1);
     assert_eq!(bench.first(1), 5.0, "and the backend works on");
+    bench.gpu.driver().launches_left.store(0, Ordering::Relaxed);
+    bench.copy(1, 1);
+    assert_error(bench.gpu.issued(), &["test", "launch", "a planted one"]);
+    bench.gpu.issued().unwrap();
+}
+
+#[test]
+fn as_much_is_cleared_as_was_asked_for() {
+    let mut bench = Bench::new();
+    bench.fill(2.0);
+    bench.copy(6, 0);
+    bench.gpu.clear_statistics(&mut bench.sums, 5);
+    let sum = 4.0 * WIDTH as f32;
+    assert_eq!(bench.gpu.download_statistics(&bench.sums, 6).unwrap(), [0.0, 0.0, 0.0, 0.0, 0.0, sum]);
 }
 
 #[test]
@@ -350,6 +372,7 @@ fn launches_of_nothing_are_left_out() {
     bench.copy(0, 0);
     let empty: [f32; 0] = [];
     bench.gpu.upload_activations(&empty, &mut bench.x);
+    bench.gpu.clear_statistics(&mut bench.sums, 0);
     assert_eq!(bench.events(), []);
     assert_eq!(bench.gpu.download_activations(&bench.x, 0).unwrap(), empty);
     let norm = Norm { kind: NormKind::Rms, weight: None, bias: None, eps: 1e-5 };
@@ -361,5 +384,10 @@ fn launches_of_nothing_are_left_out() {
         out: &mut bench.out[0],
         sum_squares: &mut bench.sums,
     });
+    let weight = Tensor::from_f32(vec![WIDTH, WIDTH], vec![1.0; WIDTH * WIDTH]);
+    let weight = bench.gpu.weight(&weight, WeightUse::Rows).unwrap();
+    let projection = Linear { weight, bias: None, out_features: WIDTH, in_features: WIDTH };
+    bench.events();
+    bench.gpu.linear(LinearOperands::new(&bench.x, 0, &projection, &mut bench.out[0]));
     assert_eq!(bench.events(), []);
 }

@@ -12,7 +12,7 @@ use probeprune::{
     Result,
     backend::{AttentionOperands, AttentionShape, Backend, WeightUse},
     checkpoint::{Checkpoint, Dtype, Tensor},
-    gpu::{Driver, Gpu, GpuDtype, Launch},
+    gpu::{Driver, Gpu, GpuDtype, Launch, weights_on_gpu},
     model::Model,
     prune::{
         BatchShape,
@@ -162,13 +162,17 @@ fn weights_of_either_16_bit_dtype_become_the_other() {
     for stored_as in [Dtype::BF16, Dtype::F16] {
         let folder = Folder::llama();
         let name = "model.layers.0.self_attn.o_proj.weight";
-        let values = folder.tensors()[name].1.clone();
+        let (shape, values) = folder.tensors()[name].clone();
+        let transposed = (0..shape[1]).flat_map(|column| values.iter().skip(column).step_by(shape[1]));
+        let transposed: Vec<f32> = transposed.copied().collect();
         folder.write("model.safetensors", crate::common::models::serialize(&folder.tensors(), stored_as));
         let checkpoint = Checkpoint::open(&folder.source(), true).unwrap();
         let tensor = checkpoint.require(name).unwrap();
-        for dtype in [GpuDtype::Bf16, GpuDtype::F16] {
+        for (dtype, (usage, values)) in [GpuDtype::Bf16, GpuDtype::F16].into_iter().flat_map(|dtype| {
+            [(WeightUse::Rows, &values), (WeightUse::Columns, &transposed)].map(|of| (dtype, of))
+        }) {
             let gpu = Gpu::new(Meter::default(), dtype);
-            gpu.weight(&tensor, WeightUse::Rows).unwrap();
+            gpu.weight(&tensor, usage).unwrap();
             let rounded: Vec<u8> = values
                 .iter()
                 .map(|&x| match stored_as {
@@ -180,7 +184,7 @@ fn weights_of_either_16_bit_dtype_become_the_other() {
                     GpuDtype::F16 => half::f16::from_f32(x).to_le_bytes(),
                 })
                 .collect();
-            assert!(gpu.driver().written().1 == rounded, "{stored_as:?} as {dtype:?}");
+            assert!(gpu.driver().written().1 == rounded, "{stored_as:?} as {dtype:?}, {usage:?}");
         }
     }
 }
@@ -198,6 +202,21 @@ fn a_tied_head_takes_no_memory_of_its_own() {
 }
 
 #[test]
+fn a_checkpoints_weights_take_what_is_estimated() {
+    for folder in [
+        Folder::llama_with(json!({ "tie_word_embeddings": true })),
+        Folder::llama_with(json!({ "tie_word_embeddings": false })),
+        Folder::opt(),
+    ] {
+        let gpu = Gpu::new(Meter::default(), GpuDtype::Bf16);
+        let model = Model::load(&folder.source(), true, Arc::new(gpu), |_| ()).unwrap();
+        let checkpoint = Checkpoint::open(&folder.source(), true).unwrap();
+        assert_eq!(weights_on_gpu(&model.config, &checkpoint), model.backend.driver().allocated());
+    }
+    assert_eq!([GpuDtype::Bf16, GpuDtype::F16].map(GpuDtype::name), ["bf16", "f16"]);
+}
+
+#[test]
 fn a_sessions_footprint_is_what_it_allocates() {
     let half_buckets = HistoryLayout { dtype: HistoryDtype::F16, bucket: 3 };
     for folder in [Folder::llama(), Folder::opt()] {
@@ -205,7 +224,11 @@ fn a_sessions_footprint_is_what_it_allocates() {
         let model = Arc::new(Model::load(&folder.source(), true, Arc::clone(&gpu), |_| ()).unwrap());
         let options = CalibrationOptions { seq_len: 10, batch_size: 3, flap: false, linear_rank: 3 };
         let calibration = calibrate(&model, &[3; 30], options, |_| ()).unwrap();
-        let check = |method, layout, capacity, compensate| {
+        let order = Some(calibration.channel_order.clone());
+        let sorted = Model::load_ordered(&folder.source(), true, Arc::clone(&gpu), order, |_| ());
+        let sorted = Arc::new(sorted.unwrap());
+        let check = |method, layout, capacity, compensate, channel_group| {
+            let model = if channel_group > 1 { &sorted } else { &model };
             let before = gpu.driver().allocated();
             let limits = Limits { samples: 3, tokens: 10, capacity };
             let settings = Settings {
@@ -215,10 +238,11 @@ fn a_sessions_footprint_is_what_it_allocates() {
                 round_channels: 1,
                 history_layout: layout,
                 compensate,
+                channel_group,
                 ..Settings::default()
             };
             let session =
-                Session::new(Arc::clone(&model), settings.clone(), limits, Some(&calibration)).unwrap();
+                Session::new(Arc::clone(model), settings.clone(), limits, Some(&calibration)).unwrap();
             let Footprint { scratch, history, probed, compensation, cache } =
                 Footprint::new(&model.config, &settings, session.layer_counts(), limits);
             let loss = gpu.cross_entropy_scratch(30, model.config.vocab_size) as u64 * 4;
@@ -227,7 +251,7 @@ fn a_sessions_footprint_is_what_it_allocates() {
             assert_eq!(
                 sum + loss,
                 gpu.driver().allocated() - before,
-                "{method} {layout:?} {capacity} {compensate}"
+                "{method} {layout:?} {capacity} {compensate} {channel_group}"
             );
         };
         for (method, layout, capacity) in [
@@ -236,10 +260,14 @@ fn a_sessions_footprint_is_what_it_allocates() {
             (Method::ProbePruning, half_buckets, 20),
             (Method::FullBatch, HistoryLayout::default(), 20),
         ] {
-            check(method, layout, capacity, Compensation::None);
+            check(method, layout, capacity, Compensation::None, 1);
         }
+        let pp = Method::ProbePruning;
+        check(pp, HistoryLayout::default(), 0, Compensation::None, 8);
         for compensate in [Compensation::ProbeMean, Compensation::Linear { rank: 1 }] {
-            check(Method::ProbePruning, half_buckets, 20, compensate);
+            for channel_group in [1, 8] {
+                check(pp, half_buckets, 20, compensate, channel_group);
+            }
         }
     }
 }

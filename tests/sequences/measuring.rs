@@ -1,6 +1,6 @@
 //! Perplexity: batches that are not full, warm-ups, and shares of FLOPs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use probeprune::{
     cpu::Cpu,
@@ -38,12 +38,15 @@ fn a_smaller_last_batch_counts_as_one_and_warm_ups_not_at_all() {
         }
         for warmup_batches in [0, 1, 3, 5] {
             let mut got = Vec::new();
+            let start = Instant::now();
             let result = measure(&mut new(), &windows, options(3, warmup_batches), |index, session| {
                 assert_eq!(index, got.len());
                 got.push(kept(session));
                 Ok(())
             });
-            let result = result.unwrap();
+            let (result, took) = (result.unwrap(), start.elapsed().as_secs_f64());
+            let batches_took = result.seconds;
+            assert!(took / 100.0 < batches_took && batches_took <= took, "{batches_took} of {took} s");
             let got: Vec<_> = result.batch_losses.iter().map(|loss| loss.to_bits()).zip(got).collect();
             assert!(got == want, "{warmup_batches} warm-ups: {:?}", result.batch_losses);
             assert_eq!(result.tokens, 7 * SEQ_LEN);

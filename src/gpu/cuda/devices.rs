@@ -134,11 +134,16 @@ pub(super) enum Code {
 
 /// The code of this build's kernels: "sm_80, sm_90a, made by CUDA 13.0; PTX for compute_80 and newer".
 pub fn build() -> String {
+    code_of(kernels::FATBINS)
+}
+
+/// Of fatbins for `targets` ("80,90a,compute_90"), made by a compiler of this version.
+fn code_of(fatbins: Option<(&str, u32)>) -> String {
     let name = |target: &str| match target.trim() {
         target if target.starts_with("compute_") => format!("PTX for {target} and newer"),
         target => format!("sm_{target}"),
     };
-    let fatbins = kernels::FATBINS.map(|(targets, compiler)| {
+    let fatbins = fatbins.map(|(targets, compiler)| {
         let targets: Vec<_> = targets.split(',').map(name).collect();
         format!("{}, made by CUDA {}; ", targets.join(", "), version(compiler))
     });
@@ -237,6 +242,16 @@ mod tests {
         assert_eq!(of("100f", (10, 3)), Some(Code::Machine));
         assert_eq!(of("compute_90a", (10, 0)), None);
         assert_eq!(of("compute_120", (12, 0)), Some(Code::Ptx));
+    }
+
+    #[test]
+    fn code_is_told_by_its_targets() {
+        let ptx = "PTX for compute_80 and newer";
+        assert_eq!(code_of(None), ptx);
+        let fatbins = code_of(Some(("80,90a,compute_90", 13_000)));
+        let expected = "sm_80, sm_90a, PTX for compute_90 and newer, made by CUDA 13.0; ";
+        assert_eq!(fatbins, format!("{expected}{ptx}"));
+        assert!(build().ends_with(ptx));
     }
 
     #[test]

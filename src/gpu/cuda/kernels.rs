@@ -262,3 +262,16 @@ fn note_once(device: &Device, refusal: &str, driver: u32) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loading_is_told_by_its_source() {
+        let told = |from_ptx| Loading { time: Duration::from_millis(50), modules: 3, from_ptx }.to_string();
+        assert_eq!(told(0), "kernels loaded in 0.05 s from machine code");
+        assert_eq!(told(1), "kernels loaded in 0.05 s from machine code, 1 of 3 modules from PTX");
+        assert_eq!(told(3), "kernels loaded in 0.05 s from PTX");
+    }
+}
