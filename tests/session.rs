@@ -5,7 +5,10 @@ mod common;
 
 use std::{sync::Arc, time::Instant};
 
-use common::small::{bits, folders, load, load_on, pruning, random_tokens};
+use common::{
+    models::Folder,
+    small::{bits, folders, load, load_on, pruning, random_tokens},
+};
 use probeprune::{
     cpu::Cpu,
     model::{Model, timeline::Step},
@@ -16,6 +19,7 @@ use probeprune::{
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
 };
+use serde_json::json;
 
 const LIMITS: Limits = Limits { samples: 4, tokens: 24, capacity: 48 };
 
@@ -444,6 +448,16 @@ fn recording_where_the_time_goes_changes_no_bit() {
         }
         assert!(trace(recorded) == plain);
     }
+}
+
+#[test]
+fn all_steps_of_a_deep_model_are_recorded() {
+    let model = load_on(&Folder::llama_with(json!({ "num_hidden_layers": 12 })), 1);
+    let mut session = session(&model, pruning(Method::ProbePruning));
+    session.record_steps(true).unwrap();
+    session.evaluate(&random_tokens(1, 4 * 24), 4, None, true).unwrap();
+    let seconds = session.step_seconds().unwrap();
+    assert!(seconds.iter().all(|&seconds| seconds > 0.0), "the head is last: {seconds:?}");
 }
 
 #[test]

@@ -56,6 +56,21 @@ fn rounded_norms_tie() {
     }
 }
 
+/// A slot of pads alone, the first one too, or a sample of pads alone comes after those of norm 0.
+#[test]
+fn pads_come_after_norms_of_0() {
+    for (samples, tokens) in [(2, 12), (3, 400), (300, 12), (2, 9000)] {
+        for &order in ProbeOrder::ALL {
+            for padding in [Padding::Left, Padding::Anywhere] {
+                let shape = BatchShape { samples, tokens };
+                let case = SelectCase::with_shares(shape, (0.95, 0.95), order, padding, Squares::Zero);
+                check_once(&case, ANY);
+                agrees_with_the_cpu(&case, ANY);
+            }
+        }
+    }
+}
+
 /// Sums of any floats may tie or not within f64's last bits: there the CPU backend decides, which has the same order.
 #[test]
 fn sums_round_as_the_cpu_backends_do() {

@@ -22,6 +22,8 @@ pub enum Squares {
     Rough,
     /// A few numbers that differ in their last bits alone: roots make ties of some of them.
     Near,
+    /// All 0.
+    Zero,
     /// The first sample's, turned by one token more in each sample: samples differ in the last bits of their sums alone.
     Turned,
 }
@@ -67,6 +69,7 @@ impl SelectCase {
         let mut value = || match self.squares {
             Squares::Exact => (rng.random_range(0..6u32).pow(2)) as f32,
             Squares::Near => f32::from_bits(1.7f32.to_bits() + rng.random_range(0..24)),
+            Squares::Zero => 0.0,
             Squares::Rough | Squares::Turned => 10f32.powf(rng.random_range(-1.0..2.0)),
         };
         let mut squares: Vec<f32> = (0..self.shape.rows()).map(|_| value()).collect();
