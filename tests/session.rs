@@ -259,6 +259,73 @@ fn random_selections_follow_the_seed() {
         assert_eq!(channels.len(), 8);
         assert!(selections.iter().any(|kept| kept[0] != kept[2]), "layers differ in heads too");
     }
+    let model = load(&Folder::llama_with(json!({ "num_hidden_layers": 7 })));
+    let session = session(&model, pruning(Method::Random));
+    let layers: std::collections::HashSet<_> = (1..7).map(|l| session.kept_channels(l).unwrap()).collect();
+    assert_eq!(layers.len(), 6);
+}
+
+/// Channels in groups of 8, as the checkpoint numbers them, whatever order they were sorted in when it was loaded.
+#[test]
+fn groups_of_sorted_channels_are_kept_and_pinned_whole() {
+    let folder = &folders()[0];
+    let of_plain = calibrated(&load(folder));
+    let order = of_plain.channel_order.clone();
+    let sorted = Model::load_ordered(
+        &folder.source(),
+        true,
+        Arc::new(Cpu::new(2).unwrap()),
+        Some(order.clone()),
+        |_| (),
+    );
+    let sorted = Arc::new(sorted.unwrap());
+    for compensate in [Compensation::None, Compensation::ProbeMean] {
+        let settings = || Settings { channel_group: 8, compensate, ..pruning(Method::ProbePruning) };
+        let new = || Session::new(Arc::clone(&sorted), settings(), LIMITS, Some(&of_plain)).unwrap();
+        let mut chosen = new();
+        let tokens = random_tokens(1, 4 * 24);
+        chosen.forward(&tokens, 4, None, false).unwrap();
+        let kept: Vec<_> =
+            (0..3).map(|l| [chosen.kept_heads(l).unwrap(), chosen.kept_channels(l).unwrap()]).collect();
+        for layer in 1..3 {
+            let channels = kept[layer][1].as_ref().unwrap();
+            assert_eq!(channels.len(), 16);
+            let whole = |group: &&[u32]| group.iter().all(|channel| channels.contains(channel));
+            assert_eq!(order[layer].chunks_exact(8).filter(whole).count(), 2, "{channels:?}");
+        }
+        let mut pinned = new();
+        pinned.forward(&random_tokens(2, 4 * 24), 4, None, true).unwrap();
+        pinned.pin(&kept).unwrap();
+        pinned.forward(&tokens, 4, None, false).unwrap();
+        let again: Vec<_> =
+            (0..3).map(|l| [pinned.kept_heads(l).unwrap(), pinned.kept_channels(l).unwrap()]).collect();
+        assert_eq!(again, kept);
+        assert!(bits(&pinned.logits(4).unwrap()) == bits(&chosen.logits(4).unwrap()), "{compensate}");
+        // A channel of another group instead of one of its own.
+        let mut torn = kept.clone();
+        let channels = torn[2][1].as_mut().unwrap();
+        let other = (0..24).find(|channel| !channels.contains(channel)).unwrap();
+        channels[3] = other;
+        channels.sort_unstable();
+        let error = new().pin(&torn).unwrap_err().to_string();
+        assert!(error.contains("expected 16 ascending indices below 24, in whole groups of 8"), "{error}");
+    }
+}
+
+/// A session without a cache makes room for them when it is first asked.
+#[test]
+fn a_session_without_a_cache_predicts_too() {
+    let model = load(&folders()[0]);
+    let tokens = random_tokens(1, 4 * 24);
+    let run = |capacity| {
+        let limits = Limits { capacity, ..LIMITS };
+        let mut session = Session::new(Arc::clone(&model), Settings::default_for(3), limits, None).unwrap();
+        session.forward(&tokens, 4, None, true).unwrap();
+        session.predict().unwrap();
+        bits(&session.next_logits().unwrap())
+    };
+    assert_eq!(run(0).len(), 4 * model.config.vocab_size);
+    assert!(run(0) == run(48));
 }
 
 #[test]
@@ -326,7 +393,7 @@ fn a_pinned_session_repeats_another_ones_choice() {
             let mut kept = kept.clone();
             edit(&mut kept);
             let error = session(&model, pruning(Method::ProbePruning)).pin(&kept).unwrap_err();
-            assert!(error.to_string().contains(message), "{error}");
+            assert!(error.to_string().contains(message) && !error.to_string().contains("groups"), "{error}");
         };
         refused(&|kept| kept.truncate(2), "expected 3 layers, got 2 layers");
         refused(&|kept| kept[0][1] = Some(vec![0]), "expected nothing: the block is dense, got a kept set");

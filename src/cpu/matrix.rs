@@ -141,3 +141,19 @@ pub(super) fn picked_bias(bias: Option<&Buffer<f32>>, pick: Pick<'_>) -> Option<
     let at = |i: usize, bias: &[f32]| pick.index(i).map_or(0.0, |index| bias[index]);
     bias.map(|bias| (0..pick.len()).map(|i| at(i, bias)).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of 8 of 20 rows: there are two.
+    #[test]
+    fn kept_indices_lie_in_the_weight() {
+        let picked_of = |block: u32| {
+            let kept = KeptSet { indices: vec![block].into(), len: 1, of: 2, block_width: 8 };
+            std::panic::catch_unwind(|| picked(Some(&kept), 20).len())
+        };
+        assert_eq!(picked_of(1).unwrap(), 8);
+        assert!(picked_of(2).is_err() && picked_of(u32::MAX).is_err());
+    }
+}

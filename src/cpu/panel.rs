@@ -80,3 +80,23 @@ fn transpose(tile: &[f32], height: usize, width: usize, to: &mut [f32], stride: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transposed_tile_ends_where_it_should() {
+        let tile: Vec<f32> = (0..TILE_ROWS * TILE_STRIDE).map(|i| i as f32).collect();
+        for (height, width) in [(1, 1), (3, 3), (4, 4), (5, 7), (16, 9), (13, 2)] {
+            let stride = height + 1;
+            let mut to = vec![-1.0; width * stride + 64];
+            transpose(&tile, height, width, &mut to[..width * stride], stride);
+            for (at, &got) in to.iter().enumerate() {
+                let (j, i) = (at / stride, at % stride);
+                let want = if i < height && j < width { tile[i * TILE_STRIDE + j] } else { -1.0 };
+                assert_eq!(got, want, "({height}, {width}) at {i}, {j}");
+            }
+        }
+    }
+}

@@ -151,15 +151,15 @@ mod tests {
 
     const SHAPE: BatchShape = BatchShape { samples: 2, tokens: 10 };
     /// Per row and layer: 2·H = 16 times q, k, v; o; gate, up and down.
-    const DENSE: f64 = 16.0 * (16 + 8 + 36) as f64;
+    const DENSE: f64 = 16.0 * (32 + 16 + 36) as f64;
 
-    /// H 8, 4 heads and 2 key/value heads of 2, I 12, 3 layers.
+    /// H 8, 4 heads and 2 key/value heads of 4, I 12, 3 layers.
     fn config(model: &str) -> ModelConfig {
         ModelConfig {
             hidden_size: 8,
             num_attention_heads: 4,
             num_key_value_heads: 2,
-            head_dim: 2,
+            head_dim: 4,
             intermediate_size: 12,
             num_hidden_layers: 3,
             ..ModelConfig::load(&ModelSource::locate(model).unwrap()).unwrap()
@@ -230,10 +230,10 @@ mod tests {
     #[test]
     fn shares_count_every_projection() {
         // A kept layer's row: q of 2 heads, k and v of 2, o, 3 projections of 5 channels.
-        let kept = 20.0 * 16.0 * (12 + 4 + 15) as f64;
+        let kept = 20.0 * 16.0 * (24 + 8 + 15) as f64;
         let batch = 20.0 * DENSE + 2.0 * kept;
         // q, k, v and gate, up of the whole layer for the probe's rows.
-        let probe = |rows: f64| 2.0 * rows * 16.0 * (16 + 24) as f64;
+        let probe = |rows: f64| 2.0 * rows * 16.0 * (32 + 24) as f64;
         assert_eq!(llama(Method::WandaSp, Compensation::None), [batch, 0.0]);
         assert_eq!(llama(Method::ProbePruning, Compensation::None), [batch + probe(5.0), probe(5.0)]);
         assert_eq!(llama(Method::FullBatch, Compensation::None), [batch + probe(20.0), probe(20.0)]);
@@ -241,22 +241,22 @@ mod tests {
         let opt = flops(
             &config("bundled:tiny-opt"),
             &settings(Method::WandaSp, Compensation::None),
-            16.0 * (16 + 8 + 24) as f64,
+            16.0 * (32 + 16 + 24) as f64,
         );
-        assert_eq!(opt, [20.0 * 16.0 * 48.0 + 2.0 * 20.0 * 16.0 * (12 + 4 + 10) as f64, 0.0]);
+        assert_eq!(opt, [20.0 * 16.0 * 72.0 + 2.0 * 20.0 * 16.0 * (24 + 8 + 10) as f64, 0.0]);
     }
 
     #[test]
     fn compensation_counts_as_work() {
-        // The mean's product with the pruned columns: 4 of the heads', 7 of the MLP's.
+        // The mean's product with the pruned columns: 8 of the heads', 7 of the MLP's.
         let [mean, mean_probe] = llama(Method::ProbePruning, Compensation::ProbeMean);
         let [plain, plain_probe] = llama(Method::ProbePruning, Compensation::None);
-        assert_eq!([mean - plain, mean_probe - plain_probe], [2.0 * 16.0 * (4 + 7) as f64, 0.0]);
-        // Rank 1 costs 2 of 5 channels. z and its product for 20 rows of both blocks, a matrix of 2 rows for 4 + 9 pruned
-        // columns; z and B·z of 8 and 12 channels for the probe's 5 rows.
+        assert_eq!([mean - plain, mean_probe - plain_probe], [2.0 * 16.0 * (8 + 7) as f64, 0.0]);
+        // Rank 1 costs 2 of 5 channels. z and its product for 20 rows of both blocks, a matrix of 2 rows for 8 + 9 pruned
+        // columns; z and B·z of 16 and 12 channels for the probe's 5 rows.
         let [linear, linear_probe] = llama(Method::ProbePruning, Compensation::Linear { rank: 1 });
-        let added_probe = 2.0 * 5.0 * 2.0 * ((8 + 8) + (8 + 12)) as f64;
-        let added_batch = 2.0 * (2.0 * 20.0 * 4.0 * 8.0 + 2.0 * 2.0 * (4 + 9) as f64 * 8.0);
+        let added_probe = 2.0 * 5.0 * 2.0 * ((8 + 16) + (8 + 12)) as f64;
+        let added_batch = 2.0 * (2.0 * 20.0 * 4.0 * 8.0 + 2.0 * 2.0 * (8 + 9) as f64 * 8.0);
         let fewer = 2.0 * 20.0 * 16.0 * (3 * 2) as f64;
         assert_eq!(
             [linear - plain, linear_probe - plain_probe],

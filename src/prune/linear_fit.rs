@@ -202,7 +202,9 @@ mod tests {
     #[test]
     fn a_vector_that_adds_no_direction_becomes_0() {
         // What is left of the second is rounding: 1e-10 of its length or less.
-        let mut basis = vec![vec![1.0, 1.0, 1.0], vec![1e7 / 3.0, 1e7 / 3.0, 1e7 / 3.0], vec![1.0, 2.0, 4.0]];
+        let first = vec![1.0 / 3.0, 1.0 / 7.0, 1.0 / 11.0];
+        let long = first.iter().map(|x| x * 1.3e7).collect();
+        let mut basis = vec![first, long, vec![1.0, 2.0, 4.0]];
         orthonormalise(&mut basis);
         assert_eq!(basis[1], [0.0; 3]);
         let products = [(0, 0), (2, 2), (0, 2)].map(|(i, j)| dot(&basis[i], &basis[j]));
@@ -210,6 +212,21 @@ mod tests {
             products.iter().zip([1.0, 1.0, 0.0]).all(|(got, want)| (got - want).abs() < 1e-12),
             "{products:?}"
         );
+    }
+
+    #[test]
+    fn directions_that_have_not_converged_are_whitened_too() {
+        // Variances so close to each other that the iteration leaves mixtures of their directions.
+        let variance = |i: usize| 4.0 - 0.01 * i as f64;
+        let second: Vec<f32> =
+            (0..36).map(|i| if i / 6 == i % 6 { variance(i / 6) as f32 } else { 0.0 }).collect();
+        let (p, p0) = directions(&[0.0; 6], &second, 3);
+        assert_eq!(p0, [0.0; 3]);
+        for (r, other) in (0..3).flat_map(|r| (0..3).map(move |other| (r, other))) {
+            let covariance: f64 =
+                (0..6).map(|i| f64::from(p[6 * r + i] * p[6 * other + i]) * variance(i)).sum();
+            assert!((covariance - f64::from(u8::from(r == other))).abs() < 1e-5, "{r} {other}: {covariance}");
+        }
     }
 
     #[test]

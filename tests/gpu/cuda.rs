@@ -256,6 +256,16 @@ fn a_callers_capture_may_be_a_kernels_first_use() {
         let stream = cuda.stream();
         // SAFETY: the stream is `cuda`'s own.
         let gpu = Gpu::new(unsafe { OnStream::new(Arc::clone(&cuda), stream) }, GpuDtype::Bf16);
+        let on_stream = gpu.driver();
+        assert_error(on_stream.alloc(16), &["cuda:0", "allocating", "borrowed memory only"]);
+        assert_error(on_stream.write(0, &[0]), &["copying to the device", "borrowed memory only"]);
+        assert_error(on_stream.read(0, &mut [0]), &["copying from the device", "borrowed memory only"]);
+        assert_eq!(on_stream.description(), cuda.description());
+        assert_eq!(on_stream.multiprocessors(), cuda.multiprocessors());
+        let events = [(); 2].map(|()| on_stream.event().unwrap());
+        events.iter().for_each(|event| on_stream.record(event).unwrap());
+        on_stream.synchronize().unwrap();
+        assert!(on_stream.elapsed(&events[0], &events[1]).unwrap() < 1.0);
         let memory = [2 * ROWS * WIDTH, 2 * ROWS * WIDTH, 4 * ROWS].map(|bytes| cuda.alloc(bytes).unwrap());
         let [x, out, sums] = [0, 1, 2].map(|i| cuda.address(&memory[i]));
         cuda.write(x, &[0x80, 0x3f].repeat(ROWS * WIDTH)).unwrap(); // 1 in bf16

@@ -364,6 +364,13 @@ fn as_much_is_cleared_as_was_asked_for() {
     bench.gpu.clear_statistics(&mut bench.sums, 5);
     let sum = 4.0 * WIDTH as f32;
     assert_eq!(bench.gpu.download_statistics(&bench.sums, 6).unwrap(), [0.0, 0.0, 0.0, 0.0, 0.0, sum]);
+    let mut bytes = [0; 4];
+    bench.gpu.driver().read(bench.sums.address(&bench.gpu) + 4 * 5, &mut bytes).unwrap();
+    assert_eq!(f32::from_le_bytes(bytes), sum);
+    let mut indices = bench.gpu.indices(2).unwrap();
+    bench.gpu.upload_indices(&[5, 6], &mut indices);
+    bench.gpu.driver().read(indices.address(&bench.gpu) + 4, &mut bytes).unwrap();
+    assert_eq!(u32::from_le_bytes(bytes), 6);
 }
 
 #[test]

@@ -227,13 +227,13 @@ fn a_sessions_footprint_is_what_it_allocates() {
         let order = Some(calibration.channel_order.clone());
         let sorted = Model::load_ordered(&folder.source(), true, Arc::clone(&gpu), order, |_| ());
         let sorted = Arc::new(sorted.unwrap());
-        let check = |method, layout, capacity, compensate, channel_group| {
+        let check = |method, layout, capacity, compensate, channel_group, ratio| {
             let model = if channel_group > 1 { &sorted } else { &model };
             let before = gpu.driver().allocated();
             let limits = Limits { samples: 3, tokens: 10, capacity };
             let settings = Settings {
                 method,
-                prune_ratio: if method == Method::None { 0.0 } else { 0.4 },
+                prune_ratio: if method == Method::None { 0.0 } else { ratio },
                 skip_layers: vec![0],
                 round_channels: 1,
                 history_layout: layout,
@@ -260,17 +260,19 @@ fn a_sessions_footprint_is_what_it_allocates() {
             (Method::ProbePruning, half_buckets, 20),
             (Method::FullBatch, HistoryLayout::default(), 20),
         ] {
-            check(method, layout, capacity, Compensation::None, 1);
+            check(method, layout, capacity, Compensation::None, 1, 0.4);
         }
         let pp = Method::ProbePruning;
-        check(pp, HistoryLayout::default(), 0, Compensation::None, 8);
+        check(pp, HistoryLayout::default(), 0, Compensation::None, 8, 0.4);
+        // So little that all heads are kept.
+        check(pp, HistoryLayout::default(), 0, Compensation::ProbeMean, 1, 0.1);
         // Groups of 8 leave a linear map no channels to pay with.
         for (compensate, channel_group) in [
             (Compensation::ProbeMean, 1),
             (Compensation::ProbeMean, 8),
             (Compensation::Linear { rank: 1 }, 1),
         ] {
-            check(pp, half_buckets, 20, compensate, channel_group);
+            check(pp, half_buckets, 20, compensate, channel_group, 0.4);
         }
     }
 }

@@ -3,7 +3,9 @@
 use probeprune::{gpu::GpuDtype, prune::BatchShape};
 
 use crate::{
-    case::{ANY, DTYPES, check, check_once, check_specials, check_traffic, launched_all_of},
+    case::{
+        ANY, DTYPES, check, check_on_the_cpu, check_once, check_specials, check_traffic, launched_all_of,
+    },
     operations::{CentreCase, GatherPrunedCase, ProductCase},
     steps::{around, constant, mixed},
 };
@@ -28,6 +30,14 @@ fn nothing_to_centre() {
             check(&CentreCase { masked, ..case.clone() }, ANY);
             check(&CentreCase { masked, share: 1.0, equal: true, ..case.clone() }, ANY);
         }
+    }
+}
+
+#[test]
+fn steps_of_the_cpu_backend() {
+    let chunk = constant!("src/cpu/score.rs", "COLUMN_CHUNK");
+    for (channels, prior) in around([chunk, 2 * chunk]).into_iter().zip([false, true].into_iter().cycle()) {
+        check_on_the_cpu(&CentreCase::new(BatchShape { samples: 2, tokens: 3 }, channels, false, prior), ANY);
     }
 }
 

@@ -85,6 +85,7 @@ fn a_generation_is_as_in_a_new_session_whatever_came_before() {
             (Settings::default_for(3), None),
             (pruning(), None),
             (pruning(), Some(4)),
+            (pruning(), Some(9)),
             (compensated(Compensation::ProbeMean), None),
             (compensated(Compensation::Linear { rank: 2 }), None),
         ] {

@@ -30,6 +30,7 @@ import tempfile
 import threading
 import time
 
+import few_kernels
 from mutants import Failed, Results, check_known, in_one_entry, includes, known, mutants, sample
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -60,11 +61,11 @@ def instructions(ptx):
 ENTRY = re.compile(r"^\.visible \.entry (\w+)\(.*?^\}$", re.M | re.S)
 
 
-def with_entry(ptx, mutated, kernel):
-    """A module with one kernel of a mutated one.
+def with_entries(ptx, mutated, kernels):
+    """A module with some kernels of a mutated one, which need not have the others.
 
     >>> ptx = ".version 7.4\\n.visible .entry a(\\n)\\n{\\nret;\\n}\\n.visible .entry b(\\n)\\n{\\nret;\\n}\\n"
-    >>> print(with_entry(ptx, ptx.replace("ret", "exit"), "b"))
+    >>> print(with_entries(ptx, ptx.replace("ret", "exit"), {"b"}))
     .version 7.4
     .visible .entry a(
     )
@@ -78,11 +79,11 @@ def with_entry(ptx, mutated, kernel):
     }
     <BLANKLINE>
     """
-    outside = [instructions(ENTRY.sub(lambda match: match[1], text)) for text in (ptx, mutated)]
-    if outside[0] != outside[1]:
+    outside = [instructions(ENTRY.sub("", text)) for text in (ptx, mutated)]
+    if not set(outside[1]) <= set(outside[0]):
         raise Refused("what is outside the kernels differs")
     entries = {match[1]: match[0] for match in ENTRY.finditer(mutated)}
-    return ENTRY.sub(lambda match: entries[kernel] if match[1] == kernel else match[0], ptx)
+    return ENTRY.sub(lambda match: entries[match[1]] if match[1] in kernels else match[0], ptx)
 
 
 class Refused(Exception):
@@ -95,7 +96,8 @@ class Runner:
         self.original = CUDA / "ptx"
         self.sources = {p.name: p.read_text() for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h")}
         self.lock = threading.Lock()
-        self.kills, self.limits, self.ran = {}, {}, {}
+        # Of tests: mutants that they caught, seconds; of modules: seconds of all tests.
+        self.kills, self.seconds, self.limits, self.ran = {}, {}, {}, {}
 
     def prepare(self, program=None):
         """Demands a test program and a compiler."""
@@ -130,7 +132,8 @@ class Runner:
         kernels: otherwise every mutant would seem caught."""
         with self.lock:
             if (module, once) not in self.limits:
-                failed, seconds = self.run(module, self.tests_in(module), self.original, LIMIT, once)
+                tests = self.tests_in(module)
+                failed, seconds = self.run(module, tests, self.original, LIMIT, once, one_by_one=True)
                 if failed:
                     raise Failed(f"gpu_ops::{module} fails on the unchanged kernels: {failed}")
                 self.limits[module, once] = max(LEAST, round(SLOWER * seconds))
@@ -142,9 +145,10 @@ class Runner:
             raise Failed(f"there is no test gpu_ops::{module}::...")
         return tests
 
-    def run(self, module, tests, ptx, limit, once):
-        """(None if these tests pass, otherwise the first that fails and why; seconds of processor time)."""
-        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
+    def run(self, module, tests, ptx, limit, once, one_by_one=False):
+        """(None if these tests pass, otherwise the first that fails and why; seconds of processor time). One by one, the
+        time of each is noted."""
+        threads = "1" if one_by_one else str(max(1, (os.cpu_count() or 1) // self.jobs))
         limited = ["bash", "-c", 'ulimit -S -t "$0" && exec "$@"', str(limit)]
         command = [*limited, self.program, "--exact", "--nocapture", "--test-threads", threads, *tests]
         environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), RUST_BACKTRACE="0")
@@ -159,9 +163,12 @@ class Runner:
             timer = threading.Timer(LIMIT, kill)
             timer.daemon = True
             timer.start()
-            failed, started = None, False
+            failed, started, before = None, False, time.monotonic()
             for line in program.stdout:
                 started = started or line.startswith("running ")
+                if one_by_one and (passed := re.match(r"test (\S+) \.\.\. ", line)):
+                    now = time.monotonic()
+                    self.seconds[passed[1]], before = now - before, now
                 if found := re.match(r"test (\S+) \.\.\. FAILED", line):
                     failed = found[1]
                     kill()
@@ -185,11 +192,11 @@ class Runner:
         return (f"{module}: ended with code {code}: {reason(output)}" if code else None), seconds
 
     def try_tests(self, module, ptx, once=False):
-        """None if a module's tests pass, otherwise why not; those that failed before go first."""
-        limit, tests = self.limit(module, once), self.tests_in(module)
-        likely = sorted(tests, key=lambda test: -self.kills.get(test, 0))[:3]
+        """None if a module's tests pass, otherwise why not. Those that are quick or failed often go first."""
+        limit = self.limit(module, once)
+        tests = sorted(self.tests_in(module), key=lambda test: self.seconds[test] / (1 + self.kills.get(test, 0)))
         failed = None
-        for part in (likely, [test for test in tests if test not in likely]):
+        for part in (tests[:2], tests[2:6], tests[6:]):
             if part and not failed:
                 failed, _ = self.run(module, part, ptx, limit, once)
         if failed:
@@ -222,9 +229,33 @@ class Runner:
     def kernels(self, name):
         return [match[1] for match in ENTRY.finditer(self.unchanged(name)[0])]
 
+    @functools.cache
+    def few(self, name):
+        """Kernels of a module that a mistake is tried in first, where it has so many that compiling all takes long."""
+        entries = {match[1]: len(match[0]) for match in ENTRY.finditer(self.unchanged(name)[0])}
+        return few_kernels.one_of_each(entries) if len(entries) > 2 else set()
+
     def entries(self, file):
         """Modules and kernels that a file is part of."""
         return [(name, kernel) for name in self.affected(file) for kernel in self.kernels(name)]
+
+    def first_try(self, module, name, texts, folder, once):
+        """As `try_new`, with the mistake in few kernels of the module `name` alone."""
+        for part in ("cuda", "made", "ptx"):
+            (folder / part).mkdir(parents=True)
+        used = [texts[f"{name}.cu"], *(texts[file] for file in includes(f"{name}.cu", texts))]
+        few = few_kernels.only(texts[f"{name}.cu"], few_kernels.macros(used), self.few(name))
+        for file, text in (texts | {f"{name}.cu": few}).items():
+            (folder / "cuda" / file).write_text(text)
+        before, expected = self.unchanged(name)
+        after = with_entries(before, self.compile(folder / "cuda", folder / "made", name), self.few(name))
+        if (made := instructions(after)) == expected:
+            return None
+        for path in self.original.iterdir():
+            if path.name != f"{name}.ptx":
+                (folder / "ptx" / path.name).symlink_to(path)
+        (folder / "ptx" / f"{name}.ptx").write_text(after)
+        return self.try_new(module, folder / "ptx", {name: digest(made)}, once)
 
     def judge(self, mutant):
         """("caught" | "equivalent" | "refused" | "SURVIVES", why)."""
@@ -247,36 +278,49 @@ class Runner:
             folder = pathlib.Path(folder)
             for part in ("cuda", "made", "ptx"):
                 (folder / part).mkdir()
-            for name, text in self.sources.items():
-                if name == mutant.file:
-                    text = text[:mutant.start] + mutant.replacement + text[mutant.end:]
+            text = self.sources[mutant.file]
+            texts = self.sources | {mutant.file: text[:mutant.start] + mutant.replacement + text[mutant.end:]}
+            for name, text in texts.items():
                 (folder / "cuda" / name).write_text(text)
             for path in self.original.iterdir():
                 (folder / "ptx" / path.name).symlink_to(path)
             done, changed, ran = set(), {}, []
+            # The schedule matters to barriers alone.
+            once = mutant.operator != "barrier"
+
+            def caught(module, why):
+                with self.lock:
+                    self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
+                return "caught", why
+
             for module in order:
+                for name in modules[module]:
+                    if name not in done and not mutant.entry and self.few(name):
+                        if why := self.first_try(module, name, texts, folder / f"few_{name}_{module}", once):
+                            return caught(module, why)
                 for name in (name for name in modules[module] if name not in done):
                     before, expected = self.unchanged(name)
                     after = self.compile(folder / "cuda", folder / "made", name)
                     if mutant.entry:
-                        after = with_entry(before, after, mutant.entry[1])
+                        after = with_entries(before, after, {mutant.entry[1]})
                     done.add(name)
                     if (made := instructions(after)) != expected:
-                        changed[name] = hashlib.sha256("\n".join(made).encode()).hexdigest()
+                        changed[name] = digest(made)
                         (folder / "ptx" / f"{name}.ptx").unlink()
                         (folder / "ptx" / f"{name}.ptx").write_text(after)
                 here = {name: changed[name] for name in modules[module] if name in changed}
                 if not here:
                     continue
                 ran.append(module)
-                # The schedule matters to barriers alone.
-                if why := self.try_new(module, folder / "ptx", here, mutant.operator != "barrier"):
-                    with self.lock:
-                        self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
-                    return "caught", why
+                if why := self.try_new(module, folder / "ptx", here, once):
+                    return caught(module, why)
         if not ran:
             return "equivalent", f"the PTX of {mutant.entry[1] if mutant.entry else ', '.join(names) or 'no file'} is the same"
         return "SURVIVES", f"every test of {', '.join(f'gpu_ops::{module}' for module in ran)} passes"
+
+
+def digest(lines):
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def first(pattern, text):
