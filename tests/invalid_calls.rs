@@ -196,6 +196,29 @@ fn calibration_takes_whole_samples() {
 }
 
 #[test]
+fn channel_orders_hold_each_channel_once() {
+    let folder = Folder::llama();
+    let right = load(&folder);
+    let (layers, channels) = (right.config.num_hidden_layers, right.config.intermediate_size as u32);
+    let identity: Vec<u32> = (0..channels).collect();
+    let load = |order: Vec<Vec<u32>>| {
+        let cpu = Arc::new(Cpu::new(1).unwrap());
+        Model::load_ordered(&folder.source(), true, cpu, Some(order), |_| ()).map(drop)
+    };
+    load(vec![identity.clone(); layers]).unwrap();
+    let twice: Vec<u32> = (0..channels).map(|channel| channel / 2 * 2).collect();
+    let more: Vec<u32> = identity.iter().copied().chain([0]).collect();
+    for wrong in [twice, more, identity[1..].to_vec(), (1..=channels).collect()] {
+        let mut order = vec![identity.clone(); layers];
+        order[layers - 1] = wrong;
+        assert_error(load(order), &["channel order", "each of", "once"]);
+    }
+    for layers in [layers - 1, layers + 1] {
+        assert_error(load(vec![identity.clone(); layers]), &["channel order", &format!("{layers} layers")]);
+    }
+}
+
+#[test]
 fn a_calibration_of_other_weights_is_refused() {
     let [model, other] =
         [3, 4].map(|layers| load(&Folder::llama_with(json!({ "num_hidden_layers": layers }))));

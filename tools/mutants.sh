@@ -9,11 +9,11 @@ cd "$(dirname "$0")/.."
 
 # The cheapest tests that have to notice, the quickest first.
 case $2 in
-  prune) files=('src/prune/**' src/perplexity.rs) tests=(method history compensation sequences calibrate golden) ;;
-  session) files=('src/session/**') tests=(sequences generate session calibrate golden compensation) ;;
-  cpu) files=('src/cpu/**') tests=(cpu_ops golden method) ;;
-  model) files=('src/model/**') tests=(sequences session calibrate golden compensation history) ;;
-  gpu) files=('src/gpu/**') tests=(gpu_model gpu gpu_ops) ;;
+  prune) files=('src/prune/**' src/perplexity.rs) tests=(calibrate golden history invalid_calls method sequences session) ;;
+  session) files=('src/session/**') tests=(calibrate generate golden gpu invalid_calls sequences session) ;;
+  cpu) files=('src/cpu/**') tests=(cpu_ops golden gpu_ops method session) ;;
+  model) files=('src/model/**') tests=(calibrate golden history invalid_calls sequences session) ;;
+  gpu) files=('src/gpu/**') tests=(gpu gpu_model gpu_ops) ;;
   *) echo "no part $2" >&2; exit 2 ;;
 esac
 export PROBEPRUNE_NO_NVCC=1

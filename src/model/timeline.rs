@@ -86,6 +86,11 @@ impl<B: Backend> Timeline<B> {
         Ok(Self { stamps, steps: Vec::with_capacity(most) })
     }
 
+    /// Whether it takes stamps.
+    pub fn is_on(&self) -> bool {
+        !self.stamps.is_empty()
+    }
+
     /// A forward begins.
     pub fn start(&mut self, backend: &B) {
         self.steps.clear();
@@ -114,5 +119,17 @@ impl<B: Backend> Timeline<B> {
             }
         }
         Ok(seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Cpu;
+
+    #[test]
+    fn stamps_are_taken_only_where_asked_for() {
+        assert!(!Timeline::<Cpu>::off().is_on());
+        assert!(Timeline::on(&Cpu::new(1).unwrap(), 1).unwrap().is_on());
     }
 }
