@@ -38,6 +38,9 @@ fn few_tokens_include_the_first() {
             }
         }
     }
+    // A thread looks at every 1024th slot.
+    let (shape, order) = (BatchShape { samples: 2, tokens: 2500 }, ProbeOrder::TokensSamples);
+    check_once(&SelectCase::with_shares(shape, (2e-3, 0.5), order, Padding::Long, Squares::Exact), ANY);
 }
 
 /// Norms that are equal once they are rounded tie, as in the published code, though their squares are not equal.

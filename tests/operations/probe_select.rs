@@ -34,6 +34,8 @@ pub enum Padding {
     None,
     /// At the left, fewer in every sample; slot 0 is a pad in all of them.
     Left,
+    /// All but the last three slots.
+    Long,
     /// Anywhere; sample 0 is nothing but pads.
     Anywhere,
 }
@@ -83,6 +85,7 @@ impl SelectCase {
         let mut real = |row: usize| match self.padding {
             Padding::None => true,
             Padding::Left => row % tokens > (samples - 1 - row / tokens) * 2 % tokens.max(2),
+            Padding::Long => row % tokens + 3 >= tokens,
             Padding::Anywhere => row / tokens > 0 && rng.random_range(0..3) > 0,
         };
         let mask = (0..self.shape.rows()).map(|row| u32::from(real(row))).collect();
