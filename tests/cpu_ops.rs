@@ -398,25 +398,3 @@ fn one_two_and_three_threads_give_the_same_bits() {
         assert!(run(1) == run(2) && run(1) == run(3), "{t}×{k} · {n}×{k}");
     }
 }
-
-/// Threads that are left when a backend is gone would keep a program from unloading this library.
-#[cfg(target_os = "linux")]
-#[test]
-fn a_backends_threads_end_before_it_is_gone() {
-    // Pools of other tests are smaller.
-    let last = "probeprune-11";
-    let is_there = || {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-        let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
-        names.into_iter().any(|name| name.is_ok_and(|name| name.trim_end() == last))
-    };
-    for _ in 0..50 {
-        let cpu = Cpu::new(12).unwrap();
-        // A thread takes its name when it begins to run.
-        while !is_there() {
-            std::thread::yield_now();
-        }
-        drop(cpu);
-        assert!(!is_there());
-    }
-}

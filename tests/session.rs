@@ -506,7 +506,7 @@ fn recording_where_the_time_goes_changes_no_bit() {
         recorded.evaluate(&random_tokens(1, 4 * 24), 4, None, false).unwrap();
         let (took, seconds) = (start.elapsed().as_secs_f64(), recorded.step_seconds().unwrap());
         let share = seconds.iter().sum::<f64>() / took;
-        assert!((0.01..=1.0).contains(&share), "steps take {share} of a batch's time: {seconds:?}");
+        assert!((1e-3..=1.0).contains(&share), "steps take {share} of a batch's time: {seconds:?}");
         let names = ["embedding", "attention", "mlp", "probe", "selection", "history", "head"];
         assert_eq!(Step::ALL.map(Step::name), names);
         let of = |step: Step| seconds[step as usize];

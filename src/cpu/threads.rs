@@ -35,3 +35,32 @@ pub(super) fn pool(threads: usize) -> Result<(rayon::ThreadPool, Threads), rayon
         .build()?;
     Ok((pool, started))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            atomic::{AtomicBool, Ordering},
+            mpsc::channel,
+        },
+        time::Duration,
+    };
+
+    use super::*;
+
+    #[test]
+    fn threads_are_waited_for() {
+        static DONE: AtomicBool = AtomicBool::new(false);
+        let (pool, threads) = pool(2).unwrap();
+        let (began, has_begun) = channel();
+        pool.spawn(move || {
+            began.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            DONE.store(true, Ordering::Release);
+        });
+        has_begun.recv().unwrap();
+        drop(pool);
+        drop(threads);
+        assert!(DONE.load(Ordering::Acquire));
+    }
+}
