@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn directions_that_have_not_converged_are_whitened_too() {
         // Variances so close to each other that the iteration leaves mixtures of their directions.
-        let variance = |i: usize| 4.0 - 0.01 * i as f64;
+        let variance = |i: usize| 4.0 - 0.1 * i as f64;
         let second: Vec<f32> =
             (0..36).map(|i| if i / 6 == i % 6 { variance(i / 6) as f32 } else { 0.0 }).collect();
         let (p, p0) = directions(&[0.0; 6], &second, 3);

@@ -52,9 +52,12 @@ impl Meter {
         self.allocated.load(Ordering::Relaxed)
     }
 
-    /// The number of writes, and everything that was written, by address.
+    /// The number of writes, and everything that was written, by address; each write follows the one before.
     fn written(&self) -> (usize, Vec<u8>) {
         let written = self.written.lock().unwrap();
+        let follows =
+            |((at, bytes), (next, _)): ((&u64, &Vec<u8>), (&u64, _))| at + bytes.len() as u64 == *next;
+        assert!(written.iter().zip(written.iter().skip(1)).all(follows));
         (written.len(), written.values().flatten().copied().collect())
     }
 }
