@@ -8,6 +8,7 @@ use std::sync::Arc;
 use common::{
     assert_error,
     models::{Folder, Tensors},
+    small::load,
 };
 use probeprune::{
     Error,
@@ -23,10 +24,6 @@ use serde_json::json;
 const LIMITS: Limits = Limits { samples: 2, tokens: 12, capacity: 20 };
 /// The token whose embedding is spoilt.
 const BAD: u32 = 200;
-
-fn load(folder: &Folder) -> Arc<Model<Cpu>> {
-    Arc::new(Model::load(&folder.source(), true, Arc::new(Cpu::new(2).unwrap()), |_| ()).unwrap())
-}
 
 fn folders() -> [Folder; 2] {
     [

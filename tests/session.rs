@@ -242,6 +242,17 @@ fn kept(session: &Session<Cpu>) -> Vec<Vec<u32>> {
         .collect()
 }
 
+/// Kept heads and channels of all three layers, as `Session::pin` takes them.
+fn kept_of_layers(session: &Session<Cpu>) -> Vec<[Option<Vec<u32>>; 2]> {
+    (0..3).map(|l| [session.kept_heads(l).unwrap(), session.kept_channels(l).unwrap()]).collect()
+}
+
+/// With its channels sorted by a calibration.
+fn load_sorted(folder: &Folder, calibration: &Calibration) -> Arc<Model<Cpu>> {
+    let (cpu, order) = (Arc::new(Cpu::new(2).unwrap()), calibration.channel_order.clone());
+    Arc::new(Model::load_ordered(&folder.source(), true, cpu, Some(order), |_| ()).unwrap())
+}
+
 #[test]
 fn random_selections_follow_the_seed() {
     for folder in folders() {
@@ -270,23 +281,14 @@ fn random_selections_follow_the_seed() {
 fn groups_of_sorted_channels_are_kept_and_pinned_whole() {
     let folder = &folders()[0];
     let of_plain = calibrated(&load(folder));
-    let order = of_plain.channel_order.clone();
-    let sorted = Model::load_ordered(
-        &folder.source(),
-        true,
-        Arc::new(Cpu::new(2).unwrap()),
-        Some(order.clone()),
-        |_| (),
-    );
-    let sorted = Arc::new(sorted.unwrap());
+    let (order, sorted) = (&of_plain.channel_order, load_sorted(folder, &of_plain));
     for compensate in [Compensation::None, Compensation::ProbeMean] {
         let settings = || Settings { channel_group: 8, compensate, ..pruning(Method::ProbePruning) };
         let new = || Session::new(Arc::clone(&sorted), settings(), LIMITS, Some(&of_plain)).unwrap();
         let mut chosen = new();
         let tokens = random_tokens(1, 4 * 24);
         chosen.forward(&tokens, 4, None, false).unwrap();
-        let kept: Vec<_> =
-            (0..3).map(|l| [chosen.kept_heads(l).unwrap(), chosen.kept_channels(l).unwrap()]).collect();
+        let kept = kept_of_layers(&chosen);
         for layer in 1..3 {
             let channels = kept[layer][1].as_ref().unwrap();
             assert_eq!(channels.len(), 16);
@@ -297,8 +299,7 @@ fn groups_of_sorted_channels_are_kept_and_pinned_whole() {
         pinned.forward(&random_tokens(2, 4 * 24), 4, None, true).unwrap();
         pinned.pin(&kept).unwrap();
         pinned.forward(&tokens, 4, None, false).unwrap();
-        let again: Vec<_> =
-            (0..3).map(|l| [pinned.kept_heads(l).unwrap(), pinned.kept_channels(l).unwrap()]).collect();
+        let again = kept_of_layers(&pinned);
         assert_eq!(again, kept);
         assert!(bits(&pinned.logits(4).unwrap()) == bits(&chosen.logits(4).unwrap()), "{compensate}");
         // A channel of another group instead of one of its own.
@@ -379,8 +380,7 @@ fn a_pinned_session_repeats_another_ones_choice() {
         let tokens = random_tokens(1, 4 * 24);
         let mut chosen = session(&model, pruning(Method::ProbePruning));
         chosen.forward(&tokens, 4, None, false).unwrap();
-        let kept: Vec<_> =
-            (0..3).map(|l| [chosen.kept_heads(l).unwrap(), chosen.kept_channels(l).unwrap()]).collect();
+        let kept = kept_of_layers(&chosen);
         // Another batch first: its choice must not matter.
         let mut pinned = session(&model, pruning(Method::ProbePruning));
         pinned.forward(&random_tokens(2, 4 * 24), 4, None, true).unwrap();
@@ -447,12 +447,9 @@ fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
 
 #[test]
 fn history_goes_back_to_where_it_began() {
-    let plain = load_on(&folders()[0], 2);
+    let plain = load(&folders()[0]);
     let of_plain = calibrated(&plain);
-    let order = Some(of_plain.channel_order.clone());
-    let sorted =
-        Model::load_ordered(&folders()[0].source(), true, Arc::new(Cpu::new(2).unwrap()), order, |_| ());
-    let sorted = Arc::new(sorted.unwrap());
+    let sorted = load_sorted(&folders()[0], &of_plain);
     let tokens = random_tokens(3, 4 * 24);
     let none = Compensation::None;
     for (model, calibration, channel_group, compensate) in [

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [[ $# -ge 2 ]] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
 
-# The cheapest tests that have to notice, the quickest first.
+# The cheapest tests that have to notice.
 case $2 in
   prune) files=('src/prune/**' src/perplexity.rs) tests=(calibrate golden history invalid_calls method sequences session) ;;
   session) files=('src/session/**') tests=(calibrate generate golden gpu invalid_calls sequences session) ;;

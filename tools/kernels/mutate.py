@@ -7,7 +7,8 @@
     --only FILE  --one-kernel  --again  --jobs N  --list  --tests PROGRAM: see --help
 
 The operators are in mutations.py. The files that include a mutant are compiled into a folder of their own, and the tests that
-their headers name (Test: gpu_ops::module) run on that PTX in the emulator until one fails. With --one-kernel only one of the
+their headers name (Test: gpu_ops::module) run on that PTX in the emulator until one fails. Of a module with many kernels
+few_kernels.py picks some that are compiled and tried first. With --one-kernel only one of the
 kernels is exchanged, so that the mistake is in one variant and dtype alone. Exit code 1 and a list if no test failed.
 
 A mutant that leaves the PTX as it was is equivalent, one that nvcc or the emulator cannot read is refused. mutants.txt has
@@ -239,22 +240,25 @@ class Runner:
         """Modules and kernels that a file is part of."""
         return [(name, kernel) for name in self.affected(file) for kernel in self.kernels(name)]
 
-    def first_try(self, module, name, texts, folder, once):
-        """As `try_new`, with the mistake in few kernels of the module `name` alone."""
+    def prepare_folder(self, folder, texts):
+        """Sources, room for what is made of them, and the unchanged PTX."""
         for part in ("cuda", "made", "ptx"):
             (folder / part).mkdir(parents=True)
+        for file, text in texts.items():
+            (folder / "cuda" / file).write_text(text)
+        for path in self.original.iterdir():
+            (folder / "ptx" / path.name).symlink_to(path)
+
+    def first_try(self, module, name, texts, folder, once):
+        """As `try_new`, with the mistake in few kernels of the module `name` alone."""
         used = [texts[f"{name}.cu"], *(texts[file] for file in includes(f"{name}.cu", texts))]
         few = few_kernels.only(texts[f"{name}.cu"], few_kernels.macros(used), self.few(name))
-        for file, text in (texts | {f"{name}.cu": few}).items():
-            (folder / "cuda" / file).write_text(text)
+        self.prepare_folder(folder, texts | {f"{name}.cu": few})
         before, expected = self.unchanged(name)
         after = with_entries(before, self.compile(folder / "cuda", folder / "made", name), self.few(name))
         if (made := instructions(after)) == expected:
             return None
-        for path in self.original.iterdir():
-            if path.name != f"{name}.ptx":
-                (folder / "ptx" / path.name).symlink_to(path)
-        (folder / "ptx" / f"{name}.ptx").write_text(after)
+        replace(folder / "ptx" / f"{name}.ptx", after)
         return self.try_new(module, folder / "ptx", {name: digest(made)}, once)
 
     def judge(self, mutant):
@@ -276,14 +280,9 @@ class Runner:
         order = sorted(modules, key=lambda module: (-often[module], sum(size[name] for name in modules[module])))
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             folder = pathlib.Path(folder)
-            for part in ("cuda", "made", "ptx"):
-                (folder / part).mkdir()
             text = self.sources[mutant.file]
             texts = self.sources | {mutant.file: text[:mutant.start] + mutant.replacement + text[mutant.end:]}
-            for name, text in texts.items():
-                (folder / "cuda" / name).write_text(text)
-            for path in self.original.iterdir():
-                (folder / "ptx" / path.name).symlink_to(path)
+            self.prepare_folder(folder, texts)
             done, changed, ran = set(), {}, []
             # The schedule matters to barriers alone.
             once = mutant.operator != "barrier"
@@ -296,7 +295,7 @@ class Runner:
             for module in order:
                 for name in modules[module]:
                     if name not in done and not mutant.entry and self.few(name):
-                        if why := self.first_try(module, name, texts, folder / f"few_{name}_{module}", once):
+                        if why := self.first_try(module, name, texts, folder / f"few_{name}", once):
                             return caught(module, why)
                 for name in (name for name in modules[module] if name not in done):
                     before, expected = self.unchanged(name)
@@ -306,8 +305,7 @@ class Runner:
                     done.add(name)
                     if (made := instructions(after)) != expected:
                         changed[name] = digest(made)
-                        (folder / "ptx" / f"{name}.ptx").unlink()
-                        (folder / "ptx" / f"{name}.ptx").write_text(after)
+                        replace(folder / "ptx" / f"{name}.ptx", after)
                 here = {name: changed[name] for name in modules[module] if name in changed}
                 if not here:
                     continue
@@ -317,6 +315,12 @@ class Runner:
         if not ran:
             return "equivalent", f"the PTX of {mutant.entry[1] if mutant.entry else ', '.join(names) or 'no file'} is the same"
         return "SURVIVES", f"every test of {', '.join(f'gpu_ops::{module}' for module in ran)} passes"
+
+
+def replace(path, text):
+    """Not through a link."""
+    path.unlink()
+    path.write_text(text)
 
 
 def digest(lines):
