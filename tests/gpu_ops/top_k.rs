@@ -57,6 +57,16 @@ fn top_k_at_real_widths() {
     }
 }
 
+/// The largest number is one; infinity and the NaN next to it are none. Each size is one that another part selects.
+#[test]
+fn one_special_score() {
+    for of in [40, 300, 5000, 9000, 13_000, 17_000, 24_600] {
+        for bits in [f32::MAX.to_bits(), f32::INFINITY.to_bits(), f32::INFINITY.to_bits() + 1] {
+            check_once(&TopKCase::new(Scores::Last(bits), of, of / 3), ANY);
+        }
+    }
+}
+
 #[test]
 fn every_number_of_kept_scores() {
     for len in kept_counts(300) {

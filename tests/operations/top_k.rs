@@ -24,6 +24,8 @@ pub enum Scores {
     Equal,
     /// One infinite, two NaN of other bits and one −∞, as far as there is room.
     NotFinite,
+    /// As `Signed`, and the last has these bits.
+    Last(u32),
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +57,9 @@ impl TopKCase {
             Scores::Ties => [0.0, -0.0, 1.0, -1.0, 2.0][rng.random_range(0..5)],
             Scores::Near => f32::from_bits(0x3f80_0000 + rng.random_range(0..64)),
             Scores::Equal => 0.25,
-            Scores::Uniform | Scores::Signed | Scores::NotFinite => rng.random_range(-1.0..1.0),
+            Scores::Uniform | Scores::Signed | Scores::NotFinite | Scores::Last(_) => {
+                rng.random_range(-1.0..1.0)
+            }
         };
         let mut scores: Vec<f32> = (0..n).map(&mut value).collect();
         if self.scores == Scores::NotFinite {
@@ -64,6 +68,9 @@ impl TopKCase {
             for (at, bad) in [n / 2, n / 3, n / 5, n - 1].into_iter().zip(bad) {
                 scores[at] = bad;
             }
+        }
+        if let Scores::Last(bits) = self.scores {
+            scores[n - 1] = f32::from_bits(bits);
         }
         scores
     }
