@@ -72,12 +72,8 @@ pub fn on_driver_without<'a>(
     for (name, _) in env::vars().filter(|(name, _)| name.starts_with(PREFIX)) {
         command.env_remove(name);
     }
-    // The driver finds it around most programs that it is loaded in, but not around every one.
-    let places = [env::current_exe().unwrap(), env::current_dir().unwrap()];
-    let mut folders = places.iter().flat_map(|place| place.ancestors()).map(|folder| folder.join("cuda/ptx"));
-    if let (None, Some(ptx)) = (env::var_os("PROBEPRUNE_PTX"), folders.find(|folder| folder.is_dir())) {
-        command.env("PROBEPRUNE_PTX", ptx);
-    }
+    // What loads the driver may lie anywhere.
+    command.env("PROBEPRUNE_PTX", ::emulated_cuda::ptx_folder());
     command.envs(settings.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)))
 }
 

@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
     time::Instant,
 };
@@ -50,25 +49,12 @@ impl Emulator {
     }
 }
 
-/// Where the PTX is: PROBEPRUNE_PTX, where tools/kernels/mutate.py puts kernels with a fault, or the nearest cuda/ptx above
-/// this program, which need not be where it was compiled, or above the current folder.
-pub fn ptx_folder() -> PathBuf {
-    if let Some(folder) = std::env::var_os("PROBEPRUNE_PTX") {
-        return folder.into();
-    }
-    let places = [std::env::current_exe().unwrap(), std::env::current_dir().unwrap()];
-    let mut folders = places.iter().flat_map(|place| place.ancestors()).map(|folder| folder.join("cuda/ptx"));
-    folders
-        .find(|folder| folder.is_dir())
-        .expect("a folder above the tests or the current one has cuda/ptx, or PROBEPRUNE_PTX names it")
-}
-
 /// A module, parsed once.
 fn module(name: &'static str) -> Arc<Module> {
     static MODULES: OnceLock<Mutex<HashMap<&'static str, Arc<Module>>>> = OnceLock::new();
     let mut modules = MODULES.get_or_init(Mutex::default).lock().unwrap();
     let load = || {
-        let path = ptx_folder().join(format!("{name}.ptx"));
+        let path = ::emulated_cuda::ptx_folder().join(format!("{name}.ptx"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         Arc::new(Module::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
     };

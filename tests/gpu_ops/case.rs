@@ -13,7 +13,7 @@ use crate::{
     device::{
         TestDevice, assert_fails_without_a_gpu, gpu_only, kernels_once, launched, real_gpu, reduced_shapes,
     },
-    emulator::{Emulator, ptx_folder},
+    emulator::Emulator,
     operations::{
         Case, Expected, Output, Traffic,
         near::Stored,
@@ -189,7 +189,7 @@ pub fn check_specials(case: &impl Case, dtype: GpuDtype) {
 pub fn launched_all_of(modules: &[&str]) {
     let launched = launched();
     for module in modules {
-        let ptx = std::fs::read_to_string(ptx_folder().join(format!("{module}.ptx"))).unwrap();
+        let ptx = std::fs::read_to_string(emulated_cuda::ptx_folder().join(format!("{module}.ptx"))).unwrap();
         let names = ptx.lines().filter_map(|line| line.strip_prefix(".visible .entry "));
         let names: Vec<&str> = names.map(|name| name.trim_end_matches('(')).collect();
         assert!(!names.is_empty(), "{module}.ptx has kernels");

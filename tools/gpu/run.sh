@@ -29,7 +29,7 @@ while (($#)); do
 done
 [[ -n $archive && -n $out && ${budget:-1} =~ ^[0-9]+$ ]] || usage
 # The emulated GPU is slow.
-budget=${budget:-$([[ -n $dry ]] && echo 1800 || echo 420)}
+budget=${budget:-$([[ -n $dry ]] && echo 2400 || echo 420)}
 zstd=$(command -v "${ZSTD:-zstd}") || { echo 'there is no zstd: install it, or name one with ZSTD' >&2; exit 2; }
 archive=$(realpath "$archive") && mkdir -p "$out" && out=$(cd "$out" && pwd) && work=$(mktemp -d) || exit 2
 rows=$out/rows.jsonl tree=$work/tree bin=$work/tree/bin child=

@@ -23,7 +23,7 @@ pub(crate) struct Ptx {
 #[derive(Clone, Debug)]
 pub(crate) enum Image {
     Ptx(Arc<Ptx>),
-    /// Its kernels are looked for in [`folder`]: what a fatbin has of PTX is compressed.
+    /// Its kernels are looked for in [`ptx_folder`]: what a fatbin has of PTX is compressed.
     MachineCode,
 }
 
@@ -78,9 +78,9 @@ impl Image {
     }
 }
 
-/// Everything in [`folder`].
+/// Everything in [`ptx_folder`].
 static COMMITTED: LazyLock<Vec<Arc<Ptx>>> = LazyLock::new(|| {
-    let folder = folder();
+    let folder = ptx_folder();
     let entries =
         std::fs::read_dir(&folder).unwrap_or_else(|error| misuse(&format!("{}: {error}", folder.display())));
     let paths = entries.map(|entry| entry.expect("a folder can be read").path());
@@ -88,15 +88,16 @@ static COMMITTED: LazyLock<Vec<Arc<Ptx>>> = LazyLock::new(|| {
     paths.map(|path| Arc::new(Ptx::new(std::fs::read_to_string(path).expect("PTX is text")))).collect()
 });
 
-/// Where the PTX of machine code's kernels is: `PROBEPRUNE_PTX`, or `cuda/ptx` in the nearest folder around the program
-/// that has it.
-fn folder() -> PathBuf {
+/// Where the PTX of the kernels is: `PROBEPRUNE_PTX`, or the nearest `cuda/ptx` above this program, which need not be where
+/// it was compiled, or above the current folder. Ends the process if there is none.
+pub fn ptx_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("PROBEPRUNE_PTX") {
         return folder.into();
     }
-    let program = std::env::current_exe().unwrap_or_default();
-    let folders = program.ancestors().skip(1).map(|folder| folder.join("cuda/ptx"));
-    folders.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| {
-        misuse(&format!("no folder around {} has cuda/ptx: set PROBEPRUNE_PTX", program.display()))
+    let places = [std::env::current_exe(), std::env::current_dir()].map(Result::unwrap_or_default);
+    let mut folders = places.iter().flat_map(|place| place.ancestors()).map(|folder| folder.join("cuda/ptx"));
+    folders.find(|folder| folder.is_dir()).unwrap_or_else(|| {
+        let [program, current] = places.each_ref().map(|place| place.display());
+        misuse(&format!("no folder above {program} or {current} has cuda/ptx: set PROBEPRUNE_PTX"))
     })
 }

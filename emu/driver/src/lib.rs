@@ -7,12 +7,13 @@
 //! The environment sets what it pretends to be: `EMULATED_CUDA_VERSION` (13000), `EMULATED_CUDA_DEVICES` (1),
 //! `EMULATED_CUDA_CAPABILITY` (8.0), `EMULATED_CUDA_MEMORY` (bytes, 2^30), and what it refuses to load:
 //! `EMULATED_CUDA_REFUSES` ("machine code", "PTX", or both with a comma between). PTX that is newer than the version it
-//! refuses anyway. The kernels of machine code are those of the PTX in the folder `PROBEPRUNE_PTX`, or in `cuda/ptx` of
-//! the nearest folder around the program that has one.
+//! refuses anyway. The kernels of machine code are those of the PTX in [`ptx_folder`].
 
 mod api;
 mod image;
 mod state;
+
+pub use image::ptx_folder;
 
 /// Every function that the library has, and since which CUDA version, as 1000 · major + 10 · minor, NVIDIA's has it. Who
 /// pretends to have an older driver has to hide the newer ones from the loader.
