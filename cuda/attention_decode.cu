@@ -3,8 +3,8 @@
 // q (B, S, N, D), k and v (B, capacity, K, D) element, kv_head_of (N), mask (B, capacity), slots (keys) -> out (B, S, N, D).
 // Launch: (K, B) blocks of 256 threads.
 // Registers: at most 255. Static shared memory: 43088 bytes. Dynamic shared memory: 0.
-// Bytes: reads 2 B S N D + B K (4 keys D + 4 N, and with a mask 4 keys) per 16 rows (tokens x query heads of a key/value head),
-//        writes 2 B S N D.
+// Bytes: reads 2 B S N D + B K (4 keys D + 4 N, and with a mask 4 keys) per 16 rows (tokens x query heads of a key/value head);
+//        a window leaves out steps in front; writes 2 B S N D.
 // Bank conflicts: none (rows of q are 64 bytes further apart than they are wide; 16-byte chunks of sums are permuted).
 // Accumulation: f32; a warp takes every eighth step of 16 keys, mma over d, then over its keys ascending; warps ascending.
 //   Probabilities are rounded to the element for their product with v; the sum takes them unrounded.

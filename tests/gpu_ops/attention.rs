@@ -141,6 +141,7 @@ fn traffic_case(tokens: usize, head_dim: usize) -> AttentionCase {
 fn prefill_moves_what_its_header_says() {
     for (tokens, head_dim) in [(512, 32), (512, 64), (256, 128), (256, 256)] {
         check_traffic(&traffic_case(tokens, head_dim), BF16);
+        check_traffic(&AttentionCase { window: Some(90), ..traffic_case(tokens, head_dim) }, BF16);
     }
 }
 
@@ -148,6 +149,7 @@ fn prefill_moves_what_its_header_says() {
 fn decode_moves_what_its_header_says() {
     for (tokens, head_dim) in [(1, 64), (2, 128), (4, 256)] {
         check_traffic(&traffic_case(tokens, head_dim), BF16);
+        check_traffic(&AttentionCase { window: Some(90), ..traffic_case(tokens, head_dim) }, BF16);
     }
 }
 

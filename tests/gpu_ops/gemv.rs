@@ -67,6 +67,9 @@ fn gated_linear() {
         check(&case(9, 50, 136).keep(blocks(1, 19)).with(Activation::GeluTanh, 1.0), dtype);
         check(&case(16, 33, 2064).with_bias(), dtype);
         check(&case(3, 40, 40).keep(skipping(8, 3, 1)).with_bias().with(Activation::Relu, 1.0), dtype);
+        for biases in [[true, false], [false, true]] {
+            check(&LinearCase { biases, ..case(2, 20, 24) }, dtype);
+        }
     }
 }
 

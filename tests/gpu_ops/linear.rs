@@ -56,6 +56,9 @@ fn kept_rows_are_gathered() {
             check(&LinearCase { scale: 0.25, ..case(Linear) }, dtype);
             if let Keep::Blocks { block_width: 1, .. } = keep {
                 check(&case(Gated), dtype);
+                for biases in [[true, false], [false, true]] {
+                    check_once(&LinearCase { biases, ..case(Gated) }, dtype);
+                }
             }
         }
     }

@@ -233,14 +233,21 @@ impl Case for AttentionCase {
         let (n, k) = (self.kv_head_of.len(), self.kv_heads);
         let q = 2 * self.len();
         let mask = usize::from(self.pads.is_some());
+        // The first key of the tiles that a query's window reaches into.
+        let start = |query: usize, tile: usize| {
+            let hidden = self.window.map_or(0, |window| (keys - tokens + query + 1).saturating_sub(window));
+            hidden / tile * tile
+        };
         if tokens <= 8 {
+            let keys = keys - start(0, 16);
             let read = b * k * (4 * keys * d + 4 * n + mask * 4 * keys) + q;
             return Traffic::new(&format!("attention_decode_d{d}"), read, q);
         }
         let (rows, tile) = if d > 128 { (64, 32) } else { (128, 64) };
         let block = |first: usize| {
-            let end = keys - tokens + first + rows;
-            4 * d * end + mask * 16 * keys.min(end.next_multiple_of(tile) + tile) + 128
+            let start = start(first, tile);
+            let seen = keys - tokens + first + rows - start;
+            4 * d * seen + mask * 16 * (keys - start).min(seen.next_multiple_of(tile) + tile) + 128
         };
         let read = q + b * n * (0..tokens).step_by(rows).map(block).sum::<usize>();
         Traffic::new(&format!("attention_q{rows}_d{d}"), read, q)

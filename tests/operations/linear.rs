@@ -32,7 +32,8 @@ pub struct LinearCase {
     pub out_features: usize,
     pub in_features: usize,
     pub keep: Keep,
-    pub bias: bool,
+    /// Of the weight, or of gate and of up.
+    pub biases: [bool; 2],
     pub activation: Option<Activation>,
     pub scale: f32,
     /// Energies of the output; `Some(true)`: of the product nothing else is wanted.
@@ -59,7 +60,7 @@ impl LinearCase {
             out_features,
             in_features,
             keep: Keep::Dense,
-            bias: false,
+            biases: [false; 2],
             activation: (kind == Kind::Gated).then_some(Activation::Silu),
             scale: 1.0,
             energy: None,
@@ -72,7 +73,7 @@ impl LinearCase {
     }
 
     pub fn with_bias(self) -> Self {
-        Self { bias: true, ..self }
+        Self { biases: [true; 2], ..self }
     }
 
     pub fn with(self, activation: Activation, scale: f32) -> Self {
@@ -87,7 +88,7 @@ impl LinearCase {
         let used = used(kept.as_ref(), all);
         let weights = if self.kind == Kind::Gated { 2 } else { 1 };
         let weights = (0..weights).map(|_| stream.weight([all, k], |row, _| used[row])).collect();
-        let biases = [(); 2].map(|()| stream.floats(-1.0..1.0, if self.bias { all } else { 0 }));
+        let biases = self.biases.map(|bias| stream.floats(-1.0..1.0, if bias { all } else { 0 }));
         let mask = (0..self.shape.rows()).map(|i| u32::from(i * 7 % 5 != 0)).collect();
         Input { x, kept, weights, biases, mask }
     }
@@ -116,8 +117,8 @@ impl Case for LinearCase {
         let (len, energies_len) = (rows * self.columns(), shape.tokens * self.columns());
         let x = backend.put_activations(rows * self.in_features, &input.x)?;
         let mut projections = Vec::new();
-        for (weight, bias) in input.weights.iter().zip(&input.biases) {
-            projections.push(backend.put_linear(weight, self.bias.then_some(bias), WeightUse::Rows)?);
+        for ((weight, bias), has_bias) in input.weights.iter().zip(&input.biases).zip(self.biases) {
+            projections.push(backend.put_linear(weight, has_bias.then_some(bias), WeightUse::Rows)?);
         }
         let first = projections.remove(0);
         if kind == Kind::Logits {
@@ -177,7 +178,7 @@ impl Case for LinearCase {
         let picked = picked(input.kept.as_ref(), self.out_features);
         let with_bias = |which: usize| -> Vec<Near> {
             let mut values = product(&input.x, &input.weights[which].to_f32(), self.in_features, &picked);
-            if self.bias {
+            if self.biases[which] {
                 for (i, value) in values.iter_mut().enumerate() {
                     if let Some(row) = picked[i % picked.len()] {
                         *value = *value + input.biases[which][row].into();
