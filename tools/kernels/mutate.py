@@ -38,7 +38,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CUDA = ROOT / "cuda"
 KNOWN = pathlib.Path(__file__).with_name("mutants.txt")
 LIMIT = 900  # seconds for anything
-SLOWER = 4  # times as much processor time as a module's tests need is an endless loop,
+SLOWER = 4  # times as much processor time as tests need is an endless loop,
 LEAST = 10  # but not less than so many seconds
 
 
@@ -97,8 +97,8 @@ class Runner:
         self.original = CUDA / "ptx"
         self.sources = {p.name: p.read_text() for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h")}
         self.lock = threading.Lock()
-        # Of tests: mutants that they caught, seconds; of modules: seconds of all tests.
-        self.kills, self.seconds, self.limits, self.ran = {}, {}, {}, {}
+        # Of tests: mutants that they caught, seconds.
+        self.kills, self.seconds, self.measured, self.ran = {}, {}, set(), {}
 
     def prepare(self, program=None):
         """Demands a test program and a compiler."""
@@ -128,17 +128,19 @@ class Runner:
             raise Refused(f"nvcc: {first(r'error.*', done.stderr or done.stdout)}")
         return (out / f"{name}.ptx").read_text()
 
-    def limit(self, module, once):
-        """Seconds of processor time for a module's tests, `once` under one schedule. They have to pass on the unchanged
-        kernels: otherwise every mutant would seem caught."""
+    def measure(self, module, once):
+        """Notes how long a module's tests take, `once` under one schedule. They have to pass on the unchanged kernels:
+        otherwise every mutant would seem caught."""
         with self.lock:
-            if (module, once) not in self.limits:
-                tests = self.tests_in(module)
-                failed, seconds = self.run(module, tests, self.original, LIMIT, once, one_by_one=True)
+            if (module, once) not in self.measured:
+                failed = self.run(module, self.tests_in(module), self.original, LIMIT, once, one_by_one=True)
                 if failed:
                     raise Failed(f"gpu_ops::{module} fails on the unchanged kernels: {failed}")
-                self.limits[module, once] = max(LEAST, round(SLOWER * seconds))
-            return self.limits[module, once]
+                self.measured.add((module, once))
+
+    def limit(self, tests, once):
+        """Seconds of processor time that tests may take."""
+        return max(LEAST, round(SLOWER * sum(self.seconds[test, once] for test in tests)))
 
     def tests_in(self, module):
         tests = [name for name in self.tests if name.startswith(f"{module}::")]
@@ -147,8 +149,8 @@ class Runner:
         return tests
 
     def run(self, module, tests, ptx, limit, once, one_by_one=False):
-        """(None if these tests pass, otherwise the first that fails and why; seconds of processor time). One by one, the
-        time of each is noted."""
+        """None if these tests pass within `limit` seconds of processor time, otherwise the first that fails and why. One by
+        one, the time of each is noted."""
         threads = "1" if one_by_one else str(max(1, (os.cpu_count() or 1) // self.jobs))
         limited = ["bash", "-c", 'ulimit -S -t "$0" && exec "$@"', str(limit)]
         command = [*limited, self.program, "--exact", "--nocapture", "--test-threads", threads, *tests]
@@ -169,13 +171,13 @@ class Runner:
                 started = started or line.startswith("running ")
                 if one_by_one and (passed := re.match(r"test (\S+) \.\.\. ", line)):
                     now = time.monotonic()
-                    self.seconds[passed[1]], before = now - before, now
+                    self.seconds[passed[1], once], before = now - before, now
                 if found := re.match(r"test (\S+) \.\.\. FAILED", line):
                     failed = found[1]
                     kill()
                     break
             program.stdout.close()
-            _, status, usage = os.wait4(program.pid, 0)
+            _, status = os.waitpid(program.pid, 0)
             code = program.returncode = os.waitstatus_to_exitcode(status)
             in_time = timer.is_alive()
             timer.cancel()
@@ -185,21 +187,20 @@ class Runner:
             raise Failed(f"the tests gpu_ops::{module} do not {'end' if started else 'start'}: {output[-300:]}")
         if unread := re.search(r"PTX line \d+: .*", output):  # faults give the line in other words
             raise Refused(f"emulator: {unread[0]}")
-        seconds = usage.ru_utime + usage.ru_stime
         if failed:
-            return f"{failed}: {reason(output)}", seconds
+            return f"{failed}: {reason(output)}"
         if code == -signal.SIGXCPU:
-            return f"{module}: more than {limit} s of processor time", seconds
-        return (f"{module}: ended with code {code}: {reason(output)}" if code else None), seconds
+            return f"{module}: more than {limit} s of processor time"
+        return f"{module}: ended with code {code}: {reason(output)}" if code else None
 
     def try_tests(self, module, ptx, once=False):
         """None if a module's tests pass, otherwise why not. Those that are quick or failed often go first."""
-        limit = self.limit(module, once)
-        tests = sorted(self.tests_in(module), key=lambda test: self.seconds[test] / (1 + self.kills.get(test, 0)))
+        self.measure(module, once)
+        tests = sorted(self.tests_in(module), key=lambda test: self.seconds[test, once] / (1 + self.kills.get(test, 0)))
         failed = None
         for part in (tests[:2], tests[2:6], tests[6:]):
             if part and not failed:
-                failed, _ = self.run(module, part, ptx, limit, once)
+                failed = self.run(module, part, ptx, self.limit(part, once), once)
         if failed:
             with self.lock:
                 test = failed.split(": ")[0]

@@ -46,10 +46,10 @@ def main():
             assert judged[0] == outcome and why in judged[1], (mutant, judged)
 
         # An endless loop ends by the limit.
-        usual, runner.limits["norm", True] = runner.limits["norm", True], 1
+        usual, runner.limit = runner.limit, lambda tests, once: 1
         judged = runner.judge(planted(runner, "c += blockDim.x", "c += 0"))
         assert judged == ("caught", "norm: more than 1 s of processor time"), judged
-        runner.limits["norm", True] = usual
+        runner.limit = usual
 
         # A kernel that the emulator cannot read is not a caught mistake.
         unreadable = pathlib.Path(folder) / "unreadable"
@@ -67,8 +67,8 @@ def main():
         for path in runner.original.iterdir():
             (broken / path.name).write_text(path.read_text().replace("add.f32", "sub.f32"))
         original, runner.original = runner.original, broken
-        runner.limits.clear()
-        fails(lambda: runner.limit("norm", True), "fails on the unchanged kernels")
+        runner.measured.clear()
+        fails(lambda: runner.measure("norm", True), "fails on the unchanged kernels")
         runner.original = original
         tests, runner.tests = runner.tests, []
         fails(lambda: runner.try_tests("norm", original), "there is no test")
