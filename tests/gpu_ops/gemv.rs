@@ -49,6 +49,7 @@ fn linear_of_kept_rows() {
     for dtype in DTYPES {
         check(&case(1, 100, 64).keep(blocks(1, 37)).with_bias(), dtype);
         check(&case(12, 48, 40).keep(blocks(1, 48)), dtype);
+        check(&case(2, 50, 24).keep(blocks(2, 19)), dtype);
         // Query heads, then key/value heads of which the last are skipped.
         check(&case(3, 96, 128).keep(blocks(16, 4)).with_bias(), dtype);
         check(&case(10, 96, 56).keep(skipping(16, 5, 2)).with_bias(), dtype);
@@ -68,7 +69,7 @@ fn gated_linear() {
         check(&case(16, 33, 2064).with_bias(), dtype);
         check(&case(3, 40, 40).keep(skipping(8, 3, 1)).with_bias().with(Activation::Relu, 1.0), dtype);
         for biases in [[true, false], [false, true]] {
-            check(&LinearCase { biases, ..case(2, 20, 24) }, dtype);
+            check(&LinearCase { biases, ..case(2, 50, 24) }.keep(blocks(2, 19)), dtype);
         }
     }
 }
@@ -93,6 +94,7 @@ fn project_of_few_rows() {
         check(&case(3, 100, 33).keep(blocks(1, 37)).with_bias().with_residual(), dtype);
         check(&case(7, 300, 36).keep(blocks(1, 160)).with_residual(), dtype);
         check(&case(8, 120, 100).keep(blocks(10, 7)).with_bias(), dtype);
+        check(&case(6, 90, 20).keep(blocks(2, 31)), dtype);
         check(&case(9, 256, 64).keep(blocks(64, 3)).with_bias().with_residual(), dtype);
         check(&case(16, 4100, 40).with_residual(), dtype);
         check(&case(15, 70, 34).keep(blocks(1, 70)), dtype);

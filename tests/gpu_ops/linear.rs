@@ -46,6 +46,7 @@ fn kept_rows_are_gathered() {
             Keep::channels(1),
             Keep::channels(71),
             Keep::channels(144),
+            Keep::Blocks { len: 30, block_width: 2 },
             Keep::Blocks { len: 3, block_width: 16 },
             Keep::Blocks { len: 9, block_width: 16 },
             Keep::Blocks { len: 5, block_width: 6 },
@@ -54,7 +55,7 @@ fn kept_rows_are_gathered() {
         ] {
             let case = |kind| LinearCase::new(kind, 35, [144, 72]).keep(keep.clone()).with_bias();
             check(&LinearCase { scale: 0.25, ..case(Linear) }, dtype);
-            if let Keep::Blocks { block_width: 1, .. } = keep {
+            if matches!(keep, Keep::Blocks { .. }) {
                 check(&case(Gated), dtype);
                 for biases in [[true, false], [false, true]] {
                     check_once(&LinearCase { biases, ..case(Gated) }, dtype);

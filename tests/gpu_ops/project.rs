@@ -31,7 +31,7 @@ fn project_of_odd_shapes() {
 fn kept_columns_are_gathered() {
     for dtype in DTYPES {
         for (len, block_width) in
-            [(1, 1), (71, 1), (144, 1), (3, 16), (9, 16), (5, 6), (17, 6), (2, 48), (3, 40)]
+            [(1, 1), (71, 1), (144, 1), (30, 2), (3, 16), (9, 16), (5, 6), (17, 6), (2, 48), (3, 40)]
         {
             check(&full(35, [72, 144]).keep(Keep::Blocks { len, block_width }), dtype);
         }
