@@ -104,11 +104,13 @@ fn probes() {
     }
 }
 
-/// Scores of about 80 and -80: probabilities underflow, nothing overflows.
+/// Scores of about 80 and -80: probabilities underflow, nothing overflows. Ten times as large, and only one that a query
+/// sees: where it is negative, nothing near 0 may be in its place.
 #[test]
 fn large_scores() {
     for tokens in [3, 70] {
         check_both(&AttentionCase { scale: 1.0, magnitude: 40.0, ..square(tokens) });
+        check_both(&AttentionCase { scale: 1.0, magnitude: 400.0, window: Some(1), ..square(tokens) });
     }
 }
 
