@@ -28,8 +28,8 @@ while (($#)); do
   shift
 done
 [[ -n $archive && -n $out && ${budget:-1} =~ ^[0-9]+$ ]] || usage
-# The emulated GPU is slow.
-budget=${budget:-$([[ -n $dry ]] && echo 2400 || echo 420)}
+# The emulated GPU is slow, and may have to share its cores.
+budget=${budget:-$([[ -n $dry ]] && echo 7200 || echo 420)}
 zstd=$(command -v "${ZSTD:-zstd}") || { echo 'there is no zstd: install it, or name one with ZSTD' >&2; exit 2; }
 archive=$(realpath "$archive") && mkdir -p "$out" && out=$(cd "$out" && pwd) && work=$(mktemp -d) || exit 2
 rows=$out/rows.jsonl tree=$work/tree bin=$work/tree/bin child=
