@@ -104,8 +104,8 @@ fn probes() {
     }
 }
 
-/// Scores of about 80 and -80: probabilities underflow, nothing overflows. Ten times as large, and only one that a query
-/// sees: where it is negative, nothing near 0 may be in its place.
+/// Scores of about 80 and -80: probabilities underflow, nothing overflows. With scores ten times as large, of which each
+/// query sees one, a maximum that starts at 0 would leave nothing of a negative one.
 #[test]
 fn large_scores() {
     for tokens in [3, 70] {

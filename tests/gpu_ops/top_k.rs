@@ -57,7 +57,7 @@ fn top_k_at_real_widths() {
     }
 }
 
-/// The largest number is one; infinity and the NaN next to it are none. Each size is one that another part selects.
+/// The largest float is finite; infinity and the NaN with the next bits are not. Each size takes another path of the kernel.
 #[test]
 fn one_special_score() {
     for of in [40, 300, 5000, 9000, 13_000, 17_000, 24_600] {
