@@ -99,6 +99,8 @@ class Runner:
         self.lock = threading.Lock()
         # Of tests: mutants that they caught, seconds.
         self.kills, self.seconds, self.measured, self.ran = {}, {}, set(), {}
+        # Of a module of tests and a module of kernels: the tests that launch them.
+        self.launching = {}
 
     def prepare(self, program=None):
         """Demands a test program and a compiler."""
@@ -193,12 +195,34 @@ class Runner:
             return f"{module}: more than {limit} s of processor time"
         return f"{module}: ended with code {code}: {reason(output)}" if code else None
 
-    def try_tests(self, module, ptx, once=False):
-        """None if a module's tests pass, otherwise why not. Those that are quick or failed often go first."""
+    def tests_that_launch(self, module, names):
+        """A module's tests that need any of these kernels: they fail where there are none."""
+        if sum(module in tests_of(text) for text in self.sources.values()) == 1:
+            return self.tests_in(module)
+        with self.lock:
+            for name in names:
+                if (module, name) not in self.launching:
+                    self.launching[module, name] = self.failing_without(module, name)
+            return set().union(*(self.launching[module, name] for name in names))
+
+    def failing_without(self, module, name):
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            ptx = pathlib.Path(folder, "ptx")
+            shutil.copytree(self.original, ptx)
+            (ptx / f"{name}.ptx").write_text(ENTRY.sub("", self.unchanged(name)[0]))
+            command = [self.program, "--exact", "--test-threads", "1", *self.tests_in(module)]
+            environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), PROBEPRUNE_TEST_KERNELS="once", RUST_BACKTRACE="0")
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        return set(re.findall(r"^test (\S+) \.\.\. FAILED", done.stdout, re.M))
+
+    def try_tests(self, module, names, ptx, once=False, quick=False):
+        """None if a module's tests of these kernels pass, otherwise why not. Those that are quick or failed often go first;
+        `quick` leaves it at them."""
         self.measure(module, once)
-        tests = sorted(self.tests_in(module), key=lambda test: self.seconds[test, once] / (1 + self.kills.get(test, 0)))
+        launching = self.tests_that_launch(module, names)
+        tests = sorted(launching, key=lambda test: self.seconds[test, once] / (1 + self.kills.get(test, 0)))
         failed = None
-        for part in (tests[:2], tests[2:6], tests[6:]):
+        for part in (tests[:2], tests[2:6], [] if quick else tests[6:]):
             if part and not failed:
                 failed = self.run(module, part, ptx, self.limit(part, once), once)
         if failed:
@@ -207,11 +231,11 @@ class Runner:
                 self.kills[test] = self.kills.get(test, 0) + 1
         return failed
 
-    def try_new(self, module, ptx, changed, once):
+    def try_new(self, module, ptx, changed, once, quick=False):
         """As `try_tests`; what ran before on the same instructions does not run again."""
-        what = module, once, tuple(sorted(changed.items()))
+        what = module, once, quick, tuple(sorted(changed.items()))
         if what not in self.ran:
-            self.ran[what] = self.try_tests(module, ptx, once)
+            self.ran[what] = self.try_tests(module, changed, ptx, once, quick)
         return self.ran[what]
 
     def affected(self, file):
@@ -251,7 +275,7 @@ class Runner:
             (folder / "ptx" / path.name).symlink_to(path)
 
     def first_try(self, module, name, texts, folder, once):
-        """As `try_new`, with the mistake in few kernels of the module `name` alone."""
+        """As `try_new`, with the mistake in few kernels of the module `name` alone, and quick tests."""
         used = [texts[f"{name}.cu"], *(texts[file] for file in includes(f"{name}.cu", texts))]
         few = few_kernels.only(texts[f"{name}.cu"], few_kernels.macros(used), self.few(name))
         self.prepare_folder(folder, texts | {f"{name}.cu": few})
@@ -260,7 +284,7 @@ class Runner:
         if (made := instructions(after)) == expected:
             return None
         replace(folder / "ptx" / f"{name}.ptx", after)
-        return self.try_new(module, folder / "ptx", {name: digest(made)}, once)
+        return self.try_new(module, folder / "ptx", {name: digest(made)}, once, quick=True)
 
     def judge(self, mutant):
         """("caught" | "equivalent" | "refused" | "SURVIVES", why)."""

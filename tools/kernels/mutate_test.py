@@ -57,7 +57,7 @@ def main():
         for path in runner.original.iterdir():
             (unreadable / path.name).write_text(path.read_text().replace("mul.f32", "multiply.f32"))
         try:
-            raise AssertionError(runner.try_tests("norm", unreadable))
+            raise AssertionError(runner.try_tests("norm", ["norm"], unreadable))
         except mutate.Refused as why:
             assert "unknown instruction" in str(why), why
 
@@ -71,7 +71,7 @@ def main():
         fails(lambda: runner.measure("norm", True), "fails on the unchanged kernels")
         runner.original = original
         tests, runner.tests = runner.tests, []
-        fails(lambda: runner.try_tests("norm", original), "there is no test")
+        fails(lambda: runner.try_tests("norm", ["norm"], original), "there is no test")
         runner.tests = tests
         runner.ran.clear()
         runner.program = "/bin/false"
