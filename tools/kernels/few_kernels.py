@@ -79,12 +79,12 @@ def only(text, kernels, wanted):
 
 
 def one_of_each(sizes):
-    """Of kernels that differ in dtype and numbers alone, the one with the least code.
+    """Of kernels that differ in dtype and the last number alone, the one with the least code.
 
-    >>> sorted(one_of_each({"a_64_bf16": 5, "a_32_bf16": 4, "a_f16": 9, "b": 7}))
-    ['a_32_bf16', 'b']
+    >>> sorted(one_of_each({"a_64_bf16": 5, "a_32_bf16": 4, "a_f16": 9, "b_q64_d32": 7, "b_q128_d32": 7}))
+    ['a_32_bf16', 'b_q128_d32', 'b_q64_d32']
     """
     least = {}
     for name in sorted(sizes, key=sizes.get):
-        least.setdefault(re.sub(r"_?\d+", "", re.sub(r"_b?f16$", "", name)), name)
+        least.setdefault(re.sub(r"_[a-z]?\d+$", "", re.sub(r"_b?f16$", "", name)), name)
     return set(least.values())
