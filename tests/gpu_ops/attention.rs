@@ -91,6 +91,10 @@ fn windows() {
         check_both(&case);
         check(&AttentionCase { pads: Some(keys / 3), ..case.samples(2) }, BF16);
     }
+    // Windows that begin where a tile of 64 keys does, for the last of a warp's 16 or 32 queries.
+    for window in around([64 + 16, 64 + 32]) {
+        check_devices(&AttentionCase { window: Some(window), ..AttentionCase::new(128, 256) }, BF16);
+    }
 }
 
 /// A probe's tokens: the window is in slots of the batch.

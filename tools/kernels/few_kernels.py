@@ -78,13 +78,15 @@ def only(text, kernels, wanted):
     return text
 
 
-def one_of_each(sizes):
-    """Of kernels that differ in dtype and the last number alone, the one with the least code.
+def one_of_each(names):
+    """Of kernels that differ in dtype and the last number alone, the one with the least number.
 
-    >>> sorted(one_of_each({"a_64_bf16": 5, "a_32_bf16": 4, "a_f16": 9, "b_q64_d32": 7, "b_q128_d32": 7}))
+    >>> sorted(one_of_each(["a_f16", "a_64_bf16", "a_32_bf16", "a_32_f16", "b_q64_d32", "b_q128_d32"]))
     ['a_32_bf16', 'b_q128_d32', 'b_q64_d32']
     """
-    least = {}
-    for name in sorted(sizes, key=sizes.get):
-        least.setdefault(re.sub(r"_[a-z]?\d+$", "", re.sub(r"_b?f16$", "", name)), name)
-    return set(least.values())
+    kinds = {}
+    for name in names:
+        kind, number = re.fullmatch(r"(.*?)(?:_[a-z]?(\d+))?", re.sub(r"_b?f16$", "", name)).groups()
+        # The largest tile's kernel has no number in its name.
+        kinds.setdefault(kind, []).append((int(number or 1 << 31), name))
+    return {min(kernels)[1] for kernels in kinds.values()}

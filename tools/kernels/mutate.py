@@ -258,8 +258,7 @@ class Runner:
     @functools.cache
     def few(self, name):
         """Kernels of a module that a mistake is tried in first, where it has so many that compiling all takes long."""
-        entries = {match[1]: len(match[0]) for match in ENTRY.finditer(self.unchanged(name)[0])}
-        return few_kernels.one_of_each(entries) if len(entries) > 4 else set()
+        return few_kernels.one_of_each(self.kernels(name)) if len(self.kernels(name)) > 4 else set()
 
     def entries(self, file):
         """Modules and kernels that a file is part of."""
