@@ -275,6 +275,7 @@ class Runner:
 
     def first_try(self, module, name, texts, folder, once):
         """As `try_new`, with the mistake in few kernels of the module `name` alone, and quick tests."""
+        folder = folder / f"few_{module}_{name}"
         used = [texts[f"{name}.cu"], *(texts[file] for file in includes(f"{name}.cu", texts))]
         few = few_kernels.only(texts[f"{name}.cu"], few_kernels.macros(used), self.few(name))
         self.prepare_folder(folder, texts | {f"{name}.cu": few})
@@ -311,16 +312,13 @@ class Runner:
             # The schedule matters to barriers alone.
             once = mutant.operator != "barrier"
 
-            def caught(module, why):
-                with self.lock:
-                    self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
-                return "caught", why
+            def few(module):
+                return not mutant.entry and [name for name in modules[module] if self.few(name)]
 
-            for module in order:
-                for name in modules[module]:
-                    if name not in done and not mutant.entry and self.few(name):
-                        if why := self.first_try(module, name, texts, folder / f"few_{name}", once):
-                            return caught(module, why)
+            def try_few(module):
+                return next(filter(None, (self.first_try(module, name, texts, folder, once) for name in few(module))), None)
+
+            def try_all(module):
                 for name in (name for name in modules[module] if name not in done):
                     before, expected = self.unchanged(name)
                     after = self.compile(folder / "cuda", folder / "made", name)
@@ -332,10 +330,16 @@ class Runner:
                         replace(folder / "ptx" / f"{name}.ptx", after)
                 here = {name: changed[name] for name in modules[module] if name in changed}
                 if not here:
-                    continue
+                    return None
                 ran.append(module)
-                if why := self.try_new(module, folder / "ptx", here, once):
-                    return caught(module, why)
+                return self.try_new(module, folder / "ptx", here, once)
+
+            tries = [(try_few if few(module) else try_all, module) for module in order]
+            for attempt, module in tries + [(try_all, module) for attempt, module in tries if attempt == try_few]:
+                if why := attempt(module):
+                    with self.lock:
+                        self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
+                    return "caught", why
         if not ran:
             return "equivalent", f"the PTX of {mutant.entry[1] if mutant.entry else ', '.join(names) or 'no file'} is the same"
         return "SURVIVES", f"every test of {', '.join(f'gpu_ops::{module}' for module in ran)} passes"
