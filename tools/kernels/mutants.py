@@ -16,6 +16,10 @@ class Failed(Exception):
     """Something that makes the result worthless."""
 
 
+class Refused(Exception):
+    """A mutant about which nothing can be said."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Mutant:
     """One edit of a file, in all of its kernels or (module, kernel) only in one."""

@@ -7,9 +7,9 @@
     --only FILE  --one-kernel  --again  --jobs N  --list  --tests PROGRAM: see --help
 
 The operators are in mutations.py. The files that include a mutant are compiled into a folder of their own, and the tests that
-their headers name (Test: gpu_ops::module) run on that PTX in the emulator until one fails. Of a module with many kernels
-few_kernels.py picks some that are compiled and tried first. With --one-kernel only one of the
-kernels is exchanged, so that the mistake is in one variant and dtype alone. Exit code 1 and a list if no test failed.
+their headers name (Test: gpu_ops::module) run on that PTX in the emulator until one fails (gpu_ops.py). Of a module with many
+kernels few_kernels.py picks some that are compiled and tried first. With --one-kernel only one of the kernels is exchanged,
+so that the mistake is in one variant and dtype alone. Exit code 1 and a list if no test failed.
 
 A mutant that leaves the PTX as it was is equivalent, one that nvcc or the emulator cannot read is refused. mutants.txt has
 those that are known to be equivalent or need no test. nvcc as in tools/kernels/cuda.sh; cuda/ptx has to be fresh.
@@ -18,12 +18,9 @@ those that are known to be equivalent or need no test. nvcc as in tools/kernels/
 import argparse
 import concurrent.futures
 import functools
-import hashlib
-import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,14 +29,12 @@ import threading
 import time
 
 import few_kernels
-from mutants import Failed, Results, check_known, in_one_entry, includes, known, mutants, sample
+from gpu_ops import LIMIT, ROOT, GpuOps
+from mutants import Failed, Refused, Results, check_known, in_one_entry, includes, known, mutants, sample
+from ptx_kernels import ENTRY, digest, instructions, with_entries
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 CUDA = ROOT / "cuda"
 KNOWN = pathlib.Path(__file__).with_name("mutants.txt")
-LIMIT = 900  # seconds for anything
-SLOWER = 4  # times as much processor time as tests need is an endless loop,
-LEAST = 10  # but not less than so many seconds
 
 
 def tests_of(text):
@@ -52,75 +47,22 @@ def tests_of(text):
     return re.findall(r"gpu_ops::(\w+)", line[1]) if line else []
 
 
-def instructions(ptx):
-    """PTX without what only says where in the source it comes from."""
-    ptx = re.sub(r"^\s*\.section\s+\.debug.*", "", ptx, flags=re.M | re.S)
-    lines = (line.strip() for line in ptx.split("\n"))
-    return [line for line in lines if line and not re.match(r"\.(loc|file)\b|\$L__tmp\d+:|//(?! ptx-emu)", line)]
-
-
-ENTRY = re.compile(r"^\.visible \.entry (\w+)\(.*?^\}$", re.M | re.S)
-
-
-def with_entries(ptx, mutated, kernels):
-    """A module with some kernels of a mutated one, which need not have the others.
-
-    >>> ptx = ".version 7.4\\n.visible .entry a(\\n)\\n{\\nret;\\n}\\n.visible .entry b(\\n)\\n{\\nret;\\n}\\n"
-    >>> print(with_entries(ptx, ptx.replace("ret", "exit"), {"b"}))
-    .version 7.4
-    .visible .entry a(
-    )
-    {
-    ret;
-    }
-    .visible .entry b(
-    )
-    {
-    exit;
-    }
-    <BLANKLINE>
-    """
-    outside = [instructions(ENTRY.sub("", text)) for text in (ptx, mutated)]
-    if not set(outside[1]) <= set(outside[0]):
-        raise Refused("what is outside the kernels differs")
-    entries = {match[1]: match[0] for match in ENTRY.finditer(mutated)}
-    return ENTRY.sub(lambda match: entries[match[1]] if match[1] in kernels else match[0], ptx)
-
-
-class Refused(Exception):
-    """A mutant about which nothing can be said."""
-
-
 class Runner:
     def __init__(self, folder, jobs):
-        self.jobs, self.folder = jobs, folder
+        self.folder = folder
         self.original = CUDA / "ptx"
         self.sources = {p.name: p.read_text() for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h")}
         self.lock = threading.Lock()
-        # Of tests: mutants that they caught, seconds.
-        self.kills, self.seconds, self.measured, self.ran = {}, {}, set(), {}
-        # Of a module of tests and a module of kernels: the tests that launch them.
-        self.launching = {}
+        self.kills = {}  # of files and modules of tests
+        self.named = {name.removesuffix(".cu"): tests_of(text) for name, text in self.sources.items() if name.endswith(".cu")}
+        self.gpu_ops = GpuOps(folder, jobs, self.original, self.named)
 
     def prepare(self, program=None):
         """Demands a test program and a compiler."""
-        # A copy: a build meanwhile would replace it.
-        self.program = shutil.copy(program or self.build(), self.folder / "gpu_ops")
-        listed = subprocess.run([self.program, "--list"], capture_output=True, text=True, cwd=ROOT)
-        self.tests = [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
+        self.gpu_ops.prepare(program)
         compiler = subprocess.run([ROOT / "tools/kernels/cuda.sh", "nvcc"], capture_output=True, text=True)
         if compiler.returncode:
             raise Failed(f"there is no nvcc: {compiler.stderr}")
-
-    def build(self):
-        command = ["cargo", "test", "--release", "--locked", "--test", "gpu_ops", "--no-run", "--message-format=json"]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        messages = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        for message in messages:
-            if message["reason"] == "compiler-artifact" and message["target"]["name"] == "gpu_ops":
-                if message["executable"]:
-                    return message["executable"]
-        raise Failed("the test program gpu_ops cannot be built")
 
     def compile(self, folder, out, name):
         environment = dict(os.environ, CUDA_SOURCES=str(folder), JOBS="1")
@@ -129,114 +71,6 @@ class Runner:
         if done.returncode:
             raise Refused(f"nvcc: {first(r'error.*', done.stderr or done.stdout)}")
         return (out / f"{name}.ptx").read_text()
-
-    def measure(self, module, once):
-        """Notes how long a module's tests take, `once` under one schedule. They have to pass on the unchanged kernels:
-        otherwise every mutant would seem caught."""
-        with self.lock:
-            if (module, once) not in self.measured:
-                failed = self.run(module, self.tests_in(module), self.original, LIMIT, once, one_by_one=True)
-                if failed:
-                    raise Failed(f"gpu_ops::{module} fails on the unchanged kernels: {failed}")
-                self.measured.add((module, once))
-
-    def limit(self, tests, once):
-        """Seconds of processor time that tests may take."""
-        return max(LEAST, round(SLOWER * sum(self.seconds[test, once] for test in tests)))
-
-    def tests_in(self, module):
-        tests = [name for name in self.tests if name.startswith(f"{module}::")]
-        if not tests:
-            raise Failed(f"there is no test gpu_ops::{module}::...")
-        return tests
-
-    def run(self, module, tests, ptx, limit, once, one_by_one=False):
-        """None if these tests pass within `limit` seconds of processor time, otherwise the first that fails and why. One by
-        one, the time of each is noted."""
-        threads = "1" if one_by_one else str(max(1, (os.cpu_count() or 1) // self.jobs))
-        limited = ["bash", "-c", 'ulimit -S -t "$0" && exec "$@"', str(limit)]
-        command = [*limited, self.program, "--exact", "--nocapture", "--test-threads", threads, *tests]
-        environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), RUST_BACKTRACE="0")
-        if once:
-            environment["PROBEPRUNE_TEST_KERNELS"] = "once"
-        with tempfile.TemporaryFile("w+") as said:
-            program = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=said, text=True
-            )
-            # Not `program.kill`, which may take the exit status that is asked for below.
-            kill = functools.partial(os.kill, program.pid, signal.SIGKILL)
-            timer = threading.Timer(LIMIT, kill)
-            timer.daemon = True
-            timer.start()
-            failed, started, before = None, False, time.monotonic()
-            for line in program.stdout:
-                started = started or line.startswith("running ")
-                if one_by_one and (passed := re.match(r"test (\S+) \.\.\. ", line)):
-                    now = time.monotonic()
-                    self.seconds[passed[1], once], before = now - before, now
-                if found := re.match(r"test (\S+) \.\.\. FAILED", line):
-                    failed = found[1]
-                    kill()
-                    break
-            program.stdout.close()
-            _, status = os.waitpid(program.pid, 0)
-            code = program.returncode = os.waitstatus_to_exitcode(status)
-            in_time = timer.is_alive()
-            timer.cancel()
-            said.seek(0)
-            output = said.read()
-        if not started or not in_time:
-            raise Failed(f"the tests gpu_ops::{module} do not {'end' if started else 'start'}: {output[-300:]}")
-        if unread := re.search(r"PTX line \d+: .*", output):  # faults give the line in other words
-            raise Refused(f"emulator: {unread[0]}")
-        if failed:
-            return f"{failed}: {reason(output)}"
-        if code == -signal.SIGXCPU:
-            return f"{module}: more than {limit} s of processor time"
-        return f"{module}: ended with code {code}: {reason(output)}" if code else None
-
-    def tests_that_launch(self, module, names):
-        """A module's tests that need any of these kernels: they fail where there are none."""
-        if sum(module in tests_of(text) for text in self.sources.values()) == 1:
-            return self.tests_in(module)
-        with self.lock:
-            for name in names:
-                if (module, name) not in self.launching:
-                    self.launching[module, name] = self.failing_without(module, name)
-            return set().union(*(self.launching[module, name] for name in names))
-
-    def failing_without(self, module, name):
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            ptx = pathlib.Path(folder, "ptx")
-            shutil.copytree(self.original, ptx)
-            (ptx / f"{name}.ptx").write_text(ENTRY.sub("", self.unchanged(name)[0]))
-            command = [self.program, "--exact", "--test-threads", "1", *self.tests_in(module)]
-            environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), PROBEPRUNE_TEST_KERNELS="once", RUST_BACKTRACE="0")
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
-        return set(re.findall(r"^test (\S+) \.\.\. FAILED", done.stdout, re.M))
-
-    def try_tests(self, module, names, ptx, once=False, quick=False):
-        """None if a module's tests of these kernels pass, otherwise why not. Those that are quick or failed often go first;
-        `quick` leaves it at them."""
-        self.measure(module, once)
-        launching = self.tests_that_launch(module, names)
-        tests = sorted(launching, key=lambda test: self.seconds[test, once] / (1 + self.kills.get(test, 0)))
-        failed = None
-        for part in (tests[:2], tests[2:6], [] if quick else tests[6:]):
-            if part and not failed:
-                failed = self.run(module, part, ptx, self.limit(part, once), once)
-        if failed:
-            with self.lock:
-                test = failed.split(": ")[0]
-                self.kills[test] = self.kills.get(test, 0) + 1
-        return failed
-
-    def try_new(self, module, ptx, changed, once, quick=False):
-        """As `try_tests`; what ran before on the same instructions does not run again."""
-        what = module, once, quick, tuple(sorted(changed.items()))
-        if what not in self.ran:
-            self.ran[what] = self.try_tests(module, changed, ptx, once, quick)
-        return self.ran[what]
 
     def affected(self, file):
         """Names of the modules that a file is part of."""
@@ -274,7 +108,7 @@ class Runner:
             (folder / "ptx" / path.name).symlink_to(path)
 
     def first_try(self, module, name, texts, folder, once):
-        """As `try_new`, with the mistake in few kernels of the module `name` alone, and quick tests."""
+        """As `GpuOps.try_new`, with the mistake in few kernels of the module `name` alone, and quick tests."""
         folder = folder / f"few_{module}_{name}"
         used = [texts[f"{name}.cu"], *(texts[file] for file in includes(f"{name}.cu", texts))]
         few = few_kernels.only(texts[f"{name}.cu"], few_kernels.macros(used), self.few(name))
@@ -284,7 +118,7 @@ class Runner:
         if (made := instructions(after)) == expected:
             return None
         replace(folder / "ptx" / f"{name}.ptx", after)
-        return self.try_new(module, folder / "ptx", {name: digest(made)}, once, quick=True)
+        return self.gpu_ops.try_new(module, folder / "ptx", {name: digest(made)}, once, quick=True)
 
     def judge(self, mutant):
         """("caught" | "equivalent" | "refused" | "SURVIVES", why)."""
@@ -298,7 +132,7 @@ class Runner:
         size = {name: (self.original / f"{name}.ptx").stat().st_size for name in names}
         modules = {}
         for name in names:
-            for module in tests_of(self.sources[f"{name}.cu"]):
+            for module in self.named[name]:
                 modules.setdefault(module, []).append(name)
         with self.lock:  # what fails often first, then what compiles and runs fast
             often = {module: self.kills.get((mutant.file, module), 0) for module in modules}
@@ -332,7 +166,7 @@ class Runner:
                 if not here:
                     return None
                 ran.append(module)
-                return self.try_new(module, folder / "ptx", here, once)
+                return self.gpu_ops.try_new(module, folder / "ptx", here, once)
 
             tries = [(try_few if few(module) else try_all, module) for module in order]
             for attempt, module in tries + [(try_all, module) for attempt, module in tries if attempt == try_few]:
@@ -351,25 +185,9 @@ def replace(path, text):
     path.write_text(text)
 
 
-def digest(lines):
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 def first(pattern, text):
     found = re.search(pattern, text)
     return found[0] if found else text.strip()[-200:]
-
-
-def reason(output):
-    """The first panic's message, shortened.
-
-    >>> reason("thread 'x' (12) panicked at tests/a.rs:1:2:\\nNormCase { a: 1 }: x: Race in kernel norm_bf16: write")
-    'Race in kernel norm_bf16: write'
-    """
-    message = re.search(r"panicked at [^\n]*\n([^\n]*)", output)
-    text = message[1] if message else output.strip()[-200:]
-    emulator = re.search(r"\b\w+ in kernel .*", text)
-    return (emulator[0] if emulator else text)[:160]
 
 
 def arguments():

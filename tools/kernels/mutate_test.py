@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 import mutate
-from mutants import Failed, Mutant
+from mutants import Failed, Mutant, Refused
 
 
 def planted(runner, old, new, entry=None):
@@ -45,11 +45,16 @@ def main():
             judged = runner.judge(mutant)
             assert judged[0] == outcome and why in judged[1], (mutant, judged)
 
+        # Tests that launch none of the changed kernels are left out.
+        gpu_ops = runner.gpu_ops
+        launching = gpu_ops.tests_that_launch("gemv", ["linear_gemv"])
+        assert "gemv::linear_of_few_rows" in launching and "gemv::gated_linear" not in launching, launching
+
         # An endless loop ends by the limit.
-        usual, runner.limit = runner.limit, lambda tests, once: 1
+        usual, gpu_ops.limit = gpu_ops.limit, lambda tests, once: 1
         judged = runner.judge(planted(runner, "c += blockDim.x", "c += 0"))
         assert judged == ("caught", "norm: more than 1 s of processor time"), judged
-        runner.limit = usual
+        gpu_ops.limit = usual
 
         # A kernel that the emulator cannot read is not a caught mistake.
         unreadable = pathlib.Path(folder) / "unreadable"
@@ -57,8 +62,8 @@ def main():
         for path in runner.original.iterdir():
             (unreadable / path.name).write_text(path.read_text().replace("mul.f32", "multiply.f32"))
         try:
-            raise AssertionError(runner.try_tests("norm", ["norm"], unreadable))
-        except mutate.Refused as why:
+            raise AssertionError(gpu_ops.try_tests("norm", ["norm"], unreadable))
+        except Refused as why:
             assert "unknown instruction" in str(why), why
 
         # Tests that fail anyway, or do not start, or a compiler that is not there, are failures of the tool.
@@ -66,15 +71,15 @@ def main():
         broken.mkdir()
         for path in runner.original.iterdir():
             (broken / path.name).write_text(path.read_text().replace("add.f32", "sub.f32"))
-        original, runner.original = runner.original, broken
-        runner.measured.clear()
-        fails(lambda: runner.measure("norm", True), "fails on the unchanged kernels")
-        runner.original = original
-        tests, runner.tests = runner.tests, []
-        fails(lambda: runner.try_tests("norm", ["norm"], original), "there is no test")
-        runner.tests = tests
-        runner.ran.clear()
-        runner.program = "/bin/false"
+        original, gpu_ops.ptx = gpu_ops.ptx, broken
+        gpu_ops.measured.clear()
+        fails(lambda: gpu_ops.measure("norm", True), "fails on the unchanged kernels")
+        gpu_ops.ptx = original
+        tests, gpu_ops.tests = gpu_ops.tests, []
+        fails(lambda: gpu_ops.try_tests("norm", ["norm"], original), "there is no test")
+        gpu_ops.tests = tests
+        gpu_ops.ran.clear()
+        gpu_ops.program = "/bin/false"
         fails(lambda: runner.judge(wrong), "do not start")
         os.environ["NVCC"] = "/no/nvcc"
         fails(lambda: runner.prepare("/bin/true"), "no nvcc")
