@@ -157,6 +157,8 @@ fn decode_moves_what_its_header_says() {
         check_traffic(&traffic_case(tokens, head_dim), BF16);
         check_traffic(&AttentionCase { window: Some(90), ..traffic_case(tokens, head_dim) }, BF16);
     }
+    // As many query heads as a warp looks at together: two passes over the keys.
+    check_traffic(&traffic_case(1, 64).heads(&[0; 32], 1), BF16);
 }
 
 /// Head widths of every kernel, queries and keys of every tile, masks, windows and grouped heads, in turn.

@@ -183,7 +183,8 @@ fn slots_end_anywhere() {
         let m = tile.rows();
         for samples in [1, 2, 3, m / 2, m / 2 + 1, m - 1, m, m + 1] {
             let slots = (m / samples).max(1);
-            for tokens in [slots, slots + 1, 2 * slots] {
+            // Three tiles of slots, of whose rows two tiles would do where `samples` is just above m / 2.
+            for tokens in [slots, slots + 1, 3 * slots] {
                 let shape = BatchShape { samples, tokens };
                 if shape.rows() <= 16 {
                     continue;
