@@ -230,7 +230,7 @@ impl Case for AttentionCase {
 
     fn traffic(&self) -> Traffic {
         let (BatchShape { samples: b, tokens }, keys, d) = (self.queries, self.keys, self.head_dim);
-        let (n, k) = (self.kv_head_of.len(), self.kv_heads);
+        let n = self.kv_head_of.len();
         let q = 2 * self.len();
         let mask = usize::from(self.pads.is_some());
         // The first key of the tiles that a query's window reaches into.
@@ -240,7 +240,10 @@ impl Case for AttentionCase {
         };
         if tokens <= 8 {
             let keys = keys - start(0, 16);
-            let read = b * k * (4 * keys * d + 4 * n + mask * 4 * keys) + q;
+            let heads = |kv_head| self.kv_head_of.iter().filter(|&&of| of as usize == kv_head).count();
+            let passes =
+                (0..self.kv_heads).map(|kv_head| (tokens * heads(kv_head)).div_ceil(16)).sum::<usize>();
+            let read = b * passes * (4 * keys * d + 4 * n + mask * 4 * keys) + q;
             return Traffic::new(&format!("attention_decode_d{d}"), read, q);
         }
         let (rows, tile) = if d > 128 { (64, 32) } else { (128, 64) };
