@@ -112,9 +112,10 @@ fn probes() {
 /// query sees one, a maximum that starts at 0 would leave nothing of a negative one.
 #[test]
 fn large_scores() {
-    for tokens in [3, 70] {
-        check_both(&AttentionCase { scale: 1.0, magnitude: 40.0, ..square(tokens) });
-        check_both(&AttentionCase { scale: 1.0, magnitude: 400.0, window: Some(1), ..square(tokens) });
+    // In decoding also more than 8 rows, whose largest scores lie far apart.
+    for case in [square(3), square(3).heads(TWO_GROUPS, 2), square(70)] {
+        check_both(&AttentionCase { scale: 1.0, magnitude: 40.0, ..case.clone() });
+        check_both(&AttentionCase { scale: 1.0, magnitude: 400.0, window: Some(1), ..case });
     }
 }
 

@@ -24,7 +24,8 @@ const BF16: GpuDtype = GpuDtype::Bf16;
 #[test]
 fn linear_and_logits_of_odd_shapes() {
     for dtype in DTYPES {
-        for (rows, weight) in [(1, [1, 8]), (31, [33, 31]), (33, [130, 40]), (130, [72, 136]), (65, [129, 7])]
+        for (rows, weight) in
+            [(1, [1, 8]), (20, [1, 40]), (31, [33, 31]), (33, [130, 40]), (130, [72, 136]), (65, [129, 7])]
         {
             for kind in [Linear, Logits, Gated] {
                 check(&LinearCase::new(kind, rows, weight), dtype);

@@ -19,7 +19,8 @@ fn full(rows: usize, weight: [usize; 2]) -> ProjectCase {
 #[test]
 fn project_of_odd_shapes() {
     for dtype in DTYPES {
-        for (rows, weight) in [(1, [8, 1]), (31, [33, 31]), (33, [130, 40]), (130, [72, 136]), (65, [7, 129])]
+        for (rows, weight) in
+            [(1, [8, 1]), (20, [1, 40]), (31, [33, 31]), (33, [130, 40]), (130, [72, 136]), (65, [7, 129])]
         {
             check(&ProjectCase::new(rows, weight).with_residual(), dtype);
             check(&ProjectCase::new(rows, weight).with_bias(), dtype);
