@@ -301,7 +301,8 @@ fn dot_products(
         if let Pick::Blocks { .. } = columns {
             let spread = &mut spread[..t * weight.columns];
             spread.fill(0.0);
-            for (to, from) in spread.chunks_exact_mut(weight.columns).zip(x.chunks_exact(k)) {
+            // Without picked columns there is nothing to spread.
+            for (to, from) in spread.chunks_exact_mut(weight.columns).zip(x.chunks_exact(k.max(1))) {
                 columns.runs(
                     0,
                     k,

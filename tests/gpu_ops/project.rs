@@ -45,7 +45,8 @@ fn kept_columns_are_gathered() {
 #[test]
 fn every_number_of_kept_columns() {
     for (all, block_width) in [(144, 1), (9, 16)] {
-        for len in kept_counts(all) {
+        // Without any, the residual and the bias are left.
+        for len in [0].into_iter().chain(kept_counts(all)) {
             // A tile's kernel, and the matrix-vector one.
             for rows in [35, 3] {
                 let keep = Keep::Blocks { len, block_width };
