@@ -184,8 +184,7 @@ fn slots_end_anywhere() {
         let m = tile.rows();
         for samples in [1, 2, 3, m / 2, m / 2 + 1, m - 1, m, m + 1] {
             let slots = (m / samples).max(1);
-            // Three tiles of slots, of whose rows two tiles would do where `samples` is just above m / 2.
-            for tokens in [slots, slots + 1, 3 * slots] {
+            for tokens in [slots, slots + 1, 2 * slots] {
                 let shape = BatchShape { samples, tokens };
                 if shape.rows() <= 16 {
                     continue;
@@ -199,6 +198,12 @@ fn slots_end_anywhere() {
                 }
             }
         }
+    }
+    // 32 tiles of a slot each, whose rows would fit into 31.
+    let shape = BatchShape { samples: 31, tokens: 32 };
+    for kind in [Linear, Gated] {
+        let case = LinearCase::new(kind, shape.rows(), [70, 8]);
+        check_tile(&LinearCase { shape, energy: Some(false), ..case }, BF16, Tile::Rows32);
     }
 }
 
