@@ -46,7 +46,7 @@ trap finish EXIT
 trap 'exit 143' TERM INT HUP
 
 : >"$rows" && mkdir "$tree" "$work/logs" || exit 2
-"$zstd" -dqc --long=27 "$archive" | tar -C "$tree" -xf - || { echo "$archive cannot be unpacked" >&2; exit 2; }
+"$zstd" -dqc --long=28 "$archive" | tar -C "$tree" -xf - || { echo "$archive cannot be unpacked" >&2; exit 2; }
 python=$(command -v "${PYTHON:-python3}")
 
 # The tests run on the GPU alone, and fail where there is none.
