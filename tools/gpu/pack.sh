@@ -66,8 +66,8 @@ cp -r tools/gpu/{run.sh,steps.sh,find_libraries.py,stand-in} "$tree/"
   echo "glibc: $(ldd --version | sed -n '1s/.* //p')"
 } >"$tree/package.txt"
 
-# The programs have most of their bytes in common: a window that reaches from one to the next finds that, where they are large
-# and zstd splits its work among cores as well.
+# The programs have most of their bytes in common: a window that reaches from one to the next finds that, even if zstd splits
+# its work among cores. run.sh needs the same window.
 tar -C "$tree" --sort=name --mtime=@0 --owner=0 --group=0 -cf - . | zstd -q --long=28 -19 -T0 -f -o "$file.new"
 mv "$file.new" "$file"
 size=$(stat -c %s "$file")

@@ -74,12 +74,9 @@ class GpuOps:
         threads = "1" if one_by_one else str(max(1, (os.cpu_count() or 1) // self.jobs))
         limited = ["bash", "-c", 'ulimit -S -t "$0" && exec "$@"', str(limit)]
         command = [*limited, self.program, "--exact", "--nocapture", "--test-threads", threads, *tests]
-        environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), RUST_BACKTRACE="0")
-        if once:
-            environment["PROBEPRUNE_TEST_KERNELS"] = "once"
         with tempfile.TemporaryFile("w+") as said:
             program = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=said, text=True
+                command, cwd=ROOT, env=environment(ptx, once), stdout=subprocess.PIPE, stderr=said, text=True
             )
             # Not `program.kill`, which may take the exit status that is asked for below.
             kill = functools.partial(os.kill, program.pid, signal.SIGKILL)
@@ -128,10 +125,18 @@ class GpuOps:
             ptx = pathlib.Path(folder, "ptx")
             shutil.copytree(self.ptx, ptx)
             (ptx / f"{name}.ptx").write_text(ENTRY.sub("", (self.ptx / f"{name}.ptx").read_text()))
-            command = [self.program, "--exact", "--test-threads", "1", *self.tests_in(module)]
-            environment = dict(os.environ, PROBEPRUNE_PTX=str(ptx), PROBEPRUNE_TEST_KERNELS="once", RUST_BACKTRACE="0")
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
-        return set(re.findall(r"^test (\S+) \.\.\. FAILED", done.stdout, re.M))
+            tests = self.tests_in(module)
+            command = [self.program, "--exact", "--test-threads", "1", *tests]
+            try:
+                done = subprocess.run(
+                    command, cwd=ROOT, env=environment(ptx, True), capture_output=True, text=True, timeout=LIMIT
+                )
+            except subprocess.TimeoutExpired:
+                raise Failed(f"the tests gpu_ops::{module} do not end without cuda/{name}.cu") from None
+        results = re.findall(r"^test (\S+) \.\.\. (ok|FAILED)$", done.stdout, re.M)
+        if len(results) != len(tests):
+            raise Failed(f"the tests gpu_ops::{module} stop without cuda/{name}.cu: {done.stderr[-300:]}")
+        return {test for test, result in results if result == "FAILED"}
 
     def try_tests(self, module, names, ptx, once=False, quick=False):
         """None if a module's tests of these kernels pass, otherwise why not. Those that are quick or failed often go first;
@@ -155,6 +160,12 @@ class GpuOps:
         if what not in self.ran:
             self.ran[what] = self.try_tests(module, changed, ptx, once, quick)
         return self.ran[what]
+
+
+def environment(ptx, once):
+    """That the tests take their kernels from a folder, and run them under one schedule if `once`."""
+    schedules = {"PROBEPRUNE_TEST_KERNELS": "once"} if once else {}
+    return dict(os.environ, PROBEPRUNE_PTX=str(ptx), RUST_BACKTRACE="0", **schedules)
 
 
 def reason(output):

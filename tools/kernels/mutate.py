@@ -146,11 +146,13 @@ class Runner:
             # The schedule matters to barriers alone.
             once = mutant.operator != "barrier"
 
-            def few(module):
-                return not mutant.entry and [name for name in modules[module] if self.few(name)]
+            few = {m: [name for name in modules[m] if self.few(name) and not mutant.entry] for m in order}
 
             def try_few(module):
-                return next(filter(None, (self.first_try(module, name, texts, folder, once) for name in few(module))), None)
+                for name in few[module]:
+                    if why := self.first_try(module, name, texts, folder, once):
+                        return why
+                return None
 
             def try_all(module):
                 for name in (name for name in modules[module] if name not in done):
@@ -168,8 +170,9 @@ class Runner:
                 ran.append(module)
                 return self.gpu_ops.try_new(module, folder / "ptx", here, once)
 
-            tries = [(try_few if few(module) else try_all, module) for module in order]
-            for attempt, module in tries + [(try_all, module) for attempt, module in tries if attempt == try_few]:
+            tries = [(try_few if few[module] else try_all, module) for module in order]
+            tries += [(try_all, module) for module in order if few[module]]
+            for attempt, module in tries:
                 if why := attempt(module):
                     with self.lock:
                         self.kills[mutant.file, module] = self.kills.get((mutant.file, module), 0) + 1
