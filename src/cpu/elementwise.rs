@@ -220,10 +220,12 @@ pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) 
 }
 
 impl Cpu {
-    /// Calls `f(row index, row)` for the rows of `out`, in parallel.
+    /// Calls `f(row index, row)` for the rows of `out`, in parallel; for none where rows have no columns, as in a product
+    /// without kept rows.
     pub(super) fn rows(&self, out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
         self.pool.install(|| {
-            out.par_chunks_exact_mut(width).with_min_len(16).enumerate().for_each(|(t, row)| f(t, row));
+            let rows = out.par_chunks_exact_mut(width.max(1));
+            rows.with_min_len(16).enumerate().for_each(|(t, row)| f(t, row));
         });
     }
 
@@ -236,6 +238,7 @@ impl Cpu {
         f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync + Send,
     ) {
         self.pool.install(|| {
+            let width = width.max(1);
             let pairs = a.par_chunks_exact_mut(width).zip(b.par_chunks_exact_mut(width));
             pairs.with_min_len(16).enumerate().for_each(|(t, (a, b))| f(t, a, b));
         });

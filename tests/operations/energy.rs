@@ -33,7 +33,7 @@ impl EnergyCase {
             !self.masked || (!row.is_multiple_of(self.shape.tokens) && stream.rng.random_range(0..3) > 0)
         };
         let mask: Vec<u32> = (0..rows).map(|row| u32::from(real(row))).collect();
-        for (row, &real) in a.chunks_mut(self.channels).zip(&mask) {
+        for (row, &real) in a.chunks_mut(self.channels.max(1)).zip(&mask) {
             if real == 0 {
                 row.fill(f32::NAN);
             }
