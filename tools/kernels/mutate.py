@@ -47,11 +47,15 @@ def tests_of(text):
     return re.findall(r"gpu_ops::(\w+)", line[1]) if line else []
 
 
+def cuda_sources():
+    """Texts of the files of cuda/, by name."""
+    return {p.name: p.read_text() for p in sorted(CUDA.iterdir()) if p.suffix in (".cu", ".cuh", ".h")}
+
+
 class Runner:
-    def __init__(self, folder, jobs):
-        self.folder = folder
+    def __init__(self, folder, jobs, sources):
+        self.folder, self.sources = folder, sources
         self.original = CUDA / "ptx"
-        self.sources = {p.name: p.read_text() for p in CUDA.iterdir() if p.suffix in (".cu", ".cuh", ".h")}
         self.lock = threading.Lock()
         self.kills = {}  # of files and modules of tests
         self.named = {name.removesuffix(".cu"): tests_of(text) for name, text in self.sources.items() if name.endswith(".cu")}
@@ -230,7 +234,7 @@ def choose(options, every, verdicts, results, runner):
 
 def main():
     options = arguments()
-    sources = {p.name: p.read_text() for p in sorted(CUDA.iterdir()) if p.suffix in (".cu", ".cuh", ".h")}
+    sources = cuda_sources()
     every = [m for name, text in sources.items() if name.endswith((".cu", ".cuh")) for m in mutants(name, text)]
     verdicts = known(KNOWN.read_text()) if KNOWN.exists() else {}
     check_known(verdicts, every)
@@ -250,7 +254,7 @@ def main():
 
     outcomes = {}
     with tempfile.TemporaryDirectory() as folder:
-        runner = Runner(pathlib.Path(folder), options.jobs)
+        runner = Runner(pathlib.Path(folder), options.jobs, sources)
         chosen = choose(options, every, verdicts, results, runner)
         if options.list:
             print("\n".join(map(str, chosen)))

@@ -28,7 +28,7 @@ def fails(do, message):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        runner = mutate.Runner(pathlib.Path(folder), 1)
+        runner = mutate.Runner(pathlib.Path(folder), 1, mutate.cuda_sources())
         runner.prepare(sys.argv[1] if len(sys.argv) > 1 else None)
         wrong = planted(runner, "1.f / sqrtf(", "2.f / sqrtf(")
         only = {name: dataclasses.replace(wrong, entry=("norm", name)) for name in ("norm_bf16", "norm_f16")}
