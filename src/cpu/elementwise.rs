@@ -224,8 +224,8 @@ impl Cpu {
     /// without kept rows.
     pub(super) fn rows(&self, out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
         self.pool.install(|| {
-            let rows = out.par_chunks_exact_mut(width.max(1));
-            rows.with_min_len(16).enumerate().for_each(|(t, row)| f(t, row));
+            let width = width.max(1);
+            out.par_chunks_exact_mut(width).with_min_len(16).enumerate().for_each(|(t, row)| f(t, row));
         });
     }
 
