@@ -43,7 +43,7 @@ use probeprune::{
     },
     session::{GenerateOptions, Limits, Session},
     source::ModelSource,
-    weights::{Attention, Layer, Mlp, MlpFirst, Weights},
+    weights::{Attention, Layer, LayerShape, Mlp, MlpFirst, Weights},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -137,12 +137,14 @@ fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
     };
     let norm = || Norm { kind: NormKind::Rms, weight: Some(vec![1.0; HIDDEN].into()), bias: None, eps: 1e-5 };
     let layer = Layer {
+        shape: LayerShape::of(&config),
         attention: Attention {
             norm: norm(),
             q_proj: linear(1, 1),
             k_proj: linear(1, 1),
             v_proj: linear(1, 1),
             o_proj: linear(1, 1),
+            kv_head_of: vec![0].into(),
         },
         mlp: Mlp {
             norm: norm(),
@@ -244,7 +246,7 @@ fn mlp(threads: usize, repeat: usize, shape: BatchShape) -> Value {
         .collect();
     let kept = cases[0].2.1;
     let time = |settings: &Settings, scratch: &mut Scratch<Cpu>, selection: &mut Selection<Cpu>| {
-        let context = Context { model: &model, settings, batch: &batch, mode };
+        let context = Context { model: &model, settings, batch: &batch, mode, dense: None };
         seconds(|| {
             backend.scope(|| {
                 block::run(context.block(0, Block::Mlp), selection, scratch, None, None);

@@ -221,7 +221,8 @@ enum {
     PROBEPRUNE_METHOD_WANDA_SP = 3, /* needs a calibration */
     PROBEPRUNE_METHOD_FLAP = 4,     /* needs a calibration with flap */
     PROBEPRUNE_METHOD_MAGNITUDE = 5,
-    PROBEPRUNE_METHOD_RANDOM = 6
+    PROBEPRUNE_METHOD_RANDOM = 6,
+    PROBEPRUNE_METHOD_FOLD = 7 /* needs a calibration with fold */
 };
 enum { PROBEPRUNE_METRIC_PPSP = 0, PROBEPRUNE_METRIC_WANDA_SP = 1, PROBEPRUNE_METRIC_FLAP = 2 };
 enum {
@@ -231,6 +232,8 @@ enum {
     PROBEPRUNE_ORDER_SAMPLES = 3 /* every token is in the probe */
 };
 enum { PROBEPRUNE_HISTORY_F32 = 0, PROBEPRUNE_HISTORY_F16 = 1 };
+/* What a fold keeps: what explains most of the rest; or by the score of pp. */
+enum { PROBEPRUNE_FOLD_PIVOT = 0, PROBEPRUNE_FOLD_SCORE = 1 };
 enum {
     PROBEPRUNE_COMPENSATE_NONE = 0,
     PROBEPRUNE_COMPENSATE_PROBE_MEAN = 1, /* pp, and wanda-sp */
@@ -259,7 +262,8 @@ typedef struct probeprune_settings {
     uint32_t channel_group;     /* keeps MLP channels in groups of 8 or 16, in a model loaded with channel_order;
                                    1 or 0: single channels */
     uint32_t dense_below;       /* batches of fewer tokens, pads included, run dense; 0: none */
-    uint32_t reserved[3];
+    int32_t fold_choice;        /* PROBEPRUNE_FOLD_; PIVOT */
+    uint32_t reserved[2];
     uint64_t seed;              /* of random */
     const uint32_t *skip_layers; /* layers that stay dense */
     uint64_t skip_layer_count;   /* PROBEPRUNE_DEFAULT_LAYERS */
@@ -282,7 +286,7 @@ typedef struct probeprune_memory {
     uint64_t weights; /* bytes; on the CPU those of the mapped files */
     uint64_t scratch;
     uint64_t history;
-    uint64_t probed; /* other buffers of probed blocks */
+    uint64_t probed; /* other buffers of probed blocks, corrections of a fold among them */
     uint64_t cache;  /* keys and values */
     uint64_t total;
     uint64_t compensation; /* compensation of pruned channels, and its scratch */
@@ -300,10 +304,10 @@ typedef struct probeprune_calibrate_options {
     uint32_t struct_size;
     int32_t flap;        /* 1: also the moments of FLAP, in three times the memory */
     uint64_t batch_size; /* samples at a time; 8 */
-    probeprune_progress progress; /* samples done, twice each with linear maps; may be NULL */
+    probeprune_progress progress; /* samples done, once in each pass; may be NULL */
     void *user;
     uint32_t linear_rank; /* of linear maps for COMPENSATE_LINEAR, in a second pass; 0: none */
-    uint32_t reserved;
+    int32_t fold;         /* 1: also the second moments for METHOD_FOLD, 4 GiB at a time, in a temporary file */
 } probeprune_calibrate_options;
 probeprune_status probeprune_calibrate_options_init(probeprune_calibrate_options *options, uint32_t struct_size);
 

@@ -55,6 +55,7 @@ pub mod kv_cache;
 pub mod model;
 pub mod output;
 pub mod perplexity;
+mod products;
 pub mod prune;
 pub mod session;
 pub mod source;

@@ -4,7 +4,10 @@ use std::{collections::HashMap, fs, io, path::Path};
 
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 
-use crate::error::{Error, Result};
+use crate::{
+    checkpoint::{self, Tensor},
+    error::{Error, Result},
+};
 
 const HELP: &str = "Check that the folder exists, is writable, and has room; nothing was written.";
 
@@ -53,18 +56,44 @@ fn temporary(path: &Path) -> Result<tempfile::NamedTempFile> {
 pub struct OutTensor {
     shape: Vec<usize>,
     dtype: Dtype,
-    bytes: Vec<u8>,
+    bytes: Bytes,
+}
+
+#[derive(Clone, Debug)]
+enum Bytes {
+    Own(Vec<u8>),
+    /// Of a tensor, which may lie in a file and be larger than memory.
+    Of(Tensor),
 }
 
 impl OutTensor {
     /// Float32.
     pub fn f32(shape: &[usize], values: &[f32]) -> Self {
-        Self { shape: shape.to_vec(), dtype: Dtype::F32, bytes: bytemuck::cast_slice(values).to_vec() }
+        let bytes = Bytes::Own(bytemuck::cast_slice(values).to_vec());
+        Self { shape: shape.to_vec(), dtype: Dtype::F32, bytes }
     }
 
     /// Indices, as int32.
     pub fn i32(values: &[u32]) -> Self {
-        Self { shape: vec![values.len()], dtype: Dtype::I32, bytes: bytemuck::cast_slice(values).to_vec() }
+        let bytes = Bytes::Own(bytemuck::cast_slice(values).to_vec());
+        Self { shape: vec![values.len()], dtype: Dtype::I32, bytes }
+    }
+
+    /// A tensor as it is.
+    pub fn of(tensor: &Tensor) -> Self {
+        let dtype = match tensor.dtype() {
+            checkpoint::Dtype::F32 => Dtype::F32,
+            checkpoint::Dtype::F16 => Dtype::F16,
+            checkpoint::Dtype::BF16 => Dtype::BF16,
+        };
+        Self { shape: tensor.shape().to_vec(), dtype, bytes: Bytes::Of(tensor.clone()) }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Own(bytes) => bytes,
+            Bytes::Of(tensor) => tensor.bytes(),
+        }
     }
 }
 
@@ -76,10 +105,10 @@ impl View for &OutTensor {
         &self.shape
     }
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        (&self.bytes).into()
+        self.bytes().into()
     }
     fn data_len(&self) -> usize {
-        self.bytes.len()
+        self.bytes().len()
     }
 }
 

@@ -100,8 +100,10 @@ pub fn shares<B: Backend>(session: &Session<B>, windows: usize, options: Perplex
         if batches > 0 {
             let share = session.shares(BatchShape { samples, tokens: options.seq_len });
             let weight = (batches * samples) as f64 / windows as f64;
-            sum.total += weight * share.total;
-            sum.probe += weight * share.probe;
+            // Batches that were not probed cost the rest only.
+            let unprobed = share.probe * (1.0 - session.probed_share().unwrap_or(1.0));
+            sum.total += weight * (share.total - unprobed);
+            sum.probe += weight * (share.probe - unprobed);
         }
     }
     sum

@@ -23,6 +23,8 @@ pub struct Attention<B: Backend> {
     pub v_proj: Linear<B>,
     /// (H, N·D); OPT's `out_proj`.
     pub o_proj: Linear<B>,
+    /// The key/value head of every query head (N).
+    pub kv_head_of: B::Indices,
 }
 
 /// The MLP block of a layer.
@@ -50,9 +52,45 @@ pub enum MlpFirst<B: Backend> {
     Plain(Linear<B>),
 }
 
+/// Heads and channels of a decoder layer: the config's, or fewer in a model that was pruned for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerShape {
+    /// N.
+    pub heads: usize,
+    /// K.
+    pub kv_heads: usize,
+    /// I.
+    pub channels: usize,
+    /// The key/value head of every query head (N).
+    pub kv_head_of: Vec<u32>,
+}
+
+impl LayerShape {
+    /// All heads and channels of a config.
+    pub fn of(config: &ModelConfig) -> Self {
+        let heads = config.num_attention_heads;
+        Self {
+            heads,
+            kv_heads: config.num_key_value_heads,
+            channels: config.intermediate_size,
+            kv_head_of: (0..heads).map(|head| (head / config.gqa_group()) as u32).collect(),
+        }
+    }
+
+    /// C of a block, for heads of `head_dim`.
+    pub fn width(&self, block: Block, head_dim: usize) -> usize {
+        match block {
+            Block::Attention => self.heads * head_dim,
+            Block::Mlp => self.channels,
+        }
+    }
+}
+
 /// One decoder layer.
 #[derive(Debug)]
 pub struct Layer<B: Backend> {
+    /// Its heads and channels.
+    pub shape: LayerShape,
     /// Self-attention.
     pub attention: Attention<B>,
     /// Feed-forward.
@@ -96,6 +134,52 @@ pub struct Weights<B: Backend> {
     pub lm_head: Linear<B>,
 }
 
+/// Names of a layer's modules, after `layers.N.`. Those of q, k and v are the same everywhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerNames {
+    pub(crate) attention_norm: &'static str,
+    pub(crate) o_proj: &'static str,
+    pub(crate) mlp_norm: &'static str,
+    /// gate and up, or fc1.
+    pub(crate) mlp_first: &'static [&'static str],
+    pub(crate) down_proj: &'static str,
+}
+
+impl LayerNames {
+    pub(crate) fn of(family: Family) -> Self {
+        match family {
+            Family::Llama => Self {
+                attention_norm: "input_layernorm",
+                o_proj: "self_attn.o_proj",
+                mlp_norm: "post_attention_layernorm",
+                mlp_first: &["mlp.gate_proj", "mlp.up_proj"],
+                down_proj: "mlp.down_proj",
+            },
+            Family::Opt => Self {
+                attention_norm: "self_attn_layer_norm",
+                o_proj: "self_attn.out_proj",
+                mlp_norm: "final_layer_norm",
+                mlp_first: &["fc1"],
+                down_proj: "fc2",
+            },
+        }
+    }
+}
+
+/// What the names of a decoder's tensors begin with.
+pub(crate) fn prefix(family: Family) -> &'static str {
+    match family {
+        Family::Llama => "model.",
+        // Old OPT files leave out `model.`; the checkpoint finds them all the same.
+        Family::Opt => "model.decoder.",
+    }
+}
+
+/// The name of the last norm, after [`prefix`].
+pub(crate) fn final_norm(family: Family) -> &'static str {
+    if family == Family::Opt { "final_layer_norm" } else { "norm" }
+}
+
 /// Looks tensors up and puts them on the backend.
 struct Loader<'a, B: Backend> {
     checkpoint: &'a dyn Tensors,
@@ -104,6 +188,8 @@ struct Loader<'a, B: Backend> {
     prefix: &'static str,
     /// Per layer, which of the checkpoint's MLP channels stands at each place.
     order: Option<&'a [Vec<u32>]>,
+    /// Heads and channels of every layer; `None` for the config's.
+    shapes: Option<&'a [LayerShape]>,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -113,7 +199,7 @@ impl<B: Backend> Loader<'_, B> {
 
     fn vector_in_order(&self, name: &str, order: Option<&[u32]>) -> Result<Option<B::Statistics>> {
         self.checkpoint
-            .tensor(name)
+            .tensor(name)?
             .map(|tensor| {
                 let tensor = order.map_or_else(|| tensor.clone(), |order| tensor.reordered_rows(order));
                 let values = tensor.to_f32();
@@ -174,31 +260,30 @@ impl<B: Backend> Loader<'_, B> {
 
     fn layer(&self, index: usize) -> Result<Layer<B>> {
         let name = |part: &str| format!("layers.{index}.{part}");
-        let llama = self.config.family == Family::Llama;
-        let [attention_norm, o_proj, mlp_norm, down_proj] = if llama {
-            ["input_layernorm", "self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj"]
-        } else {
-            ["self_attn_layer_norm", "self_attn.out_proj", "final_layer_norm", "fc2"]
-        };
+        let names = LayerNames::of(self.config.family);
+        let shape = self.shapes.map_or_else(|| LayerShape::of(self.config), |shapes| shapes[index].clone());
+        let mut kv_head_of = self.backend.indices(shape.heads)?;
+        self.backend.upload_indices(&shape.kv_head_of, &mut kv_head_of);
         Ok(Layer {
+            shape,
             attention: Attention {
-                norm: self.norm(&name(attention_norm))?,
+                norm: self.norm(&name(names.attention_norm))?,
                 q_proj: self.linear(&name("self_attn.q_proj"))?,
                 k_proj: self.linear(&name("self_attn.k_proj"))?,
                 v_proj: self.linear(&name("self_attn.v_proj"))?,
-                o_proj: self.last(&name(o_proj))?,
+                o_proj: self.last(&name(names.o_proj))?,
+                kv_head_of,
             },
             mlp: Mlp {
-                norm: self.norm(&name(mlp_norm))?,
-                first: if llama {
-                    MlpFirst::Gated {
-                        gate_proj: self.channel_rows(index, "mlp.gate_proj")?,
-                        up_proj: self.channel_rows(index, "mlp.up_proj")?,
-                    }
-                } else {
-                    MlpFirst::Plain(self.channel_rows(index, "fc1")?)
+                norm: self.norm(&name(names.mlp_norm))?,
+                first: match names.mlp_first {
+                    [fc1] => MlpFirst::Plain(self.channel_rows(index, fc1)?),
+                    names => MlpFirst::Gated {
+                        gate_proj: self.channel_rows(index, names[0])?,
+                        up_proj: self.channel_rows(index, names[1])?,
+                    },
                 },
-                down_proj: self.channel_columns(index, down_proj)?,
+                down_proj: self.channel_columns(index, names.down_proj)?,
             },
         })
     }
@@ -206,7 +291,8 @@ impl<B: Backend> Loader<'_, B> {
 
 impl<B: Backend> Weights<B> {
     /// Puts the weights on the backend; shapes must have been checked against `config`. `order` holds, per layer, which
-    /// MLP channel of the checkpoint stands at each place; `on_layer` is called after each layer with the number loaded.
+    /// MLP channel of the checkpoint stands at each place, and `shapes` its heads and channels where they are not the
+    /// config's; `on_layer` is called after each layer with the number loaded.
     ///
     /// # Errors
     /// A missing tensor, no room on the device, or what `on_layer` ends with.
@@ -215,16 +301,16 @@ impl<B: Backend> Weights<B> {
         config: &ModelConfig,
         backend: &Arc<B>,
         order: Option<&[Vec<u32>]>,
+        shapes: Option<&[LayerShape]>,
         mut on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
         let opt = config.family == Family::Opt;
-        // Old OPT files leave out `model.`; the checkpoint finds them all the same.
-        let prefix = if opt { "model.decoder." } else { "model." };
-        let loader = Loader { checkpoint, config, backend, prefix, order };
+        let prefix = prefix(config.family);
+        let loader = Loader { checkpoint, config, backend, prefix, order, shapes };
         // Tied models may hold either of the two.
-        let embedding = checkpoint.tensor(&format!("{prefix}embed_tokens.weight"));
+        let embedding = checkpoint.tensor(&format!("{prefix}embed_tokens.weight"))?;
         let head = checkpoint
-            .tensor("lm_head.weight")
+            .tensor("lm_head.weight")?
             .filter(|_| !config.tie_word_embeddings || embedding.is_none());
         let embed = match (&embedding, &head) {
             (Some(tensor), _) | (None, Some(tensor)) => tensor.clone(),
@@ -237,7 +323,6 @@ impl<B: Backend> Weights<B> {
             on_layer(index + 1).proceed()?;
         }
         let projected = opt && config.word_embed_proj_dim != config.hidden_size;
-        let final_norm = if opt { "final_layer_norm" } else { "norm" };
         Ok(Self {
             embed_positions: if opt {
                 Some(backend.weight(
@@ -248,7 +333,7 @@ impl<B: Backend> Weights<B> {
                 None
             },
             project_in: if projected { Some(loader.last("project_in")?) } else { None },
-            final_norm: if config.final_norm { Some(loader.norm(final_norm)?) } else { None },
+            final_norm: if config.final_norm { Some(loader.norm(final_norm(config.family))?) } else { None },
             project_out: if projected { Some(loader.linear("project_out")?) } else { None },
             lm_head: match &head {
                 Some(head) => loader.linear_of(head, None, WeightUse::Rows)?,

@@ -40,7 +40,8 @@ fn folders() -> [Folder; 2] {
 }
 
 fn calibrated(folder: &Folder, batch_size: usize, linear_rank: usize) -> Calibration {
-    let options = CalibrationOptions { seq_len: SEQ_LEN, batch_size, flap: true, linear_rank };
+    let options =
+        CalibrationOptions { seq_len: SEQ_LEN, batch_size, flap: true, linear_rank, ..Default::default() };
     calibrate(&load(folder), &random_tokens(1, SAMPLES * SEQ_LEN), options, |_| ()).unwrap()
 }
 
@@ -172,7 +173,13 @@ fn calibration_tells_its_rank_and_how_far_it_is() {
     let model = load(&folders()[0]);
     let tokens = random_tokens(1, 5 * SEQ_LEN);
     for (linear_rank, told) in [(0, vec![2, 4, 5]), (3, vec![2, 4, 5, 7, 9, 10])] {
-        let options = CalibrationOptions { seq_len: SEQ_LEN, batch_size: 2, flap: false, linear_rank };
+        let options = CalibrationOptions {
+            seq_len: SEQ_LEN,
+            batch_size: 2,
+            flap: false,
+            linear_rank,
+            ..Default::default()
+        };
         let mut done = Vec::new();
         let calibration = calibrate(&model, &tokens, options, |samples| done.push(samples)).unwrap();
         assert_eq!((calibration.linear_rank(), done), ((linear_rank > 0).then_some(linear_rank), told));

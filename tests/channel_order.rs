@@ -22,7 +22,8 @@ fn channels_are_ordered_by_what_compensated_runs_score_by() {
     let tokens: Vec<u32> =
         (0..12 * 16).map(|_| rng.random_range(0..model.config.vocab_size as u32)).collect();
     for linear_rank in [0, 3] {
-        let options = CalibrationOptions { seq_len: 16, batch_size: 4, flap: false, linear_rank };
+        let options =
+            CalibrationOptions { seq_len: 16, batch_size: 4, flap: false, linear_rank, ..Default::default() };
         let calibration = calibrate(&model, &tokens, options, |_| ()).unwrap();
         let checkpoint = Checkpoint::open(&source, true).unwrap();
         for (layer, ([_, moments], order)) in

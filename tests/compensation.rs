@@ -210,7 +210,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         padded: mask.is_some(),
     };
     let mode = Mode::Batch { update_history: true };
-    let context = Context { model: &*layer.model, settings: &settings, batch: &batch, mode };
+    let context = Context { model: &*layer.model, settings: &settings, batch: &batch, mode, dense: None };
     backend.scope(|| block::run(context.block(0, Block::Mlp), &mut selection, &mut scratch, None, None));
     assert_eq!(scratch.fault, [0]);
 
@@ -404,7 +404,8 @@ fn calibrations_energies_are_centred_too() {
         ((0..samples).map(|b| f(at(b, s, c))).sum::<f64>() / samples as f64) as f32
     };
     let each = |f: fn(f64) -> f64| (0..slots * width).map(|i| mean_at(i / width, i % width, f)).collect();
-    let moments = BlockMoments { energy: each(|x| x * x), mean: each(|x| x), flap: None, linear: None };
+    let moments =
+        BlockMoments { energy: each(|x| x * x), mean: each(|x| x), flap: None, linear: None, second: None };
     let means: Vec<f64> = (0..width)
         .map(|c| {
             (0..samples * slots).map(|row| f64::from(a[row * width + c])).sum::<f64>()

@@ -27,7 +27,8 @@ fn check_folder(name: &str) {
     let names: Vec<String> = open_file(&file).unwrap().names().map(str::to_string).collect();
     let (_, seq_len, calibration) = integers(&file, "calib_tokens");
     let batch_size = reference["batch_size"].as_u64().unwrap() as usize;
-    let options = CalibrationOptions { seq_len, batch_size, flap: true, linear_rank: 0 };
+    let options =
+        CalibrationOptions { seq_len, batch_size, flap: true, linear_rank: 0, ..Default::default() };
     let calibration = calibrate(&model, &calibration, options, |_| ()).unwrap();
 
     let (samples, length, tokens) = integers(&file, "prompt_tokens");

@@ -71,7 +71,13 @@ fn check_folder(folder: &Path) -> usize {
     let (rows, seq_len, eval) = tokens(&file, "eval_tokens");
     let mask = tensors.names().any(|name| name == "eval_mask").then(|| tokens(&file, "eval_mask").2);
     let (_, calibration_len, calibration_tokens) = tokens(&file, "calib_tokens");
-    let options = CalibrationOptions { seq_len: calibration_len, batch_size, flap: true, linear_rank: 0 };
+    let options = CalibrationOptions {
+        seq_len: calibration_len,
+        batch_size,
+        flap: true,
+        linear_rank: 0,
+        ..Default::default()
+    };
     let calibration = calibrate(&model, &calibration_tokens, options, |_| ()).expect("calibration");
     let mut checked = 0;
     for (name, setting) in reference["settings"].as_object().expect("settings") {

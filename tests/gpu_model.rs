@@ -75,8 +75,13 @@ fn bundled(dtype: GpuDtype, nmse_limit: f64) {
         let (cpu, gpu) = (cpu(&source), gpu(&source, dtype));
         let n = BATCH.samples * BATCH.tokens;
         let tokens = prose(&source, cpu.config.vocab_size, 2 * n);
-        let options =
-            CalibrationOptions { seq_len: BATCH.tokens, batch_size: 2, flap: false, linear_rank: 0 };
+        let options = CalibrationOptions {
+            seq_len: BATCH.tokens,
+            batch_size: 2,
+            flap: false,
+            linear_rank: 0,
+            ..Default::default()
+        };
         let calibration = calibrate(&cpu, &tokens[n..], options, |_| ()).unwrap();
         for prune_ratio in [0.2, 0.4, 0.6] {
             let settings = Settings {
@@ -129,8 +134,13 @@ fn compensation_and_groups_agree_with_the_cpu() {
         let plain = cpu(&source);
         let n = BATCH.samples * BATCH.tokens;
         let tokens = prose(&source, plain.config.vocab_size, 3 * n);
-        let options =
-            CalibrationOptions { seq_len: BATCH.tokens, batch_size: 2, flap: false, linear_rank: 8 };
+        let options = CalibrationOptions {
+            seq_len: BATCH.tokens,
+            batch_size: 2,
+            flap: false,
+            linear_rank: 8,
+            ..Default::default()
+        };
         let calibration = calibrate(&plain, &tokens[n..], options, |_| ()).unwrap();
         let order = || Some(calibration.channel_order.clone());
         let cpu = Model::load_ordered(&source, true, Arc::clone(&plain.backend), order(), |_| ()).unwrap();
@@ -229,7 +239,8 @@ fn every_setting_agrees(
     let (cpu, gpu) = (cpu(source), gpu(source, GpuDtype::F16));
     let vocab_size = cpu.config.vocab_size;
     let limits = Limits { samples: 3, tokens: 11, capacity: 0 };
-    let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0 };
+    let options =
+        CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0, ..Default::default() };
     let tokens = text(55 + 33 * batches);
     let (calibration_text, batches) = tokens.split_at(55);
     let calibration = calibrate(&cpu, calibration_text, options, |_| ()).unwrap();
@@ -293,7 +304,8 @@ fn calibration_agrees_with_the_cpu() {
     let source = Folder::llama();
     let source = source.source();
     let (cpu, gpu) = (cpu(&source), gpu(&source, GpuDtype::F16));
-    let options = CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0 };
+    let options =
+        CalibrationOptions { seq_len: 11, batch_size: 2, flap: true, linear_rank: 0, ..Default::default() };
     let tokens = random_tokens(1, cpu.config.vocab_size, 55);
     let want = calibrate(&cpu, &tokens, options, |_| ()).unwrap();
     let got = calibrate(&gpu, &tokens, options, |_| ()).unwrap();

@@ -20,6 +20,7 @@ use probeprune::{
         flops::{LayerCounts, shares},
         history::HistoryLayout,
         linear_fit::LinearFit,
+        second_moments::SecondMoments,
         settings::{HistoryDtype, Method, Metric, Settings},
     },
     session::{Limits, Session},
@@ -77,6 +78,7 @@ fn flap_counts(attention: [f64; 16], mlp: &[f64], ratio: f64, round_channels: us
             mean: vec![0.0; 8 * metric.len()],
             flap: Some(FlapMoments { fluctuation, baseline }),
             linear: None,
+            second: None,
         }
     };
     let calibration = Calibration {
@@ -146,6 +148,7 @@ fn calibration(
             bias: values(width),
             variance: values(width),
         }),
+        second: flap.then(|| SecondMoments::from_sums(&values(width * width), width, 1).unwrap()),
     };
     let channel_order = vec![(0..widths[1] as u32).rev().collect(); layers];
     let layers = (0..layers).map(|_| widths.map(&mut block)).collect();

@@ -154,7 +154,8 @@ fn settings_out_of_range_are_refused() {
     for method in [Method::WandaSp, Method::Flap] {
         refuse(pruning(method), &["method", method.name(), "a calibration", "none"]);
     }
-    let without_flap = CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank: 0 };
+    let without_flap =
+        CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank: 0, ..Default::default() };
     let calibration = calibrate(&model, &random_tokens(1, 8), without_flap, |_| ()).unwrap();
     let result = Session::new(Arc::clone(&model), pruning(Method::Flap), LIMITS, Some(&calibration));
     assert_error(result.map(drop), &["calibration", "FLAP", "without"]);
@@ -177,15 +178,18 @@ fn limits_that_do_not_fit_the_model_are_refused() {
 fn calibration_takes_whole_samples() {
     let model = load(&Folder::llama());
     for (tokens, seq_len) in [(0, 8), (7, 8), (9, 8), (8, 0)] {
-        let options = CalibrationOptions { seq_len, batch_size: 2, flap: true, linear_rank: 0 };
+        let options =
+            CalibrationOptions { seq_len, batch_size: 2, flap: true, linear_rank: 0, ..Default::default() };
         let result = calibrate(&model, &random_tokens(1, tokens), options, |_| ());
         assert_error(result, &["calibration", &format!("{seq_len} tokens"), &format!("got {tokens} tokens")]);
     }
-    let options = CalibrationOptions { seq_len: 8, batch_size: 0, flap: true, linear_rank: 0 };
+    let options =
+        CalibrationOptions { seq_len: 8, batch_size: 0, flap: true, linear_rank: 0, ..Default::default() };
     assert_error(calibrate(&model, &random_tokens(1, 8), options, |_| ()), &["batch", "at least one"]);
     let hidden_size = model.config.hidden_size;
     let ranked = |linear_rank| {
-        let options = CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank };
+        let options =
+            CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank, ..Default::default() };
         calibrate(&model, &random_tokens(1, 8 * 2), options, |_| ())
     };
     assert_eq!(ranked(hidden_size).unwrap().linear_rank(), Some(hidden_size));
@@ -219,7 +223,8 @@ fn channel_orders_hold_each_channel_once() {
 fn a_calibration_of_other_weights_is_refused() {
     let [model, other] =
         [3, 4].map(|layers| load(&Folder::llama_with(json!({ "num_hidden_layers": layers }))));
-    let options = CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank: 0 };
+    let options =
+        CalibrationOptions { seq_len: 8, batch_size: 1, flap: false, linear_rank: 0, ..Default::default() };
     let calibration = calibrate(&other, &random_tokens(1, 8), options, |_| ()).unwrap();
     let result = Session::new(model, pruning(Method::WandaSp), LIMITS, Some(&calibration));
     assert_error(result.map(drop), &["calibration"]);

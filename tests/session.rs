@@ -24,7 +24,8 @@ use serde_json::json;
 const LIMITS: Limits = Limits { samples: 4, tokens: 24, capacity: 48 };
 
 fn calibrated(model: &Arc<Model<Cpu>>) -> Calibration {
-    let options = CalibrationOptions { seq_len: 20, batch_size: 2, flap: true, linear_rank: 0 };
+    let options =
+        CalibrationOptions { seq_len: 20, batch_size: 2, flap: true, linear_rank: 0, ..Default::default() };
     calibrate(model, &random_tokens(9, 5 * 20), options, |_| ()).unwrap()
 }
 

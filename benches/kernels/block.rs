@@ -65,7 +65,7 @@ pub fn model<B: Backend>(
             "vocab_size": {vocab_size}, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5}}"#
     );
     let config = ModelConfig::from_json("bench".as_ref(), &config, None)?;
-    let weights = Weights::load(&content.model(&config), &config, backend, None, |_| ())?;
+    let weights = Weights::load(&content.model(&config), &config, backend, None, None, |_| ())?;
     let (backend, fingerprint) = (Arc::clone(backend), "bench".to_string());
     Ok(Arc::new(Model { config, backend, weights, fingerprint, channel_order: None }))
 }
@@ -133,7 +133,7 @@ impl<B: Backend> LayerRun<B> {
             Selection::Probed(_) => Mode::Batch { update_history: true },
             _ => Mode::Decode { recent: None },
         };
-        let context = Context { model, settings, batch, mode };
+        let context = Context { model, settings, batch, mode, dense: None };
         model.backend.scope(|| {
             scratch.timeline.start(&model.backend);
             // Both read the same residual, so that every run is the same sequence of launches.

@@ -82,8 +82,8 @@ pub struct ModelTensors<'a> {
     config: &'a ModelConfig,
 }
 
-impl Tensors for ModelTensors<'_> {
-    fn tensor(&self, name: &str) -> Option<Tensor> {
+impl ModelTensors<'_> {
+    fn make(&self, name: &str) -> Option<Tensor> {
         let c = self.config;
         let (h, i, d) = (c.hidden_size, c.intermediate_size, c.head_dim);
         let part = name.strip_suffix(".weight")?.rsplit('.').next()?;
@@ -106,9 +106,15 @@ impl Tensors for ModelTensors<'_> {
             weights.entry(format!("{part} {shape:?}")).or_insert_with(|| self.content.matrix(shape, seed));
         Some(made.clone())
     }
+}
+
+impl Tensors for ModelTensors<'_> {
+    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
+        Ok(self.make(name))
+    }
 
     fn require(&self, name: &str) -> Result<Tensor> {
-        self.tensor(name).ok_or_else(|| {
+        self.make(name).ok_or_else(|| {
             let help = "This is a fault of the benchmark: please report it.";
             Error::argument(format!("tensor {name}"), "one of a LLaMA model's", "another one", help)
         })

@@ -12,7 +12,7 @@ import numpy as np
 
 ABI_VERSION = 1
 COMPENSATIONS = ["none", "probe-mean", "linear"]
-METHODS = ["none", "pp", "full-batch", "wanda-sp", "flap", "magnitude", "random"]
+METHODS = ["none", "pp", "full-batch", "wanda-sp", "flap", "magnitude", "random", "fold"]
 CPU, CUDA = 1, 2
 
 
@@ -89,8 +89,8 @@ Settings = _struct(
     [(name, c.c_int32) for name in ["method", "metric", "probe_order"]]
     + [(name, c.c_double) for name in ["prune_ratio", "probe_tokens", "probe_samples", "fixed_probe_weight", "momentum"]]
     + [(name, c.c_int32) for name in ["parallel_probe", "history_dtype", "history_bucket", "round_channels"]]
-    + [(name, c.c_uint32) for name in ["flap_attention_factor", "compensate", "compensate_rank", "channel_group", "dense_below"]]
-    + [("reserved", c.c_uint32 * 3), ("seed", c.c_uint64)]
+    + [(name, c.c_uint32) for name in ["flap_attention_factor", "compensate", "compensate_rank", "channel_group", "dense_below", "fold_choice"]]
+    + [("reserved", c.c_uint32 * 2), ("seed", c.c_uint64)]
     + [("skip_layers", c.POINTER(c.c_uint32)), ("skip_layer_count", c.c_uint64), ("prior_tokens", c.c_uint64)],
 )
 Limits = _struct(

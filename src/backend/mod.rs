@@ -54,11 +54,24 @@ pub trait Backend: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Refuses corrections of folds, where the backend has none.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`].
+    fn check_adapt(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Puts a checkpoint tensor (rows, columns) on the device.
     ///
     /// # Errors
     /// If the device has no room for it.
     fn weight(&self, tensor: &Tensor, usage: WeightUse) -> Result<Self::Weight>;
+    /// A weight as a tensor (rows, columns) on the host, in the dtype that it has on the device.
+    ///
+    /// # Errors
+    /// A device that failed.
+    fn download_weight(&self, weight: &Self::Weight) -> Result<Tensor>;
     /// Zeroed activations. Called while a session is made, never inside a forward.
     ///
     /// # Errors
@@ -113,6 +126,10 @@ pub trait Backend: Sized + Send + Sync + 'static {
 
     /// Σ_o |W|, Σ_o W² or sqrt(Σ_o W⁴) of every column of a last projection (docs/method.md, section 4).
     fn column_statistic(&self, operands: ColumnStatisticOperands<'_, Self>);
+
+    /// Corrects a folded projection by its error on a probe: recursive least squares (docs/method.md, section 13). Values
+    /// that are not finite correct nothing.
+    fn adapt(&self, operands: AdaptOperands<'_, Self>);
 
     /// out\[t\] = table\[tokens\[t\]\] (+ position_table\[positions\[t\]\]).
     fn embed(&self, operands: EmbedOperands<'_, Self>);

@@ -2,8 +2,8 @@
 //! kernel unopened. Letters in shapes are explained in the [module](super).
 
 use super::{
-    AttentionShape, Backend, CacheSlots, EnergyOutput, Fusion, History, KeptSet, Linear, LowRank, Moments,
-    Norm, Probe,
+    AdaptScratch, AttentionShape, Backend, CacheSlots, EnergyOutput, Fusion, History, KeptSet, Linear,
+    LowRank, Moments, Norm, Precision, Probe,
 };
 use crate::{
     config::Activation,
@@ -422,4 +422,37 @@ pub struct CrossEntropyOperands<'a, B: Backend> {
     pub scratch: &'a mut B::Statistics,
     /// (T).
     pub out: &'a mut B::Statistics,
+}
+
+/// Of [`Backend::adapt`].
+#[derive(Debug)]
+pub struct AdaptOperands<'a, B: Backend> {
+    /// The probe's intermediate states (T_p, C).
+    pub a: &'a B::Activations,
+    /// W·a + b of the dense projection (T_p, H).
+    pub target: &'a B::Activations,
+    /// T_p.
+    pub rows: usize,
+    /// (T_p): 0 for pads, which have no say.
+    pub mask: Option<&'a B::Indices>,
+    /// K: the kept heads or channels, n channels of C.
+    pub kept: &'a KeptSet<B::Indices>,
+    /// μ_K (n).
+    pub means: &'a B::Statistics,
+    /// P, updated if it is full.
+    pub precision: &'a mut Precision<B::Statistics>,
+    /// c: gain of the constant feature.
+    pub bias_gain: f32,
+    /// Factor by which earlier tokens lose weight.
+    pub forgetting: f32,
+    /// W'ᵀ (n, H), updated.
+    pub weight: &'a mut B::Statistics,
+    /// b' (H), updated.
+    pub bias: &'a mut B::Statistics,
+    /// W' (H, n) rounded to the model's dtype, updated; no other clone of its weight exists. Its own bias is not used.
+    pub last: &'a mut Linear<B>,
+    /// Mean over tokens of the squared error before the update (1).
+    pub error: &'a mut B::Statistics,
+    /// Buffers.
+    pub scratch: &'a mut AdaptScratch<B>,
 }

@@ -169,6 +169,28 @@ pub struct CacheSlots<'a, B: Backend> {
     pub at: usize,
 }
 
+/// P of a correction: the inverse of its features' second moments, weighed by tokens (docs/method.md, section 13).
+#[derive(Debug)]
+pub enum Precision<S> {
+    /// All of it (n, n), updated.
+    Full(S),
+    /// Its diagonal (n), which stays.
+    Diagonal(S),
+}
+
+/// Buffers of [`Backend::adapt`], for probes of T_p rows and n kept channels.
+#[derive(Debug)]
+pub struct AdaptScratch<B: Backend> {
+    /// a_K − μ_K (T_p, n).
+    pub features: B::Statistics,
+    /// Their product with P (T_p, n).
+    pub images: B::Statistics,
+    /// (T_p, H).
+    pub errors: B::Statistics,
+    /// (T_p, T_p), and a column (T_p).
+    pub gram: B::Statistics,
+}
+
 /// How a weight will be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightUse {

@@ -48,6 +48,14 @@ pub fn open_file(path: &Path) -> Result<TensorFile> {
     TensorFile::open(path, false)
 }
 
+/// Maps a safetensors file, which must not be shortened while it or its tensors are in use.
+///
+/// # Errors
+/// As [`open_file`].
+pub fn map_file(path: &Path) -> Result<TensorFile> {
+    TensorFile::open(path, true)
+}
+
 impl TensorFile {
     /// Maps the file (`mmap`) or reads it into memory. A mapped file must not be shortened while in use: the
     /// operating system then ends the process (SIGBUS); reading it into memory makes that an error.

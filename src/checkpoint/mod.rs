@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use file::{TensorFile, open_file, read_tensor_file};
+pub use file::{TensorFile, map_file, open_file, read_tensor_file};
 pub use random::RandomTensors;
 pub use shapes::check_shapes;
 pub use tensor::{Dtype, Tensor};
@@ -26,18 +26,21 @@ use crate::{
 /// Where a model's weights come from.
 pub trait Tensors {
     /// The tensor called `name`; `None` when there is none that can run.
-    fn tensor(&self, name: &str) -> Option<Tensor>;
+    ///
+    /// # Errors
+    /// A device that failed, where the tensors lie on one.
+    fn tensor(&self, name: &str) -> Result<Option<Tensor>>;
 
     /// [`tensor`](Self::tensor), or an error that explains its absence.
     ///
     /// # Errors
-    /// When there is no such tensor, or its dtype cannot run.
+    /// When there is no such tensor, or its dtype cannot run; and as [`tensor`](Self::tensor).
     fn require(&self, name: &str) -> Result<Tensor>;
 }
 
 impl Tensors for Checkpoint {
-    fn tensor(&self, name: &str) -> Option<Tensor> {
-        self.tensor(name)
+    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
+        Ok(self.tensor(name))
     }
 
     fn require(&self, name: &str) -> Result<Tensor> {

@@ -96,13 +96,13 @@ fn random(shape: Vec<usize>, center: f32, scale: f32, seed: u64, place: usize) -
 }
 
 impl Tensors for RandomTensors {
-    fn tensor(&self, name: &str) -> Option<Tensor> {
-        let place = self.shapes.keys().position(|known| known == name)?;
-        Some(self.make(place, name, &self.shapes[name]))
+    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
+        let place = self.shapes.keys().position(|known| known == name);
+        Ok(place.map(|place| self.make(place, name, &self.shapes[name])))
     }
 
     fn require(&self, name: &str) -> Result<Tensor> {
-        self.tensor(name).ok_or_else(|| {
+        self.tensor(name)?.ok_or_else(|| {
             let help = "This is a fault of the program: please report it.";
             Error::argument(format!("tensor {name}"), "one of the model's", "another one", help)
         })

@@ -110,6 +110,18 @@ impl Tensor {
         Self { range: 0..data.len() * 4, storage: Arc::new(storage), dtype: Dtype::F32, shape }
     }
 
+    /// All of a file of this library's own, in f32: `shape`'s elements. The file needs no name.
+    ///
+    /// # Errors
+    /// If it cannot be mapped.
+    pub(crate) fn mapped(file: &std::fs::File, shape: Vec<usize>) -> std::io::Result<Self> {
+        let length = shape.iter().product::<usize>() * 4;
+        // SAFETY: the caller's file is a temporary one that nobody else knows, so nothing writes to it or shortens it.
+        let storage = Storage::Mapped(unsafe { Mmap::map(file) }?);
+        assert_eq!(storage.bytes().len(), length, "the file fills the shape");
+        Ok(Self { storage: Arc::new(storage), range: 0..length, dtype: Dtype::F32, shape })
+    }
+
     /// A tensor in memory of another owner.
     ///
     /// # Safety
@@ -121,12 +133,14 @@ impl Tensor {
         Self { storage: Arc::new(storage), range: 0..length, dtype, shape }
     }
 
-    /// A matrix whose i-th row is row `order[i]` of this one; also the entries of a vector.
+    /// A matrix whose i-th row is row `order[i]` of this one, which may have more rows; also the entries of a vector.
     pub fn reordered_rows(&self, order: &[u32]) -> Self {
         let bytes = self.bytes();
         let row = bytes.len() / self.shape[0].max(1);
         let rows = order.iter().flat_map(|&from| &bytes[from as usize * row..][..row]);
-        self.with_bytes(&rows.copied().collect::<Vec<_>>())
+        let mut shape = self.shape.clone();
+        shape[0] = order.len();
+        Self::from_bytes(self.dtype, shape, &rows.copied().collect::<Vec<_>>())
     }
 
     /// A matrix whose i-th column is column `order[i]` of this one.
@@ -135,12 +149,51 @@ impl Tensor {
         let rows = self.bytes().chunks_exact(order.len().max(1) * size);
         let columns =
             rows.flat_map(|row| order.iter().flat_map(move |&from| &row[from as usize * size..][..size]));
-        self.with_bytes(&columns.copied().collect::<Vec<_>>())
+        Self::from_bytes(self.dtype, self.shape.clone(), &columns.copied().collect::<Vec<_>>())
     }
 
-    /// As this tensor, with other elements.
-    fn with_bytes(&self, bytes: &[u8]) -> Self {
-        Self { storage: Arc::new(Storage::copy_of(bytes)), range: 0..bytes.len(), ..self.clone() }
+    /// A tensor of its own with the elements `bytes`, row-major, as many as `shape` has.
+    pub fn from_bytes(dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Self {
+        assert_eq!(shape.iter().product::<usize>() * dtype.size(), bytes.len(), "data fills the shape");
+        Self { storage: Arc::new(Storage::copy_of(bytes)), range: 0..bytes.len(), dtype, shape }
+    }
+
+    /// Overwrites the elements with `values`, row-major, rounded to the tensor's dtype. Its bytes become its own if they are
+    /// shared.
+    pub(crate) fn store(&mut self, values: impl Iterator<Item = f32>) {
+        let owned = match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Owned(words, length)) if self.range == (0..*length) => words,
+            _ => {
+                *self = Self::from_bytes(self.dtype, self.shape.clone(), self.bytes());
+                return self.store(values);
+            }
+        };
+        let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(owned)[..self.range.end];
+        match self.dtype {
+            Dtype::F32 => bytemuck::cast_slice_mut(bytes).iter_mut().zip(values).for_each(|(to, x)| *to = x),
+            Dtype::F16 => bytemuck::cast_slice_mut(bytes)
+                .iter_mut()
+                .zip(values)
+                .for_each(|(to, x)| *to = f16::from_f32(x)),
+            Dtype::BF16 => bytemuck::cast_slice_mut(bytes)
+                .iter_mut()
+                .zip(values)
+                .for_each(|(to, x)| *to = bf16::from_f32(x)),
+        }
+    }
+
+    /// The same values rounded to `dtype`.
+    pub fn rounded_to(&self, dtype: Dtype) -> Self {
+        if self.dtype == dtype {
+            return self.clone();
+        }
+        let values = self.to_f32();
+        let bits: Vec<u16> = match dtype {
+            Dtype::F32 => return Self::from_f32(self.shape.clone(), values),
+            Dtype::F16 => values.iter().map(|&x| f16::from_f32(x).to_bits()).collect(),
+            Dtype::BF16 => values.iter().map(|&x| bf16::from_f32(x).to_bits()).collect(),
+        };
+        Self::from_bytes(dtype, self.shape.clone(), bytemuck::cast_slice(&bits))
     }
 
     /// Type of the elements.

@@ -3,6 +3,7 @@
 //!
 //! Weights stay in the checkpoint's mapping and dtype; activations and statistics are f32.
 
+mod adapt;
 mod attention;
 mod buffer;
 mod elementwise;
@@ -19,12 +20,12 @@ use std::{sync::Mutex, time::Instant};
 
 use crate::{
     backend::{
-        AccumulateMomentsOperands, AccumulateProductOperands, ArgmaxOperands, AttentionOperands, Backend,
-        CentreEnergyOperands, ChannelScoreOperands, CheckFiniteOperands, ColumnStatisticOperands,
-        CrossEntropyOperands, EmbedOperands, EnergyOperands, GatedLinearOperands, GatherPrunedOperands,
-        HistoryUpdateOperands, KeepKvHeadsOperands, LinearOperands, LogitsOperands, NormOperands,
-        ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, RopeCacheOperands, TopKKeepOperands,
-        WeightUse,
+        AccumulateMomentsOperands, AccumulateProductOperands, AdaptOperands, ArgmaxOperands,
+        AttentionOperands, Backend, CentreEnergyOperands, ChannelScoreOperands, CheckFiniteOperands,
+        ColumnStatisticOperands, CrossEntropyOperands, EmbedOperands, EnergyOperands, GatedLinearOperands,
+        GatherPrunedOperands, HistoryUpdateOperands, KeepKvHeadsOperands, LinearOperands, LogitsOperands,
+        NormOperands, ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, RopeCacheOperands,
+        TopKKeepOperands, WeightUse,
     },
     checkpoint::Tensor,
     error::{Error, Result},
@@ -122,6 +123,14 @@ impl Backend for Cpu {
             _ => unreachable!("weights were checked to be matrices"),
         };
         Ok(Matrix { tensor: tensor.clone(), rows, columns })
+    }
+
+    fn adapt(&self, operands: AdaptOperands<'_, Self>) {
+        adapt::adapt(self, operands);
+    }
+
+    fn download_weight(&self, weight: &Matrix) -> Result<Tensor> {
+        Ok(weight.tensor.clone())
     }
 
     fn activations(&self, len: usize) -> Result<Buffer<f32>> {

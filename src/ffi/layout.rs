@@ -48,11 +48,11 @@ fn both_sides_agree_on_every_field() {
         MethodSettings = "probeprune_settings" {
             struct_size, method, metric, probe_order, prune_ratio, probe_tokens, probe_samples, fixed_probe_weight,
             momentum, parallel_probe, history_dtype, history_bucket, round_channels, flap_attention_factor,
-            compensate, compensate_rank, channel_group, dense_below, reserved, seed, skip_layers,
+            compensate, compensate_rank, channel_group, dense_below, fold_choice, reserved, seed, skip_layers,
             skip_layer_count, prior_tokens,
         }
         CalibrateOptions = "probeprune_calibrate_options" {
-            struct_size, flap, batch_size, progress, user, linear_rank, reserved,
+            struct_size, flap, batch_size, progress, user, linear_rank, fold,
         }
         Counts = "probeprune_layer_counts" {
             struct_size, probes_attention, probes_mlp, reserved, heads, kv_heads, channels, head_ratio,

@@ -121,10 +121,10 @@ pub unsafe extern "C" fn probeprune_memory_estimate(
             }
             other => return Err(place::no_such_device(other)),
         };
-        let Footprint { scratch, history, probed, compensation, cache } = footprint;
-        let [scratch, history, probed, compensation, cache] =
-            [scratch, history, probed, compensation, cache].map(|part| part.bytes(element));
-        let scratch = scratch + loss;
+        let Footprint { scratch, history, probed, compensation, corrections, cache } = footprint;
+        let [scratch, history, probed, compensation, corrections, cache] =
+            [scratch, history, probed, compensation, corrections, cache].map(|part| part.bytes(element));
+        let (scratch, probed) = (scratch + loss, probed + corrections);
         let total = weights + scratch + history + probed + compensation + cache;
         out.write(Memory {
             struct_size: 0,
@@ -267,11 +267,18 @@ pub unsafe extern "C" fn probeprune_calibrate(
                 if batch_size == 0 {
                     return Err(Failure::argument("batch_size", "at least 1", 0, "8 is the default."));
                 }
-                let flap = flag(options.flap, "flap")?;
+                let (flap, fold) = (flag(options.flap, "flap")?, flag(options.fold, "fold")?);
                 let linear_rank = options.linear_rank as usize;
                 let batch_size = batch_size.min(samples.max(1));
-                let how = CalibrationOptions { seq_len: length, batch_size, flap, linear_rank };
-                let of = if linear_rank > 0 { 2 * samples } else { samples };
+                let how = CalibrationOptions {
+                    seq_len: length,
+                    batch_size,
+                    flap,
+                    linear_rank,
+                    fold,
+                    ..Default::default()
+                };
+                let of = samples * how.passes(model.model.config());
                 let mut progress = |done| report(options.progress, options.user, done, of);
                 check::give(out, Handle::new(model.model.calibrate(tokens, how, &mut progress)?));
                 Ok(())

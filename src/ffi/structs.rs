@@ -13,7 +13,9 @@ use super::{
 use crate::{
     prune::{
         history::HistoryLayout,
-        settings::{Compensation, HistoryDtype, Method, Metric, ProbeOrder, Settings},
+        settings::{
+            AdaptSettings, Compensation, FoldChoice, HistoryDtype, Method, Metric, ProbeOrder, Settings,
+        },
     },
     session::{Limits, Sampling},
 };
@@ -177,7 +179,8 @@ pub struct MethodSettings {
     pub(super) compensate_rank: u32,
     pub(super) channel_group: u32,
     pub(super) dense_below: u32,
-    pub(super) reserved: [u32; 3],
+    pub(super) fold_choice: i32,
+    pub(super) reserved: [u32; 2],
     pub(super) seed: u64,
     pub(super) skip_layers: *const u32,
     pub(super) skip_layer_count: u64,
@@ -205,7 +208,8 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, rese
         compensate_rank: 0,
         channel_group: settings.channel_group as u32,
         dense_below: settings.dense_below as u32,
-        reserved: [0; 3],
+        fold_choice: settings.fold_choice as i32,
+        reserved: [0; 2],
         seed: settings.seed,
         skip_layers: null(),
         skip_layer_count: DEFAULT_LAYERS,
@@ -268,6 +272,8 @@ impl MethodSettings {
             // Programs compiled before channel groups existed pass 0.
             channel_group: self.channel_group.max(1) as usize,
             flap_attention_factor: self.flap_attention_factor,
+            fold_choice: choice(self.fold_choice, FoldChoice::ALL, "fold_choice")?,
+            adapt: AdaptSettings::default(),
             seed: self.seed,
             dense_below: self.dense_below as usize,
         })
@@ -284,17 +290,17 @@ pub struct CalibrateOptions {
     pub(super) progress: Progress,
     pub(super) user: *mut c_void,
     pub(super) linear_rank: u32,
-    pub(super) reserved: u32,
+    pub(super) fold: i32,
 }
 
-versioned!(CalibrateOptions, "probeprune_calibrate_options", probeprune_calibrate_options_init, reserved: [reserved], Self {
+versioned!(CalibrateOptions, "probeprune_calibrate_options", probeprune_calibrate_options_init, reserved: [], Self {
     struct_size: 0,
     flap: 0,
     batch_size: 8,
     progress: None,
     user: null_mut(),
     linear_rank: 0,
-    reserved: 0,
+    fold: 0,
 });
 
 /// `probeprune_layer_counts`.

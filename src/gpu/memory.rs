@@ -152,6 +152,25 @@ impl<D: Driver> Gpu<D> {
         Ok(Weight { buffer: Arc::new(buffer), columns, usage })
     }
 
+    /// A weight in the checkpoint's orientation.
+    pub(super) fn weight_as_tensor(&self, weight: &Weight<D>) -> Result<Tensor> {
+        let Weight { buffer, columns, usage } = weight;
+        let bytes = self.download(buffer, buffer.len, 2)?;
+        let rows = buffer.len.checked_div(*columns).unwrap_or(0);
+        let dtype = match self.dtype {
+            GpuDtype::Bf16 => checkpoint::Dtype::BF16,
+            GpuDtype::F16 => checkpoint::Dtype::F16,
+        };
+        let shape = vec![rows, *columns];
+        if *usage == WeightUse::Rows || bytes.is_empty() {
+            return Ok(Tensor::from_bytes(dtype, shape, &bytes));
+        }
+        let stored: Vec<u16> = bytemuck::pod_collect_to_vec(&bytes);
+        let mut values = vec![0u16; stored.len()];
+        transpose(&stored, rows, 0, &mut values, &|bits| bits);
+        Ok(Tensor::from_bytes(dtype, shape, bytemuck::cast_slice(&values)))
+    }
+
     /// Uploads a matrix of `S`; `convert` gives the bits of an entry in the compute dtype.
     fn upload_as<S: bytemuck::Pod + Sync>(
         &self,
@@ -200,7 +219,9 @@ pub fn weights_on_gpu(config: &ModelConfig, checkpoint: &Checkpoint) -> u64 {
         shape.iter().product::<usize>() as u64 * if shape.len() < 2 { 4 } else { 2 }
     };
     let tied = |name: &str| config.tie_word_embeddings && name == "lm_head.weight";
-    checkpoint.names().filter(|name| !tied(name)).map(bytes).sum()
+    // Every layer has the key/value head of each query head beside its tensors.
+    let heads = 4 * (config.num_hidden_layers * config.num_attention_heads) as u64;
+    heads + checkpoint.names().filter(|name| !tied(name)).map(bytes).sum::<u64>()
 }
 
 /// Entries of a weight that are converted at a time.

@@ -36,12 +36,12 @@ pub use tile::Tile;
 
 use crate::{
     backend::{
-        AccumulateMomentsOperands, AccumulateProductOperands, ArgmaxOperands, AttentionOperands, Backend,
-        CentreEnergyOperands, ChannelScoreOperands, CheckFiniteOperands, ColumnStatisticOperands,
-        CrossEntropyOperands, EmbedOperands, EnergyOperands, GatedLinearOperands, GatherPrunedOperands,
-        HistoryUpdateOperands, KeepKvHeadsOperands, LinearOperands, LogitsOperands, NormOperands,
-        ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, RopeCacheOperands, TopKKeepOperands,
-        WeightUse,
+        AccumulateMomentsOperands, AccumulateProductOperands, AdaptOperands, ArgmaxOperands,
+        AttentionOperands, Backend, CentreEnergyOperands, ChannelScoreOperands, CheckFiniteOperands,
+        ColumnStatisticOperands, CrossEntropyOperands, EmbedOperands, EnergyOperands, GatedLinearOperands,
+        GatherPrunedOperands, HistoryUpdateOperands, KeepKvHeadsOperands, LinearOperands, LogitsOperands,
+        NormOperands, ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, RopeCacheOperands,
+        TopKKeepOperands, WeightUse,
     },
     checkpoint::{self, Checkpoint, Tensor},
     config::ModelConfig,
@@ -171,6 +171,19 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn weight(&self, tensor: &Tensor, usage: WeightUse) -> Result<Weight<D>> {
         self.upload_weight(tensor, usage)
+    }
+
+    fn check_adapt(&self) -> Result<()> {
+        let help = "Run on the CPU, or without `adapt`.";
+        Err(Error::device("GPU", "corrections of folds", "a backend that has them", "none on GPUs yet", help))
+    }
+
+    fn adapt(&self, _: AdaptOperands<'_, Self>) {
+        unreachable!("`check_adapt` refuses sessions that would call this")
+    }
+
+    fn download_weight(&self, weight: &Weight<D>) -> Result<Tensor> {
+        self.weight_as_tensor(weight)
     }
 
     fn activations(&self, len: usize) -> Result<Activations<D>> {

@@ -35,12 +35,12 @@ pub fn intermediate<B: Backend>(
     a: &mut B::Activations,
 ) {
     let (backend, config) = (&*model.backend, &model.config);
-    let AttentionScratch { q, k, v, dense_kv_head_of, rope_table } = scratch;
+    let AttentionScratch { q, k, v, rope_table } = scratch;
     let Rows { x, shape, positions, mask, slots } = rows;
     let (t, head_dim) = (shape.rows(), config.head_dim);
     let kv_kept = kept.and_then(|kept| kept.kv_heads.as_ref());
-    let heads = kept.map_or(config.num_attention_heads, |kept| kept.set.len);
-    let kv_heads = kv_kept.map_or(config.num_key_value_heads, |kv_kept| kv_kept.len);
+    let heads = kept.map_or(attention.o_proj.in_features / head_dim, |kept| kept.set.len);
+    let kv_heads = kv_kept.map_or(attention.k_proj.out_features / head_dim, |kv_kept| kv_kept.len);
 
     // OPT scales q, bias included, before attention; LLaMA scales the products.
     let scale = (head_dim as f32).powf(-0.5);
@@ -82,7 +82,7 @@ pub fn intermediate<B: Backend>(
             scale: product_scale,
             window: config.sliding_window,
         },
-        kv_head_of: kept.map_or(dense_kv_head_of, |kept| &kept.kv_head_of),
+        kv_head_of: kept.map_or(&attention.kv_head_of, |kept| &kept.kv_head_of),
         mask,
         slots,
         out: a,

@@ -1,7 +1,7 @@
 //! One block with Probe Pruning, in four steps: the probe, the choice, the whole batch, and its energies for history.
 
 use super::{
-    attention,
+    adapt, attention,
     collect::Collected,
     compensation,
     context::{BlockContext, Context, Mode},
@@ -34,15 +34,29 @@ pub fn run<B: Backend>(
     collecting: Option<(&mut Collected<B>, usize)>,
 ) {
     enter(this, scratch);
+    let (backend, own) = (this.backend(), Step::of_block(this.block));
+    let lagged = this.forward.settings.parallel_probe;
+    if let (Selection::Adapted(adapted), Some(dense)) = (&mut *selection, this.probed_by()) {
+        scratch.timeline.mark(backend, own);
+        gather_probe(this, scratch);
+        if !lagged {
+            adapt::correct(this, dense, adapted, scratch);
+        }
+        scratch.timeline.mark(backend, Step::Probe);
+    }
     if let (Selection::Probed(probed), Mode::Batch { .. }) = (&mut *selection, this.forward.mode) {
-        scratch.timeline.mark(this.backend(), Step::of_block(this.block));
+        scratch.timeline.mark(backend, own);
         take_probe(this, probed, scratch);
-        scratch.timeline.mark(this.backend(), Step::Probe);
+        scratch.timeline.mark(backend, Step::Probe);
         choose(this, probed, scratch);
-        scratch.timeline.mark(this.backend(), Step::Selection);
+        scratch.timeline.mark(backend, Step::Selection);
     }
     compute(this, selection, cache.map(|cache| cache.past(this.index)), collecting, scratch);
-    scratch.timeline.mark(this.backend(), Step::of_block(this.block));
+    scratch.timeline.mark(backend, own);
+    if let (true, Selection::Adapted(adapted), Some(dense)) = (lagged, &mut *selection, this.probed_by()) {
+        adapt::correct(this, dense, adapted, scratch);
+        scratch.timeline.mark(backend, Step::Probe);
+    }
     record(this, selection, scratch);
 }
 
@@ -90,11 +104,11 @@ fn take_probe<B: Backend>(this: BlockContext<'_, B>, probed: &mut Probed<B>, scr
 }
 
 /// Selects the probe and gathers its norm(r) into `probe_x` (docs/method.md, section 1).
-fn gather_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>) {
+pub(super) fn gather_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>) {
     let Context { model, settings, batch, .. } = *this.forward;
     let (backend, hidden_size) = (&*model.backend, model.config.hidden_size);
     let full_batch = settings.method == Method::FullBatch;
-    let parallel = settings.parallel_probe && !full_batch;
+    let parallel = settings.parallel_probe && settings.method == Method::ProbePruning;
     let Scratch { current, previous, next, x, probe, probe_x, .. } = scratch;
     probe.shape = if full_batch { batch.shape } else { counts::probe_shape(settings, batch.shape) };
     backend.probe_select(ProbeSelectOperands {
@@ -196,10 +210,10 @@ fn compute<B: Backend>(
     if let Some((collected, seen)) = collecting {
         collected.add(this, seen, scratch);
     }
-    let last = this.last();
-    let bias = match &*selection {
-        Selection::Fixed { bias: Some(bias), .. } => Some(bias),
-        _ => last.bias.as_ref(),
+    let (last, bias) = match &*selection {
+        Selection::Fixed { bias: Some(bias), .. } => (this.last(), Some(bias)),
+        Selection::Adapted(adapted) => (&adapted.last, Some(&adapted.bias)),
+        _ => (this.last(), this.last().bias.as_ref()),
     };
     let low_rank = match &*selection {
         Selection::Probed(Probed { compensation: Some(compensation), .. }) => {
@@ -252,7 +266,7 @@ fn batch_states<B: Backend>(
 
 /// Runs rows up to the block's intermediate states `a`. The MLP's products leave the energies too; attention's are
 /// returned as still to be computed.
-fn intermediate<'a, B: Backend>(
+pub(super) fn intermediate<'a, B: Backend>(
     this: BlockContext<'_, B>,
     rows: attention::Rows<'_, B>,
     kept: Option<&Kept<B>>,
@@ -261,7 +275,7 @@ fn intermediate<'a, B: Backend>(
     scratch: &mut AttentionScratch<B>,
     a: &mut B::Activations,
 ) -> Option<EnergyOutput<'a, B>> {
-    let (model, layer) = (this.forward.model, this.layer());
+    let (model, layer) = (this.model, this.layer());
     match this.block {
         Block::Mlp => {
             mlp::intermediate(model, &layer.mlp, rows, kept, energy, a);

@@ -18,7 +18,13 @@ pub enum Collected<B: Backend> {
         moments: Moments<B>,
         /// Of x.
         inputs: Option<Inputs<B>>,
+        /// Σ a·aᵀ (C, C), for folds.
+        second: Option<B::Statistics>,
     },
+    /// Σ a·aᵀ (C, C) only.
+    Second(B::Statistics),
+    /// Nothing of this block in this pass.
+    Nothing,
     /// Second pass: how a goes together with a low-rank image of x.
     Products(Products<B>),
 }
@@ -85,16 +91,21 @@ impl<B: Backend> Collected<B> {
         channels: usize,
         flap: bool,
         inputs: Option<Inputs<B>>,
+        second: Option<B::Statistics>,
     ) -> Result<Self> {
-        Ok(Self::Moments { moments: moments(backend, seq_len * channels, flap)?, inputs })
+        Ok(Self::Moments { moments: moments(backend, seq_len * channels, flap)?, inputs, second })
     }
 
     /// Adds the batch whose input and intermediate states are in `scratch`, after `seen` samples.
     pub(super) fn add(&mut self, this: BlockContext<'_, B>, seen: usize, scratch: &Scratch<B>) {
         let (backend, shape, channels) = (this.backend(), this.forward.batch.shape, this.channels());
         let (h, rows, Scratch { a, x, .. }) = (this.forward.model.config.hidden_size, shape.rows(), scratch);
+        let add_second = |out: &mut B::Statistics| {
+            let columns = [channels, channels];
+            backend.accumulate_product(AccumulateProductOperands { a, b: a, rows, columns, out });
+        };
         match self {
-            Self::Moments { moments, inputs } => {
+            Self::Moments { moments, inputs, second } => {
                 backend.accumulate_moments(AccumulateMomentsOperands { a, shape, channels, seen, moments });
                 if let Some(Inputs { moments, second }) = inputs {
                     let of_x = AccumulateMomentsOperands { a: x, shape, channels: h, seen, moments };
@@ -102,7 +113,12 @@ impl<B: Backend> Collected<B> {
                     let of_x = AccumulateProductOperands { a: x, b: x, rows, columns: [h, h], out: second };
                     backend.accumulate_product(of_x);
                 }
+                if let Some(second) = second {
+                    add_second(second);
+                }
             }
+            Self::Second(second) => add_second(second),
+            Self::Nothing => {}
             Self::Products(Products { directions, z, product }) => {
                 backend.linear(LinearOperands::new(x, rows, directions, z));
                 let columns = [directions.out_features, channels];

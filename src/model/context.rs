@@ -33,12 +33,14 @@ pub struct Context<'a, B: Backend> {
     pub batch: &'a Batch<B>,
     /// How selections and history are treated.
     pub mode: Mode,
+    /// The model that `model` was folded from, if the batch's probe corrects the fold.
+    pub dense: Option<&'a Model<B>>,
 }
 
 impl<'a, B: Backend> Context<'a, B> {
     /// One of the blocks of layer `index`.
     pub fn block(&'a self, index: usize, block: Block) -> BlockContext<'a, B> {
-        BlockContext { forward: self, index, block }
+        BlockContext { forward: self, model: self.model, index, block }
     }
 }
 
@@ -47,6 +49,8 @@ impl<'a, B: Backend> Context<'a, B> {
 pub struct BlockContext<'a, B: Backend> {
     /// The forward.
     pub forward: &'a Context<'a, B>,
+    /// The model whose block this is.
+    pub model: &'a Model<B>,
     /// The layer.
     pub index: usize,
     /// Which of its blocks.
@@ -61,6 +65,11 @@ impl<B: Backend> Clone for BlockContext<'_, B> {
 impl<B: Backend> Copy for BlockContext<'_, B> {}
 
 impl<'a, B: Backend> BlockContext<'a, B> {
+    /// The same block of the dense model, if a probe runs it.
+    pub fn probed_by(self) -> Option<Self> {
+        self.forward.dense.map(|model| Self { model, ..self })
+    }
+
     /// The device.
     pub fn backend(&self) -> &'a B {
         &self.forward.model.backend
@@ -68,7 +77,7 @@ impl<'a, B: Backend> BlockContext<'a, B> {
 
     /// The layer's parameters.
     pub fn layer(&self) -> &'a Layer<B> {
-        &self.forward.model.weights.layers[self.index]
+        &self.model.weights.layers[self.index]
     }
 
     /// The norm, where it comes before the block; OPT-350m's comes after.
@@ -88,6 +97,6 @@ impl<'a, B: Backend> BlockContext<'a, B> {
 
     /// C.
     pub fn channels(&self) -> usize {
-        self.block.channels(&self.forward.model.config)
+        self.last().in_features
     }
 }

@@ -3,17 +3,20 @@
 //! [`block`] is where the method happens: the probe, the choice, and the whole batch on the kept channels.
 //! [`timeline`] says where the time goes. [`attention`] and [`mlp`] lead from a block's input to its intermediate states.
 
+pub mod adapt;
 pub mod attention;
 pub mod block;
 pub mod collect;
 pub mod compensation;
 pub mod context;
 pub mod fault;
+pub mod fold;
 pub mod forward;
 pub mod kept;
 pub mod mlp;
 pub mod scratch;
 pub mod selection;
+mod tensors;
 pub mod timeline;
 
 use std::sync::Arc;
@@ -77,7 +80,8 @@ impl<B: Backend> Model<B> {
         }
         let checkpoint = Checkpoint::open(source, mmap)?;
         check_shapes(&config, &checkpoint)?;
-        let weights = Weights::load(&checkpoint, &config, &backend, channel_order.as_deref(), on_layer)?;
+        let weights =
+            Weights::load(&checkpoint, &config, &backend, channel_order.as_deref(), None, on_layer)?;
         Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights, channel_order })
     }
 
@@ -98,7 +102,7 @@ impl<B: Backend> Model<B> {
         if let Some(order) = &channel_order {
             check_order(order, &config)?;
         }
-        let weights = Weights::load(tensors, &config, &backend, channel_order.as_deref(), on_layer)?;
+        let weights = Weights::load(tensors, &config, &backend, channel_order.as_deref(), None, on_layer)?;
         Ok(Self { fingerprint: tensors.fingerprint(), config, backend, weights, channel_order })
     }
 }

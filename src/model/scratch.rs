@@ -1,10 +1,10 @@
 //! The buffers of a session: allocated once, for the largest batch it will see.
 
 use crate::{
-    backend::{Backend, Probe},
+    backend::{AdaptScratch, Backend, Probe},
     config::ModelConfig,
     error::Result,
-    model::timeline::Timeline,
+    model::{adapt, timeline::Timeline},
     prune::{
         BatchShape, Block, counts,
         settings::{Compensation, Method, Settings},
@@ -82,9 +82,11 @@ pub struct Scratch<B: Backend> {
     pub timeline: Timeline<B>,
     /// For compensation; empty without.
     pub compensation: CompensationScratch<B>,
+    /// For corrections of a fold; empty without.
+    pub adapt: AdaptScratch<B>,
 }
 
-/// The buffers of attention blocks, and two tables that they read.
+/// The buffers of attention blocks, and a table that they read.
 #[derive(Debug)]
 pub struct AttentionScratch<B: Backend> {
     /// (T, N·D).
@@ -93,8 +95,6 @@ pub struct AttentionScratch<B: Backend> {
     pub k: B::Activations,
     /// (T, K·D).
     pub v: B::Activations,
-    /// The key/value head of every query head when no head is pruned (N).
-    pub dense_kv_head_of: B::Indices,
     /// Rotary table (positions, D); empty for OPT.
     pub rope_table: B::Statistics,
 }
@@ -102,14 +102,10 @@ pub struct AttentionScratch<B: Backend> {
 impl<B: Backend> AttentionScratch<B> {
     fn new(backend: &B, config: &ModelConfig, rows: usize, rotary_positions: usize) -> Result<Self> {
         let (heads, kv_heads, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let kv_head_of: Vec<u32> = (0..heads).map(|head| (head / config.gqa_group()) as u32).collect();
-        let mut dense_kv_head_of = backend.indices(heads)?;
-        backend.upload_indices(&kv_head_of, &mut dense_kv_head_of);
         Ok(Self {
             q: backend.activations(rows * heads * d)?,
             k: backend.activations(rows * kv_heads * d)?,
             v: backend.activations(rows * kv_heads * d)?,
-            dense_kv_head_of,
             rope_table: backend.statistics(rotary_positions * d)?,
         })
     }
@@ -209,6 +205,11 @@ impl<B: Backend> Scratch<B> {
             embedded: backend.activations(t * config.word_embed_proj_dim)?,
             timeline: Timeline::off(),
             compensation: CompensationScratch::new(backend, config, settings, shape)?,
+            adapt: {
+                let none = BatchShape { samples: 0, tokens: 0 };
+                let probe = if settings.adapt.is_on() { counts::probe_shape(settings, shape) } else { none };
+                adapt::scratch(backend, probe, widest, h)?
+            },
         })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     backend::{Backend, History},
-    model::{compensation::Compensation, kept::Kept},
+    model::{adapt::Adapted, compensation::Compensation, kept::Kept},
 };
 
 /// How one block chooses its kept heads or channels.
@@ -19,6 +19,8 @@ pub enum Selection<B: Backend> {
     },
     /// Chosen by a probe.
     Probed(Probed<B>),
+    /// All of a folded block, whose last projection a probe corrects.
+    Adapted(Box<Adapted<B>>),
 }
 
 /// State of a block that is chosen by a probe.
@@ -54,7 +56,7 @@ impl<B: Backend> Selection<B> {
     /// The kept set; `None` for a dense block.
     pub fn kept(&self) -> Option<&Kept<B>> {
         match self {
-            Self::Dense => None,
+            Self::Dense | Self::Adapted(_) => None,
             Self::Fixed { kept, .. } => Some(kept),
             Self::Probed(probed) => Some(&probed.kept),
         }

@@ -6,15 +6,16 @@
 //! - for FLAP `.fluctuation` and `.baseline` (C);
 //! - for linear compensation `.linear.directions` (r, H), `.linear.offsets` (r), `.linear.coefficients` (r, C),
 //!   `.linear.bias` and `.linear.variance` (C);
+//! - for folds `.second` (C·(C + 1)/2);
 //! - for groups of channels `layers.N.mlp.order` (I) in i32;
 //!
 //! and metadata naming the model (fingerprint), the sequence length and the number of samples.
 
 use std::{collections::HashMap, fmt::Display, path::Path};
 
-use super::{Block, linear_fit::LinearFit};
+use super::{Block, linear_fit::LinearFit, second_moments::SecondMoments};
 use crate::{
-    checkpoint::{TensorFile, open_file},
+    checkpoint::{Dtype, Tensor, TensorFile, map_file},
     config::ModelConfig,
     error::{Error, Result},
     output::{OutTensor, write_safetensors},
@@ -34,6 +35,8 @@ pub struct BlockMoments {
     pub flap: Option<FlapMoments>,
     /// The linear map for compensation.
     pub linear: Option<LinearFit>,
+    /// E\[a·aᵀ\] for folds.
+    pub second: Option<SecondMoments>,
 }
 
 impl BlockMoments {
@@ -69,6 +72,8 @@ impl BlockMoments {
                 variance: rows(&fit.variance),
                 ..fit.clone()
             }),
+            // Only models in the checkpoint's order are folded.
+            second: None,
         }
     }
 }
@@ -156,6 +161,9 @@ impl Calibration {
                     tensors.push((name("fluctuation"), OutTensor::f32(&[width], &flap.fluctuation)));
                     tensors.push((name("baseline"), OutTensor::f32(&[width], &flap.baseline)));
                 }
+                if let Some(second) = &moments.second {
+                    tensors.push((name("second"), OutTensor::of(second.triangle())));
+                }
                 if let Some(fit) = &moments.linear {
                     let rank = fit.rank();
                     let parts: [(_, &[usize], _); 5] = [
@@ -185,10 +193,12 @@ impl Calibration {
 
     /// Reads a history file, which must belong to the model with this fingerprint and config.
     ///
+    /// Second moments stay in the file, which must not be shortened while they are in use.
+    ///
     /// # Errors
     /// If the file is damaged, is no history file, or belongs to another model.
     pub fn load(path: &Path, fingerprint: &str, config: &ModelConfig) -> Result<Self> {
-        let file = HistoryFile { path, file: open_file(path)? };
+        let file = HistoryFile { path, file: map_file(path)? };
         file.check("metadata \"format\"", FORMAT, &file.field("format")?)?;
         file.check("metadata \"format_version\"", VERSION, &file.field("format_version")?)?;
         file.check("model fingerprint", fingerprint, &file.field("model_fingerprint")?)?;
@@ -233,18 +243,36 @@ impl HistoryFile<'_> {
         text.parse().ok().filter(|&n| n > 0).ok_or_else(wrong)
     }
 
-    /// A tensor of this shape and of finite values.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    /// A tensor of this shape.
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let what = format!("tensor {name:?}");
         let tensor = self.file.tensor(name).ok_or_else(|| self.refuse(&what, "in the file", "none"))?;
-        if tensor.shape() != shape {
-            return Err(self.refuse(what, format!("shape {shape:?}"), format!("{:?}", tensor.shape())));
+        if tensor.shape() == shape {
+            return Ok(tensor);
         }
-        let values = tensor.to_f32();
+        Err(self.refuse(what, format!("shape {shape:?}"), format!("{:?}", tensor.shape())))
+    }
+
+    /// The finite values of a tensor of this shape.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let values = self.shaped(name, shape)?.to_f32();
         if values.iter().any(|x| !x.is_finite()) {
-            return Err(self.refuse(what, "finite values", "NaN or infinity"));
+            return Err(self.refuse(format!("tensor {name:?}"), "finite values", "NaN or infinity"));
         }
         Ok(values)
+    }
+
+    /// Second moments, if the file has them. Whether they are finite shows when they are used: they may be larger than
+    /// memory.
+    fn second(&self, name: &str, channels: usize) -> Result<Option<SecondMoments>> {
+        if !self.file.names().any(|have| have == name) {
+            return Ok(None);
+        }
+        let triangle = self.shaped(name, &[SecondMoments::entries(channels)])?;
+        if triangle.dtype() == Dtype::F32 {
+            return Ok(Some(SecondMoments::of(triangle)));
+        }
+        Err(self.refuse(format!("dtype of tensor {name:?}"), "F32", triangle.dtype().name()))
     }
 
     fn moments(
@@ -281,6 +309,7 @@ impl HistoryFile<'_> {
             mean: self.tensor(&name("mean"), &[seq_len, channels])?,
             flap,
             linear: rank.map(fit).transpose()?,
+            second: self.second(&name("second"), channels)?,
         })
     }
 }

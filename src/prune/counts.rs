@@ -6,7 +6,7 @@ use crate::{
     error::{Error, Result},
     prune::{
         BatchShape,
-        settings::{ProbeOrder, Settings},
+        settings::{Adapt, ProbeOrder, Settings},
     },
 };
 
@@ -18,8 +18,11 @@ pub fn probe_shape(settings: &Settings, batch: BatchShape) -> BatchShape {
     let BatchShape { samples, tokens } = batch;
     let share =
         |of: usize, ratio: f64, least: usize| ((ratio * of as f64).ceil() as usize).max(least).min(of);
-    let kept_tokens = share(tokens, settings.probe_tokens, 2);
     let kept_samples = share(samples, settings.probe_samples, 1);
+    let kept_tokens = match settings.adapt.mode {
+        Adapt::Probe { tokens: Some(wanted) } => wanted.div_ceil(kept_samples).max(2).min(tokens),
+        _ => share(tokens, settings.probe_tokens, 2),
+    };
     match settings.probe_order {
         ProbeOrder::TokensSamples | ProbeOrder::SamplesTokens => {
             BatchShape { samples: kept_samples, tokens: kept_tokens }

@@ -5,8 +5,9 @@ use crate::{
     error::Result,
     prune::{
         BatchShape, Block, counts,
-        settings::{Compensation, Method, Settings},
+        settings::{AdaptMetric, Compensation, Method, Settings},
     },
+    weights::LayerShape,
 };
 
 /// Kept counts of one layer; the full counts where it is dense.
@@ -29,10 +30,15 @@ pub struct LayerCounts {
 impl LayerCounts {
     /// A layer in which nothing is pruned.
     pub fn dense(config: &ModelConfig) -> Self {
+        Self::of(&LayerShape::of(config))
+    }
+
+    /// A layer that runs all of these heads and channels.
+    pub fn of(shape: &LayerShape) -> Self {
         Self {
-            heads: config.num_attention_heads,
-            kv_heads: config.num_key_value_heads,
-            channels: config.intermediate_size,
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            channels: shape.channels,
             probes_attention: false,
             probes_mlp: false,
             compensate: Compensation::None,
@@ -53,7 +59,7 @@ impl LayerCounts {
             if settings.skip_layers.contains(&index) {
                 continue;
             }
-            let dynamic = settings.method.is_dynamic();
+            let dynamic = settings.method.is_dynamic() || settings.adapt.is_on();
             let parallel = settings.method == Method::ProbePruning && settings.parallel_probe;
             if !(parallel && index == 0) {
                 layer.heads = counts::kept_heads(settings, config, ratio)?;
@@ -112,7 +118,9 @@ pub fn shares(
             (Block::Attention, layer.probes_attention, dense_layer[0]),
             (Block::Mlp, layer.probes_mlp, dense_layer[2]),
         ] {
-            if probes {
+            if probes && settings.method == Method::Fold {
+                probe += probe_rows * first + correction(config, settings, layer, block, probe_rows);
+            } else if probes {
                 let (batch, of_probe) = compensation(config, layer, block, rows, probe_rows);
                 full += batch;
                 probe += probe_rows * first + of_probe;
@@ -142,6 +150,25 @@ fn compensation(
     };
     let of_batch = rows * 4.0 * r * h + 2.0 * (r + 1.0) * (channels - kept as f64) * h;
     (of_batch, probe_rows * 2.0 * r * (h + channels))
+}
+
+/// FLOPs of a fold's correction by a probe (docs/method.md, section 13): the last projection of all channels and of the
+/// kept ones, the images of the features, S and its factor, the solved images and errors, and the updates of W' and P.
+fn correction(
+    config: &ModelConfig,
+    settings: &Settings,
+    layer: LayerCounts,
+    block: Block,
+    probe_rows: f64,
+) -> f64 {
+    let (t, h, channels) = (probe_rows, config.hidden_size as f64, block.channels(config) as f64);
+    let n = match block {
+        Block::Attention => (layer.heads * config.head_dim) as f64,
+        Block::Mlp => layer.channels as f64,
+    };
+    // Two for the images, one for the symmetric update.
+    let metric = if settings.adapt.metric == AdaptMetric::Full { 3.0 * t * n * n } else { 0.0 };
+    2.0 * t * h * (channels + n) + metric + t * t * (2.0 * n + t / 3.0 + n + h) + 2.0 * t * n * h
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! The method: settings, the counts they imply, calibration and history, the static baselines, and FLOPs.
 
+pub mod adapt;
 pub mod calibration;
 pub mod counts;
 pub mod flap;
 pub mod flops;
+pub mod fold;
 pub mod history;
 pub mod linear_fit;
+pub mod second_moments;
 pub mod settings;
 mod shape;
 

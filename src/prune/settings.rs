@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-pub use super::history::HistoryLayout;
+pub use super::{
+    adapt::{Adapt, AdaptSettings},
+    history::HistoryLayout,
+};
 use crate::error::{Error, Result};
 
 macro_rules! names {
@@ -57,6 +60,26 @@ names! {
     Magnitude = "magnitude",
     /// A seeded permutation per layer and block.
     Random = "random",
+    /// Fixed after calibration, with the last projection refitted by least squares (docs/method.md, section 12).
+    Fold = "fold",
+}
+
+names! {
+    /// What the correction of a fold knows of its features: P, the inverse of their second moments, weighed by tokens.
+    AdaptMetric, "adapt_metric":
+    /// All of P, updated with every probe: C×C floats per block.
+    Full = "full",
+    /// Calibration's variances only: C floats per block.
+    Diagonal = "diagonal",
+}
+
+names! {
+    /// How `fold` chooses what it keeps.
+    FoldChoice, "fold_choice":
+    /// Pivoted Cholesky on the weighted covariance: what explains most of the rest.
+    Pivot = "pivot",
+    /// The score of `pp`, of calibration's variance.
+    Score = "score",
 }
 
 names! {
@@ -166,7 +189,7 @@ impl Method {
 
     /// Whether the method cannot run without calibration.
     pub fn needs_calibration(self) -> bool {
-        matches!(self, Self::WandaSp | Self::Flap)
+        matches!(self, Self::WandaSp | Self::Flap | Self::Fold)
     }
 }
 
@@ -206,6 +229,10 @@ pub struct Settings {
     pub channel_group: usize,
     /// 4 counts q, k, v, o of a head for FLAP's global threshold; 2 counts q and o only, apt for GQA.
     pub flap_attention_factor: u32,
+    /// How `fold` chooses what it keeps.
+    pub fold_choice: FoldChoice,
+    /// How a probe corrects a fold.
+    pub adapt: AdaptSettings,
     /// For `random`.
     pub seed: u64,
     /// Batches of fewer rows (samples × tokens) run dense and leave history as it is; 0 prunes every batch. Not for
@@ -232,6 +259,8 @@ impl Default for Settings {
             prior_tokens: 40,
             channel_group: 1,
             flap_attention_factor: 4,
+            fold_choice: FoldChoice::Pivot,
+            adapt: AdaptSettings::default(),
             seed: 0,
             dense_below: 0,
         }
@@ -320,8 +349,22 @@ impl Settings {
         self.check_method()
     }
 
-    /// Refuses channel groups and compensation for methods that have none.
+    /// Refuses channel groups, compensation and dense batches for methods that have none.
     fn check_method(&self) -> Result<()> {
+        self.adapt.check()?;
+        if self.adapt.is_on() && !matches!(self.method, Method::None | Method::Fold) {
+            let name = format!("adapt {}", self.adapt.mode);
+            return Err(Error::argument(
+                name,
+                "`method` fold",
+                self.method,
+                "Other methods choose anew instead.",
+            ));
+        }
+        if self.method == Method::Fold && self.dense_below > 0 {
+            let expected = "0 for `method` fold, which has no dense weights";
+            return Err(Error::argument("dense_below", expected, self.dense_below, "Leave it out."));
+        }
         let takes = |methods: &[Method]| self.method == Method::None || methods.contains(&self.method);
         if self.channel_group > 1 && !takes(&[Method::ProbePruning, Method::WandaSp]) {
             let name = format!("channel_group {}", self.channel_group);

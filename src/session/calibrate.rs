@@ -1,12 +1,16 @@
 //! Calibration: a dense pass over samples that gives history its start and the static methods their scores, and a second
 //! one for linear compensation.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use super::{Limits, Session, fault};
 use crate::{
     backend::{Backend, ColumnStatisticOperands, Linear, WeightUse},
     checkpoint::Tensor,
+    config::ModelConfig,
     error::{Error, Proceed, Result},
     model::{
         Model,
@@ -18,6 +22,7 @@ use crate::{
         Block,
         calibration::{BlockMoments, Calibration, FlapMoments, slot_mean},
         linear_fit,
+        second_moments::SecondMoments,
         settings::{Compensation, Metric, Settings},
     },
 };
@@ -33,14 +38,38 @@ pub struct CalibrationOptions {
     pub flap: bool,
     /// Also fit linear maps of this rank, which takes a second pass; 0 for none.
     pub linear_rank: usize,
+    /// Also gather the second moments that folds are fitted from.
+    pub fold: bool,
+    /// Bytes of second moments that the device holds at a time, at least those of a layer; more of them take further
+    /// passes. 0 means [`CalibrationOptions::FOLD_MEMORY`].
+    pub fold_memory: usize,
+}
+
+impl CalibrationOptions {
+    /// Bytes of second moments at a time where nothing else is said.
+    pub const FOLD_MEMORY: usize = 4 << 30;
+
+    /// Passes over the samples that a model of `config` takes.
+    pub fn passes(&self, config: &ModelConfig) -> usize {
+        let of_second =
+            if self.fold { config.num_hidden_layers.div_ceil(self.layers_at_a_time(config)) } else { 1 };
+        of_second + usize::from(self.linear_rank > 0)
+    }
+
+    /// Layers whose second moments the device holds at a time.
+    fn layers_at_a_time(&self, config: &ModelConfig) -> usize {
+        let bytes: usize = Block::ALL.iter().map(|block| 4 * block.channels(config).pow(2)).sum();
+        let memory = if self.fold_memory == 0 { Self::FOLD_MEMORY } else { self.fold_memory };
+        (memory / bytes).clamp(1, config.num_hidden_layers)
+    }
 }
 
 /// Runs `tokens` (samples, S) densely and returns their moments. There must be no padding. `on_batch` is called with
-/// the number of samples done, twice for each if there are linear maps to fit.
+/// the number of samples done, once for each of [`CalibrationOptions::passes`].
 ///
 /// # Errors
 /// As [`Session::evaluate`]; no samples at all; a model that was loaded with its channels in another order; what `on_batch`
-/// ends with.
+/// ends with. Second moments need room in the folder for temporary files.
 pub fn calibrate<B: Backend, P: Proceed>(
     model: &Arc<Model<B>>,
     tokens: &[u32],
@@ -83,9 +112,12 @@ pub fn calibrate<B: Backend, P: Proceed>(
     let rows = samples * seq_len;
     let h = config.hidden_size;
 
-    let mut collected = collectors(config.num_hidden_layers, |_, block| {
+    let together = if options.fold { options.layers_at_a_time(config) } else { 0 };
+    let mut collected = collectors(config.num_hidden_layers, |layer, block| {
         let inputs = if linear_rank > 0 { Some(Inputs::new(backend, h, seq_len)?) } else { None };
-        Collected::moments(backend, seq_len, block.channels(config), options.flap, inputs)
+        let width = block.channels(config);
+        let second = (layer < together).then(|| backend.statistics(width * width)).transpose()?;
+        Collected::moments(backend, seq_len, width, options.flap, inputs, second)
     })?;
     run.pass(&mut collected)?;
     let mut layers: Vec<[BlockMoments; 2]> = Vec::new();
@@ -93,11 +125,16 @@ pub fn calibrate<B: Backend, P: Proceed>(
     for blocks in collected {
         let mut moments = Vec::new();
         for (block, collected) in Block::ALL.into_iter().zip(blocks) {
-            let Collected::Moments { moments: of_a, inputs } = collected else { unreachable!("made above") };
-            let of_a = block_moments(backend, seq_len, block.channels(config), &of_a, options.flap)?;
+            let Collected::Moments { moments: of_a, inputs, second } = collected else {
+                unreachable!("made above")
+            };
+            let mut of_a = block_moments(backend, seq_len, block.channels(config), &of_a, options.flap)?;
             // Squares overflow before values do, and no block comes after the last one that would look at these.
             if !of_a.energy.iter().all(|energy| energy.is_finite()) {
                 return Err(fault(layers.len(), block, "an energy"));
+            }
+            if let Some(sums) = second {
+                of_a.second = Some(second_moments(backend, &sums, block.channels(config), rows)?);
             }
             moments.push(of_a);
             if let Some(inputs) = inputs {
@@ -111,6 +148,9 @@ pub fn calibrate<B: Backend, P: Proceed>(
     }
     if linear_rank > 0 {
         run.fit_linear(&mut layers, directions)?;
+    }
+    for first in (together..config.num_hidden_layers).step_by(together.max(1)).filter(|_| options.fold) {
+        run.gather_second(&mut layers, first..config.num_hidden_layers.min(first + together))?;
     }
     let channel_order = channel_order(model, &layers)?;
     Ok(Calibration { fingerprint: model.fingerprint.clone(), seq_len, samples, layers, channel_order })
@@ -134,8 +174,13 @@ impl<B: Backend, F: FnMut(usize) -> P, P: Proceed> Run<'_, B, F> {
         for batch in self.tokens.chunks(batch_size * seq_len) {
             session.load(batch, batch.len() / seq_len, None)?;
             let mode = Mode::Batch { update_history: false };
-            let context =
-                Context { model: &*model, settings: &session.settings, batch: &session.batch, mode };
+            let context = Context {
+                model: &*model,
+                settings: &session.settings,
+                batch: &session.batch,
+                mode,
+                dense: None,
+            };
             let collecting = Some((&mut *collected, seen));
             let (selections, scratch) = (&mut session.selections, &mut session.scratch);
             let going_on = AtomicBool::new(false);
@@ -176,6 +221,39 @@ impl<B: Backend, F: FnMut(usize) -> P, P: Proceed> Run<'_, B, F> {
         }
         Ok(())
     }
+}
+
+impl<B: Backend, F: FnMut(usize) -> P, P: Proceed> Run<'_, B, F> {
+    /// One more pass: the second moments of these layers.
+    fn gather_second(&mut self, layers: &mut [[BlockMoments; 2]], which: Range<usize>) -> Result<()> {
+        let model = Arc::clone(&self.session.model);
+        let (backend, config, rows) = (&*model.backend, &model.config, self.tokens.len());
+        let mut collected = collectors(config.num_hidden_layers, |layer, block| {
+            let width = block.channels(config);
+            Ok(match which.contains(&layer) {
+                true => Collected::Second(backend.statistics(width * width)?),
+                false => Collected::Nothing,
+            })
+        })?;
+        self.pass(&mut collected)?;
+        for (moments, collected) in layers.iter_mut().zip(&collected) {
+            for ((block, moments), collected) in Block::ALL.into_iter().zip(moments).zip(collected) {
+                if let Collected::Second(sums) = collected {
+                    moments.second = Some(second_moments(backend, sums, block.channels(config), rows)?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn second_moments<B: Backend>(
+    backend: &B,
+    sums: &B::Statistics,
+    width: usize,
+    rows: usize,
+) -> Result<SecondMoments> {
+    SecondMoments::from_sums(&backend.download_statistics(sums, width * width)?, width, rows)
 }
 
 /// One for each block of each layer.
@@ -226,6 +304,7 @@ fn block_moments<B: Backend>(
         mean: download(&moments.mean)?,
         flap: if flap { Some(flap_moments()?) } else { None },
         linear: None,
+        second: None,
     })
 }
 

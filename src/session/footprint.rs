@@ -5,10 +5,10 @@ use crate::{
     config::ModelConfig,
     model::scratch::{compensation_lens, widest},
     prune::{
-        Block,
+        Block, counts,
         flops::LayerCounts,
         history::HistoryLayout,
-        settings::{Compensation, Method, Settings},
+        settings::{AdaptMetric, Compensation, Method, Settings},
     },
 };
 
@@ -41,6 +41,8 @@ pub struct Footprint {
     pub probed: Part,
     /// Compensation: linear maps, means, the products that last projections add, and scratch.
     pub compensation: Part,
+    /// Corrections of a fold: last projections of the session's own, what they know of their features, and scratch.
+    pub corrections: Part,
     /// Keys and values.
     pub cache: Part,
 }
@@ -59,7 +61,7 @@ impl Footprint {
             // Three residuals, two normed inputs, q, k, v, intermediate states, embeddings.
             elements: rows * (5 * h + (heads + 2 * kv_heads) * d + widest + config.word_embed_proj_dim),
             // Sums of squares, the probe's and the batch's rows, losses and targets; energies; scores; the probe, the last
-            // tokens; head slots, fault.
+            // tokens; fault.
             words: rows * (3 + 2 + 3 + 2)
                 + slots * (widest + 1)
                 + config.num_hidden_layers * (heads + config.intermediate_size)
@@ -67,17 +69,21 @@ impl Footprint {
                 + samples * 5
                 + 1
                 + next_logits
-                + heads
                 + 1,
         };
         let (mut history, mut others) = (Part::default(), Part::default());
         let (sums, room) = compensation_lens(config, settings, limits.shape());
+        let mut corrections = correction_scratch(config, settings, limits);
         let mut compensation = Part { elements: room.iter().sum(), words: sums };
         for layer in layers {
             for (block, probed) in
                 [(Block::Attention, layer.probes_attention), (Block::Mlp, layer.probes_mlp)]
             {
-                if probed {
+                if probed && settings.method == Method::Fold {
+                    let own = correction_of(config, settings, *layer, block);
+                    corrections.elements += own.elements;
+                    corrections.words += own.words;
+                } else if probed {
                     let words = probed_words(config, settings, limits, *layer, block);
                     history.words += words[0];
                     others.words += words[1];
@@ -90,7 +96,7 @@ impl Footprint {
         let cached: usize = layers.iter().map(|layer| layer.kv_heads * d).sum();
         let cache = samples * limits.capacity;
         let cache = Part { elements: 2 * cache * cached, words: cache };
-        Self { scratch, history, probed: others, compensation, cache }
+        Self { scratch, history, probed: others, compensation, corrections, cache }
     }
 }
 
@@ -127,6 +133,29 @@ fn probed_words(
         }
     }
     words
+}
+
+/// Buffers of corrections.
+fn correction_scratch(config: &ModelConfig, settings: &Settings, limits: Limits) -> Part {
+    if !settings.adapt.is_on() {
+        return Part::default();
+    }
+    let t = counts::probe_shape(settings, limits.shape()).rows();
+    Part { elements: 0, words: t * (2 * widest(config) + config.hidden_size + t + 1) }
+}
+
+/// The state of one block's corrections.
+fn correction_of(config: &ModelConfig, settings: &Settings, layer: LayerCounts, block: Block) -> Part {
+    let (units, n) = match block {
+        Block::Attention => (layer.heads, layer.heads * config.head_dim),
+        Block::Mlp => (layer.channels, layer.channels),
+    };
+    let (h, precision) = match settings.adapt.metric {
+        AdaptMetric::Full => (config.hidden_size, n * n),
+        AdaptMetric::Diagonal => (config.hidden_size, n),
+    };
+    // Kept units, means, P, W', b', the last error; and the working copy of W'.
+    Part { elements: n * h, words: units + n + precision + n * h + h + 1 }
 }
 
 /// Compensation of one block.

@@ -251,7 +251,8 @@ impl<B: Backend> Session<B> {
     fn reprobe(&mut self, from: usize, tokens: usize) -> Result<()> {
         let backend = &*self.model.backend;
         let mode = Mode::Decode { recent: None };
-        let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
+        let context =
+            Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode, dense: None };
         let slots: Vec<u32> = (from..from + tokens).map(|slot| slot as u32).collect();
         for (layer, [_, mlp]) in self.selections.iter_mut().enumerate() {
             if let Selection::Probed(Probed { recent: Some(recent), .. }) = mlp {

@@ -32,6 +32,9 @@ impl<B: Backend> Session<B> {
 
     /// Heads, or channels as the checkpoint numbers them, ascending.
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>> {
+        if let Some(fold) = &self.fold {
+            return Ok(fold.kept[layer][block as usize].clone());
+        }
         let Some(kept) = self.selections()[layer][block as usize].kept() else {
             return Ok(None);
         };
@@ -63,8 +66,12 @@ impl<B: Backend> Session<B> {
     /// session's choice, on another device for instance. Without a choice there is no history to update.
     ///
     /// # Errors
-    /// Another number of layers, heads or channels, or indices that are not ascending or not there.
+    /// Another number of layers, heads or channels, or indices that are not ascending or not there; a folded model.
     pub fn pin(&mut self, kept: &[[Option<Vec<u32>>; 2]]) -> Result<()> {
+        if self.fold.is_some() {
+            let help = "It keeps what it was folded to.";
+            return Err(Error::argument("kept", "a model that is not folded", "a folded one", help));
+        }
         // A generation has cached the heads that were kept before.
         (self.steps, self.next.predicted) = (None, None);
         pin(&self.model, kept, &mut self.selections)?;

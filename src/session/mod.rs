@@ -1,5 +1,6 @@
 //! A session: one user's run of a shared model with its own settings, buffers, history and cache.
 
+mod adapt;
 mod calibrate;
 mod checks;
 mod footprint;
@@ -20,6 +21,7 @@ use std::{
     },
 };
 
+use adapt::Corrections;
 pub use calibrate::{CalibrationOptions, calibrate};
 pub use footprint::{Footprint, Part};
 pub use generate::{GenerateOptions, Generated};
@@ -36,6 +38,7 @@ use crate::{
         Model, block,
         context::{Context, Mode},
         fault::describe_fault,
+        fold::Fold,
         forward::{self, Selections},
         scratch::{Batch, Scratch},
         selection::Selection,
@@ -45,7 +48,7 @@ use crate::{
         BatchShape, Block,
         calibration::Calibration,
         flops::{self, LayerCounts, Shares},
-        settings::Settings,
+        settings::{Method, Settings},
     },
 };
 
@@ -76,6 +79,10 @@ impl Limits {
 #[derive(Debug)]
 pub struct Session<B: Backend> {
     model: Arc<Model<B>>,
+    /// Where the model comes from, if it is a folded one.
+    fold: Option<Arc<Fold<B>>>,
+    /// Of the fold, by probes.
+    corrections: Option<Corrections<B>>,
     settings: Settings,
     limits: Limits,
     counts: Vec<LayerCounts>,
@@ -108,7 +115,8 @@ struct DenseFallback<B: Backend> {
 }
 
 impl<B: Backend> Session<B> {
-    /// A session of `model` with `settings`. `calibration` fills history; the static methods cannot do without.
+    /// A session of `model` with `settings`. `calibration` fills history; the static methods cannot do without. `fold` folds
+    /// the model for this session; [`Session::of_fold`] shares one.
     ///
     /// # Errors
     /// Settings out of range or impossible for this model, a batch longer than the model's positions, a calibration
@@ -120,6 +128,43 @@ impl<B: Backend> Session<B> {
         calibration: Option<&Calibration>,
     ) -> Result<Self> {
         settings.check()?;
+        if settings.method != Method::Fold || settings.prune_ratio == 0.0 {
+            return Self::build(model, settings, limits, calibration, None);
+        }
+        let calibration = calibration.ok_or_else(|| selections::no_calibration(&settings))?;
+        let fold = Fold::new(&model, &settings, calibration, |_| ())?;
+        Self::of_fold(Arc::new(fold), settings, limits)
+    }
+
+    /// A session of a folded model, which any number of sessions may share. `settings` are those that it was folded with.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn of_fold(fold: Arc<Fold<B>>, settings: Settings, limits: Limits) -> Result<Self> {
+        settings.check()?;
+        if settings.adapt.is_on() {
+            fold.model.backend.check_adapt()?;
+            if fold.start.is_none() {
+                let (expected, help) =
+                    ("a model that was folded to be corrected", "Fold it with these settings.");
+                return Err(Error::argument(
+                    format!("adapt {}", settings.adapt.mode),
+                    expected,
+                    "another",
+                    help,
+                ));
+            }
+        }
+        Self::build(Arc::clone(&fold.model), settings, limits, None, Some(fold))
+    }
+
+    fn build(
+        model: Arc<Model<B>>,
+        settings: Settings,
+        limits: Limits,
+        calibration: Option<&Calibration>,
+        fold: Option<Arc<Fold<B>>>,
+    ) -> Result<Self> {
         let (backend, config) = (&*model.backend, &model.config);
         checks::check_limits(config, &settings, limits)?;
         backend.check_sizes(&[
@@ -136,8 +181,17 @@ impl<B: Backend> Session<B> {
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
         let mut scratch = Scratch::new(backend, config, &settings, shape, rotary_positions)?;
         let calibration = in_order(&model, calibration);
-        let (selections, counts) =
+        let (mut selections, mut counts) =
             selections::build(&model, &settings, limits, calibration.as_deref(), &mut scratch)?;
+        let corrections = match &fold {
+            Some(fold) => adapt::prepare(fold, &settings, &mut selections)?,
+            None => None,
+        };
+        for (count, selections) in counts.iter_mut().zip(&selections) {
+            let [attention, mlp] = selections.each_ref().map(|of| matches!(of, Selection::Adapted(_)));
+            count.probes_attention |= attention;
+            count.probes_mlp |= mlp;
+        }
         let prunes = selections.iter().flatten().any(|selection| selection.kept().is_some());
         let dense = || selections.iter().map(|_| [Selection::Dense, Selection::Dense]).collect();
         let dense = (prunes && settings.dense_below > 0).then(dense);
@@ -164,12 +218,14 @@ impl<B: Backend> Session<B> {
             fallback: DenseFallback { selections: dense, active: false, batches: 0 },
             cancel: Arc::default(),
             model: Arc::clone(&model),
+            fold,
+            corrections,
         };
         session.prepare_rope(config.max_position_embeddings.min(longest));
         Ok(session)
     }
 
-    /// The model.
+    /// The model that runs: under `fold` the folded one.
     pub fn model(&self) -> &Arc<Model<B>> {
         &self.model
     }
@@ -222,7 +278,8 @@ impl<B: Backend> Session<B> {
         }
         self.scratch.timeline.mark(&self.model.backend, None);
         let mode = Mode::Batch { update_history };
-        let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
+        let context =
+            Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode, dense: None };
         let selections = self.selections.iter_mut().flatten();
         let fold = || selections.for_each(|selection| block::update_history(&context, selection));
         self.model.backend.scope(fold);
@@ -275,13 +332,26 @@ impl<B: Backend> Session<B> {
         self.prepare_rope(past + self.batch.shape.tokens);
         self.fallback.active = self.falls_back(self.batch.shape);
         self.fallback.batches += usize::from(self.fallback.active);
-        let context = Context { model: &*self.model, settings: &self.settings, batch: &self.batch, mode };
+        let dense = match mode {
+            Mode::Batch { update_history: true } => self.probed_by(),
+            _ => None,
+        };
+        let context = Context {
+            model: &*self.model,
+            settings: &self.settings,
+            batch: &self.batch,
+            mode,
+            dense: dense.as_deref(),
+        };
         let cache = self.cache.as_mut().filter(|_| cached);
         let dense = self.fallback.selections.as_mut().filter(|_| self.fallback.active);
         let (selections, scratch) = (dense.unwrap_or(&mut self.selections), &mut self.scratch);
         let cancel = &*self.cancel;
         self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None, cancel));
         let outcome = self.check_fault();
+        if let Mode::Batch { update_history: true } = mode {
+            self.note_corrections()?;
+        }
         if self.cancel.swap(false, Ordering::Relaxed) { Err(Error::Cancelled) } else { outcome }
     }
 

@@ -19,6 +19,7 @@ use crate::{
         flops::LayerCounts,
         settings::{Compensation, Method, Metric, Settings},
     },
+    weights::LayerShape,
 };
 
 /// Selections and counts of every layer.
@@ -31,20 +32,26 @@ pub(super) fn build<B: Backend>(
 ) -> Result<(Selections<B>, Vec<LayerCounts>)> {
     let config = &model.config;
     let layers = config.num_hidden_layers;
+    let shapes = model.weights.layers.iter().map(|layer| &layer.shape);
     let mut selections: Selections<B> = (0..layers).map(|_| [Selection::Dense, Selection::Dense]).collect();
-    let mut counts = vec![LayerCounts::dense(config); layers];
+    let mut counts: Vec<LayerCounts> = shapes.clone().map(LayerCounts::of).collect();
     let ratio = counts::layer_ratio(settings, layers)?;
-    // Ratio 0 is the dense model to the bit, whatever the method.
-    let Some(ratio) = ratio.filter(|&ratio| ratio > 0.0 && settings.method != Method::None) else {
+    // Ratio 0 is the dense model to the bit, whatever the method; and the model of a fold runs as it is.
+    let chooses = !matches!(settings.method, Method::None | Method::Fold);
+    let Some(ratio) = ratio.filter(|&ratio| ratio > 0.0 && chooses) else {
         return Ok((selections, counts));
     };
-    if settings.method.needs_calibration() && calibration.is_none() {
+    let whole = LayerShape::of(config);
+    if shapes.into_iter().any(|shape| *shape != whole) {
         return Err(Error::argument(
             format!("method {}", settings.method),
-            "a calibration",
-            "none",
-            "Pass `calibration`.",
+            "a model with all of its heads and channels",
+            "one that was pruned for good",
+            "Run it with `method` none.",
         ));
+    }
+    if settings.method.needs_calibration() && calibration.is_none() {
+        return Err(no_calibration(settings));
     }
     if settings.channel_group > 1 && model.channel_order.is_none() {
         return Err(Error::argument(
@@ -96,6 +103,10 @@ pub(super) fn build<B: Backend>(
     }
     super::take_fault(&*model.backend, &mut scratch.fault)?;
     Ok((selections, counts))
+}
+
+pub(super) fn no_calibration(settings: &Settings) -> Error {
+    Error::argument(format!("method {}", settings.method), "a calibration", "none", "Pass `calibration`.")
 }
 
 pub(super) fn moments(
@@ -157,7 +168,7 @@ impl<'a, B: Backend> Builder<'a, B> {
 
     fn selection(&mut self, layer: usize, block: Block, len: usize) -> Result<Selection<B>> {
         let metric = match self.settings.method {
-            Method::None => return Ok(Selection::Dense),
+            Method::None | Method::Fold => return Ok(Selection::Dense),
             // The first block has no previous residual to take a probe from (docs/method.md, section 6).
             Method::ProbePruning
                 if self.settings.parallel_probe && layer == 0 && block == Block::Attention =>

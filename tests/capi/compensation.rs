@@ -22,8 +22,13 @@ const RANK: u32 = 6;
 fn compensated_and_grouped_sessions_are_the_librarys() {
     let (model, rust) = (tiny_llama(), in_rust());
     let text = tokens(6 * 16, 1);
-    let options =
-        library::CalibrationOptions { seq_len: 16, batch_size: 8, flap: false, linear_rank: RANK as usize };
+    let options = library::CalibrationOptions {
+        seq_len: 16,
+        batch_size: 8,
+        flap: false,
+        linear_rank: RANK as usize,
+        ..Default::default()
+    };
     let calibration = library::calibrate(&rust, &text, options, |_| ()).unwrap();
     let source = ModelSource::locate("bundled:tiny-llama").unwrap();
     let order = Some(calibration.channel_order.clone());

@@ -59,7 +59,13 @@ fn scores(session: &Session, layer: u64, block: u32) -> Vec<f32> {
 fn batches_calibration_and_kept_sets_are_the_librarys() {
     let (model, rust) = (tiny_llama(), in_rust());
     let text = tokens(4 * 16, 1);
-    let options = library::CalibrationOptions { seq_len: 16, batch_size: 8, flap: false, linear_rank: 0 };
+    let options = library::CalibrationOptions {
+        seq_len: 16,
+        batch_size: 8,
+        flap: false,
+        linear_rank: 0,
+        ..Default::default()
+    };
     let calibration = library::calibrate(&rust, &text, options, |_| ()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = c(folder.path().join("history.safetensors").to_str().unwrap());

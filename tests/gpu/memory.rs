@@ -225,7 +225,13 @@ fn a_sessions_footprint_is_what_it_allocates() {
     for folder in [Folder::llama(), Folder::opt()] {
         let gpu = Arc::new(Gpu::new(Meter::default(), GpuDtype::Bf16));
         let model = Arc::new(Model::load(&folder.source(), true, Arc::clone(&gpu), |_| ()).unwrap());
-        let options = CalibrationOptions { seq_len: 10, batch_size: 3, flap: false, linear_rank: 3 };
+        let options = CalibrationOptions {
+            seq_len: 10,
+            batch_size: 3,
+            flap: false,
+            linear_rank: 3,
+            ..Default::default()
+        };
         let calibration = calibrate(&model, &[3; 30], options, |_| ()).unwrap();
         let order = Some(calibration.channel_order.clone());
         let sorted = Model::load_ordered(&folder.source(), true, Arc::clone(&gpu), order, |_| ());
@@ -246,11 +252,13 @@ fn a_sessions_footprint_is_what_it_allocates() {
             };
             let session =
                 Session::new(Arc::clone(model), settings.clone(), limits, Some(&calibration)).unwrap();
-            let Footprint { scratch, history, probed, compensation, cache } =
+            let Footprint { scratch, history, probed, compensation, corrections, cache } =
                 Footprint::new(&model.config, &settings, session.layer_counts(), limits);
             let loss = gpu.cross_entropy_scratch(30, model.config.vocab_size) as u64 * 4;
-            let sum: u64 =
-                [scratch, history, probed, compensation, cache].iter().map(|part| part.bytes(2)).sum();
+            let sum: u64 = [scratch, history, probed, compensation, corrections, cache]
+                .iter()
+                .map(|part| part.bytes(2))
+                .sum();
             assert_eq!(
                 sum + loss,
                 gpu.driver().allocated() - before,

@@ -94,7 +94,13 @@ fn check(
         (true, true) => score,
     };
     for linear_rank in [0, 2] {
-        let options = CalibrationOptions { seq_len: TOKENS, batch_size: 1, flap: true, linear_rank };
+        let options = CalibrationOptions {
+            seq_len: TOKENS,
+            batch_size: 1,
+            flap: true,
+            linear_rank,
+            ..Default::default()
+        };
         let result = calibrate(model, &tokens, options, |_| ());
         assert_fault(&format!("{what}, calibration"), result.map(drop), found);
     }

@@ -27,7 +27,8 @@ fn dense(model: &Arc<Model<Cpu>>, limits: Limits) -> Session<Cpu> {
 }
 
 fn calibrated(model: &Arc<Model<Cpu>>) -> Calibration {
-    let options = CalibrationOptions { seq_len: 20, batch_size: 2, flap: true, linear_rank: 3 };
+    let options =
+        CalibrationOptions { seq_len: 20, batch_size: 2, flap: true, linear_rank: 3, ..Default::default() };
     calibrate(model, &random_tokens(9, 5 * 20), options, |_| ()).unwrap()
 }
 

@@ -96,7 +96,13 @@ pub(crate) fn calibrations<B: Backend>(
     lengths.dedup();
     let one = |seq_len: usize| {
         let tokens = tokens(model, args, CALIBRATION_WINDOWS * seq_len);
-        let options = CalibrationOptions { seq_len, batch_size: CALIBRATION_WINDOWS, flap, linear_rank };
+        let options = CalibrationOptions {
+            seq_len,
+            batch_size: CALIBRATION_WINDOWS,
+            flap,
+            linear_rank,
+            ..Default::default()
+        };
         Ok((seq_len, calibrate(model, &tokens, options, |_| ())?))
     };
     lengths.into_iter().map(one).collect()

@@ -45,6 +45,12 @@ pub(crate) struct CalibrateArgs {
     /// Compensation of later runs: linear or linear:RANK fits low-rank maps, in a second pass
     #[arg(long, value_name = "HOW", default_value_t = Compensation::ProbeMean, value_parser = compensation)]
     compensate: Compensation,
+    /// Also gather the second moments that --method fold needs; they take C·(C + 1)/2 floats per block of C channels
+    #[arg(long)]
+    fold: bool,
+    /// Memory for second moments at a time, in GiB; more of them take further passes
+    #[arg(long, value_name = "GIB", default_value_t = 4, value_parser = at_least_one())]
+    fold_memory: usize,
     /// The history file to write
     #[arg(long, value_name = "HISTORY.safetensors")]
     out: PathBuf,
@@ -66,6 +72,8 @@ impl Task for &CalibrateArgs {
             batch_size: self.batch_size,
             flap: true,
             linear_rank: self.compensate.rank(),
+            fold: self.fold,
+            fold_memory: self.fold_memory << 30,
         };
         let calibration = loaded.calibrate(&tokens, self.calibrate_samples, options)?;
         interrupt::uninterrupted(|| calibration.save(&self.out))?;

@@ -119,6 +119,7 @@ impl Task for &DemoArgs {
             batch_size: SHAPE.samples,
             flap: true,
             linear_rank: RANK,
+            ..Default::default()
         };
         let calibration = loaded.calibrate(&tokens, Some(CALIBRATION_SAMPLES), options)?;
         let batches = Topic::ALL

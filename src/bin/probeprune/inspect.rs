@@ -160,9 +160,9 @@ fn describe_memory(
     let limits = |capacity| Limits { samples: shape.samples, tokens: shape.tokens, capacity };
     let footprint = Footprint::new(config, settings, layers, limits(0));
     let cache = Footprint::new(config, settings, layers, limits(shape.tokens)).cache.bytes(device.activation);
-    let [scratch, history, probed, compensation] =
-        [footprint.scratch, footprint.history, footprint.probed, footprint.compensation]
-            .map(|part| part.bytes(device.activation));
+    let Footprint { scratch, history, probed, compensation, corrections, .. } = footprint;
+    let [scratch, history, probed, compensation, corrections] =
+        [scratch, history, probed, compensation, corrections].map(|part| part.bytes(device.activation));
     let scratch = scratch + device.loss as u64;
     let layout = settings.history_layout;
     let layout = match layout.bucket {
@@ -170,9 +170,9 @@ fn describe_memory(
         bucket => format!("{}, {bucket} slots in a row", layout.dtype),
     };
     format!(
-        "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}, compensation {}\n\
+        "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}, compensation {}{}\n\
          \x20            generation adds {} for the keys and values of these tokens\n",
-        size(device.weights + scratch + history + probed + compensation),
+        size(device.weights + scratch + history + probed + compensation + corrections),
         device.name,
         shape.samples,
         shape.tokens,
@@ -181,6 +181,7 @@ fn describe_memory(
         size(history),
         size(probed),
         size(compensation),
+        if corrections > 0 { format!(", corrections {}", size(corrections)) } else { String::new() },
         size(cache),
     )
 }

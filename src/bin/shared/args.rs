@@ -11,7 +11,10 @@ use probeprune::{
     config::ModelConfig,
     prune::{
         counts,
-        settings::{Compensation, HistoryDtype, HistoryLayout, Method, Metric, ProbeOrder, Settings},
+        settings::{
+            Adapt, AdaptMetric, AdaptSettings, Compensation, FoldChoice, HistoryDtype, HistoryLayout, Method,
+            Metric, ProbeOrder, Settings,
+        },
     },
 };
 
@@ -155,6 +158,28 @@ pub(crate) struct TuningArgs {
     /// Weight of a head in FLAP's global ranking: 4 counts q, k, v and o; 2 counts q and o, for GQA
     #[arg(long, value_name = "N", default_value_t = 4)]
     flap_attention_factor: u32,
+    /// How --method fold chooses what it keeps: pivot (what explains most of the rest) or score (as pp, by variance)
+    #[arg(long, value_name = "HOW", default_value_t = FoldChoice::Pivot, value_parser = names::<FoldChoice>(FoldChoice::ALL, FoldChoice::name))]
+    fold_choice: FoldChoice,
+    /// Correct --method fold by a probe: none, probe or probe:TOKENS (of each batch). --parallel-probe corrects after the
+    /// batch
+    #[arg(long, value_name = "HOW", default_value_t, value_parser = adapt)]
+    adapt: Adapt,
+    /// What the correction knows of kept channels: full (their second moments) or diagonal (their variances)
+    #[arg(long, value_name = "HOW", default_value_t = AdaptMetric::Full, value_parser = names::<AdaptMetric>(AdaptMetric::ALL, AdaptMetric::name))]
+    adapt_metric: AdaptMetric,
+    /// Share of their weight that earlier tokens keep at each correction; 1 forgets nothing
+    #[arg(long, value_name = "SHARE", default_value_t = AdaptSettings::default().forgetting, allow_negative_numbers = true)]
+    adapt_forgetting: f64,
+    /// Tokens that calibration counts as in corrections
+    #[arg(long, value_name = "N", default_value_t = AdaptSettings::default().prior_tokens)]
+    adapt_prior_tokens: usize,
+    /// Probe every n-th batch while the fold fits the text
+    #[arg(long, value_name = "N", default_value_t = AdaptSettings::default().every)]
+    adapt_every: usize,
+    /// Probe every batch while the fold's error is more than this, relative to calibration's
+    #[arg(long, value_name = "X", default_value_t = AdaptSettings::default().threshold, allow_negative_numbers = true)]
+    adapt_threshold: f64,
     /// Seed of --method random and of sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -216,6 +241,15 @@ impl TuningArgs {
             prior_tokens: self.prior_tokens,
             channel_group: self.channel_group,
             flap_attention_factor: self.flap_attention_factor,
+            fold_choice: self.fold_choice,
+            adapt: AdaptSettings {
+                mode: self.adapt,
+                metric: self.adapt_metric,
+                forgetting: self.adapt_forgetting,
+                prior_tokens: self.adapt_prior_tokens,
+                every: self.adapt_every,
+                threshold: self.adapt_threshold,
+            },
             seed: self.seed,
             dense_below: self.dense_below,
         };
@@ -306,6 +340,11 @@ where
 
 /// Parses a compensation.
 pub(crate) fn compensation(text: &str) -> Result<Compensation, String> {
+    text.parse().map_err(|error| flags::message(&error))
+}
+
+/// Parses a way to correct a fold.
+fn adapt(text: &str) -> Result<Adapt, String> {
     text.parse().map_err(|error| flags::message(&error))
 }
 

@@ -4,6 +4,12 @@ use probeprune::Error;
 
 /// The settings that errors may name.
 const SETTINGS: &[&str] = &[
+    "adapt",
+    "adapt_every",
+    "adapt_forgetting",
+    "adapt_metric",
+    "adapt_prior_tokens",
+    "adapt_threshold",
     "batch_size",
     "calibration",
     "channel_group",
@@ -12,6 +18,7 @@ const SETTINGS: &[&str] = &[
     "device",
     "fixed_probe_weight",
     "flap_attention_factor",
+    "fold_choice",
     "history_bucket",
     "history_dtype",
     "linear_rank",
@@ -100,8 +107,11 @@ mod tests {
         for name in all {
             match &*name {
                 // Structs, whose fields are settings, and the model's tokens.
-                "history_layout" | "sampling" | "eos_token_ids" => {}
+                "history_layout" | "sampling" | "eos_token_ids" | "mode" => {}
                 "dtype" | "bucket" => assert!(SETTINGS.contains(&&*format!("history_{name}"))),
+                "forgetting" | "every" | "threshold" => {
+                    assert!(SETTINGS.contains(&&*format!("adapt_{name}")))
+                }
                 _ => assert!(SETTINGS.contains(&&*name), "{name}"),
             }
         }

@@ -193,8 +193,7 @@ impl<B: Backend> Loaded<B> {
                 SHORT * self.model.config.hidden_size
             ));
         }
-        // Linear maps take a second pass.
-        let bar = progress::bar("calibrating", wanted * if options.linear_rank > 0 { 2 } else { 1 });
+        let bar = progress::bar("calibrating", wanted * options.passes(&self.model.config));
         let done = |samples: usize| bar.set_position(samples as u64);
         let calibration = calibrate(&self.model, &tokens[..wanted * seq_len], options, done)?;
         bar.finish_and_clear();
@@ -249,7 +248,14 @@ impl<B: Backend> Loaded<B> {
         }
         let tokens = self.tokens(&args.calibrate_text, args.calibrate_tokens.as_ref())?;
         let linear_rank = settings.compensate.rank();
-        let options = CalibrationOptions { seq_len, batch_size, flap: method == Method::Flap, linear_rank };
+        let options = CalibrationOptions {
+            seq_len,
+            batch_size,
+            flap: method == Method::Flap,
+            linear_rank,
+            fold: method == Method::Fold,
+            ..Default::default()
+        };
         self.calibrate(&tokens, args.calibrate_samples, options).map(Some)
     }
 }

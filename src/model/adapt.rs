@@ -1,0 +1,82 @@
+//! The correction of a fold by the probe (docs/method.md, section 13): the probe's tokens run in full, so the fold's error
+//! on them is known exactly, and recursive least squares spreads it to the batch and remembers it.
+
+use super::{attention::Rows, block::intermediate, context::BlockContext, scratch::Scratch};
+use crate::{
+    backend::{AdaptOperands, AdaptScratch, Backend, KeptSet, Linear, Precision, ProjectOperands},
+    error::Result,
+    prune::{BatchShape, settings::AdaptSettings},
+};
+
+/// A folded block whose last projection a probe corrects.
+#[derive(Debug)]
+pub struct Adapted<B: Backend> {
+    /// The kept heads or channels.
+    pub kept: KeptSet<B::Indices>,
+    /// μ_K (n).
+    pub means: B::Statistics,
+    /// P.
+    pub precision: Precision<B::Statistics>,
+    /// W'ᵀ (n, H) in float32.
+    pub weight: B::Statistics,
+    /// b' (H).
+    pub bias: B::Statistics,
+    /// W' (H, n) in the model's dtype, which the batch runs with.
+    pub last: Linear<B>,
+    /// The fold's mean squared error on the last probe (1).
+    pub error: B::Statistics,
+}
+
+/// Buffers for corrections.
+pub fn scratch<B: Backend>(
+    backend: &B,
+    probe: BatchShape,
+    widest: usize,
+    hidden_size: usize,
+) -> Result<AdaptScratch<B>> {
+    let t = probe.rows();
+    Ok(AdaptScratch {
+        features: backend.statistics(t * widest)?,
+        images: backend.statistics(t * widest)?,
+        errors: backend.statistics(t * hidden_size)?,
+        gram: backend.statistics(t * (t + 1))?,
+    })
+}
+
+/// Runs the gathered probe with all of `dense`'s heads or channels and corrects the last projection of `this`.
+pub(super) fn correct<B: Backend>(
+    this: BlockContext<'_, B>,
+    dense: BlockContext<'_, B>,
+    adapted: &mut Adapted<B>,
+    scratch: &mut Scratch<B>,
+) {
+    let Scratch { probe_x, attention, a, probe, previous, adapt, .. } = scratch;
+    let mask = this.forward.batch.padded.then_some(&probe.mask);
+    let rows =
+        Rows { x: probe_x, shape: probe.shape, positions: &probe.positions, mask, slots: Some(&probe.slots) };
+    intermediate(dense, rows, None, None, None, attention, a);
+    let (backend, last) = (this.backend(), dense.last());
+    // Only the parallel probe of `pp` reads the residual before.
+    let target = &mut previous.rows;
+    backend.project(ProjectOperands {
+        bias: last.bias.as_ref(),
+        ..ProjectOperands::new(a, probe.shape.rows(), last, target)
+    });
+    let Adapted { kept, means, precision, weight, bias, last, error } = adapted;
+    backend.adapt(AdaptOperands {
+        a,
+        target,
+        rows: probe.shape.rows(),
+        mask,
+        kept,
+        means,
+        precision,
+        bias_gain: 1.0 / AdaptSettings::BIAS_PRIOR_TOKENS,
+        forgetting: this.forward.settings.adapt.forgetting as f32,
+        weight,
+        bias,
+        last,
+        error,
+        scratch: adapt,
+    });
+}

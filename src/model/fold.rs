@@ -1,0 +1,229 @@
+//! Folded models: fewer heads and channels for good, and last projections that stand for the others too
+//! (docs/method.md, section 12).
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::Model;
+use crate::{
+    backend::Backend,
+    checkpoint::{Tensor, Tensors},
+    error::{Error, Proceed, Result},
+    prune::{
+        Block,
+        calibration::Calibration,
+        counts,
+        fold::{FoldSource, FoldedBlock},
+        settings::Settings,
+    },
+    weights::{LayerNames, LayerShape, Weights, prefix},
+};
+
+/// A folded model, and what it keeps of the model that it was made from.
+#[derive(Debug)]
+pub struct Fold<B: Backend> {
+    /// The folded model. All of its products are dense.
+    pub model: Arc<Model<B>>,
+    /// Heads and channels that each layer kept, ascending; `None` for a block that was not folded.
+    pub kept: Vec<[Option<Vec<u32>>; 2]>,
+    /// What corrections by a probe start from; `None` without.
+    pub start: Option<FoldStart<B>>,
+}
+
+/// What corrections of a fold start from.
+#[derive(Debug)]
+pub struct FoldStart<B: Backend> {
+    /// The model that was folded.
+    pub dense: Arc<Model<B>>,
+    /// Its folded blocks, with their priors.
+    pub blocks: Vec<[Option<FoldedBlock>; 2]>,
+}
+
+impl<B: Backend> Fold<B> {
+    /// Folds the layers of `model` that `settings` do not skip. `on_layer` is called after each with its
+    /// number, from 1.
+    ///
+    /// # Errors
+    /// Settings that leave nothing to keep; a calibration of another model or without second moments; a model that was
+    /// folded before or loaded in another order of channels; weights or moments that are not finite; no room on the device; or
+    /// what `on_layer` ends with.
+    pub fn new<P: Proceed>(
+        model: &Arc<Model<B>>,
+        settings: &Settings,
+        calibration: &Calibration,
+        mut on_layer: impl FnMut(usize) -> P,
+    ) -> Result<Self> {
+        let config = &model.config;
+        let layers = config.num_hidden_layers;
+        calibration.check_model(&model.fingerprint)?;
+        let whole = LayerShape::of(config);
+        if model.channel_order.is_some() || model.weights.layers.iter().any(|layer| layer.shape != whole) {
+            return Err(Error::argument(
+                "model to fold",
+                "one with all of its heads and channels, in the checkpoint's order",
+                "one that was pruned or loaded in another order",
+                "Fold the model as it is in the checkpoint.",
+            ));
+        }
+        let mut folded = Folded {
+            model,
+            replaced: HashMap::new(),
+            shapes: vec![whole; layers],
+            starts: vec![[None, None]; layers],
+            kept: vec![[None, None]; layers],
+        };
+        let ratio = counts::layer_ratio(settings, layers)?.filter(|&ratio| ratio > 0.0);
+        for layer in (0..layers).filter(|layer| ratio.is_some() && !settings.skip_layers.contains(layer)) {
+            let ratio = ratio.expect("checked");
+            for (block, keep) in [
+                (Block::Attention, counts::kept_heads(settings, config, ratio)?),
+                (Block::Mlp, counts::kept_channels(settings, config, ratio)?),
+            ] {
+                folded.fold(layer, block, keep, settings, calibration)?;
+            }
+            on_layer(layer + 1).proceed()?;
+        }
+        let weights = Weights::load(&folded, config, &model.backend, None, Some(&folded.shapes), |_| ())?;
+        let fingerprint = folded.fingerprint();
+        let Folded { kept, starts, .. } = folded;
+        let start = settings.adapt.is_on().then(|| FoldStart { dense: Arc::clone(model), blocks: starts });
+        let model = Model {
+            config: config.clone(),
+            backend: Arc::clone(&model.backend),
+            weights,
+            fingerprint,
+            channel_order: None,
+        };
+        Ok(Self { model: Arc::new(model), kept, start })
+    }
+}
+
+/// A model's tensors, some of them replaced.
+struct Folded<'a, B: Backend> {
+    model: &'a Model<B>,
+    replaced: HashMap<String, Tensor>,
+    shapes: Vec<LayerShape>,
+    kept: Vec<[Option<Vec<u32>>; 2]>,
+    starts: Vec<[Option<FoldedBlock>; 2]>,
+}
+
+impl<B: Backend> Tensors for Folded<'_, B> {
+    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
+        match self.replaced.get(name) {
+            Some(tensor) => Ok(Some(tensor.clone())),
+            None => self.model.tensor(name),
+        }
+    }
+
+    fn require(&self, name: &str) -> Result<Tensor> {
+        self.replaced.get(name).map_or_else(|| self.model.require(name), |tensor| Ok(tensor.clone()))
+    }
+}
+
+impl<B: Backend> Folded<'_, B> {
+    /// Folds a block to `keep` heads or channels.
+    fn fold(
+        &mut self,
+        layer: usize,
+        block: Block,
+        keep: usize,
+        settings: &Settings,
+        calibration: &Calibration,
+    ) -> Result<()> {
+        let (config, names) = (&self.model.config, LayerNames::of(self.model.config.family));
+        let (width, unit) = (block.channels(config), block.unit(config, 1));
+        if keep * unit.block_width() == width {
+            return Ok(());
+        }
+        let moments = &calibration.layers[layer][block as usize];
+        let Some(second) = &moments.second else {
+            return Err(Error::argument(
+                format!("method {}", settings.method),
+                "a calibration with second moments",
+                "one without",
+                "Calibrate with second moments: `probeprune calibrate --fold`.",
+            ));
+        };
+        let name = |part: &str| format!("{}layers.{layer}.{part}", prefix(config.family));
+        let last = name(if block == Block::Attention { names.o_proj } else { names.down_proj });
+        let weight = self.model.require(&format!("{last}.weight"))?;
+        let bias = self.model.tensor(&format!("{last}.bias"))?.map(|bias| bias.to_f32());
+        let source = FoldSource {
+            means: &moments.channel_means(width),
+            second,
+            weight: &weight.to_f32(),
+            bias: bias.as_deref(),
+        };
+        let metric = settings.adapt.is_on().then_some(settings.adapt.metric);
+        let folded = source.fold(unit, keep, settings.fold_choice, metric);
+        let FoldedBlock { kept, weight: refitted, bias, prior } = folded.clone();
+        let of_prior = prior.iter().flat_map(|prior| &prior.metric);
+        if !refitted.iter().chain(&bias).chain(of_prior).all(|x| x.is_finite()) {
+            return Err(Error::NonFinite {
+                layer,
+                block: block.name(),
+                what: "the folded projection",
+                help: "The calibration or the weights are not finite, or the checkpoint is damaged."
+                    .to_string(),
+            });
+        }
+        let shape = vec![config.hidden_size, keep * unit.block_width()];
+        let refitted = Tensor::from_f32(shape, refitted).rounded_to(weight.dtype());
+        self.replaced.insert(format!("{last}.weight"), refitted);
+        self.replaced.insert(format!("{last}.bias"), Tensor::from_f32(vec![config.hidden_size], bias));
+        match block {
+            Block::Mlp => {
+                for part in names.mlp_first {
+                    self.keep_rows(&name(part), &kept)?;
+                }
+                self.shapes[layer].channels = keep;
+            }
+            Block::Attention => self.keep_heads(layer, name, &kept)?,
+        }
+        self.kept[layer][block as usize] = Some(kept);
+        self.starts[layer][block as usize] = metric.map(|_| folded);
+        Ok(())
+    }
+
+    /// The kept query heads and the key/value heads that they read.
+    fn keep_heads(&mut self, layer: usize, name: impl Fn(&str) -> String, kept: &[u32]) -> Result<()> {
+        let config = &self.model.config;
+        let (group, head_dim) = (config.gqa_group() as u32, config.head_dim as u32);
+        let mut kv_heads: Vec<u32> = kept.iter().map(|head| head / group).collect();
+        kv_heads.dedup();
+        let place = |head: &u32| kv_heads.partition_point(|&kv_head| kv_head < head / group) as u32;
+        let shape = &mut self.shapes[layer];
+        (shape.heads, shape.kv_heads) = (kept.len(), kv_heads.len());
+        shape.kv_head_of = kept.iter().map(place).collect();
+        let rows = |heads: &[u32]| -> Vec<u32> {
+            heads.iter().flat_map(|head| head * head_dim..(head + 1) * head_dim).collect()
+        };
+        self.keep_rows(&name("self_attn.q_proj"), &rows(kept))?;
+        for part in ["self_attn.k_proj", "self_attn.v_proj"] {
+            self.keep_rows(&name(part), &rows(&kv_heads))?;
+        }
+        Ok(())
+    }
+
+    /// Rows of a first projection, and of its bias.
+    fn keep_rows(&mut self, name: &str, rows: &[u32]) -> Result<()> {
+        let weight = self.model.require(&format!("{name}.weight"))?;
+        self.replaced.insert(format!("{name}.weight"), weight.reordered_rows(rows));
+        let bias = format!("{name}.bias");
+        if let Some(values) = self.model.tensor(&bias)? {
+            self.replaced.insert(bias, values.reordered_rows(rows));
+        }
+        Ok(())
+    }
+
+    /// Tells folds of a model apart.
+    fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"fold of ").update(self.model.fingerprint.as_bytes());
+        let mut names: Vec<_> = self.replaced.keys().collect();
+        names.sort_unstable();
+        for name in names {
+            hasher.update(name.as_bytes()).update(self.replaced[name].bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}

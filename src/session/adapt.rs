@@ -1,0 +1,185 @@
+//! Corrections of a fold: their state in a session, and which batches are probed (docs/method.md, section 13).
+
+use std::sync::Arc;
+
+use super::Session;
+use crate::{
+    backend::{Backend, KeptSet, Linear, Precision, WeightUse},
+    checkpoint::Tensor,
+    error::Result,
+    model::{
+        Model,
+        adapt::Adapted,
+        fold::{Fold, FoldStart},
+        forward::Selections,
+        selection::Selection,
+    },
+    prune::{
+        Block,
+        fold::FoldedBlock,
+        settings::{AdaptMetric, Settings},
+    },
+};
+
+/// What a session knows of its corrections.
+#[derive(Debug)]
+pub(super) struct Corrections<B: Backend> {
+    dense: Arc<Model<B>>,
+    /// Mean squared errors of the fold on calibration's text, of every corrected block.
+    calibrated: Vec<f64>,
+    /// Whether batches are probed at all.
+    active: bool,
+    /// Batches until the next probe.
+    wait: usize,
+    /// The fold's error on the latest probe over that on calibration's text: geometric mean over the blocks.
+    relative_error: Option<f64>,
+    batches: usize,
+    probed: usize,
+}
+
+impl<B: Backend> Corrections<B> {
+    fn new(start: &FoldStart<B>) -> Self {
+        let priors = start.blocks.iter().flatten().flatten().flat_map(|block| &block.prior);
+        Self {
+            dense: Arc::clone(&start.dense),
+            calibrated: priors.map(|prior| prior.error).collect(),
+            active: true,
+            wait: 0,
+            relative_error: None,
+            batches: 0,
+            probed: 0,
+        }
+    }
+}
+
+/// The state of every folded block that a probe corrects, put in place of dense selections.
+pub(super) fn prepare<B: Backend>(
+    fold: &Fold<B>,
+    settings: &Settings,
+    selections: &mut Selections<B>,
+) -> Result<Option<Corrections<B>>> {
+    let Some(start) = &fold.start else { return Ok(None) };
+    for (layer, blocks) in start.blocks.iter().enumerate() {
+        for (block, folded) in Block::ALL.into_iter().zip(blocks) {
+            if let Some(folded) = folded {
+                let adapted = adapted(fold, layer, block, folded, settings)?;
+                selections[layer][block as usize] = Selection::Adapted(Box::new(adapted));
+            }
+        }
+    }
+    Ok(Some(Corrections::new(start)))
+}
+
+fn adapted<B: Backend>(
+    fold: &Fold<B>,
+    layer: usize,
+    block: Block,
+    folded: &FoldedBlock,
+    settings: &Settings,
+) -> Result<Adapted<B>> {
+    let Model { backend, config, weights, .. } = &*fold.model;
+    let statistics = |values: &[f32]| -> Result<B::Statistics> {
+        let mut out = backend.statistics(values.len())?;
+        backend.upload_statistics(values, &mut out);
+        Ok(out)
+    };
+    let FoldedBlock { kept, weight, bias, prior } = folded;
+    let prior = prior.as_ref().expect("a fold that is corrected has priors");
+    let unit = block.unit(config, 1).block_width();
+    let (n, h) = (kept.len() * unit, config.hidden_size);
+    let mut indices = backend.indices(kept.len())?;
+    backend.upload_indices(kept, &mut indices);
+    let transposed: Vec<f32> = (0..n).flat_map(|i| weight[i..].iter().step_by(n).copied()).collect();
+    let metric: Vec<f32> = prior.metric.iter().map(|x| x / settings.adapt.prior_tokens as f32).collect();
+    let metric = statistics(&metric)?;
+    // In the dtype that the fold's own has.
+    let dtype = backend.download_weight(&weights.layers[layer].last(block).weight)?.dtype();
+    let tensor = Tensor::from_f32(vec![h, n], weight.clone()).rounded_to(dtype);
+    Ok(Adapted {
+        kept: KeptSet { indices, len: kept.len(), of: block.channels(config) / unit, block_width: unit },
+        means: statistics(&prior.means)?,
+        precision: match settings.adapt.metric {
+            AdaptMetric::Full => Precision::Full(metric),
+            AdaptMetric::Diagonal => Precision::Diagonal(metric),
+        },
+        weight: statistics(&transposed)?,
+        bias: statistics(bias)?,
+        last: Linear {
+            weight: backend.weight(&tensor, WeightUse::Columns)?,
+            bias: None,
+            out_features: h,
+            in_features: n,
+        },
+        error: backend.statistics(1)?,
+    })
+}
+
+impl<B: Backend> Session<B> {
+    /// Whether the next batch is probed.
+    pub(super) fn is_probed(&self) -> bool {
+        self.corrections.as_ref().is_some_and(|corrections| corrections.active && corrections.wait == 0)
+    }
+
+    /// The dense model, if this batch is probed.
+    pub(super) fn probed_by(&self) -> Option<Arc<Model<B>>> {
+        self.corrections
+            .as_ref()
+            .filter(|_| self.is_probed())
+            .map(|corrections| Arc::clone(&corrections.dense))
+    }
+
+    /// After a batch: whether the next ones are probed.
+    pub(super) fn note_corrections(&mut self) -> Result<()> {
+        let is_probed = self.is_probed();
+        let Some(corrections) = &mut self.corrections else { return Ok(()) };
+        corrections.batches += 1;
+        if !is_probed {
+            corrections.wait = corrections.wait.saturating_sub(1);
+            return Ok(());
+        }
+        corrections.probed += 1;
+        let (mut logarithms, mut calibrated) = (0.0, corrections.calibrated.iter());
+        for selection in self.selections.iter().flatten() {
+            if let Selection::Adapted(adapted) = selection {
+                let error = self.model.backend.download_statistics(&adapted.error, 1)?[0];
+                let expected = calibrated.next().expect("one for each block");
+                logarithms += (f64::from(error) / expected.max(f64::MIN_POSITIVE)).ln();
+            }
+        }
+        let relative = (logarithms / corrections.calibrated.len() as f64).exp();
+        corrections.relative_error = Some(relative);
+        let fits = relative <= self.settings.adapt.threshold;
+        corrections.wait = if fits { self.settings.adapt.every - 1 } else { 0 };
+        Ok(())
+    }
+
+    /// The fold's mean squared error on the latest probe over that on calibration's text, a geometric mean over the blocks:
+    /// about 1 where calibration covers the text. `None` before the first probe, and without corrections.
+    pub fn relative_error(&self) -> Option<f64> {
+        self.corrections.as_ref().and_then(|corrections| corrections.relative_error)
+    }
+
+    /// The share of batches so far that were probed to correct the fold; `None` without corrections or batches.
+    pub fn probed_share(&self) -> Option<f64> {
+        let corrections = self.corrections.as_ref().filter(|corrections| corrections.batches > 0)?;
+        Some(corrections.probed as f64 / corrections.batches as f64)
+    }
+
+    /// With `false` the fold stays as it is from now on, with what it has learned, and no batch is probed.
+    pub fn set_adapting(&mut self, active: bool) {
+        if let Some(corrections) = &mut self.corrections {
+            corrections.active = active;
+        }
+    }
+
+    /// The fold as calibration made it: forgets all corrections.
+    ///
+    /// # Errors
+    /// A device that failed or has no room.
+    pub fn reset_corrections(&mut self) -> Result<()> {
+        if let Some(fold) = &self.fold {
+            self.corrections = prepare(fold, &self.settings, &mut self.selections)?;
+        }
+        Ok(())
+    }
+}
