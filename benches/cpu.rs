@@ -26,7 +26,7 @@ use peer::Peer;
 use probeprune::{
     backend::{Backend, ColumnStatisticOperands, History, Linear, Norm, NormKind, WeightUse},
     checkpoint::{Checkpoint, Tensor},
-    config::ModelConfig,
+    config::{LayerShape, ModelConfig},
     cpu::Cpu,
     model::{
         Model,
@@ -43,7 +43,7 @@ use probeprune::{
     },
     session::{GenerateOptions, Limits, Session},
     source::ModelSource,
-    weights::{Attention, Layer, LayerShape, Mlp, MlpFirst, Weights},
+    weights::{Attention, Layer, Mlp, MlpFirst, Weights},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

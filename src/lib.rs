@@ -48,6 +48,7 @@ pub mod config;
 pub mod corpus;
 pub mod cpu;
 pub mod error;
+pub mod export;
 #[cfg(feature = "capi")]
 pub mod ffi;
 pub mod gpu;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     backend::{Backend, Linear, Norm, NormKind, WeightUse},
     checkpoint::{Tensor, Tensors},
-    config::{Family, ModelConfig},
+    config::{Family, LayerShape, ModelConfig},
     error::{Proceed, Result},
     prune::Block,
 };
@@ -50,40 +50,6 @@ pub enum MlpFirst<B: Backend> {
     },
     /// activation(fc1) (OPT): (I, H).
     Plain(Linear<B>),
-}
-
-/// Heads and channels of a decoder layer: the config's, or fewer in a model that was pruned for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerShape {
-    /// N.
-    pub heads: usize,
-    /// K.
-    pub kv_heads: usize,
-    /// I.
-    pub channels: usize,
-    /// The key/value head of every query head (N).
-    pub kv_head_of: Vec<u32>,
-}
-
-impl LayerShape {
-    /// All heads and channels of a config.
-    pub fn of(config: &ModelConfig) -> Self {
-        let heads = config.num_attention_heads;
-        Self {
-            heads,
-            kv_heads: config.num_key_value_heads,
-            channels: config.intermediate_size,
-            kv_head_of: (0..heads).map(|head| (head / config.gqa_group()) as u32).collect(),
-        }
-    }
-
-    /// C of a block, for heads of `head_dim`.
-    pub fn width(&self, block: Block, head_dim: usize) -> usize {
-        match block {
-            Block::Attention => self.heads * head_dim,
-            Block::Mlp => self.channels,
-        }
-    }
 }
 
 /// One decoder layer.

@@ -13,7 +13,7 @@ use super::{
     tensor::Storage,
 };
 use crate::{
-    config::ModelConfig,
+    config::{LayerShape, ModelConfig},
     error::{Error, Result},
 };
 
@@ -32,7 +32,9 @@ impl RandomTensors {
     /// The tensors of a model of `config`.
     pub fn new(config: &ModelConfig, seed: u64) -> Self {
         let mut collect = Collect { tied: config.tie_word_embeddings, shapes: BTreeMap::new() };
-        visit(config, &mut collect).expect("collecting refuses nothing");
+        let shapes = config.layer_shapes.clone();
+        let shapes = shapes.unwrap_or_else(|| vec![LayerShape::of(config); config.num_hidden_layers]);
+        visit(config, &shapes, &mut collect).expect("collecting refuses nothing");
         Self { shapes: collect.shapes, seed }
     }
 
@@ -124,6 +126,10 @@ impl Visitor for Collect {
 
     fn need(&mut self, name: &str, sizes: &[Size]) -> Result<()> {
         self.shapes.insert(name.to_string(), sizes.iter().map(|&(_, size)| size).collect());
+        Ok(())
+    }
+
+    fn may_have(&mut self, _: &str, _: &[Size]) -> Result<()> {
         Ok(())
     }
 

@@ -1,11 +1,13 @@
 //! config.json and generation_config.json, parsed and checked.
 
 mod fields;
+mod layer_shape;
 mod parse;
 mod rope;
 
 use std::path::Path;
 
+pub use layer_shape::LayerShape;
 pub use rope::{Rope, RopeScaling};
 
 use crate::{
@@ -95,6 +97,9 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// Token for padding.
     pub pad_token_id: Option<u32>,
+    /// Heads and channels of every layer of a model that `probeprune export` wrote; `None`: those above, unless the checkpoint
+    /// has fewer (see [`crate::checkpoint::check_shapes`]).
+    pub layer_shapes: Option<Vec<LayerShape>>,
     /// `torch_dtype` (newer: `dtype`) as written; what counts is each tensor's own dtype.
     pub torch_dtype: Option<String>,
 }

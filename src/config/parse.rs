@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     Activation, AttentionBias, Family, ModelConfig, Rope,
     fields::{Fields, parse_object},
+    layer_shape,
 };
 use crate::error::Result;
 
@@ -44,6 +45,7 @@ pub(super) fn config(path: &Path, config: &str, generation_config: Option<&str>)
         Architecture::Opt => opt(&fields, model_type)?,
         other => llama(&fields, model_type, other)?,
     };
+    config.layer_shapes = layer_shape::parse(&fields, &config)?;
     if let Some(text) = generation_config {
         let path = path.with_file_name("generation_config.json");
         let map = parse_object(&path, text)?;
@@ -156,6 +158,7 @@ fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Resul
         eos_token_ids: fields
             .token_ids("eos_token_id", (architecture != Architecture::Qwen2).then_some(2))?,
         pad_token_id: fields.token_id("pad_token_id", None)?,
+        layer_shapes: None,
         torch_dtype: torch_dtype(fields)?,
     })
 }
@@ -191,6 +194,7 @@ fn opt(fields: &Fields, model_type: &str) -> Result<ModelConfig> {
         bos_token_id: fields.token_id("bos_token_id", Some(2))?,
         eos_token_ids: fields.token_ids("eos_token_id", Some(2))?,
         pad_token_id: fields.token_id("pad_token_id", Some(1))?,
+        layer_shapes: None,
         torch_dtype: torch_dtype(fields)?,
     })
 }

@@ -7,6 +7,7 @@ use super::Model;
 use crate::{
     backend::Backend,
     checkpoint::{Tensor, Tensors},
+    config::LayerShape,
     error::{Error, Proceed, Result},
     prune::{
         Block,
@@ -15,7 +16,7 @@ use crate::{
         fold::{FoldSource, FoldedBlock},
         settings::Settings,
     },
-    weights::{LayerNames, LayerShape, Weights, prefix},
+    weights::{LayerNames, Weights, prefix},
 };
 
 /// A folded model, and what it keeps of the model that it was made from.

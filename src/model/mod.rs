@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::{
     backend::Backend,
     checkpoint::{Checkpoint, RandomTensors, check_shapes},
-    config::ModelConfig,
+    config::{LayerShape, ModelConfig},
     error::{Error, Proceed, Result},
     source::ModelSource,
     weights::Weights,
@@ -79,9 +79,18 @@ impl<B: Backend> Model<B> {
             check_order(order, &config)?;
         }
         let checkpoint = Checkpoint::open(source, mmap)?;
-        check_shapes(&config, &checkpoint)?;
-        let weights =
-            Weights::load(&checkpoint, &config, &backend, channel_order.as_deref(), None, on_layer)?;
+        let shapes = check_shapes(&config, &checkpoint)?;
+        let narrower = shapes.iter().find(|shape| **shape != LayerShape::of(&config));
+        if let Some(shape) = narrower.filter(|_| channel_order.is_some()) {
+            return Err(Error::argument(
+                "channel order",
+                format!("a model with all of its {} channels in every layer", config.intermediate_size),
+                format!("a layer with {}", shape.channels),
+                "Channels of a model that was pruned for good cannot be sorted.",
+            ));
+        }
+        let order = channel_order.as_deref();
+        let weights = Weights::load(&checkpoint, &config, &backend, order, Some(&shapes), on_layer)?;
         Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights, channel_order })
     }
 
@@ -102,7 +111,8 @@ impl<B: Backend> Model<B> {
         if let Some(order) = &channel_order {
             check_order(order, &config)?;
         }
-        let weights = Weights::load(tensors, &config, &backend, channel_order.as_deref(), None, on_layer)?;
+        let (order, shapes) = (channel_order.as_deref(), config.layer_shapes.as_deref());
+        let weights = Weights::load(tensors, &config, &backend, order, shapes, on_layer)?;
         Ok(Self { fingerprint: tensors.fingerprint(), config, backend, weights, channel_order })
     }
 }

@@ -1,13 +1,12 @@
 //! Projection FLOPs, dense and pruned (docs/method.md, section 8). Attention scores and norms are left out, as in the paper.
 
 use crate::{
-    config::{Family, ModelConfig},
+    config::{Family, LayerShape, ModelConfig},
     error::Result,
     prune::{
         BatchShape, Block, counts,
         settings::{AdaptMetric, Compensation, Method, Settings},
     },
-    weights::LayerShape,
 };
 
 /// Kept counts of one layer; the full counts where it is dense.

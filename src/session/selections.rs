@@ -8,6 +8,7 @@ use crate::{
     backend::{
         Backend, ChannelScoreOperands, ColumnStatisticOperands, Fusion, ProjectOperands, TopKKeepOperands,
     },
+    config::LayerShape,
     error::{Error, Result},
     model::{
         Model, fault::fault_tag, forward::Selections, kept::Kept, scratch::Scratch, selection::Selection,
@@ -19,7 +20,6 @@ use crate::{
         flops::LayerCounts,
         settings::{Compensation, Method, Metric, Settings},
     },
-    weights::LayerShape,
 };
 
 /// Selections and counts of every layer.

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{calibrate, completions, corpus, demo, generate, inspect, perplexity, sweep};
+use crate::{calibrate, completions, corpus, demo, export, generate, inspect, perplexity, sweep};
 
 /// Run LLaMA and OPT checkpoints dense or pruned, with a probe per batch (Probe Pruning, ICLR 2025).
 ///
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Sweep(sweep::SweepArgs),
     /// Run text through the dense model and save a history for later runs
     Calibrate(calibrate::CalibrateArgs),
+    /// Fold a model with --method fold and save it as a Hugging Face folder
+    Export(export::ExportArgs),
     /// Continue prompts, dense or pruned
     Generate(generate::GenerateArgs),
     /// Show a model's config, tensors and memory, and the heads and channels kept at a prune ratio

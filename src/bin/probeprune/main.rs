@@ -6,6 +6,7 @@ mod completions;
 mod corpus;
 mod demo;
 mod doctor;
+mod export;
 mod generate;
 mod inspect;
 mod perplexity;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Sweep(args) => sweep::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor => doctor::run(),

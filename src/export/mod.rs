@@ -1,0 +1,195 @@
+//! A folded model as a Hugging Face folder.
+//!
+//! Where all layers have the same heads and channels, every key/value head has as many query heads, and the class has biases
+//! everywhere (LLaMA), config.json alone says what the model is. Otherwise its key "probeprune" has the shape of every layer,
+//! and a modelling file beside it makes transformers understand that. This crate reads both.
+
+use std::{collections::HashMap, fs, io, path::Path};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    backend::Backend,
+    checkpoint::{Tensor, Tensors},
+    config::{Family, LayerShape, ModelConfig},
+    error::{Error, Result},
+    model::{Model, fold::Fold},
+    output::{OutTensor, write_safetensors},
+    prune::settings::Settings,
+    source::ModelSource,
+    weights::{LayerNames, prefix},
+};
+
+const MODELING: &str = include_str!("modeling_probeprune.py");
+
+/// Files that go with a model and do not depend on its shape.
+const COMPANIONS: &[&str] = &[
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
+/// Writes `fold`, which was made from the model at `source` with `settings`, to the new folder `out`. The folder is complete
+/// or absent. Returns whether it needs the modelling file.
+///
+/// # Errors
+/// If `out` exists or cannot be written, the source's files cannot be read, or a device failed.
+pub fn export<B: Backend>(
+    fold: &Fold<B>,
+    source: &ModelSource,
+    settings: &Settings,
+    out: &Path,
+) -> Result<bool> {
+    let failed = |action: &'static str| {
+        let help = "Check that the folder above is writable and has room; nothing was written.";
+        move |error: io::Error| Error::io(out, action, error, help)
+    };
+    if out.exists() {
+        let help = "Name a folder that is not there yet; nothing was written.";
+        return Err(Error::file(out, "output", "a new folder", "one that exists", help));
+    }
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".probeprune-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask
+    let folder = builder.tempdir_in(parent).map_err(failed("write"))?;
+    let write =
+        |name: &str, content: &[u8]| fs::write(folder.path().join(name), content).map_err(failed("write"));
+
+    let plain = plain_shape(&fold.model);
+    let config = config_json(&fold.model, source, plain.as_ref())?;
+    write("config.json", format!("{:#}\n", Value::Object(config)).as_bytes())?;
+    if plain.is_none() {
+        write("modeling_probeprune.py", MODELING.as_bytes())?;
+    }
+    for name in COMPANIONS {
+        if let Some(content) = source.read(name)? {
+            write(name, &content)?;
+        }
+    }
+    let metadata = [
+        ("format", "pt".to_string()),
+        ("probeprune", format!("{} {}", env!("CARGO_PKG_VERSION"), describe(settings))),
+        ("probeprune_fingerprint", fold.model.fingerprint.clone()),
+    ];
+    let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_string(), value)).into();
+    let tensors = tensors(&fold.model, plain.is_some())?;
+    write_safetensors(&folder.path().join("model.safetensors"), &tensors, Some(metadata))?;
+    let folder = folder.keep();
+    fs::rename(&folder, out).map_err(|error| {
+        let _ = fs::remove_dir_all(&folder);
+        failed("write")(error)
+    })?;
+    Ok(plain.is_none())
+}
+
+/// The settings that a fold depends on.
+fn describe(settings: &Settings) -> String {
+    let Settings { method, prune_ratio, fold_choice, skip_layers, round_channels, .. } = settings;
+    format!(
+        "method {method}, prune_ratio {prune_ratio}, fold_choice {fold_choice}, skip_layers {skip_layers:?}, \
+         round_channels {round_channels}"
+    )
+}
+
+/// The shape of all layers, if a config of the model's class can say it.
+fn plain_shape<B: Backend>(model: &Model<B>) -> Option<LayerShape> {
+    let mut shapes = model.weights.layers.iter().map(|layer| &layer.shape);
+    let first = shapes.next()?;
+    let group = first.heads / first.kv_heads;
+    let regular = (0..first.heads).all(|head| first.kv_head_of[head] as usize == head / group);
+    let same = shapes.all(|shape| shape == first);
+    (model.config.model_type == "llama" && regular && same).then(|| first.clone())
+}
+
+fn config_json<B: Backend>(
+    model: &Model<B>,
+    source: &ModelSource,
+    plain: Option<&LayerShape>,
+) -> Result<Map<String, Value>> {
+    let text = source.read("config.json")?.unwrap_or_default();
+    let parsed = serde_json::from_slice::<Value>(&text).ok().and_then(|value| value.as_object().cloned());
+    let mut config = parsed.ok_or_else(|| {
+        let path = source.path_of("config.json");
+        Error::file(
+            path,
+            "content",
+            "the model's config.json",
+            "another file",
+            "Put back the model's own file.",
+        )
+    })?;
+    let mut set = |key: &str, value: Value| config.insert(key.to_string(), value);
+    if let Some(shape) = plain {
+        set("num_attention_heads", json!(shape.heads));
+        set("num_key_value_heads", json!(shape.kv_heads));
+        set("head_dim", json!(model.config.head_dim));
+        set("intermediate_size", json!(shape.channels));
+        set("attention_bias", json!(true));
+        set("mlp_bias", json!(true));
+        return Ok(config);
+    }
+    let names = model.tensor_names();
+    let layers = model.weights.layers.iter().enumerate().map(|(index, layer)| {
+        let start = format!("{}layers.{index}.", prefix(model.config.family));
+        let biases: Vec<&str> = (names.iter().filter_map(|name| name.strip_prefix(&start)))
+            .filter_map(|name| name.strip_suffix(".bias"))
+            .filter(|name| !name.contains("norm"))
+            .filter_map(|name| name.rsplit('.').next())
+            .collect();
+        json!({ "kv_head_of": layer.shape.kv_head_of, "channels": layer.shape.channels, "biases": biases })
+    });
+    set("probeprune", json!({ "layers": layers.collect::<Vec<_>>() }));
+    let class = format!("modeling_probeprune.Probeprune{}", class(&model.config));
+    set("auto_map", json!({ "AutoModelForCausalLM": class }));
+    Ok(config)
+}
+
+/// Hugging Face's class of the dense model.
+fn class(config: &ModelConfig) -> &'static str {
+    match (config.family, &*config.model_type) {
+        (Family::Opt, _) => "OPTForCausalLM",
+        (_, "mistral") => "MistralForCausalLM",
+        (_, "qwen2") => "Qwen2ForCausalLM",
+        _ => "LlamaForCausalLM",
+    }
+}
+
+/// All tensors; with `biases` projections without one get one of zeros.
+fn tensors<B: Backend>(model: &Model<B>, biases: bool) -> Result<Vec<(String, OutTensor)>> {
+    let mut tensors = Vec::new();
+    let names = model.tensor_names();
+    let dtype = model.require(&names[0])?.dtype();
+    for name in &names {
+        // Vectors are float32 here. Those of the checkpoint have its dtype again; refitted biases stay as they are.
+        let tensor = model.require(name)?;
+        let rounded = tensor.rounded_to(dtype);
+        let exact = rounded.to_f32() == tensor.to_f32();
+        tensors.push((name.clone(), OutTensor::of(if exact { &rounded } else { &tensor })));
+    }
+    if !biases {
+        return Ok(tensors);
+    }
+    let layers = LayerNames::of(model.config.family);
+    let projections =
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", layers.o_proj, layers.down_proj];
+    for layer in 0..model.config.num_hidden_layers {
+        for part in projections.iter().chain(layers.mlp_first) {
+            let name = format!("{}layers.{layer}.{part}", prefix(model.config.family));
+            let bias = format!("{name}.bias");
+            if !names.contains(&bias) {
+                let rows = model.require(&format!("{name}.weight"))?.shape()[0];
+                let zeros = Tensor::from_f32(vec![rows], vec![0.0; rows]).rounded_to(dtype);
+                tensors.push((bias, OutTensor::of(&zeros)));
+            }
+        }
+    }
+    Ok(tensors)
+}
