@@ -554,6 +554,27 @@ fn a_history_file_holds_what_folds_need() {
     assert_ne!(other.model.fingerprint, fold(&calibration).model.fingerprint);
 }
 
+/// As groups of channels need it; kept channels are reported as the checkpoint numbers them.
+#[test]
+fn a_model_with_sorted_channels_folds_the_same() {
+    for folder in folders() {
+        let model = load(&folder);
+        let calibration = calibrated(&model);
+        let order = Some(calibration.channel_order.clone());
+        let backend = Arc::new(Cpu::new(2).unwrap());
+        let sorted = Arc::new(Model::load_ordered(&folder.source(), true, backend, order, |_| ()).unwrap());
+        let run = |model: &Arc<Model<Cpu>>| {
+            let mut session = Session::new(Arc::clone(model), folding(), LIMITS, Some(&calibration)).unwrap();
+            session.forward(&random_tokens(2, SEQ_LEN), 1, None, true).unwrap();
+            (session.kept_channels(2).unwrap(), session.logits(1).unwrap())
+        };
+        let ((kept, logits), (of_sorted, sorted)) = (run(&model), run(&sorted));
+        assert_eq!(kept, of_sorted);
+        let want: Vec<f64> = logits.iter().map(|&x| f64::from(x)).collect();
+        assert_close("logits", &sorted, &want, 1e-5);
+    }
+}
+
 #[test]
 fn what_cannot_be_folded_is_refused() {
     let [folder, _] = folders();

@@ -45,7 +45,7 @@ impl<B: Backend> Fold<B> {
     ///
     /// # Errors
     /// Settings that leave nothing to keep; a calibration of another model or without second moments; a model that was
-    /// folded before or loaded in another order of channels; weights or moments that are not finite; no room on the device; or
+    /// pruned for good; weights or moments that are not finite; no room on the device; or
     /// what `on_layer` ends with.
     pub fn new<P: Proceed>(
         model: &Arc<Model<B>>,
@@ -57,14 +57,11 @@ impl<B: Backend> Fold<B> {
         let layers = config.num_hidden_layers;
         calibration.check_model(&model.fingerprint)?;
         let whole = LayerShape::of(config);
-        if model.channel_order.is_some() || model.weights.layers.iter().any(|layer| layer.shape != whole) {
-            return Err(Error::argument(
-                "model to fold",
-                "one with all of its heads and channels, in the checkpoint's order",
-                "one that was pruned or loaded in another order",
-                "Fold the model as it is in the checkpoint.",
-            ));
+        if model.weights.layers.iter().any(|layer| layer.shape != whole) {
+            let (expected, got) = ("one with all of its heads and channels", "one that was pruned for good");
+            return Err(Error::argument("model to fold", expected, got, "Fold the dense model."));
         }
+        let calibration = &*calibration.in_order_of(model.channel_order.as_deref());
         let mut folded = Folded {
             model,
             replaced: HashMap::new(),
@@ -180,7 +177,13 @@ impl<B: Backend> Folded<'_, B> {
             }
             Block::Attention => self.keep_heads(layer, name, &kept)?,
         }
-        self.kept[layer][block as usize] = Some(kept);
+        // As the checkpoint numbers them.
+        let mut numbers = kept;
+        if let (Block::Mlp, Some(order)) = (block, &self.model.channel_order) {
+            numbers.iter_mut().for_each(|channel| *channel = order[layer][*channel as usize]);
+            numbers.sort_unstable();
+        }
+        self.kept[layer][block as usize] = Some(numbers);
         self.starts[layer][block as usize] = metric.map(|_| folded);
         Ok(())
     }

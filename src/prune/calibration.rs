@@ -11,7 +11,7 @@
 //!
 //! and metadata naming the model (fingerprint), the sequence length and the number of samples.
 
-use std::{collections::HashMap, fmt::Display, path::Path};
+use std::{borrow::Cow, collections::HashMap, fmt::Display, path::Path};
 
 use super::{Block, linear_fit::LinearFit, second_moments::SecondMoments};
 use crate::{
@@ -72,8 +72,7 @@ impl BlockMoments {
                 variance: rows(&fit.variance),
                 ..fit.clone()
             }),
-            // Only models in the checkpoint's order are folded.
-            second: None,
+            second: self.second.as_ref().map(|second| second.reordered(order)),
         }
     }
 }
@@ -122,6 +121,11 @@ impl Calibration {
         let layers =
             pairs.map(|([attention, mlp], order)| [attention.clone(), mlp.reordered(order)]).collect();
         Self { layers, ..self.clone() }
+    }
+
+    /// The moments for a model that was loaded in this order, if it has one of its own.
+    pub fn in_order_of(&self, order: Option<&[Vec<u32>]>) -> Cow<'_, Self> {
+        order.map_or(Cow::Borrowed(self), |order| Cow::Owned(self.reordered(order)))
     }
 
     /// Whether it is of the model with this fingerprint.

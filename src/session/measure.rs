@@ -1,6 +1,6 @@
 //! What measurements need of a session besides its results.
 
-use super::{Session, in_order, probed};
+use super::{Session, probed};
 use crate::{
     backend::Backend,
     error::Result,
@@ -36,7 +36,7 @@ impl<B: Backend> Session<B> {
 
     /// Resets history to this calibration, or to zeros without one.
     pub fn reset_history(&mut self, calibration: Option<&Calibration>) {
-        let calibration = in_order(&self.model, calibration);
+        let calibration = calibration.map(|of| of.in_order_of(self.model.channel_order.as_deref()));
         probed::reset_history(&self.model, calibration.as_deref(), &mut self.selections);
     }
 }

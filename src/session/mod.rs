@@ -13,12 +13,9 @@ mod probed;
 mod sampling;
 mod selections;
 
-use std::{
-    borrow::Cow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use adapt::Corrections;
@@ -180,7 +177,7 @@ impl<B: Backend> Session<B> {
         let shape = limits.shape();
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
         let mut scratch = Scratch::new(backend, config, &settings, shape, rotary_positions)?;
-        let calibration = in_order(&model, calibration);
+        let calibration = calibration.map(|of| of.in_order_of(model.channel_order.as_deref()));
         let (mut selections, mut counts) =
             selections::build(&model, &settings, limits, calibration.as_deref(), &mut scratch)?;
         let corrections = match &fold {
@@ -385,16 +382,6 @@ impl<B: Backend> Session<B> {
         }
         self.model.backend.upload_statistics(&table, &mut self.scratch.attention.rope_table);
     }
-}
-
-/// A calibration in the model's order of channels; its own is the checkpoint's.
-fn in_order<'a, B: Backend>(
-    model: &Model<B>,
-    calibration: Option<&'a Calibration>,
-) -> Option<Cow<'a, Calibration>> {
-    calibration.map(|of| {
-        model.channel_order.as_ref().map_or(Cow::Borrowed(of), |order| Cow::Owned(of.reordered(order)))
-    })
 }
 
 /// Reports and clears the fault that operations left behind, if there is one.

@@ -59,7 +59,7 @@ impl Task for &ExportArgs {
             Some(path) => Some(loaded.history(path)?),
             None => {
                 let seq_len = loaded.seq_len(self.seq_len);
-                loaded.calibration(&self.calibration, &settings, seq_len, self.batch_size)?
+                loaded.calibration(&self.calibration, &[&settings], seq_len, self.batch_size)?
             }
         };
         let Some(calibration) = calibration else {

@@ -58,6 +58,8 @@ struct Summary {
     /// Projection FLOPs, those of the probe included, as a share of the dense model's.
     flops_share: f64,
     probe_flops_share: f64,
+    /// Share of the batches that were probed to correct a fold; none without corrections.
+    probed_share: Option<f64>,
     warmup_batches: usize,
     /// "cpu" or "cuda:N".
     device: String,
@@ -99,6 +101,13 @@ struct SettingsReport {
     prior_tokens: usize,
     channel_group: usize,
     flap_attention_factor: u32,
+    fold_choice: &'static str,
+    adapt: String,
+    adapt_metric: &'static str,
+    adapt_forgetting: f64,
+    adapt_prior_tokens: usize,
+    adapt_every: usize,
+    adapt_threshold: f64,
     seed: u64,
     dense_below: usize,
 }
@@ -119,6 +128,13 @@ impl SettingsReport {
             prior_tokens: settings.prior_tokens,
             channel_group: settings.channel_group,
             flap_attention_factor: settings.flap_attention_factor,
+            fold_choice: settings.fold_choice.name(),
+            adapt: settings.adapt.mode.to_string(),
+            adapt_metric: settings.adapt.metric.name(),
+            adapt_forgetting: settings.adapt.forgetting,
+            adapt_prior_tokens: settings.adapt.prior_tokens,
+            adapt_every: settings.adapt.every,
+            adapt_threshold: settings.adapt.threshold,
             seed: settings.seed,
             dense_below: settings.dense_below,
         }
@@ -152,7 +168,7 @@ impl Task for &PerplexityArgs {
             batch_size: batch_size.min(count),
             warmup_batches: self.warmup_batches,
         };
-        let calibration = loaded.calibration(&self.calibration, &settings, seq_len, batch_size)?;
+        let calibration = loaded.calibration(&self.calibration, &[&settings], seq_len, batch_size)?;
         let loaded = loaded.arranged(&settings, calibration.as_ref())?;
         let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
         let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
@@ -181,6 +197,7 @@ impl Task for &PerplexityArgs {
                 tokens_per_second: measured.tokens_per_second(),
                 flops_share: share.total,
                 probe_flops_share: share.probe,
+                probed_share: session.probed_share(),
                 warmup_batches: self.warmup_batches,
                 device: loaded.device.name.clone(),
                 gpu: loaded.device.gpu.clone(),

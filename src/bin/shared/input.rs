@@ -205,11 +205,12 @@ impl<B: Backend> Loaded<B> {
         Ok(Calibration::load(path, &self.model.fingerprint, &self.model.config)?)
     }
 
-    /// The calibration that `args` name, if the method uses one, for batches of (`batch_size`, `seq_len`).
+    /// The calibration that `args` name, with all that runs with `settings` need, for batches of (`batch_size`, `seq_len`);
+    /// none if none of them uses any.
     pub(crate) fn calibration(
         &self,
         args: &CalibrationArgs,
-        settings: &Settings,
+        settings: &[&Settings],
         seq_len: usize,
         batch_size: usize,
     ) -> Result<Option<Calibration>> {
@@ -228,32 +229,34 @@ impl<B: Backend> Loaded<B> {
             return Ok(Some(history));
         }
         let given = !args.calibrate_text.is_empty() || args.calibrate_tokens.is_some();
-        let method = settings.method;
-        if !(method.needs_calibration() || method == Method::ProbePruning) || settings.prune_ratio == 0.0 {
-            if given {
-                note(&format!(
-                    "calibration skipped: --method {method} at ratio {} needs none",
-                    settings.prune_ratio
-                ));
+        let uses = |settings: &&&Settings| {
+            let uses = settings.method.needs_calibration() || settings.method == Method::ProbePruning;
+            uses && settings.prune_ratio > 0.0
+        };
+        let users: Vec<&Settings> = settings.iter().filter(uses).copied().collect();
+        if users.is_empty() {
+            if let (true, Some(Settings { method, prune_ratio, .. })) = (given, settings.first()) {
+                note(&format!("calibration skipped: --method {method} at ratio {prune_ratio} needs none"));
             }
             return Ok(None);
         }
+        let any = |method: Method| users.iter().any(|settings| settings.method == method);
+        let linear_rank = users.iter().map(|settings| settings.compensate.rank()).max().unwrap_or(0);
         if !given {
             // Settings that need a calibration are refused later.
-            let needed = settings.channel_group > 1 || settings.compensate.rank() > 0;
-            if method == Method::ProbePruning && !needed {
+            let needed = users.iter().any(|settings| settings.channel_group > 1) || linear_rank > 0;
+            if any(Method::ProbePruning) && !needed {
                 note_empty_history();
             }
             return Ok(None);
         }
         let tokens = self.tokens(&args.calibrate_text, args.calibrate_tokens.as_ref())?;
-        let linear_rank = settings.compensate.rank();
         let options = CalibrationOptions {
             seq_len,
             batch_size,
-            flap: method == Method::Flap,
+            flap: any(Method::Flap),
             linear_rank,
-            fold: method == Method::Fold,
+            fold: any(Method::Fold),
             ..Default::default()
         };
         self.calibrate(&tokens, args.calibrate_samples, options).map(Some)

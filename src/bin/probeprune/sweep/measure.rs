@@ -124,6 +124,7 @@ pub(super) fn measure<B: Backend>(
         dense_seconds: times.dense,
         flops_share: share.total,
         probe_flops_share: share.probe,
+        probed_share: run.pruned.probed_share(),
         layers: run.layers(&kept),
         // The ranks of a permutation are no scores.
         histograms: if settings.method == Method::Random { [None, None] } else { run.histograms()? },

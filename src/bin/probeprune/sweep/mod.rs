@@ -23,7 +23,7 @@ use probeprune::{
     perplexity::PerplexityOptions,
     prune::{
         calibration::Calibration,
-        settings::{Compensation, Method, Settings},
+        settings::Settings,
     },
 };
 
@@ -239,27 +239,17 @@ impl SweepArgs {
         seq_len: usize,
         ledger: &mut Ledger,
     ) -> Result<()> {
-        // One calibration serves all variants: the most demanding ones decide its contents.
-        let demand = |run: &&Planned| match run.settings.method {
-            Method::Flap => 3,
-            method if method.needs_calibration() => 2,
-            Method::ProbePruning => 1,
-            _ => 0,
-        };
-        let Some(most) = planned.iter().max_by_key(demand) else { return Ok(()) };
-        let of_all =
-            |value: fn(&Settings) -> usize| planned.iter().map(|run| value(&run.settings)).max().unwrap_or(0);
-        let compensate = match of_all(|settings| settings.compensate.rank()) {
-            0 => most.settings.compensate,
-            rank => Compensation::Linear { rank },
-        };
-        let channel_group = of_all(|settings| settings.channel_group);
-        let most = Settings { compensate, channel_group, ..most.settings.clone() };
+        // One calibration serves all variants.
+        let settings: Vec<&Settings> = planned.iter().map(|run| &run.settings).collect();
         let batch_size = self.data.batch_size;
         let calibration: Option<Calibration> =
-            loaded.calibration(&self.calibration, &most, seq_len, batch_size)?;
+            loaded.calibration(&self.calibration, &settings, seq_len, batch_size)?;
         // Variants that keep single channels give the same results with sorted channels.
-        let loaded = loaded.arranged(&most, calibration.as_ref())?;
+        let grouped = settings.iter().find(|settings| settings.channel_group > 1);
+        let loaded = match grouped {
+            Some(settings) => loaded.arranged(settings, calibration.as_ref())?,
+            None => loaded,
+        };
         let options = PerplexityOptions {
             seq_len,
             batch_size: batch_size.min(windows.len() / seq_len),

@@ -63,6 +63,9 @@ pub(super) struct Record {
     /// Of the dense model's projection FLOPs, the probe's included.
     pub(super) flops_share: f64,
     pub(super) probe_flops_share: f64,
+    /// Of the batches, to correct a fold; none without corrections.
+    #[serde(default)]
+    pub(super) probed_share: Option<f64>,
     /// Per layer.
     pub(super) layers: Vec<LayerRecord>,
     /// Of heads and of channels; none without scores.

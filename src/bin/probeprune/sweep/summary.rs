@@ -25,6 +25,8 @@ pub(super) struct Row {
     pub(super) prr: Option<f64>,
     pub(super) flops_share: f64,
     pub(super) probe_flops_share: f64,
+    /// Of the batches, to correct a fold; none without corrections.
+    pub(super) probed_share: Option<f64>,
     /// Of the dense model's time: probe, scores, selection, history.
     pub(super) choice_time_share: f64,
     /// Mean over the pruned layers of the Jaccard index of consecutive batches' kept sets; none for fixed sets.
@@ -53,6 +55,7 @@ impl Row {
             prr: (saved > 0.0).then(|| (record.perplexity - record.dense_perplexity) / saved),
             flops_share: record.flops_share,
             probe_flops_share: record.probe_flops_share,
+            probed_share: record.probed_share,
             choice_time_share: record.parts.iter().skip(1).fold(0.0, |sum, part| sum + part.share),
             head_overlap,
             channel_overlap,
@@ -89,6 +92,7 @@ pub(super) fn rows(records: &[Record]) -> Vec<Row> {
         prr: None,
         flops_share: 1.0,
         probe_flops_share: 0.0,
+        probed_share: None,
         choice_time_share: 0.0,
         head_overlap: None,
         channel_overlap: None,
