@@ -40,7 +40,7 @@ impl<'a, T> View<'a, T> {
     }
 
     /// Without its first rows.
-    pub(crate) fn from_row(self, row: usize) -> Self {
+    pub(crate) fn rows_from(self, row: usize) -> Self {
         Self { values: &self.values[row * self.strides[0]..], ..self }
     }
 

@@ -426,7 +426,7 @@ fn sessions_share_a_fold_but_not_its_corrections() {
     let model = load(&folder);
     let settings = adapting(AdaptMetric::Full);
     let fold = Arc::new(Fold::new(&model, &settings, &calibrated(&model), |_| ()).unwrap());
-    let session = || Session::of_fold(Arc::clone(&fold), settings.clone(), LIMITS).unwrap();
+    let session = || Session::of_fold(Arc::clone(&fold), settings.clone(), LIMITS, None).unwrap();
     let (mut one, mut other) = (session(), session());
     let tokens = |seed: u64| random_tokens(seed, 3 * SEQ_LEN);
     let loss =
@@ -451,6 +451,44 @@ fn sessions_share_a_fold_but_not_its_corrections() {
     one.reset_corrections().unwrap();
     assert_eq!(loss(&mut one, 5, false), folded);
     assert_eq!(loss(&mut one, 5, true), first);
+}
+
+#[test]
+fn what_a_session_learned_is_saved_with_the_history() {
+    for (folder, &metric) in folders().iter().flat_map(|f| AdaptMetric::ALL.iter().map(move |m| (f, m))) {
+        let model = load(folder);
+        let (mut calibration, settings) = (calibrated(&model), adapting(metric));
+        let session = |calibration: &Calibration, settings: &Settings| {
+            Session::new(Arc::clone(&model), settings.clone(), LIMITS, Some(calibration)).unwrap()
+        };
+        let batch = |session: &mut Session<Cpu>, seed| {
+            session.evaluate(&random_tokens(seed, 3 * SEQ_LEN), 3, None, true).unwrap()
+        };
+        let mut one = session(&calibration, &settings);
+        let start = batch(&mut one, 5);
+        calibration.corrections = one.corrections().unwrap();
+        let next = batch(&mut one, 6);
+        let path = folder.file("learned.safetensors");
+        calibration.save(&path).unwrap();
+        let loaded = Calibration::load(&path, &model.fingerprint, &model.config).unwrap();
+        assert_eq!(loaded, calibration);
+        assert_eq!(batch(&mut session(&loaded, &settings), 6), next, "it goes on where the other was");
+        // Another fold, or another kind of P, begins anew.
+        let other = Settings { fold_choice: FoldChoice::Score, prune_ratio: 0.4, ..settings.clone() };
+        let fresh = Calibration { corrections: None, ..calibration.clone() };
+        assert_eq!(batch(&mut session(&loaded, &other), 5), batch(&mut session(&fresh, &other), 5));
+        let mut another = settings.clone();
+        another.adapt.metric =
+            if metric == AdaptMetric::Full { AdaptMetric::Diagonal } else { AdaptMetric::Full };
+        assert_ne!(batch(&mut session(&loaded, &another), 5), start);
+        assert_eq!(batch(&mut session(&loaded, &another), 5), batch(&mut session(&fresh, &another), 5));
+    }
+    let [folder, _] = folders();
+    let mut plain =
+        Session::new(load(&folder), folding(), LIMITS, Some(&calibrated(&load(&folder)))).unwrap();
+    plain.set_adapting(true);
+    plain.reset_corrections().unwrap();
+    assert_eq!(plain.corrections().unwrap(), None);
 }
 
 #[test]
@@ -596,10 +634,10 @@ fn what_cannot_be_folded_is_refused() {
 
     let fold = Arc::new(Fold::new(&model, &folding(), &calibration, |_| ()).unwrap());
     assert_error(
-        Session::of_fold(Arc::clone(&fold), adapting(AdaptMetric::Full), LIMITS).map(|_| ()),
+        Session::of_fold(Arc::clone(&fold), adapting(AdaptMetric::Full), LIMITS, None).map(|_| ()),
         &["adapt probe", "folded"],
     );
-    let mut session = Session::of_fold(Arc::clone(&fold), folding(), LIMITS).unwrap();
+    let mut session = Session::of_fold(Arc::clone(&fold), folding(), LIMITS, None).unwrap();
     assert_error(session.pin(&[[None, None], [None, None], [None, None]]), &["folded"]);
     // A folded model is a dense one that has fewer channels: nothing more can be pruned from it.
     Session::new(Arc::clone(&fold.model), Settings::default_for(3), LIMITS, None).unwrap();

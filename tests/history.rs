@@ -87,6 +87,7 @@ fn flap_counts(attention: [f64; 16], mlp: &[f64], ratio: f64, round_channels: us
         samples: 1,
         layers: vec![[block("self_attn.o_proj", &attention), block("mlp.down_proj", mlp)]],
         channel_order: vec![(0..mlp.len() as u32).collect()],
+        corrections: None,
     };
     let settings = Settings {
         method: Method::Flap,
@@ -152,7 +153,14 @@ fn calibration(
     };
     let channel_order = vec![(0..widths[1] as u32).rev().collect(); layers];
     let layers = (0..layers).map(|_| widths.map(&mut block)).collect();
-    Calibration { fingerprint: fingerprint.to_string(), seq_len, samples: 7, layers, channel_order }
+    Calibration {
+        fingerprint: fingerprint.to_string(),
+        seq_len,
+        samples: 7,
+        layers,
+        channel_order,
+        corrections: None,
+    }
 }
 
 const HIDDEN: usize = 4;

@@ -75,9 +75,9 @@ impl Default for AdaptSettings {
     fn default() -> Self {
         Self {
             mode: Adapt::None,
-            metric: AdaptMetric::Full,
+            metric: AdaptMetric::Diagonal,
             forgetting: 1.0,
-            prior_tokens: 1000,
+            prior_tokens: 300,
             every: 1,
             threshold: 1.5,
         }
@@ -102,7 +102,7 @@ impl AdaptSettings {
             let expected = "a number above 0 and at most 1";
             return Err(Error::argument("adapt_forgetting", expected, self.forgetting, "1 forgets nothing."));
         }
-        if !(self.threshold >= 0.0) {
+        if self.threshold.is_nan() || self.threshold < 0.0 {
             let expected = "a number of at least 0";
             return Err(Error::argument(
                 "adapt_threshold",
@@ -117,6 +117,34 @@ impl AdaptSettings {
             }
         }
         Ok(())
+    }
+}
+
+/// What a session has learned about a fold: the state of its corrections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Corrections {
+    /// Fingerprint of the folded model.
+    pub fold: String,
+    /// Per layer: attention, MLP; `None` for a block that was not folded.
+    pub blocks: Vec<[Option<BlockCorrection>; 2]>,
+}
+
+/// The state of one block's corrections (docs/method.md, section 13).
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockCorrection {
+    /// W'ᵀ (n, H).
+    pub weight: Vec<f32>,
+    /// b' (H).
+    pub bias: Vec<f32>,
+    /// P (n, n), or its diagonal (n).
+    pub precision: Vec<f32>,
+}
+
+impl BlockCorrection {
+    /// Whether it can take the place of `other`.
+    pub(crate) fn has_sizes_of(&self, other: &Self) -> bool {
+        let sizes = |of: &Self| [of.weight.len(), of.bias.len(), of.precision.len()];
+        sizes(self) == sizes(other)
     }
 }
 

@@ -7,13 +7,19 @@
 //! - for linear compensation `.linear.directions` (r, H), `.linear.offsets` (r), `.linear.coefficients` (r, C),
 //!   `.linear.bias` and `.linear.variance` (C);
 //! - for folds `.second` (C·(C + 1)/2);
+//! - for folds that were corrected, `.correction.weight` (n, H), `.correction.bias` (H) and `.correction.precision`;
 //! - for groups of channels `layers.N.mlp.order` (I) in i32;
 //!
-//! and metadata naming the model (fingerprint), the sequence length and the number of samples.
+//! and metadata naming the model (fingerprint), the sequence length, the number of samples and the corrected fold.
 
 use std::{borrow::Cow, collections::HashMap, fmt::Display, path::Path};
 
-use super::{Block, linear_fit::LinearFit, second_moments::SecondMoments};
+use super::{
+    Block,
+    adapt::{BlockCorrection, Corrections},
+    linear_fit::LinearFit,
+    second_moments::SecondMoments,
+};
 use crate::{
     checkpoint::{Dtype, Tensor, TensorFile, map_file},
     config::ModelConfig,
@@ -112,6 +118,8 @@ pub struct Calibration {
     /// linear map does not explain, or else the energy around a share of the mean. A model loaded in this order has
     /// neighbours that belong together as groups.
     pub channel_order: Vec<Vec<u32>>,
+    /// What a session learned about a fold of this model; a session with the same fold begins with it.
+    pub corrections: Option<Corrections>,
 }
 
 impl Calibration {
@@ -184,6 +192,8 @@ impl Calibration {
             }
             tensors.push((format!("layers.{layer}.mlp.order"), OutTensor::i32(&self.channel_order[layer])));
         }
+        self.add_corrections(&mut tensors);
+        let fold = self.corrections.iter().map(|corrections| ("fold_fingerprint", corrections.fold.clone()));
         let metadata = [
             ("format", FORMAT.to_string()),
             ("format_version", VERSION.to_string()),
@@ -191,8 +201,27 @@ impl Calibration {
             ("seq_len", self.seq_len.to_string()),
             ("samples", self.samples.to_string()),
         ];
-        let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_string(), value)).into();
-        write_safetensors(path, &tensors, Some(metadata))
+        let metadata = metadata.into_iter().chain(fold).map(|(key, value)| (key.to_string(), value));
+        write_safetensors(path, &tensors, Some(metadata.collect::<HashMap<_, _>>()))
+    }
+
+    fn add_corrections(&self, tensors: &mut Vec<(String, OutTensor)>) {
+        let Some(corrections) = &self.corrections else { return };
+        for (layer, blocks) in corrections.blocks.iter().enumerate() {
+            for (block, correction) in Block::ALL.into_iter().zip(blocks) {
+                let Some(BlockCorrection { weight, bias, precision }) = correction else { continue };
+                let (n, h) = (weight.len() / bias.len(), bias.len());
+                let of_precision = if precision.len() == n { vec![n] } else { vec![n, n] };
+                for (part, shape, values) in [
+                    ("weight", vec![n, h], weight),
+                    ("bias", vec![h], bias),
+                    ("precision", of_precision, precision),
+                ] {
+                    let name = format!("layers.{layer}.{}.correction.{part}", block.name());
+                    tensors.push((name, OutTensor::f32(&shape, values)));
+                }
+            }
+        }
     }
 
     /// Reads a history file, which must belong to the model with this fingerprint and config.
@@ -216,7 +245,12 @@ impl Calibration {
             channel_order
                 .push(order.into_iter().map(|channel| channel.try_into().unwrap_or(u32::MAX)).collect());
         }
-        Ok(Self { fingerprint: fingerprint.to_string(), seq_len, samples, layers, channel_order })
+        let corrections = match file.file.metadata().get("fold_fingerprint") {
+            Some(fold) => Some(Corrections { fold: fold.clone(), blocks: file.corrections(config)? }),
+            None => None,
+        };
+        let fingerprint = fingerprint.to_string();
+        Ok(Self { fingerprint, seq_len, samples, layers, channel_order, corrections })
     }
 }
 
@@ -277,6 +311,30 @@ impl HistoryFile<'_> {
             return Ok(Some(SecondMoments::of(triangle)));
         }
         Err(self.refuse(format!("dtype of tensor {name:?}"), "F32", triangle.dtype().name()))
+    }
+
+    fn corrections(&self, config: &ModelConfig) -> Result<Vec<[Option<BlockCorrection>; 2]>> {
+        let of_block = |layer: usize, block: Block| {
+            let name = |part: &str| format!("layers.{layer}.{}.correction.{part}", block.name());
+            let (weight, h) = (name("weight"), config.hidden_size);
+            let Some(found) = self.file.tensor(&weight) else { return Ok(None) };
+            let most = block.channels(config);
+            let n = found.shape().first().copied().filter(|n| (1..=most).contains(n));
+            let n = n.ok_or_else(|| {
+                let (expected, got) = (format!("1 to {most} rows"), format!("{:?}", found.shape()));
+                self.refuse(format!("tensor {weight:?}"), expected, got)
+            })?;
+            let precision = name("precision");
+            let is_diagonal = self.file.tensor(&precision).is_some_and(|found| found.shape().len() == 1);
+            let of_precision = if is_diagonal { vec![n] } else { vec![n, n] };
+            Result::Ok(Some(BlockCorrection {
+                weight: self.tensor(&weight, &[n, h])?,
+                bias: self.tensor(&name("bias"), &[h])?,
+                precision: self.tensor(&precision, &of_precision)?,
+            }))
+        };
+        let layer = |layer| Ok([of_block(layer, Block::Attention)?, of_block(layer, Block::Mlp)?]);
+        (0..config.num_hidden_layers).map(layer).collect()
     }
 
     fn moments(

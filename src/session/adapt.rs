@@ -16,6 +16,7 @@ use crate::{
     },
     prune::{
         Block,
+        adapt::{BlockCorrection, Corrections as Learned},
         fold::FoldedBlock,
         settings::{AdaptMetric, Settings},
     },
@@ -52,17 +53,22 @@ impl<B: Backend> Corrections<B> {
     }
 }
 
-/// The state of every folded block that a probe corrects, put in place of dense selections.
+/// The state of every folded block that a probe corrects, put in place of dense selections: as calibration made it, or as an
+/// earlier session left it.
 pub(super) fn prepare<B: Backend>(
     fold: &Fold<B>,
     settings: &Settings,
+    learned: Option<&Learned>,
     selections: &mut Selections<B>,
 ) -> Result<Option<Corrections<B>>> {
     let Some(start) = &fold.start else { return Ok(None) };
     for (layer, blocks) in start.blocks.iter().enumerate() {
         for (block, folded) in Block::ALL.into_iter().zip(blocks) {
             if let Some(folded) = folded {
-                let adapted = adapted(fold, layer, block, folded, settings)?;
+                let learned = learned.and_then(|learned| learned.blocks[layer][block as usize].as_ref());
+                let start = start_of(folded, settings);
+                let state = learned.filter(|learned| learned.has_sizes_of(&start)).unwrap_or(&start);
+                let adapted = adapted(fold, layer, block, folded, settings, state)?;
                 selections[layer][block as usize] = Selection::Adapted(Box::new(adapted));
             }
         }
@@ -76,6 +82,7 @@ fn adapted<B: Backend>(
     block: Block,
     folded: &FoldedBlock,
     settings: &Settings,
+    state: &BlockCorrection,
 ) -> Result<Adapted<B>> {
     let Model { backend, config, weights, .. } = &*fold.model;
     let statistics = |values: &[f32]| -> Result<B::Statistics> {
@@ -83,26 +90,25 @@ fn adapted<B: Backend>(
         backend.upload_statistics(values, &mut out);
         Ok(out)
     };
-    let FoldedBlock { kept, weight, bias, prior } = folded;
+    let FoldedBlock { kept, prior, .. } = folded;
+    let BlockCorrection { weight, bias, precision } = state;
     let prior = prior.as_ref().expect("a fold that is corrected has priors");
     let unit = block.unit(config, 1).block_width();
     let (n, h) = (kept.len() * unit, config.hidden_size);
     let mut indices = backend.indices(kept.len())?;
     backend.upload_indices(kept, &mut indices);
-    let transposed: Vec<f32> = (0..n).flat_map(|i| weight[i..].iter().step_by(n).copied()).collect();
-    let metric: Vec<f32> = prior.metric.iter().map(|x| x / settings.adapt.prior_tokens as f32).collect();
-    let metric = statistics(&metric)?;
     // In the dtype that the fold's own has.
     let dtype = backend.download_weight(&weights.layers[layer].last(block).weight)?.dtype();
-    let tensor = Tensor::from_f32(vec![h, n], weight.clone()).rounded_to(dtype);
+    let tensor = Tensor::from_f32(vec![h, n], transposed(weight, h)).rounded_to(dtype);
+    let precision = statistics(precision)?;
     Ok(Adapted {
         kept: KeptSet { indices, len: kept.len(), of: block.channels(config) / unit, block_width: unit },
         means: statistics(&prior.means)?,
         precision: match settings.adapt.metric {
-            AdaptMetric::Full => Precision::Full(metric),
-            AdaptMetric::Diagonal => Precision::Diagonal(metric),
+            AdaptMetric::Full => Precision::Full(precision),
+            AdaptMetric::Diagonal => Precision::Diagonal(precision),
         },
-        weight: statistics(&transposed)?,
+        weight: statistics(weight)?,
         bias: statistics(bias)?,
         last: Linear {
             weight: backend.weight(&tensor, WeightUse::Columns)?,
@@ -112,6 +118,23 @@ fn adapted<B: Backend>(
         },
         error: backend.statistics(1)?,
     })
+}
+
+/// The columns of a matrix, one after another.
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|c| values[c..].iter().step_by(columns).copied()).collect()
+}
+
+/// The state that calibration leaves.
+fn start_of(folded: &FoldedBlock, settings: &Settings) -> BlockCorrection {
+    let FoldedBlock { weight, bias, prior, .. } = folded;
+    let prior = prior.as_ref().expect("a fold that is corrected has priors");
+    let tokens = settings.adapt.prior_tokens as f32;
+    BlockCorrection {
+        weight: transposed(weight, weight.len() / bias.len()),
+        bias: bias.clone(),
+        precision: prior.metric.iter().map(|x| x / tokens).collect(),
+    }
 }
 
 impl<B: Backend> Session<B> {
@@ -178,8 +201,36 @@ impl<B: Backend> Session<B> {
     /// A device that failed or has no room.
     pub fn reset_corrections(&mut self) -> Result<()> {
         if let Some(fold) = &self.fold {
-            self.corrections = prepare(fold, &self.settings, &mut self.selections)?;
+            self.corrections = prepare(fold, &self.settings, None, &mut self.selections)?;
         }
         Ok(())
+    }
+
+    /// What the session has learned about its fold, to be kept in a [`Calibration`](crate::prune::calibration::Calibration);
+    /// `None` without corrections.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub fn corrections(&self) -> Result<Option<Learned>> {
+        if self.corrections.is_none() {
+            return Ok(None);
+        }
+        let (backend, h) = (&*self.model.backend, self.model.config.hidden_size);
+        let of_block = |selection: &Selection<B>| {
+            let Selection::Adapted(adapted) = selection else { return Ok(None) };
+            let n = adapted.kept.channels();
+            let precision = match &adapted.precision {
+                Precision::Full(precision) => backend.download_statistics(precision, n * n)?,
+                Precision::Diagonal(precision) => backend.download_statistics(precision, n)?,
+            };
+            Result::Ok(Some(BlockCorrection {
+                weight: backend.download_statistics(&adapted.weight, n * h)?,
+                bias: backend.download_statistics(&adapted.bias, h)?,
+                precision,
+            }))
+        };
+        let layers =
+            self.selections.iter().map(|[attention, mlp]| Ok([of_block(attention)?, of_block(mlp)?]));
+        Ok(Some(Learned { fold: self.model.fingerprint.clone(), blocks: layers.collect::<Result<_>>()? }))
     }
 }

@@ -153,7 +153,14 @@ pub fn calibrate<B: Backend, P: Proceed>(
         run.gather_second(&mut layers, first..config.num_hidden_layers.min(first + together))?;
     }
     let channel_order = channel_order(model, &layers)?;
-    Ok(Calibration { fingerprint: model.fingerprint.clone(), seq_len, samples, layers, channel_order })
+    Ok(Calibration {
+        fingerprint: model.fingerprint.clone(),
+        seq_len,
+        samples,
+        layers,
+        channel_order,
+        corrections: None,
+    })
 }
 
 /// Passes over the samples.

@@ -43,6 +43,7 @@ use crate::{
     },
     prune::{
         BatchShape, Block,
+        adapt::Corrections as Learned,
         calibration::Calibration,
         flops::{self, LayerCounts, Shares},
         settings::{Method, Settings},
@@ -130,14 +131,20 @@ impl<B: Backend> Session<B> {
         }
         let calibration = calibration.ok_or_else(|| selections::no_calibration(&settings))?;
         let fold = Fold::new(&model, &settings, calibration, |_| ())?;
-        Self::of_fold(Arc::new(fold), settings, limits)
+        Self::of_fold(Arc::new(fold), settings, limits, calibration.corrections.as_ref())
     }
 
     /// A session of a folded model, which any number of sessions may share. `settings` are those that it was folded with.
+    /// It begins with `learned`, the corrections of an earlier session, if they are of the same fold.
     ///
     /// # Errors
     /// As [`Session::new`].
-    pub fn of_fold(fold: Arc<Fold<B>>, settings: Settings, limits: Limits) -> Result<Self> {
+    pub fn of_fold(
+        fold: Arc<Fold<B>>,
+        settings: Settings,
+        limits: Limits,
+        learned: Option<&Learned>,
+    ) -> Result<Self> {
         settings.check()?;
         if settings.adapt.is_on() {
             fold.model.backend.check_adapt()?;
@@ -152,7 +159,9 @@ impl<B: Backend> Session<B> {
                 ));
             }
         }
-        Self::build(Arc::clone(&fold.model), settings, limits, None, Some(fold))
+        let model = Arc::clone(&fold.model);
+        let learned = learned.filter(|learned| learned.fold == model.fingerprint);
+        Self::build(model, settings, limits, None, Some((fold, learned)))
     }
 
     fn build(
@@ -160,7 +169,7 @@ impl<B: Backend> Session<B> {
         settings: Settings,
         limits: Limits,
         calibration: Option<&Calibration>,
-        fold: Option<Arc<Fold<B>>>,
+        fold: Option<(Arc<Fold<B>>, Option<&Learned>)>,
     ) -> Result<Self> {
         let (backend, config) = (&*model.backend, &model.config);
         checks::check_limits(config, &settings, limits)?;
@@ -181,7 +190,7 @@ impl<B: Backend> Session<B> {
         let (mut selections, mut counts) =
             selections::build(&model, &settings, limits, calibration.as_deref(), &mut scratch)?;
         let corrections = match &fold {
-            Some(fold) => adapt::prepare(fold, &settings, &mut selections)?,
+            Some((fold, learned)) => adapt::prepare(fold, &settings, *learned, &mut selections)?,
             None => None,
         };
         for (count, selections) in counts.iter_mut().zip(&selections) {
@@ -215,7 +224,7 @@ impl<B: Backend> Session<B> {
             fallback: DenseFallback { selections: dense, active: false, batches: 0 },
             cancel: Arc::default(),
             model: Arc::clone(&model),
-            fold,
+            fold: fold.map(|(fold, _)| fold),
             corrections,
         };
         session.prepare_rope(config.max_position_embeddings.min(longest));

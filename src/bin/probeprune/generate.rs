@@ -7,6 +7,7 @@ use probeprune::{
     Error,
     backend::Backend,
     config::{ModelConfig, RopeScaling},
+    output::check_writable,
     prune::settings::Method,
     session::{GenerateOptions, Generated, Limits, Sampling, Session},
     tokenizer::Tokenizer,
@@ -16,7 +17,7 @@ use crate::{
     args::{MethodArgs, ModelArgs, at_least_one},
     device::{Task, with_model},
     failure::{Failure, Result, note, print},
-    input::{Loaded, note_empty_history, read_text},
+    input::{Loaded, note_empty_history, read_text, save_learned},
     progress,
 };
 
@@ -72,10 +73,16 @@ pub(crate) struct GenerateArgs {
     /// A history file from `probeprune calibrate` for this model
     #[arg(long, value_name = "FILE", help_heading = "Method")]
     history: Option<PathBuf>,
+    /// Save the history with what the prompts taught the fold (--adapt), for later runs to go on from
+    #[arg(long, value_name = "FILE", help_heading = "Method")]
+    save_history: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
+    if let Some(path) = &args.save_history {
+        check_writable(path)?;
+    }
     let mut texts = args.prompt.clone();
     for path in &args.prompt_file {
         texts.push(read_text(path)?);
@@ -148,6 +155,9 @@ impl Task for Generation<'_> {
         let seconds = start.elapsed().as_secs_f64();
         let tokens: usize = generated.tokens.iter().map(Vec::len).sum();
         note(&format!("{tokens} tokens in {seconds:.2} s, {:.1} per second", tokens as f64 / seconds));
+        if let Some(path) = &args.save_history {
+            save_learned(path, history, &session)?;
+        }
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs},
     device::{Task, with_model},
     failure::{Result, note, print},
-    input::Loaded,
+    input::{Loaded, save_learned},
     interrupt, progress,
     table::{Format, Table, csv, json, percent},
 };
@@ -41,6 +41,9 @@ pub(crate) struct PerplexityArgs {
     /// Save every batch's kept sets, and the logits of its first two samples
     #[arg(long, value_name = "OUT.safetensors", help_heading = "Output")]
     dump: Option<PathBuf>,
+    /// Save the history with what the run learned about its fold (--adapt), for later runs to go on from
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    save_history: Option<PathBuf>,
 }
 
 /// The result; also the columns of CSV.
@@ -60,6 +63,8 @@ struct Summary {
     probe_flops_share: f64,
     /// Share of the batches that were probed to correct a fold; none without corrections.
     probed_share: Option<f64>,
+    /// The fold's error on the last probe, relative to that on calibration's text; none without corrections.
+    relative_error: Option<f64>,
     warmup_batches: usize,
     /// "cpu" or "cuda:N".
     device: String,
@@ -150,7 +155,7 @@ struct KeptReport {
 
 /// Runs the command.
 pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
-    if let Some(path) = &args.dump {
+    for path in args.dump.iter().chain(&args.save_history) {
         check_writable(path)?;
     }
     let model = &args.model;
@@ -172,7 +177,7 @@ impl Task for &PerplexityArgs {
         let loaded = loaded.arranged(&settings, calibration.as_ref())?;
         let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
         let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
-        let calibration_samples = calibration.map_or(0, |calibration| calibration.samples);
+        let calibration_samples = calibration.as_ref().map_or(0, |calibration| calibration.samples);
         let mut dump = Vec::new();
         let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
         let measured = measure(&mut session, &tokens, options, |batch, session| {
@@ -198,6 +203,7 @@ impl Task for &PerplexityArgs {
                 flops_share: share.total,
                 probe_flops_share: share.probe,
                 probed_share: session.probed_share(),
+                relative_error: session.relative_error(),
                 warmup_batches: self.warmup_batches,
                 device: loaded.device.name.clone(),
                 gpu: loaded.device.gpu.clone(),
@@ -219,6 +225,9 @@ impl Task for &PerplexityArgs {
         }
         if let Some(path) = &self.dump {
             save(path, &dump)?;
+        }
+        if let Some(path) = &self.save_history {
+            save_learned(path, calibration, &session)?;
         }
         print(&match self.format {
             Format::Table => table(&report.summary).text(),

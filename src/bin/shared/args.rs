@@ -166,7 +166,7 @@ pub(crate) struct TuningArgs {
     #[arg(long, value_name = "HOW", default_value_t, value_parser = adapt)]
     adapt: Adapt,
     /// What the correction knows of kept channels: full (their second moments) or diagonal (their variances)
-    #[arg(long, value_name = "HOW", default_value_t = AdaptMetric::Full, value_parser = names::<AdaptMetric>(AdaptMetric::ALL, AdaptMetric::name))]
+    #[arg(long, value_name = "HOW", default_value_t = AdaptMetric::Diagonal, value_parser = names::<AdaptMetric>(AdaptMetric::ALL, AdaptMetric::name))]
     adapt_metric: AdaptMetric,
     /// Share of their weight that earlier tokens keep at each correction; 1 forgets nothing
     #[arg(long, value_name = "SHARE", default_value_t = AdaptSettings::default().forgetting, allow_negative_numbers = true)]

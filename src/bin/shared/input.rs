@@ -17,7 +17,7 @@ use probeprune::{
         calibration::Calibration,
         settings::{Method, Settings},
     },
-    session::{CalibrationOptions, calibrate},
+    session::{CalibrationOptions, Session, calibrate},
     source::ModelSource,
     tokenizer::Tokenizer,
 };
@@ -26,7 +26,7 @@ use crate::{
     args::{CalibrationArgs, DataArgs, TensorKey},
     device::Device,
     failure::{Result, note},
-    progress,
+    interrupt, progress,
 };
 
 /// Default number of calibration windows, if there is text for them.
@@ -279,6 +279,21 @@ fn load<B: Backend>(
     };
     bar.finish_and_clear();
     Ok(model)
+}
+
+/// Saves the history with what the session learned about its fold.
+pub(crate) fn save_learned<B: Backend>(
+    path: &Path,
+    calibration: Option<Calibration>,
+    session: &Session<B>,
+) -> Result<()> {
+    let (Some(mut calibration), corrections @ Some(_)) = (calibration, session.corrections()?) else {
+        let help = "Other runs learn nothing that a history file would hold.";
+        let expected = "--method fold with --adapt probe and a ratio above 0";
+        return Err(Error::argument("--save-history", expected, "another run", help).into());
+    };
+    calibration.corrections = corrections;
+    Ok(interrupt::uninterrupted(|| calibration.save(path))?)
 }
 
 /// Notes that `pp` starts from its probe alone.

@@ -37,7 +37,7 @@ pub(super) fn cholesky(a: &mut [f64], n: usize, floor: f64) {
             let right = panel.transposed();
             // Columns up to the diagonal of the chunk's last row.
             let columns = above + count;
-            add_product(&mut rows[rest..], n, [count, columns, width], -1.0, panel.from_row(above), right);
+            add_product(&mut rows[rest..], n, [count, columns, width], -1.0, panel.rows_from(above), right);
         });
     }
 }

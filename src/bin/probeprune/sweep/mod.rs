@@ -21,10 +21,7 @@ use probeprune::{
     backend::Backend,
     output::write_atomically,
     perplexity::PerplexityOptions,
-    prune::{
-        calibration::Calibration,
-        settings::Settings,
-    },
+    prune::{calibration::Calibration, settings::Settings},
 };
 
 use self::{
