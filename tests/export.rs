@@ -64,12 +64,16 @@ fn exported(folder: &Folder, settings: &Settings) -> (Value, Arc<Model<Cpu>>, Ar
 fn an_exported_fold_is_the_fold_to_the_bit() {
     let three = json!({ "num_hidden_layers": 3 });
     let mha = json!({ "num_hidden_layers": 3, "num_key_value_heads": 4 });
+    let uneven =
+        json!({ "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 2 });
     let qwen =
         json!({ "num_hidden_layers": 3, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"] });
     for (folder, skip, class) in [
         (Folder::llama_with(three.clone()), &[0][..], Some("ProbepruneLlamaForCausalLM")),
         (Folder::llama_with(mha.clone()), &[0][..], Some("ProbepruneLlamaForCausalLM")),
         (Folder::llama_with(mha), &[][..], None),
+        // Five heads do not divide a hidden size of 16.
+        (Folder::llama_with(uneven), &[][..], Some("ProbepruneLlamaForCausalLM")),
         (Folder::llama_with(qwen), &[1][..], Some("ProbepruneQwen2ForCausalLM")),
         (Folder::opt_with(three), &[][..], Some("ProbepruneOPTForCausalLM")),
     ] {

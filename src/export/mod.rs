@@ -1,7 +1,7 @@
 //! A folded model as a Hugging Face folder.
 //!
-//! Where all layers have the same heads and channels, every key/value head has as many query heads, and the class has biases
-//! everywhere (LLaMA), config.json alone says what the model is. Otherwise its key "probeprune" has the shape of every layer,
+//! Where all layers have the same heads and channels, every key/value head has as many query heads, the heads divide the hidden
+//! size, and the class has biases everywhere (LLaMA), config.json alone says what the model is. Otherwise its key "probeprune" has the shape of every layer,
 //! and a modelling file beside it makes transformers understand that. This crate reads both.
 
 use std::{collections::HashMap, fs, io, path::Path};
@@ -106,7 +106,9 @@ fn plain_shape<B: Backend>(model: &Model<B>) -> Option<LayerShape> {
     let group = first.heads / first.kv_heads;
     let regular = (0..first.heads).all(|head| first.kv_head_of[head] as usize == head / group);
     let same = shapes.all(|shape| shape == first);
-    (model.config.model_type == "llama" && regular && same).then(|| first.clone())
+    // transformers insists on this, although head_dim says all that matters.
+    let divides = model.config.hidden_size.is_multiple_of(first.heads);
+    (model.config.model_type == "llama" && regular && same && divides).then(|| first.clone())
 }
 
 fn config_json<B: Backend>(

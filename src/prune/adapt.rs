@@ -67,7 +67,8 @@ pub struct AdaptSettings {
     pub prior_tokens: usize,
     /// Every n-th batch is probed while the fold fits; 1 probes all of them.
     pub every: usize,
-    /// Error of the fold on the probe, relative to that on calibration's text, above which every batch is probed.
+    /// Excess error of the fold on the probe (see [`crate::session::Session::excess_error`]) above which every batch is
+    /// probed.
     pub threshold: f64,
 }
 
@@ -79,7 +80,7 @@ impl Default for AdaptSettings {
             forgetting: 1.0,
             prior_tokens: 300,
             every: 1,
-            threshold: 1.5,
+            threshold: 0.08,
         }
     }
 }

@@ -26,14 +26,14 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Corrections<B: Backend> {
     dense: Arc<Model<B>>,
-    /// Mean squared errors of the fold on calibration's text, of every corrected block.
-    calibrated: Vec<f64>,
+    /// Of every corrected block, on calibration's text: the fold's mean squared error, and the variance of the output.
+    calibrated: Vec<[f64; 2]>,
     /// Whether batches are probed at all.
     active: bool,
     /// Batches until the next probe.
     wait: usize,
-    /// The fold's error on the latest probe over that on calibration's text: geometric mean over the blocks.
-    relative_error: Option<f64>,
+    /// See [`Session::excess_error`].
+    excess_error: Option<f64>,
     batches: usize,
     probed: usize,
 }
@@ -43,10 +43,10 @@ impl<B: Backend> Corrections<B> {
         let priors = start.blocks.iter().flatten().flatten().flat_map(|block| &block.prior);
         Self {
             dense: Arc::clone(&start.dense),
-            calibrated: priors.map(|prior| prior.error).collect(),
+            calibrated: priors.map(|prior| [prior.error, prior.variance]).collect(),
             active: true,
             wait: 0,
-            relative_error: None,
+            excess_error: None,
             batches: 0,
             probed: 0,
         }
@@ -161,25 +161,26 @@ impl<B: Backend> Session<B> {
             return Ok(());
         }
         corrections.probed += 1;
-        let (mut logarithms, mut calibrated) = (0.0, corrections.calibrated.iter());
+        let (mut sum, mut calibrated) = (0.0, corrections.calibrated.iter());
         for selection in self.selections.iter().flatten() {
             if let Selection::Adapted(adapted) = selection {
                 let error = self.model.backend.download_statistics(&adapted.error, 1)?[0];
-                let expected = calibrated.next().expect("one for each block");
-                logarithms += (f64::from(error) / expected.max(f64::MIN_POSITIVE)).ln();
+                let [expected, variance] = calibrated.next().expect("one for each block");
+                sum += (f64::from(error) - expected) / variance.max(f64::MIN_POSITIVE);
             }
         }
-        let relative = (logarithms / corrections.calibrated.len() as f64).exp();
-        corrections.relative_error = Some(relative);
-        let fits = relative <= self.settings.adapt.threshold;
+        let excess = sum / corrections.calibrated.len() as f64;
+        corrections.excess_error = Some(excess);
+        let fits = excess <= self.settings.adapt.threshold;
         corrections.wait = if fits { self.settings.adapt.every - 1 } else { 0 };
         Ok(())
     }
 
-    /// The fold's mean squared error on the latest probe over that on calibration's text, a geometric mean over the blocks:
-    /// about 1 where calibration covers the text. `None` before the first probe, and without corrections.
-    pub fn relative_error(&self) -> Option<f64> {
-        self.corrections.as_ref().and_then(|corrections| corrections.relative_error)
+    /// The fold's mean squared error on the latest probe, less that on calibration's text, as a share of the variance that the
+    /// block's output had there; mean over the blocks. About 0 where calibration covers the text. `None` before the first
+    /// probe, and without corrections.
+    pub fn excess_error(&self) -> Option<f64> {
+        self.corrections.as_ref().and_then(|corrections| corrections.excess_error)
     }
 
     /// The share of batches so far that were probed to correct the fold; `None` without corrections or batches.

@@ -3,6 +3,7 @@
 Usage:
   python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
   python tools/measure/measure.py quality --smollm2 FOLDER
+  python tools/measure/measure.py fold --smollm2 FOLDER [--qwen FOLDER]
   python tools/measure/measure.py latency
   python tools/measure/measure.py demo
 
@@ -10,7 +11,8 @@ speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHO
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
 on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text; interrupted sweeps resume.
-FOLDER is the output of tools/fetch/smollm2.py. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU.
+fold (fold.json) measures folds and their corrections on streams
+of both texts, for both models; those of the second at 40 %. FOLDER is the output of tools/fetch/smollm2.py, of qwen.py for --qwen. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU.
 demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are fair on a busy
 machine too, tokens/s are not.
 """
@@ -120,19 +122,35 @@ def sweep(args, name, text, calibration, variants, ratios):
     return result
 
 
+def texts(folder):
+    """The texts for calibration and for evaluation, of prose and of technical text."""
+    run(sys.executable, "tools/fetch/text.py", folder)
+    return [split(os.path.join(folder, f"{name}.txt"), folder, share) for name, share in (("prose", 0.25), ("technical", 0.12))]
+
+
 def quality(args):
     """Everything of smollm2.json. Calibration and evaluation take different parts of a text; for technical text
     calibration is half prose ("technical") or all of it ("shifted")."""
     with tempfile.TemporaryDirectory() as scratch:
-        scratch = os.path.join(scratch, "text")
-        run(sys.executable, "tools/fetch/text.py", scratch)
-        prose, technical = (os.path.join(scratch, name) for name in ("prose.txt", "technical.txt"))
-        own = split(prose, scratch, 0.25)
+        own, other = texts(os.path.join(scratch, "text"))
         result = sweep(args, "prose", own[1], own[:1], VARIANTS, "0.2,0.4,0.6")
-        other = split(technical, scratch, 0.12)
         result["technical"] = sweep(args, "technical", other[1], [own[0], other[0]], SHIFTED, "0.4")
         result["shifted"] = sweep(args, "shifted", other[1], own[:1], SHIFTED, "0.4")
     return result
+
+
+def folds(args):
+    """Everything of fold.json."""
+    import fold  # Its packages are those of tools/fetch/requirements.txt.
+
+    results = {}
+    for name, folder, ratios in (("SmolLM2-135M", args.smollm2, None), ("Qwen2.5-Coder-0.5B", args.qwen, (0.4,))):
+        if folder is None:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            own, other = texts(os.path.join(scratch, "text"))
+            results[name] = fold.measure(PROGRAM, os.path.abspath(folder), own, other, scratch, args.threads, ratios)
+    return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", "threads": args.threads, "models": results}
 
 
 def latency(args):
@@ -145,8 +163,9 @@ def latency(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "quality", "latency", "demo"))
+    parser.add_argument("what", choices=("speed", "quality", "fold", "latency", "demo"))
     parser.add_argument("--smollm2")
+    parser.add_argument("--qwen")
     parser.add_argument("--pytorch-python")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--max-tokens", default="10240")
@@ -155,10 +174,11 @@ def main():
     args = parser.parse_args()
     if not os.path.exists(PROGRAM):
         sys.exit("build first: cargo build --release")
-    if args.what in ("speed", "quality") and not args.smollm2:
+    if args.what in ("speed", "quality", "fold") and not args.smollm2:
         sys.exit(f"{args.what} needs --smollm2 FOLDER")
     measure, name, show = {"speed": (speed, "cpu.json", readme_tables.speed),
                            "quality": (quality, "smollm2.json", readme_tables.sweep),
+                           "fold": (folds, "fold.json", readme_tables.fold),
                            "latency": (latency, "latency-cpu.json", readme_tables.latency),
                            "demo": (with_new_demonstrations, "cpu.json", readme_tables.speed)}[args.what]
     result = measure(args)

@@ -138,6 +138,36 @@ def sweep(result):
     return "\n".join(rows)
 
 
+def fold(result):
+    """Folds and their corrections on streams of text; `result` is None where there was none yet.
+
+    >>> row = {"stream": "prose", "calibration": "mixed", "prune_ratio": 0.4, "of_ratio": 0.4, "method": "pp",
+    ...        "perplexity": {"all": 80.0}, "flops_share": 0.692, "probed_share": None, "excess_error": None}
+    >>> rows = [row | {"method": "dense", "perplexity": {"all": 40.0}, "flops_share": 1.0},
+    ...         row, row | {"method": "fold+adapt=probe", "perplexity": {"all": 60.0}, "probed_share": 0.5}]
+    >>> print(fold({"machine": "M", "threads": "2", "models": {"Small": rows}}).splitlines()[-1])
+    | prose | mixed | 40 % | fold+adapt=probe | 60.00 | 1.50 | 0.750 | 69.2 | 50 |
+    """
+    if result is None:
+        return "Not measured yet."
+    tables = []
+    for model, rows in result["models"].items():
+        lines = [f"{model}, on {result['machine']}:", "",
+                 "| text | calibration | pruned | method | perplexity | × dense | × pp | FLOPs, % of dense | batches probed, % |",
+                 "|---|---|---|---|---|---|---|---|---|"]
+        at = {(row["stream"], row["calibration"], row["of_ratio"], row["method"]): row for row in rows}
+        for row in rows:
+            case = (row["stream"], row["calibration"], row["of_ratio"])
+            for part, value in row["perplexity"].items():
+                dense, pp = (at[(*case, method)]["perplexity"][part] for method in ("dense", "pp"))
+                text = row["stream"] if part == "all" else f"{row['stream']}: {part}"
+                probed = "–" if row["probed_share"] is None else f"{100 * row['probed_share']:.0f}"
+                lines.append(f"| {text} | {row['calibration']} | {100 * row['of_ratio']:.0f} % | {row['method']} | {value:.2f} "
+                             f"| {value / dense:.2f} | {value / pp:.3f} | {100 * row['flops_share']:.1f} | {probed} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
 def headline(result):
     """The sweep's rows at 40 % that the README shows: on text like calibration's, and on another kind.
 
@@ -261,13 +291,14 @@ OPERATIONS = {
     "check_finite": ("fault word for NaN and infinity", ["check_finite"], None),
     "accumulate_moments": ("calibration's running moments", ["moments"], None),
     "accumulate_product": ("second moments for linear compensation", ["accumulate_product"], None),
+    "adapt": ("correction of a fold by its error on a probe", [], None),
     "logits": ("the head, in float32", ["linear", "linear_gemv"], None),
     "argmax": ("greedy sampling", ["argmax"], None),
     "cross_entropy": ("loss per token, without logits in memory", ["cross_entropy"], None),
 }
 # Methods of Backend that compute nothing.
 SERVICES = {
-    "scope", "check_model", "check_sizes", "weight", "activations", "statistics", "indices", "upload_indices",
+    "scope", "check_model", "check_sizes", "check_adapt", "weight", "download_weight", "activations", "statistics", "indices", "upload_indices",
     "upload_statistics", "upload_activations", "clear_statistics", "download_activations", "download_statistics",
     "download_indices", "stamp", "take_stamp", "seconds_between", "cross_entropy_scratch",
 }
@@ -334,7 +365,7 @@ def main():
         "README.md": {"headline": headline(smollm2), "demo": printed(result["demo"]["tiny-llama"])},
         "docs/results.md": {"smollm2": sweep(smollm2), "quality": quality(result["demo"]["tiny-llama"]),
                             "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
-                            "compensation": compensation(result), "gpu": gpu(load_runs())},
+                            "compensation": compensation(result), "fold": fold(load("fold.json")), "gpu": gpu(load_runs())},
         "docs/latency.md": {"latency": latency(load("latency-cpu.json"))},
         "docs/kernels.md": {"kernels": kernels()},
     }

@@ -63,8 +63,8 @@ struct Summary {
     probe_flops_share: f64,
     /// Share of the batches that were probed to correct a fold; none without corrections.
     probed_share: Option<f64>,
-    /// The fold's error on the last probe, relative to that on calibration's text; none without corrections.
-    relative_error: Option<f64>,
+    /// How far the fold's error on the last probe exceeded calibration's, of the outputs' variance; none without corrections.
+    excess_error: Option<f64>,
     warmup_batches: usize,
     /// "cpu" or "cuda:N".
     device: String,
@@ -203,7 +203,7 @@ impl Task for &PerplexityArgs {
                 flops_share: share.total,
                 probe_flops_share: share.probe,
                 probed_share: session.probed_share(),
-                relative_error: session.relative_error(),
+                excess_error: session.excess_error(),
                 warmup_batches: self.warmup_batches,
                 device: loaded.device.name.clone(),
                 gpu: loaded.device.gpu.clone(),

@@ -59,6 +59,8 @@ pub struct FoldPrior {
     pub metric: Vec<f32>,
     /// Mean of ‖y − W·a − b‖² over calibration's tokens: the fold's error.
     pub error: f64,
+    /// Variance of W·a over calibration's tokens, summed over its H entries.
+    pub variance: f64,
 }
 
 impl FoldSource<'_> {
@@ -176,6 +178,11 @@ impl FoldSource<'_> {
                     AdaptMetric::Full => inverse(&factor, n),
                 },
                 error: weights.error([out, n], [&entries(&p, &p), g_pk.values, &entries(&k, &k)]),
+                variance: {
+                    let weight: Vec<f64> = self.weight.iter().map(|&w| f64::from(w)).collect();
+                    let weight = View::rows(&weight, width);
+                    trace(weight, covariance, weight, [out, width, width])
+                },
             }
         });
         FoldedBlock { weight: refitted.collect(), bias: bias.collect(), kept, prior }
@@ -190,6 +197,13 @@ fn inverse(factor: &[f64], n: usize) -> Vec<f32> {
     inverse.into_iter().map(|x| x as f32).collect()
 }
 
+/// tr(A·G·Bᵀ) for A (out, rows), G (rows, columns) and B (out, columns).
+fn trace(a: View<'_, f64>, g: &[f64], b: View<'_, f64>, [out, rows, columns]: [usize; 3]) -> f64 {
+    let mut product = vec![0.0; out * columns];
+    add_product_parallel(&mut product, columns, [out, columns, rows], 1.0, a, View::rows(g, columns));
+    factor::dot(&product, b.values)
+}
+
 /// W_P (H, C − n) and W_P·M (H, n).
 struct Weights<'a> {
     own: View<'a, f64>,
@@ -201,13 +215,8 @@ impl Weights<'_> {
     /// and G_KK.
     fn error(&self, [out, n]: [usize; 2], [pp, pk, kk]: [&[f64]; 3]) -> f64 {
         let rest = self.own.values.len() / out.max(1);
-        // tr(A·G·Bᵀ) for A (out, rows) and B (out, columns).
-        let trace = |a: View<'_, f64>, g: &[f64], b: View<'_, f64>, [rows, columns]: [usize; 2]| {
-            let mut product = vec![0.0; out * columns];
-            add_product_parallel(&mut product, columns, [out, columns, rows], 1.0, a, View::rows(g, columns));
-            factor::dot(&product, b.values)
-        };
-        trace(self.own, pp, self.own, [rest, rest]) - 2.0 * trace(self.own, pk, self.refit, [rest, n])
-            + trace(self.refit, kk, self.refit, [n, n])
+        trace(self.own, pp, self.own, [out, rest, rest])
+            - 2.0 * trace(self.own, pk, self.refit, [out, rest, n])
+            + trace(self.refit, kk, self.refit, [out, n, n])
     }
 }
