@@ -323,7 +323,14 @@ impl Correction {
 
 fn adapting(metric: AdaptMetric) -> Settings {
     let mode = Adapt::Probe { tokens: None };
-    let adapt = AdaptSettings { mode, metric, forgetting: 0.9, prior_tokens: 20, ..AdaptSettings::default() };
+    let adapt = AdaptSettings {
+        mode,
+        metric,
+        forgetting: 0.9,
+        prior_tokens: 20,
+        every: 1,
+        ..AdaptSettings::default()
+    };
     // All tokens of all samples, so that the reference needs no choice.
     Settings { adapt, probe_tokens: 1.0, probe_samples: 1.0, ..folding() }
 }

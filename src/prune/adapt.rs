@@ -79,8 +79,8 @@ impl Default for AdaptSettings {
             metric: AdaptMetric::Diagonal,
             forgetting: 1.0,
             prior_tokens: 300,
-            every: 1,
-            threshold: 0.08,
+            every: 4,
+            threshold: 0.16,
         }
     }
 }

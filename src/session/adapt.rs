@@ -26,7 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Corrections<B: Backend> {
     dense: Arc<Model<B>>,
-    /// Of every corrected block, on calibration's text: the fold's mean squared error, and the variance of the output.
+    /// Of every corrected block, on calibration's text: the fold's mean squared error, and the variance of the output times the
+    /// share of channels that were pruned.
     calibrated: Vec<[f64; 2]>,
     /// Whether batches are probed at all.
     active: bool,
@@ -40,10 +41,13 @@ pub(super) struct Corrections<B: Backend> {
 
 impl<B: Backend> Corrections<B> {
     fn new(start: &FoldStart<B>) -> Self {
-        let priors = start.blocks.iter().flatten().flatten().flat_map(|block| &block.prior);
+        let calibrated = |block: &FoldedBlock| {
+            let prior = block.prior.as_ref()?;
+            Some([prior.error, prior.variance * prior.pruned_share])
+        };
         Self {
             dense: Arc::clone(&start.dense),
-            calibrated: priors.map(|prior| [prior.error, prior.variance]).collect(),
+            calibrated: start.blocks.iter().flatten().flatten().filter_map(calibrated).collect(),
             active: true,
             wait: 0,
             excess_error: None,
@@ -165,8 +169,8 @@ impl<B: Backend> Session<B> {
         for selection in self.selections.iter().flatten() {
             if let Selection::Adapted(adapted) = selection {
                 let error = self.model.backend.download_statistics(&adapted.error, 1)?[0];
-                let [expected, variance] = calibrated.next().expect("one for each block");
-                sum += (f64::from(error) - expected) / variance.max(f64::MIN_POSITIVE);
+                let [expected, scale] = calibrated.next().expect("one for each block");
+                sum += (f64::from(error) - expected) / scale.max(f64::MIN_POSITIVE);
             }
         }
         let excess = sum / corrections.calibrated.len() as f64;
@@ -177,8 +181,8 @@ impl<B: Backend> Session<B> {
     }
 
     /// The fold's mean squared error on the latest probe, less that on calibration's text, as a share of the variance that the
-    /// block's output had there; mean over the blocks. About 0 where calibration covers the text. `None` before the first
-    /// probe, and without corrections.
+    /// block's output had there, over the share of channels that are pruned; mean over the blocks. About 0 where calibration
+    /// covers the text. `None` before the first probe, and without corrections.
     pub fn excess_error(&self) -> Option<f64> {
         self.corrections.as_ref().and_then(|corrections| corrections.excess_error)
     }

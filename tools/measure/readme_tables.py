@@ -13,10 +13,12 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 METHODS = {"none": "dense"}
 # Speed-ups over the authors' operations, by batch and sequence length.
 AUTHORS_GOALS = {(20, 64): 1.25, (4, 256): 1.45, (1, 128): 2.6}
-# The README's rows, of the sweep's variants.
-HEADLINE = {"dense": "dense", "pp": "pp", "pp+compensate=probe-mean": "pp, `--compensate probe-mean`",
-            "pp+compensate=linear:32": "pp, `--compensate linear:32`", "wanda-sp": "wanda-sp",
-            "wanda-sp+compensate=probe-mean": "wanda-sp, `--compensate probe-mean`"}
+# The README's rows and columns: methods, and streams with their calibration, of fold.json at 40 %.
+HEADLINE = {"dense": "dense", "pp": "pp", "pp+compensate=linear:32": "pp, `--compensate linear:32`", "fold": "fold",
+            "fold+adapt=probe": "fold, `--adapt probe`"}
+COLUMNS = {"prose, calibrated with prose": ("prose", "prose", "all"),
+           "technical text, with both": ("technical", "mixed", "all"),
+           "technical text, with prose": ("long", "prose", "windows 1–30")}
 
 
 def quality(demo):
@@ -169,20 +171,25 @@ def fold(result):
 
 
 def headline(result):
-    """The sweep's rows at 40 % that the README shows: on text like calibration's, and on another kind.
+    """The perplexities at 40 % that the README shows, and FLOPs on the first and the last column's text.
 
-    >>> row = {"variant": "pp", "prune_ratio": 0.4, "perplexity": 105.79, "time_share": 0.8144}
-    >>> dense = {"variant": "dense", "prune_ratio": 0.0, "perplexity": 47.9, "time_share": 1.0}
-    >>> shifted = {"rows": [dense | {"perplexity": 28.3}, row | {"perplexity": 77.57}]}
-    >>> print(headline({"rows": [dense, row], "shifted": shifted}).splitlines()[-1])
-    | pp | 105.8 | 77.6 | 81 |
+    >>> row = {"stream": "prose", "calibration": "prose", "of_ratio": 0.4, "method": "pp", "perplexity": {"all": 105.79},
+    ...        "flops_share": 0.692}
+    >>> rows = [row, row | {"stream": "technical", "calibration": "mixed"},
+    ...         row | {"stream": "long", "perplexity": {"windows 1–30": 77.57}, "flops_share": 0.7}]
+    >>> print(headline({"models": {"SmolLM2-135M": rows}}).splitlines()[-1])
+    | pp | 105.8 | 105.8 | 77.6 | 69 to 70 |
     """
-    rows = ["| method | perplexity, prose | perplexity, technical text | time, % of dense |", "|---|---|---|---|"]
-    at_40 = lambda rows: {row["variant"]: row for row in rows if row["prune_ratio"] in (0.0, 0.4)}
-    prose, shifted = at_40(result["rows"]), at_40(result["shifted"]["rows"])
-    rows += [f"| {name} | {prose[variant]['perplexity']:.1f} | {shifted[variant]['perplexity']:.1f} "
-             f"| {100 * prose[variant]['time_share']:.0f} |" for variant, name in HEADLINE.items() if variant in prose]
-    return "\n".join(rows)
+    lines = ["| method | " + " | ".join(COLUMNS) + " | FLOPs, % of dense |", "|---" * (len(COLUMNS) + 2) + "|"]
+    rows = {(row["method"], row["stream"], row["calibration"]): row for row in result["models"]["SmolLM2-135M"]
+            if row["of_ratio"] == 0.4}
+    for method, name in HEADLINE.items():
+        found = [(rows.get((method, stream, calibration)), part) for stream, calibration, part in COLUMNS.values()]
+        if all(row for row, _ in found):
+            low, high = (f"{100 * share([row['flops_share'] for row, _ in found]):.0f}" for share in (min, max))
+            lines.append(f"| {name} | " + " | ".join(f"{row['perplexity'][part]:.1f}" for row, part in found)
+                         + f" | {low if low == high else f'{low} to {high}'} |")
+    return "\n".join(lines)
 
 
 def compensation(result):
@@ -362,7 +369,7 @@ def load(name):
 def main():
     result, smollm2 = load("cpu.json"), load("smollm2.json")
     tables = {
-        "README.md": {"headline": headline(smollm2), "demo": printed(result["demo"]["tiny-llama"])},
+        "README.md": {"headline": headline(load("fold.json")), "demo": printed(result["demo"]["tiny-llama"])},
         "docs/results.md": {"smollm2": sweep(smollm2), "quality": quality(result["demo"]["tiny-llama"]),
                             "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
                             "compensation": compensation(result), "fold": fold(load("fold.json")), "gpu": gpu(load_runs())},

@@ -177,7 +177,7 @@ pub(crate) struct TuningArgs {
     /// Probe every n-th batch while the fold fits the text
     #[arg(long, value_name = "N", default_value_t = AdaptSettings::default().every)]
     adapt_every: usize,
-    /// Probe every batch while the fold's error exceeds calibration's by more than this share of the outputs' variance
+    /// Probe every batch while the fold's excess error is above this; see docs/method.md, section 13
     #[arg(long, value_name = "X", default_value_t = AdaptSettings::default().threshold, allow_negative_numbers = true)]
     adapt_threshold: f64,
     /// Seed of --method random and of sampling

@@ -61,6 +61,8 @@ pub struct FoldPrior {
     pub error: f64,
     /// Variance of W·a over calibration's tokens, summed over its H entries.
     pub variance: f64,
+    /// Share of the channels that are pruned.
+    pub pruned_share: f64,
 }
 
 impl FoldSource<'_> {
@@ -178,6 +180,7 @@ impl FoldSource<'_> {
                     AdaptMetric::Full => inverse(&factor, n),
                 },
                 error: weights.error([out, n], [&entries(&p, &p), g_pk.values, &entries(&k, &k)]),
+                pruned_share: rest as f64 / width as f64,
                 variance: {
                     let weight: Vec<f64> = self.weight.iter().map(|&w| f64::from(w)).collect();
                     let weight = View::rows(&weight, width);
