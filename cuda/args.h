@@ -210,6 +210,76 @@ struct AccumulateProductArgs {
   int reserved;
 };
 
+// ---- adapt -------------------------------------------------------------------------------------------------------------
+// In all of them, fault is null or a word that is not 0 where nothing may be changed any more.
+// x (rows, width), kept (columns / block_width) or null for all columns, mask (rows) or null, centre (columns), scale (columns)
+// or null -> out (rows, columns), images (rows, columns) or null, ones (rows) or null
+struct AdaptRowsArgs {
+  Elements x;
+  Indices kept, mask;
+  Floats centre, scale;
+  FloatsOut out, images, ones;
+  int columns, block_width, width;
+  int reserved;
+};
+// base (columns), x (rows), matrix (rows, columns) -> out (columns), which may be base
+struct AdaptVectorArgs {
+  Floats base, x, matrix;
+  Indices fault;
+  FloatsOut out;
+  int rows, columns;
+  float scale;
+  int reserved;
+};
+// x (rows, columns) -> sums (rows)
+struct AdaptSquaresArgs {
+  Floats x;
+  FloatsOut sums;
+  int columns;
+  int reserved;
+};
+// sums (rows), ones (rows) -> error (1), fault (1)
+struct AdaptErrorArgs {
+  Floats sums, ones;
+  FloatsOut error;
+  IndicesOut fault;
+  int rows;
+  int reserved;
+};
+// a (rows, depth), b (depth, columns), either of them possibly stored transposed, ones (rows) or null -> out (rows, columns)
+struct AdaptProductArgs {
+  Floats a, b, ones;
+  Indices fault;
+  FloatsOut out;
+  int rows, columns, depth;
+  int a_transposed, b_transposed;
+  int add;        // 0: the old out has no part in the new one
+  int symmetric;  // 1: a is b transposed and out symmetric
+  float sign;     // of the product: 1 or -1
+  float gain;     // of the product of ones with itself
+  float divisor;  // of the result
+};
+// matrix (size, size), in place: rows and columns `first`..
+struct AdaptFactorArgs {
+  FloatsOut matrix;
+  int size, first;
+};
+// factor (size, size), x (size, columns), in place: rows `first` to `end`. transposed: x is stored (columns, size).
+struct AdaptSubstituteArgs {
+  Floats factor;
+  FloatsOut x;
+  int size, columns, first, end;
+  int transposed;
+  int reserved;
+};
+// weight (count) -> out (count)
+struct AdaptStoreArgs {
+  Floats weight;
+  Indices fault;
+  ElementsOut out;
+  long long count;
+};
+
 // ---- column_statistic --------------------------------------------------------------------------------------------------
 // weight (channels, out_features), stored transposed -> out (channels)
 struct ColumnStatisticArgs {

@@ -20,7 +20,9 @@ use probeprune::{
     model::Model,
     prune::{
         history::HistoryLayout,
-        settings::{Compensation, HistoryDtype, Method, ProbeOrder, Settings},
+        settings::{
+            Adapt, AdaptMetric, AdaptSettings, Compensation, HistoryDtype, Method, ProbeOrder, Settings,
+        },
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
     source::ModelSource,
@@ -182,6 +184,77 @@ fn compensation_and_groups_agree_with_the_cpu() {
         }
     }
     assert!(both * 100 >= all * 99, "{both} of {all} kept indices");
+}
+
+/// Folds that a probe corrects, batch after batch: losses, logits, and the errors that corrections are decided by.
+#[test]
+fn corrected_folds_agree_with_the_cpu() {
+    let limits = Limits { samples: 3, tokens: 24, capacity: 0 };
+    let n = limits.samples * limits.tokens;
+    // The third batch of a shape replays a graph.
+    let batches = 3;
+    for name in BUNDLED {
+        let source = ModelSource::locate(name).unwrap();
+        let (cpu, gpu) = (cpu(&source), gpu(&source, GpuDtype::F16));
+        let tokens = prose(&source, cpu.config.vocab_size, (4 + batches) * n);
+        let (calibration_text, tokens) = tokens.split_at(4 * n);
+        let options =
+            CalibrationOptions { seq_len: limits.tokens, batch_size: 3, fold: true, ..Default::default() };
+        let calibration = calibrate(&cpu, calibration_text, options, |_| ()).unwrap();
+        let mask = left_mask(&[0, 4, 9], limits.tokens);
+        for (metric, forgetting, parallel_probe, mask) in [
+            (AdaptMetric::Full, 1.0, false, None),
+            (AdaptMetric::Full, 0.9, true, Some(&mask)),
+            (AdaptMetric::Diagonal, 1.0, false, Some(&mask)),
+        ] {
+            let adapt = AdaptSettings {
+                mode: Adapt::Probe { tokens: None },
+                metric,
+                forgetting,
+                prior_tokens: 50,
+                every: 1,
+                ..Default::default()
+            };
+            let settings = Settings {
+                method: Method::Fold,
+                prune_ratio: 0.4,
+                skip_layers: vec![0],
+                round_channels: 8,
+                probe_samples: 0.7,
+                probe_tokens: 0.6,
+                parallel_probe,
+                adapt,
+                ..Settings::default()
+            };
+            let what = format!("{name}, {metric:?}, parallel {parallel_probe}");
+            let mut want =
+                Session::new(Arc::clone(&cpu), settings.clone(), limits, Some(&calibration)).unwrap();
+            let mut got =
+                Session::new(Arc::clone(&gpu), settings.clone(), limits, Some(&calibration)).unwrap();
+            for (batch, tokens) in tokens.chunks(n).enumerate() {
+                let mask = mask.map(Vec::as_slice);
+                let losses = [
+                    want.evaluate(tokens, 3, mask, true).unwrap(),
+                    got.evaluate(tokens, 3, mask, true).unwrap(),
+                ];
+                let [before, after] = [want.excess_error(), got.excess_error()].map(Option::unwrap);
+                println!("{what}, batch {batch}: losses {losses:?}, errors {before} {after}");
+                assert!((losses[0] - losses[1]).abs() <= 2e-3, "{losses:?}: {what}, batch {batch}");
+                assert!((after - before).abs() <= 5e-3, "{before}, {after}: {what}, batch {batch}");
+            }
+            let real = |mut logits: Vec<f32>| {
+                for (row, logits) in logits.chunks_exact_mut(cpu.config.vocab_size).enumerate() {
+                    if mask.is_some_and(|mask| mask[row] == 0) {
+                        logits.fill(0.0);
+                    }
+                }
+                logits
+            };
+            let error = nmse(&real(got.logits(3).unwrap()), &real(want.logits(3).unwrap()));
+            println!("{what}: NMSE {error:.1e}");
+            assert!(error <= 1e-5, "NMSE {error:e}: {what}");
+        }
+    }
 }
 
 #[test]

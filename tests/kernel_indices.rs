@@ -19,6 +19,9 @@ const BLOCKS: u64 = N.div_ceil(32) * N.div_ceil(64);
 #[rustfmt::skip]
 const PRODUCTS: &[(&str, &str, u64)] = &[
     ("accumulate_product.cu", "const int m = blockIdx.y * TILE", N),
+    ("adapt_product.cu", "const int m = blockIdx.y * TILE, n = blockIdx.x * TILE", N),
+    ("adapt_rows.cu", "(int)p.kept[c / p.block_width] * p.block_width", N),
+    ("adapt_substitute.cu", "n = blockIdx.x * TILE", N),
     ("attention.cu", "first = (gridDim.y - 1 - blockIdx.y) * QUERIES", N + 128),
     ("attention_decode.cu", "first_in_window(p, past) / KEYS * KEYS", N + 8 * 16),
     ("attention_decode.cu", "all = shared.matches * p.tokens", 8 * N),

@@ -54,14 +54,6 @@ pub trait Backend: Sized + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Refuses corrections of folds, where the backend has none.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`].
-    fn check_adapt(&self) -> Result<()> {
-        Ok(())
-    }
-
     /// Puts a checkpoint tensor (rows, columns) on the device.
     ///
     /// # Errors

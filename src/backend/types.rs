@@ -187,8 +187,12 @@ pub struct AdaptScratch<B: Backend> {
     pub images: B::Statistics,
     /// (T_p, H).
     pub errors: B::Statistics,
-    /// (T_p, T_p), and a column (T_p).
+    /// (T_p, T_p), and one more row (T_p).
     pub gram: B::Statistics,
+    /// The output at the mean (H).
+    pub at_mean: B::Statistics,
+    /// A word (1) that a device keeps: not 0 where nothing may be changed.
+    pub fault: B::Indices,
 }
 
 /// How a weight will be used.

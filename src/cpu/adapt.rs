@@ -35,7 +35,7 @@ fn correct(operands: AdaptOperands<'_, Cpu>) {
         scratch,
     } = operands;
     let (n, h) = (kept.channels(), last.out_features);
-    let AdaptScratch { features, images, errors, gram } = scratch;
+    let AdaptScratch { features, images, errors, gram, at_mean, fault: _ } = scratch;
     let (features, images, errors) = (&mut features[..t * n], &mut images[..t * n], &mut errors[..t * h]);
     let (gram, ones) = gram[..t * (t + 1)].split_at_mut(t * t);
     let weight = &mut weight[..n * h];
@@ -62,12 +62,13 @@ fn correct(operands: AdaptOperands<'_, Cpu>) {
             }
         },
     );
-    let mut at_mean = bias[..h].to_vec();
-    add_product_parallel(&mut at_mean, h, [1, h, n], 1.0, View::rows(&means[..n], n), View::rows(weight, h));
+    let at_mean = &mut at_mean[..h];
+    at_mean.copy_from_slice(&bias[..h]);
+    add_product_parallel(at_mean, h, [1, h, n], 1.0, View::rows(&means[..n], n), View::rows(weight, h));
     errors.par_chunks_exact_mut(h).zip(target.par_chunks_exact(h)).enumerate().for_each(
         |(row, (out, target))| {
             if is_token(row) {
-                out.iter_mut().zip(target).zip(&at_mean).for_each(|((out, y), mean)| *out = y - mean);
+                out.iter_mut().zip(target).zip(&*at_mean).for_each(|((out, y), mean)| *out = y - mean);
             } else {
                 out.fill(0.0);
             }
@@ -110,17 +111,10 @@ fn correct(operands: AdaptOperands<'_, Cpu>) {
     substitute(gram, t, ones, 1);
 
     // The output at the mean, W', and b' from both.
-    add_product_parallel(
-        &mut at_mean,
-        h,
-        [1, h, t],
-        bias_gain,
-        View::rows(&*ones, t),
-        View::rows(&*errors, h),
-    );
+    add_product_parallel(at_mean, h, [1, h, t], bias_gain, View::rows(&*ones, t), View::rows(&*errors, h));
     let images = View::rows(&*images, n);
     add_product_parallel(weight, h, [n, h, t], 1.0, images.transposed(), View::rows(&*errors, h));
-    bias[..h].copy_from_slice(&at_mean);
+    bias[..h].copy_from_slice(at_mean);
     let weight = &*weight;
     add_product_parallel(
         &mut bias[..h],

@@ -256,6 +256,99 @@ pub struct AccumulateProductArgs {
 }
 #[repr(C)]
 #[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AdaptRowsArgs {
+    pub(crate) x: Elements,
+    pub(crate) kept: Indices,
+    pub(crate) mask: Indices,
+    pub(crate) centre: Floats,
+    pub(crate) scale: Floats,
+    pub(crate) out: FloatsOut,
+    pub(crate) images: FloatsOut,
+    pub(crate) ones: FloatsOut,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) block_width: ::std::os::raw::c_int,
+    pub(crate) width: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AdaptVectorArgs {
+    pub(crate) base: Floats,
+    pub(crate) x: Floats,
+    pub(crate) matrix: Floats,
+    pub(crate) fault: Indices,
+    pub(crate) out: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) scale: f32,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AdaptSquaresArgs {
+    pub(crate) x: Floats,
+    pub(crate) sums: FloatsOut,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AdaptErrorArgs {
+    pub(crate) sums: Floats,
+    pub(crate) ones: Floats,
+    pub(crate) error: FloatsOut,
+    pub(crate) fault: IndicesOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AdaptProductArgs {
+    pub(crate) a: Floats,
+    pub(crate) b: Floats,
+    pub(crate) ones: Floats,
+    pub(crate) fault: Indices,
+    pub(crate) out: FloatsOut,
+    pub(crate) rows: ::std::os::raw::c_int,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) depth: ::std::os::raw::c_int,
+    pub(crate) a_transposed: ::std::os::raw::c_int,
+    pub(crate) b_transposed: ::std::os::raw::c_int,
+    pub(crate) add: ::std::os::raw::c_int,
+    pub(crate) symmetric: ::std::os::raw::c_int,
+    pub(crate) sign: f32,
+    pub(crate) gain: f32,
+    pub(crate) divisor: f32,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AdaptFactorArgs {
+    pub(crate) matrix: FloatsOut,
+    pub(crate) size: ::std::os::raw::c_int,
+    pub(crate) first: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AdaptSubstituteArgs {
+    pub(crate) factor: Floats,
+    pub(crate) x: FloatsOut,
+    pub(crate) size: ::std::os::raw::c_int,
+    pub(crate) columns: ::std::os::raw::c_int,
+    pub(crate) first: ::std::os::raw::c_int,
+    pub(crate) end: ::std::os::raw::c_int,
+    pub(crate) transposed: ::std::os::raw::c_int,
+    pub(crate) reserved: ::std::os::raw::c_int,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
+pub struct AdaptStoreArgs {
+    pub(crate) weight: Floats,
+    pub(crate) fault: Indices,
+    pub(crate) out: ElementsOut,
+    pub(crate) count: ::std::os::raw::c_longlong,
+}
+#[repr(C)]
+#[derive(bytemuck :: Pod, bytemuck :: Zeroable, Clone, Copy, Debug, Default)]
 pub struct ColumnStatisticArgs {
     pub(crate) weight: Elements,
     pub(crate) out: FloatsOut,

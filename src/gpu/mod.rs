@@ -4,6 +4,7 @@
 //! activations are bfloat16 or float16, everything else float32; sums are float32 in a fixed order, so the same input
 //! gives the same bits. Launches of a [`Backend::scope`] are collected; a repeated sequence is issued as one graph.
 
+mod adapt;
 mod argmax;
 mod args;
 pub(crate) mod attention;
@@ -173,15 +174,6 @@ impl<D: Driver> Backend for Gpu<D> {
         self.upload_weight(tensor, usage)
     }
 
-    fn check_adapt(&self) -> Result<()> {
-        let help = "Run on the CPU, or without `adapt`.";
-        Err(Error::device("GPU", "corrections of folds", "a backend that has them", "none on GPUs yet", help))
-    }
-
-    fn adapt(&self, _: AdaptOperands<'_, Self>) {
-        unreachable!("`check_adapt` refuses sessions that would call this")
-    }
-
     fn download_weight(&self, weight: &Weight<D>) -> Result<Tensor> {
         self.weight_as_tensor(weight)
     }
@@ -320,6 +312,10 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn accumulate_product(&self, operands: AccumulateProductOperands<'_, Self>) {
         self.accumulate_product_kernel(operands);
+    }
+
+    fn adapt(&self, operands: AdaptOperands<'_, Self>) {
+        self.adapt_kernels(operands);
     }
 
     fn argmax(&self, operands: ArgmaxOperands<'_, Self>) {

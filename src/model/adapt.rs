@@ -40,6 +40,8 @@ pub fn scratch<B: Backend>(
         images: backend.statistics(t * widest)?,
         errors: backend.statistics(t * hidden_size)?,
         gram: backend.statistics(t * (t + 1))?,
+        at_mean: backend.statistics(t.min(1) * hidden_size)?,
+        fault: backend.indices(t.min(1))?,
     })
 }
 

@@ -141,7 +141,8 @@ fn correction_scratch(config: &ModelConfig, settings: &Settings, limits: Limits)
         return Part::default();
     }
     let t = counts::probe_shape(settings, limits.shape()).rows();
-    Part { elements: 0, words: t * (2 * widest(config) + config.hidden_size + t + 1) }
+    let at_mean_and_fault = config.hidden_size + 1;
+    Part { elements: 0, words: t * (2 * widest(config) + config.hidden_size + t + 1) + at_mean_and_fault }
 }
 
 /// The state of one block's corrections.

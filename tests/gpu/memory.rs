@@ -12,12 +12,13 @@ use probeprune::{
     Result,
     backend::{AttentionOperands, AttentionShape, Backend, WeightUse},
     checkpoint::{Checkpoint, Dtype, Tensor},
+    cpu::Cpu,
     gpu::{Driver, Gpu, GpuDtype, Launch, weights_on_gpu},
-    model::Model,
+    model::{Model, fold::Fold},
     prune::{
         BatchShape,
         history::HistoryLayout,
-        settings::{Compensation, HistoryDtype, Method, Settings},
+        settings::{Adapt, AdaptMetric, AdaptSettings, Compensation, HistoryDtype, Method, Settings},
     },
     session::{CalibrationOptions, Footprint, Limits, Session, calibrate},
 };
@@ -284,6 +285,44 @@ fn a_sessions_footprint_is_what_it_allocates() {
             (Compensation::Linear { rank: 1 }, 1),
         ] {
             check(pp, half_buckets, 20, compensate, channel_group, 0.4);
+        }
+    }
+}
+
+#[test]
+fn corrections_take_what_is_estimated() {
+    for folder in [Folder::llama(), Folder::opt()] {
+        // The device has no values of its own to calibrate with.
+        let cpu =
+            Arc::new(Model::load(&folder.source(), true, Arc::new(Cpu::new(1).unwrap()), |_| ()).unwrap());
+        let options = CalibrationOptions { seq_len: 10, batch_size: 3, fold: true, ..Default::default() };
+        let tokens: Vec<u32> = (0..60).map(|i| i * 7 % 30).collect();
+        let calibration = calibrate(&cpu, &tokens, options, |_| ()).unwrap();
+        let gpu = Arc::new(Gpu::new(Meter::default(), GpuDtype::Bf16));
+        let model = Arc::new(Model::load(&folder.source(), true, Arc::clone(&gpu), |_| ()).unwrap());
+        let limits = Limits { samples: 3, tokens: 10, capacity: 0 };
+        for metric in [AdaptMetric::Full, AdaptMetric::Diagonal] {
+            let adapt = AdaptSettings { mode: Adapt::Probe { tokens: None }, metric, ..Default::default() };
+            let settings = Settings {
+                method: Method::Fold,
+                prune_ratio: 0.4,
+                skip_layers: vec![0],
+                round_channels: 1,
+                adapt,
+                ..Settings::default()
+            };
+            let fold = Arc::new(Fold::new(&model, &settings, &calibration, |_| ()).unwrap());
+            let before = gpu.driver().allocated();
+            let session = Session::of_fold(Arc::clone(&fold), settings.clone(), limits, None).unwrap();
+            let Footprint { scratch, history, probed, compensation, corrections, cache } =
+                Footprint::new(&model.config, &settings, session.layer_counts(), limits);
+            assert!(corrections.bytes(2) > 0);
+            let loss = gpu.cross_entropy_scratch(30, model.config.vocab_size) as u64 * 4;
+            let sum: u64 = [scratch, history, probed, compensation, corrections, cache]
+                .iter()
+                .map(|part| part.bytes(2))
+                .sum();
+            assert_eq!(sum + loss, gpu.driver().allocated() - before, "{metric:?}");
         }
     }
 }

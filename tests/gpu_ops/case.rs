@@ -261,7 +261,12 @@ pub fn count(case: &impl Case, dtype: GpuDtype, kernel: &str) -> Option<Counted>
 
 /// Asserts that a kernel's global traffic is within 2 % of its header's formula, and its bank conflicts 0.
 pub fn check_traffic(case: &impl Case, dtype: GpuDtype) {
-    let Traffic { kernel, read, written } = case.traffic();
+    check_traffic_of(case, dtype, case.traffic());
+}
+
+/// As [`check_traffic`], of one of several kernels.
+pub fn check_traffic_of(case: &impl Case, dtype: GpuDtype, of_kernel: Traffic) {
+    let Traffic { kernel, read, written } = of_kernel;
     let Some(counted) = count(case, dtype, &kernel) else { return };
     let near = |got: u64, want: usize| (got as f64 - want as f64).abs() <= 0.02 * want as f64;
     assert!(

@@ -3,6 +3,7 @@
 
 #![allow(unreachable_pub)]
 
+mod adapt;
 mod argmax;
 mod attention;
 mod case;

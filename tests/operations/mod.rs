@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod accumulate_product;
+mod adapt;
 mod argmax;
 mod attention;
 mod centre_energy;
@@ -15,6 +16,7 @@ mod column_statistic;
 mod cross_entropy;
 mod embed;
 mod energy;
+mod factor;
 mod gather_pruned;
 mod history_update;
 mod keep_kv_heads;
@@ -34,6 +36,7 @@ mod top_k;
 use std::fmt::Debug;
 
 pub use accumulate_product::ProductCase;
+pub use adapt::AdaptCase;
 pub use argmax::ArgmaxCase;
 pub use attention::AttentionCase;
 pub use centre_energy::CentreCase;
@@ -201,6 +204,7 @@ operations! {
     HistoryUpdate(UpdateCase),
     AccumulateMoments(MomentsCase),
     AccumulateProduct(ProductCase),
+    Adapt(AdaptCase),
     Argmax(ArgmaxCase),
     CrossEntropy(CrossEntropyCase),
 }

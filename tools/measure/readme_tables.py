@@ -180,6 +180,8 @@ def headline(result):
     >>> print(headline({"models": {"SmolLM2-135M": rows}}).splitlines()[-1])
     | pp | 105.8 | 105.8 | 77.6 | 69 to 70 |
     """
+    if result is None:
+        return "Not measured yet."
     lines = ["| method | " + " | ".join(COLUMNS) + " | FLOPs, % of dense |", "|---" * (len(COLUMNS) + 2) + "|"]
     rows = {(row["method"], row["stream"], row["calibration"]): row for row in result["models"]["SmolLM2-135M"]
             if row["of_ratio"] == 0.4}
@@ -298,16 +300,23 @@ OPERATIONS = {
     "check_finite": ("fault word for NaN and infinity", ["check_finite"], None),
     "accumulate_moments": ("calibration's running moments", ["moments"], None),
     "accumulate_product": ("second moments for linear compensation", ["accumulate_product"], None),
-    "adapt": ("correction of a fold by its error on a probe", [], None),
+    "adapt": (
+        "correction of a fold by the probe",
+        [
+            "adapt_rows", "adapt_vector", "adapt_error", "adapt_product", "adapt_factor", "adapt_substitute",
+            "adapt_store",
+        ],
+        None,
+    ),
     "logits": ("the head, in float32", ["linear", "linear_gemv"], None),
     "argmax": ("greedy sampling", ["argmax"], None),
     "cross_entropy": ("loss per token, without logits in memory", ["cross_entropy"], None),
 }
 # Methods of Backend that compute nothing.
 SERVICES = {
-    "scope", "check_model", "check_sizes", "check_adapt", "weight", "download_weight", "activations", "statistics", "indices", "upload_indices",
+    "scope", "check_model", "check_sizes", "weight", "activations", "statistics", "indices", "upload_indices",
     "upload_statistics", "upload_activations", "clear_statistics", "download_activations", "download_statistics",
-    "download_indices", "stamp", "take_stamp", "seconds_between", "cross_entropy_scratch",
+    "download_indices", "download_weight", "stamp", "take_stamp", "seconds_between", "cross_entropy_scratch",
 }
 
 
