@@ -14,7 +14,7 @@ use crate::{
         calibration::Calibration,
         counts,
         fold::{FoldSource, FoldedBlock},
-        settings::Settings,
+        settings::{AdaptMetric, Settings},
     },
     weights::{LayerNames, Weights, prefix},
 };
@@ -35,6 +35,8 @@ pub struct Fold<B: Backend> {
 pub struct FoldStart<B: Backend> {
     /// The model that was folded.
     pub dense: Arc<Model<B>>,
+    /// What their priors know of kept channels.
+    pub metric: AdaptMetric,
     /// Its folded blocks, with their priors.
     pub blocks: Vec<[Option<FoldedBlock>; 2]>,
 }
@@ -83,7 +85,11 @@ impl<B: Backend> Fold<B> {
         let weights = Weights::load(&folded, config, &model.backend, None, Some(&folded.shapes), |_| ())?;
         let fingerprint = folded.fingerprint();
         let Folded { kept, starts, .. } = folded;
-        let start = settings.adapt.is_on().then(|| FoldStart { dense: Arc::clone(model), blocks: starts });
+        let start = settings.adapt.is_on().then(|| FoldStart {
+            dense: Arc::clone(model),
+            metric: settings.adapt.metric,
+            blocks: starts,
+        });
         let model = Model {
             config: config.clone(),
             backend: Arc::clone(&model.backend),

@@ -6,7 +6,7 @@ use super::Session;
 use crate::{
     backend::{Backend, KeptSet, Linear, Precision, WeightUse},
     checkpoint::Tensor,
-    error::Result,
+    error::{Error, Result},
     model::{
         Model,
         adapt::Adapted,
@@ -57,6 +57,29 @@ impl<B: Backend> Corrections<B> {
     }
 }
 
+/// Refuses corrections that `fold` has no state for.
+pub(super) fn check<B: Backend>(fold: &Fold<B>, settings: &Settings) -> Result<()> {
+    let adapt = settings.adapt;
+    let help = "Fold the model with the settings of its sessions.";
+    match &fold.start {
+        _ if !adapt.is_on() => Ok(()),
+        Some(start) if start.metric == adapt.metric => Ok(()),
+        Some(start) => {
+            let name = format!("adapt_metric {}", adapt.metric);
+            Err(Error::argument(
+                name,
+                format!("{}, as the model was folded", start.metric),
+                adapt.metric,
+                help,
+            ))
+        }
+        None => {
+            let name = format!("adapt {}", adapt.mode);
+            Err(Error::argument(name, "a model that was folded to be corrected", "one that was not", help))
+        }
+    }
+}
+
 /// The state of every folded block that a probe corrects, put in place of dense selections: as calibration made it, or as an
 /// earlier session left it.
 pub(super) fn prepare<B: Backend>(
@@ -65,7 +88,7 @@ pub(super) fn prepare<B: Backend>(
     learned: Option<&Learned>,
     selections: &mut Selections<B>,
 ) -> Result<Option<Corrections<B>>> {
-    let Some(start) = &fold.start else { return Ok(None) };
+    let Some(start) = fold.start.as_ref().filter(|_| settings.adapt.is_on()) else { return Ok(None) };
     for (layer, blocks) in start.blocks.iter().enumerate() {
         for (block, folded) in Block::ALL.into_iter().zip(blocks) {
             if let Some(folded) = folded {

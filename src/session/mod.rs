@@ -146,11 +146,7 @@ impl<B: Backend> Session<B> {
         learned: Option<&Learned>,
     ) -> Result<Self> {
         settings.check()?;
-        if settings.adapt.is_on() && fold.start.is_none() {
-            let (expected, help) =
-                ("a model that was folded to be corrected", "Fold it with these settings.");
-            return Err(Error::argument(format!("adapt {}", settings.adapt.mode), expected, "another", help));
-        }
+        adapt::check(&fold, &settings)?;
         let model = Arc::clone(&fold.model);
         let learned = learned.filter(|learned| learned.fold == model.fingerprint);
         Self::build(model, settings, limits, None, Some((fold, learned)))
