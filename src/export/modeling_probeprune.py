@@ -30,6 +30,9 @@ def shrink_attention(attention, kv_head_of, out_name, biases):
     setattr(attention, out_name, nn.Linear(heads * head_dim, hidden, bias=out_name in biases))
     attention.num_heads = attention.num_key_value_heads = heads
     attention.num_key_value_groups = 1
+    for width in ("hidden_size", "embed_dim"):  # What older versions reshape their output to.
+        if hasattr(attention, width):
+            setattr(attention, width, heads * head_dim)
 
 
 def shrink(model):
