@@ -7,6 +7,7 @@ mod device;
 #[cfg(target_os = "linux")]
 #[path = "../common/emulated_cuda.rs"]
 mod emulated_cuda;
+mod fold;
 mod outputs;
 mod refusals;
 mod report_page;

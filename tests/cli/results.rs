@@ -19,7 +19,7 @@ use crate::{
 fn help_names_every_command_and_version_is_the_packages() {
     let help = stdout(["--help"]);
     for command in
-        ["demo", "perplexity", "sweep", "calibrate", "generate", "inspect", "doctor", "completions"]
+        ["demo", "perplexity", "sweep", "calibrate", "export", "generate", "inspect", "doctor", "completions"]
     {
         assert!(help.contains(command), "{command} in {help}");
         assert!(stdout([command, "--help"]).contains("Usage"));

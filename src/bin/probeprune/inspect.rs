@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use clap::Args;
 use probeprune::{
     checkpoint::{Checkpoint, check_shapes},
-    config::{Family, ModelConfig, RopeScaling},
+    config::{Family, LayerShape, ModelConfig, RopeScaling},
     gpu::{cross_entropy_scratch, weights_on_gpu},
     prune::{
         BatchShape,
@@ -56,7 +56,8 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     };
     print(&describe_config(&source.name(), &config))?;
     print(&describe_tensors(&checkpoint, args.tensors))?;
-    check_shapes(&config, &checkpoint)?;
+    let shapes = check_shapes(&config, &checkpoint)?;
+    print(&describe_shapes(&config, &shapes))?;
     let layers = LayerCounts::by_settings(&config, &settings)?;
     let device = match chosen_gpu(args.device.device)? {
         None => DeviceBytes {
@@ -137,6 +138,20 @@ fn describe_tensors(checkpoint: &Checkpoint, all: bool) -> String {
     let _ = writeln!(out, "files        {}", size(checkpoint.file_bytes()));
     let _ = writeln!(out, "fingerprint  {}", checkpoint.fingerprint());
     out + &list
+}
+
+/// The layers of a model that was pruned for good.
+fn describe_shapes(config: &ModelConfig, shapes: &[LayerShape]) -> String {
+    let whole = LayerShape::of(config);
+    let mut out = String::new();
+    if shapes.iter().any(|shape| *shape != whole) {
+        out += "pruned       layers with fewer heads or channels: heads, key/value heads, channels\n";
+        for (layer, shape) in shapes.iter().enumerate() {
+            let LayerShape { heads, kv_heads, channels, .. } = shape;
+            let _ = writeln!(out, "             layer {layer}: {heads}, {kv_heads}, {channels}");
+        }
+    }
+    out
 }
 
 /// What a device would hold, whether or not this machine has it.
