@@ -234,6 +234,10 @@ enum {
 enum { PROBEPRUNE_HISTORY_F32 = 0, PROBEPRUNE_HISTORY_F16 = 1 };
 /* What a fold keeps: what explains most of the rest; or by the score of pp. */
 enum { PROBEPRUNE_FOLD_PIVOT = 0, PROBEPRUNE_FOLD_SCORE = 1 };
+/* Whether a probe of every batch corrects a fold; and what the correction knows of the kept channels: calibration's variances
+ * only, or all of their second moments, updated with every probe. */
+enum { PROBEPRUNE_ADAPT_NONE = 0, PROBEPRUNE_ADAPT_PROBE = 1 };
+enum { PROBEPRUNE_ADAPT_METRIC_DIAGONAL = 0, PROBEPRUNE_ADAPT_METRIC_FULL = 1 };
 enum {
     PROBEPRUNE_COMPENSATE_NONE = 0,
     PROBEPRUNE_COMPENSATE_PROBE_MEAN = 1, /* pp, and wanda-sp */
@@ -263,11 +267,17 @@ typedef struct probeprune_settings {
                                    1 or 0: single channels */
     uint32_t dense_below;       /* batches of fewer tokens, pads included, run dense; 0: none */
     int32_t fold_choice;        /* PROBEPRUNE_FOLD_; PIVOT */
-    uint32_t reserved[2];
+    int32_t adapt;              /* PROBEPRUNE_ADAPT_, of fold; NONE */
+    int32_t adapt_metric;       /* PROBEPRUNE_ADAPT_METRIC_; DIAGONAL */
     uint64_t seed;              /* of random */
     const uint32_t *skip_layers; /* layers that stay dense */
     uint64_t skip_layer_count;   /* PROBEPRUNE_DEFAULT_LAYERS */
     uint64_t prior_tokens;       /* weight of the calibration mean in compensation, in probe tokens; 40 */
+    uint64_t adapt_tokens;       /* tokens of a fold's probe, over all of its samples; 0: probe_tokens of every sample */
+    uint64_t adapt_prior_tokens; /* tokens that calibration counts as in a correction; 300 */
+    uint64_t adapt_every;        /* the fold is probed every so many batches while it fits them; 4 */
+    double adapt_forgetting;     /* in (0, 1], by which earlier tokens lose weight in every update; 1: not at all */
+    double adapt_threshold;      /* excess_error above which every batch is probed; 0.16 */
 } probeprune_settings;
 probeprune_status probeprune_settings_init(probeprune_settings *settings, uint32_t struct_size);
 
@@ -324,6 +334,49 @@ probeprune_status probeprune_calibration_load(const probeprune_model *model, con
 probeprune_status probeprune_calibration_open(const char *model, const char *path, probeprune_calibration **out);
 void probeprune_calibration_free(probeprune_calibration *calibration);
 
+/* ---- Folded models ----------------------------------------------------------------------------------------------
+ * A fold has fewer heads and channels for good, and last projections that stand for the others too. It is a model like any
+ * other, and any number of sessions may share it. With method NONE they run it as it is. With method FOLD and the settings
+ * that it was folded with they do the same, or correct it, each for itself, if adapt is PROBE. Other methods are refused. */
+
+/* Folds a model that has all of its heads and channels. settings have method FOLD, and adapt PROBE if there will be
+ * corrections, for which the fold keeps the original's weights; calibration has fold. progress may be NULL; it is called after
+ * every layer that is folded, with the number of layers up to there. The fold outlives `model` and `calibration`. Its sessions
+ * need no calibration, but may begin with the corrections of one: see probeprune_calibration_with_corrections. */
+probeprune_status probeprune_model_fold(const probeprune_model *model, const probeprune_settings *settings,
+                                        const probeprune_calibration *calibration, probeprune_progress progress,
+                                        void *user, probeprune_model **out);
+/* Writes a folded model, without corrections, as a new Hugging Face folder, which is complete or absent. config.json and the
+ * tokenizer come from the original's folder. needs_code: 1 if transformers needs trust_remote_code to load it; may be NULL.
+ * probeprune_model_load does not need that. */
+probeprune_status probeprune_model_export(const probeprune_model *model, const char *folder, int32_t *needs_code);
+
+/* ---- Weights for other engines: of any model, folded or not ------------------------------------------------------ */
+
+typedef struct probeprune_layer_shape {
+    uint32_t struct_size;
+    uint32_t reserved;
+    uint64_t heads;    /* query heads */
+    uint64_t kv_heads; /* key/value heads */
+    uint64_t channels; /* MLP channels */
+} probeprune_layer_shape;
+probeprune_status probeprune_layer_shape_init(probeprune_layer_shape *shape, uint32_t struct_size);
+/* What the layer has. probeprune_model_info has the numbers of the original. */
+probeprune_status probeprune_model_layer_shape(const probeprune_model *model, uint64_t layer,
+                                               probeprune_layer_shape *out);
+/* The key/value head of every query head of the layer. In a fold their groups may differ in size. */
+probeprune_status probeprune_model_kv_head_of(const probeprune_model *model, uint64_t layer, uint32_t *out,
+                                              size_t capacity, size_t *count);
+probeprune_status probeprune_model_tensor_count(const probeprune_model *model, size_t *count);
+/* A tensor's name, as in the checkpoint ("model.layers.0.self_attn.q_proj.weight"). Valid as long as the model. */
+probeprune_status probeprune_model_tensor_name(const probeprune_model *model, size_t index, const char **out);
+/* The tensor of this name in host memory, read-only. Matrices (out, in) have the dtype that the model runs in, on the CPU the
+ * checkpoint's, and are there the model's own memory, not a copy; vectors are float32. The last projection of a folded block
+ * has a bias, whether the original has one or not. A head that is tied to the embedding is not listed. MLP channels are in the
+ * order of channel_order. Free it by probeprune_tensor_free, before the model or after it. */
+probeprune_status probeprune_model_tensor(const probeprune_model *model, const char *name,
+                                          DLManagedTensorVersioned **out);
+
 /* ---- Sessions ---------------------------------------------------------------------------------------------------
  * A session has its own settings, buffers, history and cache; the model's weights are shared. To switch between dense
  * and pruned, keep one session of each kind. */
@@ -354,6 +407,24 @@ probeprune_status probeprune_layer_counts_init(probeprune_layer_counts *counts, 
 /* Counts depend on settings (FLAP: on calibration), never on a batch. */
 probeprune_status probeprune_session_layer_counts(probeprune_session *session, uint64_t layer,
                                                   probeprune_layer_counts *out);
+
+typedef struct probeprune_corrections {
+    uint32_t struct_size;
+    int32_t adapting;      /* 1: probes correct the fold */
+    double probed_share;   /* of the batches so far; -1: none yet, or not a corrected fold */
+    double excess_error; /* of the fold on the latest probe beyond that on calibration's text, as a share of the
+                            outputs' variance over the share that is pruned; NaN: no probe yet */
+} probeprune_corrections;
+probeprune_status probeprune_corrections_init(probeprune_corrections *corrections, uint32_t struct_size);
+probeprune_status probeprune_session_corrections(probeprune_session *session, probeprune_corrections *out);
+/* 0: keeps the fold as corrected so far, and probes no further batches; 1: goes on. */
+probeprune_status probeprune_session_set_adapting(probeprune_session *session, int32_t active);
+/* Forgets all corrections, also those that the session began with, and the numbers of probeprune_corrections. */
+probeprune_status probeprune_session_reset_corrections(probeprune_session *session);
+/* A copy of a calibration, with the session's corrections. They are saved with it, and sessions of the same fold that are
+ * created with it begin with them. */
+probeprune_status probeprune_calibration_with_corrections(const probeprune_calibration *calibration,
+                                                          probeprune_session *session, probeprune_calibration **out);
 
 typedef struct probeprune_work {
     uint32_t struct_size;
@@ -391,7 +462,7 @@ probeprune_status probeprune_session_export_logits(probeprune_session *session, 
                                                    DLManagedTensorVersioned **out);
 
 enum { PROBEPRUNE_BLOCK_ATTENTION = 0, PROBEPRUNE_BLOCK_MLP = 1 };
-/* The block's kept heads or channels, ascending; all of them in a dense block. */
+/* The block's kept heads or channels, ascending; all of them in a dense block; of a fold the original's that it kept. */
 probeprune_status probeprune_session_kept(probeprune_session *session, uint64_t layer, int32_t block, uint32_t *out,
                                           size_t capacity, size_t *count);
 /* The same as an int32 tensor on the model's device; a copy. */

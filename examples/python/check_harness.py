@@ -27,20 +27,22 @@ def run(*command):
     return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
 
 
-def same_as_the_program(program, text, method, ratio, history, compensate="none", channel_group=1):
+def same_as_the_program(program, text, method, ratio, history, compensate="none", channel_group=1, adapt="none"):
     """Windows of LENGTH tokens, one after another."""
     flags = ["--method", method, "--prune-ratio", ratio, "--seq-len", LENGTH, "--batch-size", 1, "--max-tokens", 12 * LENGTH]
     flags += ["--history", history] if history else []
     flags += ["--compensate", f"linear:{RANK}" if compensate == "linear" else compensate, "--channel-group", channel_group]
+    flags += ["--adapt", adapt]
     report = run(program, "perplexity", "--model", MODEL, "--device", "cpu", "--text", text, "--format", "json", *flags)
     expected = json.loads(report)["batch_losses"]
     more = {"compensate": pp.COMPENSATIONS.index(compensate), "compensate_rank": RANK, "channel_group": channel_group}
+    more["adapt"] = pp.ADAPTATIONS.index(adapt)
     model = ProbePrune(MODEL, method=method, prune_ratio=ratio, history=history, max_length=LENGTH, threads=2, **more)
     tokens = model.tokenizer.encode(text.read_text())[: 12 * LENGTH].reshape(-1, LENGTH)
     scores = model.score_tokens([(window[:1], window[1:]) for window in tokens])
     losses = [-score / (LENGTH - 1) for score, _ in scores]
     difference = np.abs(np.subtract(losses, expected)).max()
-    print(f"{method} at {ratio}, {compensate}, groups of {channel_group}: {len(losses)} windows, largest difference of mean losses {difference:.1e}")
+    print(f"{method} at {ratio}, {compensate}, groups of {channel_group}, adapt {adapt}: {len(losses)} windows, largest difference of mean losses {difference:.1e}")
     # Both add the same float32 losses in float64.
     assert len(losses) == len(expected) and difference < 1e-12
 
@@ -100,12 +102,14 @@ def main():
         other = folder / "other.txt"
         other.write_text(run(program, "corpus", "--topic", "all", "--seed", 6, "--bytes", 6000))
         calibrate = ["calibrate", "--model", MODEL, "--device", "cpu", "--calibrate-text", other]
-        calibrate += ["--compensate", f"linear:{RANK}", "--calibrate-samples", 8]
+        calibrate += ["--compensate", f"linear:{RANK}", "--fold", "--calibrate-samples", 8]
         run(program, *calibrate, "--seq-len", LENGTH, "--out", history)
         for method, ratio, calibrated in [("none", 0.0, None), ("pp", 0.4, None), ("pp", 0.6, history), ("flap", 0.4, history)]:
             same_as_the_program(program, text, method, ratio, calibrated)
         same_as_the_program(program, text, "pp", 0.4, history, compensate="linear")
         same_as_the_program(program, text, "pp", 0.4, history, compensate="probe-mean", channel_group=8)
+        for adapt in pp.ADAPTATIONS:
+            same_as_the_program(program, text, "fold", 0.4, history, adapt=adapt)
         consistent()
         harness_task(program, folder, text)
 

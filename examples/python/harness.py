@@ -49,6 +49,9 @@ class ProbePrune(LM):
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self._eos = self.model.eos_tokens()
         self._settings = pp.Settings(method=pp.METHODS.index(method), prune_ratio=prune_ratio, **settings)
+        if method == "fold" and prune_ratio > 0:
+            # Once for all sessions.
+            self.model = self.model.fold(self._settings, self._history)
         self._scoring = self._session(batch_size, capacity=0)
         self._generating = None
 

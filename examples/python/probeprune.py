@@ -1,160 +1,38 @@
-"""probeprune.h through ctypes: models, sessions, tokenizers, and single operations on any library's DLPack tensors.
+"""probeprune.h through ctypes (header.py): models, sessions, tokenizers, and single operations on any library's DLPack tensors.
 
 Nothing is copied between libraries: arrays of NumPy, PyTorch and CuPy are passed as they are, and exported tensors are views of the
-library's memory. The library is PROBEPRUNE_LIBRARY, or the system's libprobeprune.
+library's memory.
 """
 
 import ctypes as c
-import ctypes.util
 import os
 
 import numpy as np
 
-ABI_VERSION = 1
-COMPENSATIONS = ["none", "probe-mean", "linear"]
-METHODS = ["none", "pp", "full-batch", "wanda-sp", "flap", "magnitude", "random", "fold"]
-CPU, CUDA = 1, 2
-
-
-class DLTensor(c.Structure):
-    _fields_ = [
-        ("data", c.c_void_p),
-        ("device_type", c.c_int32),
-        ("device_id", c.c_int32),
-        ("ndim", c.c_int32),
-        ("code", c.c_uint8),
-        ("bits", c.c_uint8),
-        ("lanes", c.c_uint16),
-        ("shape", c.POINTER(c.c_int64)),
-        ("strides", c.POINTER(c.c_int64)),
-        ("byte_offset", c.c_uint64),
-    ]
-
-
-class Managed(c.Structure):
-    """DLManagedTensorVersioned."""
-
-    _fields_ = [
-        ("major", c.c_uint32),
-        ("minor", c.c_uint32),
-        ("manager_ctx", c.c_void_p),
-        ("deleter", c.c_void_p),
-        ("flags", c.c_uint64),
-        ("dl_tensor", DLTensor),
-    ]
-
-
-def _struct(name, fields):
-    """A struct of the header that begins with struct_size; the library's _init function fills it."""
-
-    def init(self, **values):
-        c.Structure.__init__(self)
-        _check(getattr(_library, f"{name}_init")(c.byref(self), c.c_uint32(c.sizeof(self))))
-        for field, value in values.items():
-            if not any(field == known for known, _ in fields):
-                raise TypeError(f"{name} has no field {field}")
-            setattr(self, field, value)
-
-    return type(name, (c.Structure,), {"_fields_": [("struct_size", c.c_uint32), *fields], "__init__": init})
-
-
-Progress = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.c_uint64)
-Token = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.c_uint32)
-
-ModelOptions = _struct(
-    "probeprune_model_options",
-    [(name, c.c_int32) for name in ["device_type", "device_id", "threads", "dtype", "read_weights", "use_stream", "reserved"]]
-    + [("stream", c.c_void_p), ("progress", Progress), ("user", c.c_void_p), ("channel_order", c.c_void_p)],
+from header import (
+    ADAPT_METRICS,
+    ADAPTATIONS,
+    COMPENSATIONS,
+    CPU,
+    CUDA,
+    FOLD_CHOICES,
+    METHODS,
+    OPERATIONS,
+    CalibrateOptions,
+    Corrections,
+    DeviceOptions,
+    DLTensor,
+    Error,
+    GenerateOptions,
+    LayerShape,
+    Limits,
+    Managed,
+    ModelInfo,
+    ModelOptions,
+    Settings,
+    check as _check,
+    library as _library,
 )
-ModelInfo = _struct(
-    "probeprune_model_info",
-    [("family", c.c_int32)]
-    + [
-        (name, c.c_uint64)
-        for name in [
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "max_position_embeddings",
-            "file_bytes",
-        ]
-    ],
-)
-Settings = _struct(
-    "probeprune_settings",
-    [(name, c.c_int32) for name in ["method", "metric", "probe_order"]]
-    + [(name, c.c_double) for name in ["prune_ratio", "probe_tokens", "probe_samples", "fixed_probe_weight", "momentum"]]
-    + [(name, c.c_int32) for name in ["parallel_probe", "history_dtype", "history_bucket", "round_channels"]]
-    + [(name, c.c_uint32) for name in ["flap_attention_factor", "compensate", "compensate_rank", "channel_group", "dense_below", "fold_choice"]]
-    + [("reserved", c.c_uint32 * 2), ("seed", c.c_uint64)]
-    + [("skip_layers", c.POINTER(c.c_uint32)), ("skip_layer_count", c.c_uint64), ("prior_tokens", c.c_uint64)],
-)
-Limits = _struct(
-    "probeprune_limits",
-    [("reserved", c.c_uint32), ("samples", c.c_uint64), ("tokens", c.c_uint64), ("capacity", c.c_uint64)],
-)
-GenerateOptions = _struct(
-    "probeprune_generate_options",
-    [("temperature", c.c_float), ("top_p", c.c_float), ("top_k", c.c_uint32)]
-    + [(name, c.c_uint64) for name in ["seed", "max_new_tokens", "reprobe_every"]]
-    + [("eos_tokens", c.POINTER(c.c_uint32)), ("eos_token_count", c.c_uint64), ("on_token", Token), ("user", c.c_void_p)],
-)
-DeviceOptions = _struct(
-    "probeprune_device_options", [("device_type", c.c_int32), ("device_id", c.c_int32), ("threads", c.c_uint32)]
-)
-
-
-def _operation(name, settings, tensors):
-    return _struct(f"probeprune_{name}_args", settings + [(tensor, c.POINTER(DLTensor)) for tensor in tensors])
-
-
-# The operations of the example; the header's others are declared in the same way.
-OPERATIONS = {
-    "gemm_sparse_swiglu": _operation(
-        "gemm_sparse_swiglu",
-        [("block_width", c.c_uint32), ("activation", c.c_int32), ("reserved", c.c_uint32)],
-        ["x", "gate", "up", "gate_bias", "up_bias", "kept", "energy", "energy_mask", "out"],
-    ),
-    "gemm_sparse_columns": _operation(
-        "gemm_sparse_columns",
-        [("block_width", c.c_uint32)],
-        ["a", "weight", "kept", "bias", "residual", "out"],
-    ),
-    "topk_keep": _operation("topk_keep", [("fault_tag", c.c_uint32)], ["scores", "kept", "fault"]),
-}
-
-
-class Error(Exception):
-    """A failed call; `status` is the status's name."""
-
-    def __init__(self, status, message):
-        super().__init__(f"{status}: {message}")
-        self.status = status
-
-
-def _load():
-    path = os.environ.get("PROBEPRUNE_LIBRARY") or ctypes.util.find_library("probeprune")
-    if path is None:
-        raise OSError("libprobeprune is not installed; set PROBEPRUNE_LIBRARY to its path")
-    library = c.CDLL(path)
-    library.probeprune_last_error.restype = c.c_char_p
-    library.probeprune_status_name.restype = c.c_char_p
-    if library.probeprune_abi_version() != ABI_VERSION:
-        raise OSError(f"{path} is of another ABI than this module")
-    return library
-
-
-_library = _load()
-
-
-def _check(status):
-    if status != 0:
-        name = _library.probeprune_status_name(status).decode()
-        raise Error(name, _library.probeprune_last_error().decode())
 
 
 class _Handle:
@@ -190,12 +68,53 @@ class Model(_Handle):
     """
 
     def __init__(self, name, channel_order=None, **options):
-        self.name, options = name, ModelOptions(**options)
+        options = ModelOptions(**options)
         options.channel_order = channel_order and channel_order.pointer
-        make = lambda out: _library.probeprune_model_load(name.encode(), c.byref(options), out)
+        self._take(name, lambda out: _library.probeprune_model_load(name.encode(), c.byref(options), out))
+
+    def _take(self, name, make):
+        self.name = name
         super().__init__("probeprune_model_free", make)
         self.info = ModelInfo()
         _check(_library.probeprune_model_get_info(self.pointer, c.byref(self.info)))
+
+    def fold(self, settings, history):
+        """The model folded by Settings with method "fold", and a History that was calibrated for that."""
+        folded = Model.__new__(Model)
+        make = lambda out: _library.probeprune_model_fold(
+            self.pointer, c.byref(settings), history.pointer, None, None, out
+        )
+        folded._take(self.name, make)
+        return folded
+
+    def export(self, folder):
+        """Writes a folded model as a new Hugging Face folder; whether transformers needs trust_remote_code for it."""
+        needs_code = c.c_int32()
+        _check(_library.probeprune_model_export(self.pointer, os.fsencode(folder), c.byref(needs_code)))
+        return bool(needs_code.value)
+
+    def tensor_names(self):
+        """As in the checkpoint."""
+        count, name = c.c_size_t(), c.c_char_p()
+        _check(_library.probeprune_model_tensor_count(self.pointer, c.byref(count)))
+        names = []
+        for index in range(count.value):
+            _check(_library.probeprune_model_tensor_name(self.pointer, c.c_size_t(index), c.byref(name)))
+            names.append(name.value.decode())
+        return names
+
+    def tensors(self):
+        """Names, and read-only DLPack tensors in host memory."""
+        for name in self.tensor_names():
+            call = lambda out: _library.probeprune_model_tensor(self.pointer, name.encode(), out)
+            yield name, Exported(call)
+
+    def layer_shape(self, layer):
+        """A layer's numbers of heads and channels, and the key/value head of every query head."""
+        shape = LayerShape()
+        _check(_library.probeprune_model_layer_shape(self.pointer, c.c_uint64(layer), c.byref(shape)))
+        call = lambda *out: _library.probeprune_model_kv_head_of(self.pointer, c.c_uint64(layer), *out)
+        return shape, _filled(np.uint32, call)
 
     def eos_tokens(self):
         return _filled(np.uint32, lambda *out: _library.probeprune_model_eos_tokens(self.pointer, *out))
@@ -209,6 +128,28 @@ class History(_Handle):
         open_ = _library.probeprune_calibration_open if named else _library.probeprune_calibration_load
         make = lambda out: open_(model.encode() if named else model.pointer, os.fsencode(path), out)
         super().__init__("probeprune_calibration_free", make)
+
+    @classmethod
+    def calibrated(cls, model, tokens, **options):
+        """From tokens (samples, length) instead of a file; `options` are fields of probeprune_calibrate_options."""
+        tokens, pointer = _tokens(tokens)
+        samples, length = map(c.c_size_t, tokens.shape)
+        options, history = CalibrateOptions(**options), cls.__new__(cls)
+        make = lambda out: _library.probeprune_calibrate(
+            model.pointer, pointer, samples, length, c.byref(options), out
+        )
+        _Handle.__init__(history, "probeprune_calibration_free", make)
+        return history
+
+    def with_corrections(self, session):
+        """A copy with what the session learned about its fold, with which other sessions of the fold begin."""
+        history = History.__new__(History)
+        make = lambda out: _library.probeprune_calibration_with_corrections(self.pointer, session.pointer, out)
+        _Handle.__init__(history, "probeprune_calibration_free", make)
+        return history
+
+    def save(self, path):
+        _check(_library.probeprune_calibration_save(self.pointer, os.fsencode(path)))
 
 
 class Tokenizer(_Handle):
@@ -264,6 +205,20 @@ class Session(_Handle):
             )
         )
         return out
+
+    def corrections(self):
+        """Whether probes correct the fold, the share of batches that were probed, and the fold's excess error."""
+        corrections = Corrections()
+        _check(_library.probeprune_session_corrections(self.pointer, c.byref(corrections)))
+        return corrections
+
+    def set_adapting(self, active):
+        """False: the fold stays as it is corrected now."""
+        _check(_library.probeprune_session_set_adapting(self.pointer, c.c_int32(active)))
+
+    def reset_corrections(self):
+        """Back to the fold as calibration made it."""
+        _check(_library.probeprune_session_reset_corrections(self.pointer))
 
     def logits(self, samples):
         """Logits (samples, length, V) of the last batch, as a DLPack tensor on the model's device."""

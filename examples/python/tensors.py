@@ -1,4 +1,8 @@
-"""A pruned MLP block on NumPy arrays and, where installed, PyTorch tensors, without copies."""
+"""A pruned MLP block on NumPy arrays and, where installed, PyTorch tensors, without copies; and a folded model's weights."""
+
+import math
+import pathlib
+import tempfile
 
 import numpy as np
 
@@ -72,11 +76,51 @@ def exports():
     assert np.isfinite(logits).all(), "tensors outlive what made them"
 
 
+def folds():
+    """Two sessions of a folded model, each with its own corrections; its weights and its folder."""
+    model = pp.Model("bundled:tiny-llama", threads=2)
+    tokens = np.random.default_rng(1).integers(0, 250, (20, 16))
+    history = pp.History.calibrated(model, tokens, fold=1)
+    fold, probe = pp.METHODS.index("fold"), pp.ADAPTATIONS.index("probe")
+    settings = pp.Settings(method=fold, prune_ratio=0.4, round_channels=1, adapt=probe, adapt_tokens=24)
+    folded, limits = model.fold(settings, history), pp.Limits(samples=4, tokens=16)
+    first, second = (pp.Session(folded, settings, limits) for _ in range(2))
+    losses = first.losses(tokens[:4])
+    assert (second.losses(tokens[:4]) == losses).all()
+    first.set_adapting(False)
+    known = first.corrections()
+    assert not known.adapting and known.probed_share == 1 and math.isfinite(known.excess_error)
+    learned = history.with_corrections(first)
+    first.set_adapting(True)
+    assert (pp.Session(folded, settings, limits, learned).losses(tokens[4:8]) == first.losses(tokens[4:8])).all()
+    second.reset_corrections()
+    assert (second.losses(tokens[:4]) == losses).all() and second.corrections().adapting
+
+    names = folded.tensor_names()
+    for name, tensor in folded.tensors():
+        # NumPy has no bfloat16; PyTorch takes these too.
+        if name.endswith("norm.weight"):
+            values = np.from_dlpack(tensor)
+            assert values.shape == (model.info.hidden_size,) and not values.flags.writeable
+    assert "model.layers.5.mlp.down_proj.bias" in names and "model.layers.5.mlp.down_proj.bias" not in model.tensor_names()
+    (whole, _), (shape, kv_head_of) = model.layer_shape(5), folded.layer_shape(5)
+    assert shape.channels < whole.channels and len(kv_head_of) == shape.heads
+    print(f"folded: {len(names)} tensors, layer 5 has {shape.heads} heads and {shape.channels} channels")
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name, "folded")
+        needs_code = folded.export(folder)
+        loaded = pp.Session(pp.Model(str(folder)), pp.Settings(), limits)
+        plain = pp.Session(folded, pp.Settings(), limits)
+        assert (loaded.losses(tokens[:4]) == plain.losses(tokens[:4])).all()
+        assert needs_code == folder.joinpath("modeling_probeprune.py").exists()
+
+
 def main():
     device = pp.Device(threads=2)
     block(device, "NumPy", np.zeros, np.ascontiguousarray)
     refusals(device)
     exports()
+    folds()
     try:
         import torch
     except ImportError:

@@ -303,12 +303,13 @@ pub(super) struct Exported {
     pub(super) device: DLDevice,
     pub(super) dtype: DLDataType,
     pub(super) shape: Vec<i64>,
+    pub(super) read_only: bool,
 }
 
 impl Exported {
     /// Hands it over to the caller, who calls its deleter.
     pub(super) fn give(self, out: Out<*mut DLManagedTensorVersioned>) {
-        let Self { memory, data, device, dtype, shape } = self;
+        let Self { memory, data, device, dtype, shape, read_only } = self;
         let mut strides = vec![1; shape.len()];
         for i in (1..shape.len()).rev() {
             strides[i - 1] = strides[i] * shape[i];
@@ -331,7 +332,7 @@ impl Exported {
                 version: VERSION,
                 manager_ctx: owned.cast(),
                 deleter: Some(delete),
-                flags: 0,
+                flags: if read_only { READ_ONLY } else { 0 },
                 dl_tensor: tensor,
             },
         );

@@ -10,13 +10,14 @@ use super::{
 };
 use crate::prune::Block;
 
-/// Kept units of a block; all units of a dense one.
+/// Kept units of a block; all units that the model has of a dense one.
 fn kept(state: &State, layer: u64, number: i32) -> Outcome<Vec<u32>> {
-    let (config, block) = (state.session.config(), block(number)?);
-    let layer = index(layer, config.num_hidden_layers)?;
+    let block = block(number)?;
+    let layer = index(layer, state.session.config().num_hidden_layers)?;
+    let shape = state.session.layer_shape(layer);
     let all = match block {
-        Block::Attention => config.num_attention_heads,
-        Block::Mlp => config.intermediate_size,
+        Block::Attention => shape.heads,
+        Block::Mlp => shape.channels,
     };
     let kept = state.session.kept(layer, block)?;
     Ok(kept.unwrap_or_else(|| (0..all as u32).collect()))

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, mem::offset_of, process::Command};
 
-use super::{dlpack::*, kernels::*, structs::*};
+use super::{dlpack::*, kernels::*, settings::*, structs::*};
 
 /// Size and offsets here, and the lines of a C program that prints the same there.
 macro_rules! layouts {
@@ -48,12 +48,15 @@ fn both_sides_agree_on_every_field() {
         MethodSettings = "probeprune_settings" {
             struct_size, method, metric, probe_order, prune_ratio, probe_tokens, probe_samples, fixed_probe_weight,
             momentum, parallel_probe, history_dtype, history_bucket, round_channels, flap_attention_factor,
-            compensate, compensate_rank, channel_group, dense_below, fold_choice, reserved, seed, skip_layers,
-            skip_layer_count, prior_tokens,
+            compensate, compensate_rank, channel_group, dense_below, fold_choice, adapt, adapt_metric, seed,
+            skip_layers, skip_layer_count, prior_tokens, adapt_tokens, adapt_prior_tokens, adapt_every,
+            adapt_forgetting, adapt_threshold,
         }
         CalibrateOptions = "probeprune_calibrate_options" {
             struct_size, flap, batch_size, progress, user, linear_rank, fold,
         }
+        Shape = "probeprune_layer_shape" { struct_size, reserved, heads, kv_heads, channels }
+        Corrected = "probeprune_corrections" { struct_size, adapting, probed_share, excess_error }
         Counts = "probeprune_layer_counts" {
             struct_size, probes_attention, probes_mlp, reserved, heads, kv_heads, channels, head_ratio,
             channel_ratio,

@@ -9,18 +9,23 @@
 #![allow(missing_debug_implementations, reason = "objects behind opaque pointers are never printed")]
 
 mod check;
+mod corrections;
 pub mod dlpack;
+mod folded;
 mod generate;
 mod handle;
 mod kept;
 pub mod kernels;
 #[cfg(test)]
 mod layout;
+mod loaded;
 mod model;
 mod place;
 mod session;
+mod settings;
 mod status;
 mod structs;
+mod tensors;
 mod tokenizer;
 
 use std::{
@@ -28,12 +33,16 @@ use std::{
     sync::LazyLock,
 };
 
+pub use corrections::*;
+pub use folded::*;
 pub use generate::*;
 pub use kept::*;
 pub use model::*;
 pub use session::*;
+pub use settings::*;
 pub use status::{Status, probeprune_last_error, probeprune_status_name};
 pub use structs::*;
+pub use tensors::*;
 pub use tokenizer::*;
 
 use crate::gpu::cuda;

@@ -6,12 +6,11 @@ use super::{
     check::{self, Buffer, Out, OutStruct},
     dlpack,
     handle::{self, Handle},
-    place::{self, AnyModel},
+    loaded::AnyModel,
+    place,
+    settings::MethodSettings,
     status::{Failure, Outcome, call},
-    structs::{
-        CalibrateOptions, Memory, MethodSettings, ModelInfo, ModelOptions, Progress, SessionLimits, choice,
-        flag,
-    },
+    structs::{CalibrateOptions, Memory, ModelInfo, ModelOptions, Progress, SessionLimits, choice, flag},
 };
 use crate::{
     checkpoint::{Checkpoint, check_shapes},
@@ -27,7 +26,20 @@ use crate::{
 pub struct LoadedModel {
     pub(super) model: Box<dyn AnyModel>,
     fingerprint: CString,
-    file_bytes: u64,
+    /// Of its tensors.
+    pub(super) names: Vec<CString>,
+    /// Its files; of a folded model those of the original.
+    pub(super) source: ModelSource,
+    pub(super) file_bytes: u64,
+}
+
+impl LoadedModel {
+    pub(super) fn new(model: Box<dyn AnyModel>, source: ModelSource, file_bytes: u64) -> Self {
+        let text = |text: &str| CString::new(text).unwrap_or_default();
+        let fingerprint = text(model.fingerprint());
+        let names = model.tensor_names().iter().map(|name| text(name)).collect();
+        Self { model, fingerprint, names, source, file_bytes }
+    }
 }
 
 /// `probeprune_model`.
@@ -172,9 +184,7 @@ pub unsafe extern "C" fn probeprune_model_load(
         // SAFETY: the header requires `stream` to be of the device's primary context and to outlive the model's
         // sessions.
         let model = unsafe { place::load(&source, &options, order, &mut progress) }?;
-        let fingerprint = CString::new(model.fingerprint()).unwrap_or_default();
-        let file_bytes = checkpoint.file_bytes();
-        check::give(out, Handle::new(LoadedModel { model, fingerprint, file_bytes }));
+        check::give(out, Handle::new(LoadedModel::new(model, source, checkpoint.file_bytes())));
         Ok(())
     })
 }

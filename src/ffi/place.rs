@@ -1,4 +1,5 @@
-//! The one place that turns a device into a backend's type: models and sessions of both backends behind trait objects.
+//! The one place that turns a device into a backend's type: models ([`super::loaded`]) and sessions of both backends behind
+//! trait objects.
 
 use std::{
     ffi::c_void,
@@ -7,23 +8,23 @@ use std::{
 
 use super::{
     dlpack::{self, DLDataType, DLDevice, Exported},
+    loaded::{AnyModel, Loaded},
     status::{Failure, Outcome, Status},
     structs::ModelOptions,
 };
 use crate::{
     backend::Backend,
-    config::ModelConfig,
+    config::{LayerShape, ModelConfig},
     cpu::Cpu,
     error::Result,
     gpu::{Cuda, Gpu, GpuDtype},
     model::Model,
     prune::{
         BatchShape, Block,
-        calibration::Calibration,
+        adapt::Corrections,
         flops::{LayerCounts, Shares},
-        settings::Settings,
     },
-    session::{CalibrationOptions, GenerateOptions, Generated, Limits, Session, calibrate},
+    session::{GenerateOptions, Generated, Session},
     source::ModelSource,
 };
 
@@ -86,64 +87,20 @@ impl Place for Gpu<Cuda> {
     }
 }
 
-/// A model on some device.
-pub(super) trait AnyModel: Send + Sync {
-    fn config(&self) -> &ModelConfig;
-    fn fingerprint(&self) -> &str;
-    fn is_broken(&self) -> bool;
-    fn calibrate(
-        &self,
-        tokens: &[u32],
-        options: CalibrationOptions,
-        progress: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Calibration>;
-    fn session(
-        &self,
-        settings: Settings,
-        limits: Limits,
-        calibration: Option<&Calibration>,
-    ) -> Result<Box<dyn AnySession>>;
-}
-
-impl<B: Place> AnyModel for Arc<Model<B>> {
-    fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    fn fingerprint(&self) -> &str {
-        &self.fingerprint
-    }
-
-    fn is_broken(&self) -> bool {
-        self.backend.is_broken()
-    }
-
-    fn calibrate(
-        &self,
-        tokens: &[u32],
-        options: CalibrationOptions,
-        progress: &mut dyn FnMut(usize) -> Result<()>,
-    ) -> Result<Calibration> {
-        calibrate(self, tokens, options, progress)
-    }
-
-    fn session(
-        &self,
-        settings: Settings,
-        limits: Limits,
-        calibration: Option<&Calibration>,
-    ) -> Result<Box<dyn AnySession>> {
-        Ok(Box::new(Session::new(Arc::clone(self), settings, limits, calibration)?))
-    }
-}
-
 /// A session on some device. See [`Session`].
 pub(super) trait AnySession: Send {
     fn config(&self) -> &ModelConfig;
     fn is_broken(&self) -> bool;
     fn synchronize(&self) -> Result<()>;
     fn canceller(&self) -> Arc<AtomicBool>;
+    fn layer_shape(&self, layer: usize) -> &LayerShape;
     fn layer_counts(&self) -> &[LayerCounts];
+    fn adapting(&self) -> Option<bool>;
+    fn set_adapting(&mut self, active: bool);
+    fn reset_corrections(&mut self) -> Result<()>;
+    fn corrections(&self) -> Result<Option<Corrections>>;
+    fn probed_share(&self) -> Option<f64>;
+    fn excess_error(&self) -> Option<f64>;
     fn shares(&self, shape: BatchShape) -> Shares;
     fn losses(&mut self, batch: Batch<'_>, update_history: bool) -> Result<Vec<f32>>;
     fn evaluate(&mut self, batch: Batch<'_>, update_history: bool) -> Result<f64>;
@@ -192,8 +149,36 @@ impl<B: Place> AnySession for Session<B> {
         self.canceller()
     }
 
+    fn layer_shape(&self, layer: usize) -> &LayerShape {
+        &self.model().weights.layers[layer].shape
+    }
+
     fn layer_counts(&self) -> &[LayerCounts] {
         self.layer_counts()
+    }
+
+    fn adapting(&self) -> Option<bool> {
+        self.adapting()
+    }
+
+    fn set_adapting(&mut self, active: bool) {
+        self.set_adapting(active);
+    }
+
+    fn reset_corrections(&mut self) -> Result<()> {
+        self.reset_corrections()
+    }
+
+    fn corrections(&self) -> Result<Option<Corrections>> {
+        self.corrections()
+    }
+
+    fn probed_share(&self) -> Option<f64> {
+        self.probed_share()
+    }
+
+    fn excess_error(&self) -> Option<f64> {
+        self.excess_error()
     }
 
     fn shares(&self, shape: BatchShape) -> Shares {
@@ -231,6 +216,7 @@ impl<B: Place> AnySession for Session<B> {
             device: backend.device(),
             dtype: DLDataType::FLOAT32,
             shape: shape.map(|size| size as i64).to_vec(),
+            read_only: false,
         })
     }
 
@@ -257,6 +243,7 @@ impl<B: Place> AnySession for Session<B> {
             // Signed: few frameworks index by unsigned integers, and every index fits.
             dtype: DLDataType::INT32,
             shape: vec![indices.len() as i64],
+            read_only: false,
         })
     }
 
@@ -308,7 +295,7 @@ pub(super) unsafe fn load(
         }
         dlpack::CPU => {
             let cpu = Arc::new(Cpu::new(options.threads as usize)?);
-            Ok(Box::new(Arc::new(Model::load_ordered(source, mmap, cpu, order, progress)?)))
+            Ok(Box::new(Loaded::new(Model::load_ordered(source, mmap, cpu, order, progress)?)))
         }
         dlpack::CUDA => {
             let ordinal = ordinal(options.device_id)?;
@@ -318,7 +305,7 @@ pub(super) unsafe fn load(
                 _ => unsafe { Cuda::on_stream(ordinal, options.stream) }?,
             };
             let gpu = Arc::new(Gpu::new(cuda, gpu_dtype(options.dtype, source)?));
-            Ok(Box::new(Arc::new(Model::load_ordered(source, mmap, gpu, order, progress)?)))
+            Ok(Box::new(Loaded::new(Model::load_ordered(source, mmap, gpu, order, progress)?)))
         }
         other => Err(no_such_device(other)),
     }

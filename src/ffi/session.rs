@@ -11,8 +11,9 @@ use super::{
     handle::{self, Handle},
     model::{History, Model, entries, with_model},
     place::{self, AnySession, Batch},
+    settings::MethodSettings,
     status::{Failure, Outcome, Status, call},
-    structs::{Counts, MethodSettings, SessionLimits, Work},
+    structs::{Counts, SessionLimits, Work},
 };
 use crate::prune::{
     BatchShape, counts,
@@ -23,6 +24,8 @@ use crate::prune::{
 pub struct State {
     pub(super) session: Box<dyn AnySession>,
     settings: Settings,
+    /// The fingerprint that its calibrations have.
+    pub(super) original: String,
     /// Whether a batch has run, whose logits can be read.
     pub(super) ran: bool,
 }
@@ -89,7 +92,8 @@ pub unsafe extern "C" fn probeprune_session_create(
                 })?,
             };
             let cancel = session.canceller();
-            let state = Mutex::new(State { session, settings, ran: false });
+            let original = model.original().to_string();
+            let state = Mutex::new(State { session, settings, original, ran: false });
             check::give(out, Handle::new(Guarded { state, cancel }));
             Ok(())
         })
@@ -181,6 +185,7 @@ pub unsafe extern "C" fn probeprune_session_work(
             let probe = match settings.method {
                 Method::ProbePruning => counts::probe_shape(settings, batch),
                 Method::FullBatch => batch,
+                Method::Fold if settings.adapt.is_on() => counts::probe_shape(settings, batch),
                 _ => BatchShape { samples: 0, tokens: 0 },
             };
             let shares = state.session.shares(batch);

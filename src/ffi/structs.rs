@@ -6,19 +6,11 @@ use std::{
 };
 
 use super::{
-    check, dlpack,
+    dlpack,
     model::History,
     status::{Failure, Outcome},
 };
-use crate::{
-    prune::{
-        history::HistoryLayout,
-        settings::{
-            AdaptSettings, Compensation, FoldChoice, HistoryDtype, Method, Metric, ProbeOrder, Settings,
-        },
-    },
-    session::{Limits, Sampling},
-};
+use crate::session::{Limits, Sampling};
 
 /// `probeprune_progress`: (user, done, of); a result other than 0 cancels.
 pub type Progress = Option<unsafe extern "C-unwind" fn(*mut c_void, u64, u64) -> i32>;
@@ -30,14 +22,22 @@ pub(super) fn is_zero<T: Default + PartialEq>(value: T) -> bool {
     value == T::default()
 }
 
-/// `Versioned`, and the `_init` function, of a struct whose size in version 1 is its size today.
+/// `Versioned`, and the `_init` function, of a struct. Its size in version 1 is `first_size`, or else its size today.
 macro_rules! versioned {
-    ($name:ident, $c_name:literal, $init:ident, reserved: [$($reserved:ident),*], $defaults:expr) => {
+    ($name:ident, $c_name:literal, $init:ident, reserved: $reserved:tt, $defaults:expr) => {
+        $crate::ffi::structs::versioned!(
+            $name, $c_name, $init, first_size: size_of::<$name>(), reserved: $reserved, $defaults
+        );
+    };
+    (
+        $name:ident, $c_name:literal, $init:ident, first_size: $first_size:expr, reserved: [$($reserved:ident),*],
+        $defaults:expr
+    ) => {
         // SAFETY: repr(C) of integers, floats, pointers and optional functions, beginning with `struct_size`; the layout
         // test shows that there is no padding.
         unsafe impl $crate::ffi::check::Versioned for $name {
             const NAME: &'static str = $c_name;
-            const FIRST_SIZE: usize = size_of::<Self>();
+            const FIRST_SIZE: usize = $first_size;
 
             fn defaults() -> Self {
                 $defaults
@@ -153,70 +153,6 @@ impl SessionLimits {
     }
 }
 
-/// `skip_layer_count` for the paper's layers.
-const DEFAULT_LAYERS: u64 = u64::MAX;
-
-/// `probeprune_settings`. A new setting takes a reserved word if its default is 0, the value that older programs pass
-/// there; otherwise it is added at the end, and older programs get its default.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct MethodSettings {
-    pub(super) struct_size: u32,
-    pub(super) method: i32,
-    pub(super) metric: i32,
-    pub(super) probe_order: i32,
-    pub(super) prune_ratio: f64,
-    pub(super) probe_tokens: f64,
-    pub(super) probe_samples: f64,
-    pub(super) fixed_probe_weight: f64,
-    pub(super) momentum: f64,
-    pub(super) parallel_probe: i32,
-    pub(super) history_dtype: i32,
-    pub(super) history_bucket: u32,
-    pub(super) round_channels: u32,
-    pub(super) flap_attention_factor: u32,
-    pub(super) compensate: i32,
-    pub(super) compensate_rank: u32,
-    pub(super) channel_group: u32,
-    pub(super) dense_below: u32,
-    pub(super) fold_choice: i32,
-    pub(super) reserved: [u32; 2],
-    pub(super) seed: u64,
-    pub(super) skip_layers: *const u32,
-    pub(super) skip_layer_count: u64,
-    pub(super) prior_tokens: u64,
-}
-
-versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, reserved: [reserved], {
-    let settings = Settings::default();
-    Self {
-        struct_size: 0,
-        method: settings.method as i32,
-        metric: settings.metric as i32,
-        probe_order: settings.probe_order as i32,
-        prune_ratio: settings.prune_ratio,
-        probe_tokens: settings.probe_tokens,
-        probe_samples: settings.probe_samples,
-        fixed_probe_weight: -1.0,
-        momentum: settings.momentum,
-        parallel_probe: settings.parallel_probe.into(),
-        history_dtype: settings.history_layout.dtype as i32,
-        history_bucket: settings.history_layout.bucket as u32,
-        round_channels: settings.round_channels as u32,
-        flap_attention_factor: settings.flap_attention_factor,
-        compensate: 0,
-        compensate_rank: 0,
-        channel_group: settings.channel_group as u32,
-        dense_below: settings.dense_below as u32,
-        fold_choice: settings.fold_choice as i32,
-        reserved: [0; 2],
-        seed: settings.seed,
-        skip_layers: null(),
-        skip_layer_count: DEFAULT_LAYERS,
-        prior_tokens: settings.prior_tokens as u64,
-    }
-});
-
 /// The value with this number, in the order of the enum.
 pub(super) fn choice<T: Copy>(number: i32, all: &[T], what: &str) -> Outcome<T> {
     usize::try_from(number).ok().and_then(|number| all.get(number)).copied().ok_or_else(|| {
@@ -227,57 +163,6 @@ pub(super) fn choice<T: Copy>(number: i32, all: &[T], what: &str) -> Outcome<T> 
 
 pub(super) fn flag(value: i32, what: &str) -> Outcome<bool> {
     choice(value, &[false, true], what)
-}
-
-impl MethodSettings {
-    /// Settings for a model of `layers` layers.
-    ///
-    /// # Safety
-    /// `skip_layers` is valid for reading `skip_layer_count` entries, unless that is the default.
-    pub(super) unsafe fn settings(&self, layers: usize) -> Outcome<Settings> {
-        let defaults = Settings::default_for(layers);
-        let skip_layers = match self.skip_layer_count {
-            DEFAULT_LAYERS => defaults.skip_layers.clone(),
-            count => {
-                let count = usize::try_from(count).unwrap_or(usize::MAX);
-                // SAFETY: the caller promises `skip_layer_count` readable entries at `skip_layers`.
-                let layers = unsafe { check::array(self.skip_layers, count, "skip_layers") }?;
-                layers.iter().map(|&layer| layer as usize).collect()
-            }
-        };
-        let rank = match self.compensate_rank {
-            0 => Compensation::DEFAULT_RANK,
-            rank => rank as usize,
-        };
-        let compensations = [Compensation::None, Compensation::ProbeMean, Compensation::Linear { rank }];
-        Ok(Settings {
-            method: choice(self.method, Method::ALL, "method")?,
-            prune_ratio: self.prune_ratio,
-            metric: choice(self.metric, Metric::ALL, "metric")?,
-            probe_tokens: self.probe_tokens,
-            probe_samples: self.probe_samples,
-            probe_order: choice(self.probe_order, ProbeOrder::ALL, "probe_order")?,
-            parallel_probe: flag(self.parallel_probe, "parallel_probe")?,
-            // NaN is kept for the settings' check, which refuses it.
-            fixed_probe_weight: (self.fixed_probe_weight != -1.0).then_some(self.fixed_probe_weight),
-            skip_layers,
-            round_channels: self.round_channels as usize,
-            momentum: self.momentum,
-            history_layout: HistoryLayout {
-                dtype: choice(self.history_dtype, HistoryDtype::ALL, "history_dtype")?,
-                bucket: self.history_bucket as usize,
-            },
-            compensate: choice(self.compensate, &compensations, "compensate")?,
-            prior_tokens: usize::try_from(self.prior_tokens).unwrap_or(usize::MAX),
-            // Programs compiled before channel groups existed pass 0.
-            channel_group: self.channel_group.max(1) as usize,
-            flap_attention_factor: self.flap_attention_factor,
-            fold_choice: choice(self.fold_choice, FoldChoice::ALL, "fold_choice")?,
-            adapt: AdaptSettings::default(),
-            seed: self.seed,
-            dense_below: self.dense_below as usize,
-        })
-    }
 }
 
 /// `probeprune_calibrate_options`.
@@ -301,6 +186,36 @@ versioned!(CalibrateOptions, "probeprune_calibrate_options", probeprune_calibrat
     user: null_mut(),
     linear_rank: 0,
     fold: 0,
+});
+
+/// `probeprune_layer_shape`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Shape {
+    pub(super) struct_size: u32,
+    pub(super) reserved: u32,
+    pub(super) heads: u64,
+    pub(super) kv_heads: u64,
+    pub(super) channels: u64,
+}
+
+versioned!(Shape, "probeprune_layer_shape", probeprune_layer_shape_init, reserved: [reserved], Self::default());
+
+/// `probeprune_corrections`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Corrected {
+    pub(super) struct_size: u32,
+    pub(super) adapting: i32,
+    pub(super) probed_share: f64,
+    pub(super) excess_error: f64,
+}
+
+versioned!(Corrected, "probeprune_corrections", probeprune_corrections_init, reserved: [], Self {
+    struct_size: 0,
+    adapting: 0,
+    probed_share: -1.0,
+    excess_error: f64::NAN,
 });
 
 /// `probeprune_layer_counts`.

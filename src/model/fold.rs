@@ -57,12 +57,12 @@ impl<B: Backend> Fold<B> {
     ) -> Result<Self> {
         let config = &model.config;
         let layers = config.num_hidden_layers;
-        calibration.check_model(&model.fingerprint)?;
         let whole = LayerShape::of(config);
         if model.weights.layers.iter().any(|layer| layer.shape != whole) {
             let (expected, got) = ("one with all of its heads and channels", "one that was pruned for good");
             return Err(Error::argument("model to fold", expected, got, "Fold the dense model."));
         }
+        calibration.check_model(&model.fingerprint)?;
         let calibration = &*calibration.in_order_of(model.channel_order.as_deref());
         let mut folded = Folded {
             model,

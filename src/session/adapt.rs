@@ -216,6 +216,11 @@ impl<B: Backend> Session<B> {
         Some(corrections.probed as f64 / corrections.batches as f64)
     }
 
+    /// Whether batches are probed to correct the fold, now and then at least; `None` for a session without corrections.
+    pub fn adapting(&self) -> Option<bool> {
+        self.corrections.as_ref().map(|corrections| corrections.active)
+    }
+
     /// With `false` the fold stays as it is from now on, with what it has learned, and no batch is probed.
     pub fn set_adapting(&mut self, active: bool) {
         if let Some(corrections) = &mut self.corrections {
@@ -223,13 +228,17 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// The fold as calibration made it: forgets all corrections.
+    /// The fold as calibration made it: forgets all corrections, and what was counted. [`Session::set_adapting`] stays as it is.
     ///
     /// # Errors
     /// A device that failed or has no room.
     pub fn reset_corrections(&mut self) -> Result<()> {
+        let adapting = self.adapting();
         if let Some(fold) = &self.fold {
             self.corrections = prepare(fold, &self.settings, None, &mut self.selections)?;
+        }
+        if let Some(active) = adapting {
+            self.set_adapting(active);
         }
         Ok(())
     }

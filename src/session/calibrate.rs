@@ -10,7 +10,7 @@ use super::{Limits, Session, fault};
 use crate::{
     backend::{Backend, ColumnStatisticOperands, Linear, WeightUse},
     checkpoint::Tensor,
-    config::ModelConfig,
+    config::{LayerShape, ModelConfig},
     error::{Error, Proceed, Result},
     model::{
         Model,
@@ -102,6 +102,16 @@ pub fn calibrate<B: Backend, P: Proceed>(
             "calibration",
             "a model with its channels in the checkpoint's order",
             got,
+            help,
+        ));
+    }
+    let whole = LayerShape::of(config);
+    if model.weights.layers.iter().any(|layer| layer.shape != whole) {
+        let help = "Calibrate the original; a model that was pruned for good needs no calibration.";
+        return Err(Error::argument(
+            "calibration",
+            "a model with all of its heads and channels",
+            "one that was pruned for good",
             help,
         ));
     }

@@ -207,6 +207,7 @@ pub const PROBEPRUNE_METHOD_WANDA_SP: _bindgen_ty_4 = 3;
 pub const PROBEPRUNE_METHOD_FLAP: _bindgen_ty_4 = 4;
 pub const PROBEPRUNE_METHOD_MAGNITUDE: _bindgen_ty_4 = 5;
 pub const PROBEPRUNE_METHOD_RANDOM: _bindgen_ty_4 = 6;
+pub const PROBEPRUNE_METHOD_FOLD: _bindgen_ty_4 = 7;
 pub type _bindgen_ty_4 = ::std::os::raw::c_uint;
 pub const PROBEPRUNE_METRIC_PPSP: _bindgen_ty_5 = 0;
 pub const PROBEPRUNE_METRIC_WANDA_SP: _bindgen_ty_5 = 1;
@@ -220,10 +221,19 @@ pub type _bindgen_ty_6 = ::std::os::raw::c_uint;
 pub const PROBEPRUNE_HISTORY_F32: _bindgen_ty_7 = 0;
 pub const PROBEPRUNE_HISTORY_F16: _bindgen_ty_7 = 1;
 pub type _bindgen_ty_7 = ::std::os::raw::c_uint;
-pub const PROBEPRUNE_COMPENSATE_NONE: _bindgen_ty_8 = 0;
-pub const PROBEPRUNE_COMPENSATE_PROBE_MEAN: _bindgen_ty_8 = 1;
-pub const PROBEPRUNE_COMPENSATE_LINEAR: _bindgen_ty_8 = 2;
+pub const PROBEPRUNE_FOLD_PIVOT: _bindgen_ty_8 = 0;
+pub const PROBEPRUNE_FOLD_SCORE: _bindgen_ty_8 = 1;
 pub type _bindgen_ty_8 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_ADAPT_NONE: _bindgen_ty_9 = 0;
+pub const PROBEPRUNE_ADAPT_PROBE: _bindgen_ty_9 = 1;
+pub type _bindgen_ty_9 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_ADAPT_METRIC_DIAGONAL: _bindgen_ty_10 = 0;
+pub const PROBEPRUNE_ADAPT_METRIC_FULL: _bindgen_ty_10 = 1;
+pub type _bindgen_ty_10 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_COMPENSATE_NONE: _bindgen_ty_11 = 0;
+pub const PROBEPRUNE_COMPENSATE_PROBE_MEAN: _bindgen_ty_11 = 1;
+pub const PROBEPRUNE_COMPENSATE_LINEAR: _bindgen_ty_11 = 2;
+pub type _bindgen_ty_11 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_settings {
@@ -245,11 +255,18 @@ pub struct probeprune_settings {
     pub compensate_rank: u32,
     pub channel_group: u32,
     pub dense_below: u32,
-    pub reserved: [u32; 3usize],
+    pub fold_choice: i32,
+    pub adapt: i32,
+    pub adapt_metric: i32,
     pub seed: u64,
     pub skip_layers: *const u32,
     pub skip_layer_count: u64,
     pub prior_tokens: u64,
+    pub adapt_tokens: u64,
+    pub adapt_prior_tokens: u64,
+    pub adapt_every: u64,
+    pub adapt_forgetting: f64,
+    pub adapt_threshold: f64,
 }
 unsafe extern "C" {
     pub fn probeprune_settings_init(
@@ -303,7 +320,7 @@ pub struct probeprune_calibrate_options {
     pub progress: probeprune_progress,
     pub user: *mut ::std::os::raw::c_void,
     pub linear_rank: u32,
-    pub reserved: u32,
+    pub fold: i32,
 }
 unsafe extern "C" {
     pub fn probeprune_calibrate_options_init(
@@ -343,6 +360,74 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn probeprune_calibration_free(calibration: *mut probeprune_calibration);
+}
+unsafe extern "C" {
+    pub fn probeprune_model_fold(
+        model: *const probeprune_model,
+        settings: *const probeprune_settings,
+        calibration: *const probeprune_calibration,
+        progress: probeprune_progress,
+        user: *mut ::std::os::raw::c_void,
+        out: *mut *mut probeprune_model,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_model_export(
+        model: *const probeprune_model,
+        folder: *const ::std::os::raw::c_char,
+        needs_code: *mut i32,
+    ) -> probeprune_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct probeprune_layer_shape {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub heads: u64,
+    pub kv_heads: u64,
+    pub channels: u64,
+}
+unsafe extern "C" {
+    pub fn probeprune_layer_shape_init(
+        shape: *mut probeprune_layer_shape,
+        struct_size: u32,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_model_layer_shape(
+        model: *const probeprune_model,
+        layer: u64,
+        out: *mut probeprune_layer_shape,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_model_kv_head_of(
+        model: *const probeprune_model,
+        layer: u64,
+        out: *mut u32,
+        capacity: usize,
+        count: *mut usize,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_model_tensor_count(
+        model: *const probeprune_model,
+        count: *mut usize,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_model_tensor_name(
+        model: *const probeprune_model,
+        index: usize,
+        out: *mut *const ::std::os::raw::c_char,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_model_tensor(
+        model: *const probeprune_model,
+        name: *const ::std::os::raw::c_char,
+        out: *mut *mut DLManagedTensorVersioned,
+    ) -> probeprune_status;
 }
 unsafe extern "C" {
     pub fn probeprune_session_create(
@@ -386,6 +471,42 @@ unsafe extern "C" {
         session: *mut probeprune_session,
         layer: u64,
         out: *mut probeprune_layer_counts,
+    ) -> probeprune_status;
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct probeprune_corrections {
+    pub struct_size: u32,
+    pub adapting: i32,
+    pub probed_share: f64,
+    pub excess_error: f64,
+}
+unsafe extern "C" {
+    pub fn probeprune_corrections_init(
+        corrections: *mut probeprune_corrections,
+        struct_size: u32,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_session_corrections(
+        session: *mut probeprune_session,
+        out: *mut probeprune_corrections,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_session_set_adapting(
+        session: *mut probeprune_session,
+        active: i32,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_session_reset_corrections(session: *mut probeprune_session) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_calibration_with_corrections(
+        calibration: *const probeprune_calibration,
+        session: *mut probeprune_session,
+        out: *mut *mut probeprune_calibration,
     ) -> probeprune_status;
 }
 #[repr(C)]
@@ -459,9 +580,9 @@ unsafe extern "C" {
         out: *mut *mut DLManagedTensorVersioned,
     ) -> probeprune_status;
 }
-pub const PROBEPRUNE_BLOCK_ATTENTION: _bindgen_ty_9 = 0;
-pub const PROBEPRUNE_BLOCK_MLP: _bindgen_ty_9 = 1;
-pub type _bindgen_ty_9 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_BLOCK_ATTENTION: _bindgen_ty_12 = 0;
+pub const PROBEPRUNE_BLOCK_MLP: _bindgen_ty_12 = 1;
+pub type _bindgen_ty_12 = ::std::os::raw::c_uint;
 unsafe extern "C" {
     pub fn probeprune_session_kept(
         session: *mut probeprune_session,
@@ -638,10 +759,10 @@ unsafe extern "C" {
         stream: *mut ::std::os::raw::c_void,
     ) -> probeprune_status;
 }
-pub const PROBEPRUNE_NORM_RMS: _bindgen_ty_10 = 0;
-pub const PROBEPRUNE_NORM_LAYER: _bindgen_ty_10 = 1;
-pub const PROBEPRUNE_NORM_COPY: _bindgen_ty_10 = 2;
-pub type _bindgen_ty_10 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_NORM_RMS: _bindgen_ty_13 = 0;
+pub const PROBEPRUNE_NORM_LAYER: _bindgen_ty_13 = 1;
+pub const PROBEPRUNE_NORM_COPY: _bindgen_ty_13 = 2;
+pub type _bindgen_ty_13 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_norm_args {
@@ -680,12 +801,12 @@ pub struct probeprune_probe_gather_args {
     pub slots: *const DLTensor,
     pub out: *const DLTensor,
 }
-pub const PROBEPRUNE_ACTIVATION_NONE: _bindgen_ty_11 = 0;
-pub const PROBEPRUNE_ACTIVATION_SILU: _bindgen_ty_11 = 1;
-pub const PROBEPRUNE_ACTIVATION_RELU: _bindgen_ty_11 = 2;
-pub const PROBEPRUNE_ACTIVATION_GELU: _bindgen_ty_11 = 3;
-pub const PROBEPRUNE_ACTIVATION_GELU_TANH: _bindgen_ty_11 = 4;
-pub type _bindgen_ty_11 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_ACTIVATION_NONE: _bindgen_ty_14 = 0;
+pub const PROBEPRUNE_ACTIVATION_SILU: _bindgen_ty_14 = 1;
+pub const PROBEPRUNE_ACTIVATION_RELU: _bindgen_ty_14 = 2;
+pub const PROBEPRUNE_ACTIVATION_GELU: _bindgen_ty_14 = 3;
+pub const PROBEPRUNE_ACTIVATION_GELU_TANH: _bindgen_ty_14 = 4;
+pub type _bindgen_ty_14 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_gemm_sparse_rows_args {

@@ -18,13 +18,13 @@ use probeprune::gpu::{Cuda, Driver, LARGEST_SIZE, cuda::Memory};
 use crate::{bindings::*, emulated_cuda::on_emulated_driver, operations::*, support::*};
 
 /// Runs `body` of the test called `name` where the emulated driver is found.
-fn emulated(name: &str, body: impl FnOnce()) {
+pub(crate) fn emulated(name: &str, body: impl FnOnce()) {
     const CHILD: &str = "PROBEPRUNE_TEST_CHILD";
     if std::env::var_os(CHILD).is_some() {
         return body();
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("gpu::{name}"), "--nocapture"]).env(CHILD, "1");
+    command.args(["--exact", name, "--nocapture"]).env(CHILD, "1");
     let output = on_emulated_driver(&mut command, &[]).output().unwrap();
     let said =
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
@@ -106,7 +106,7 @@ fn rounded(values: &[f32]) -> Vec<f64> {
 
 #[test]
 fn a_pruned_block_in_others_memory_on_others_streams() {
-    emulated("a_pruned_block_in_others_memory_on_others_streams", || {
+    emulated("gpu::a_pruned_block_in_others_memory_on_others_streams", || {
         let (engine, device) = (Engine(Cuda::new(0).unwrap()), gpu());
         // SAFETY: this asks for nothing but what there is.
         assert_eq!(unsafe { probeprune_has_cuda() }, 1);
@@ -118,7 +118,7 @@ fn a_pruned_block_in_others_memory_on_others_streams() {
 
 #[test]
 fn a_pruned_block_in_others_graphs() {
-    emulated("a_pruned_block_in_others_graphs", || {
+    emulated("gpu::a_pruned_block_in_others_graphs", || {
         let (engine, device) = (Engine(Cuda::new(0).unwrap()), gpu());
         let stream: CUstream = engine.0.stream().cast();
         pruned_block(&engine, &device, stream.cast(), |issue| {
@@ -223,7 +223,7 @@ fn pruned_block(engine: &Engine, device: &Device, stream: *mut c_void, run: impl
 
 #[test]
 fn tensors_have_to_be_on_the_gpu() {
-    emulated("tensors_have_to_be_on_the_gpu", || {
+    emulated("gpu::tensors_have_to_be_on_the_gpu", || {
         let (engine, device) = (Engine(Cuda::new(0).unwrap()), gpu());
         let scores = engine.floats(&[1.0; 8], &[8]);
         let kept = engine.ints(&[0; 2], &[2]);
@@ -250,7 +250,7 @@ fn tensors_have_to_be_on_the_gpu() {
     });
 }
 
-fn model_on_gpu() -> Model {
+pub(crate) fn model_on_gpu() -> Model {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/generate-llama");
     let options = probeprune_model_options {
         device_type: DLDeviceType_kDLCUDA as i32,
@@ -263,13 +263,13 @@ fn model_on_gpu() -> Model {
 }
 
 /// Settings that prune a small model.
-fn small() -> probeprune_settings {
+pub(crate) fn small() -> probeprune_settings {
     probeprune_settings { skip_layer_count: 0, round_channels: 1, ..pruning(0.4) }
 }
 
 #[test]
 fn a_model_on_the_gpu() {
-    emulated("a_model_on_the_gpu", || {
+    emulated("gpu::a_model_on_the_gpu", || {
         let model = model_on_gpu();
         let session = session(&model, &small(), limits(2, 8, 12));
         let batch: Vec<u32> = (0..16).map(|i| i % 7 + 1).collect();
@@ -300,7 +300,7 @@ fn a_model_on_the_gpu() {
 
 #[test]
 fn a_fault_poisons_every_handle_of_the_gpu() {
-    emulated("a_fault_poisons_every_handle_of_the_gpu", || {
+    emulated("gpu::a_fault_poisons_every_handle_of_the_gpu", || {
         let (engine, device) = (Engine(Cuda::new(0).unwrap()), gpu());
         let model = model_on_gpu();
         let session = session(&model, &small(), limits(1, 4, 0));
@@ -331,7 +331,7 @@ fn a_fault_poisons_every_handle_of_the_gpu() {
 
 #[test]
 fn sizes_that_kernels_cannot_count_are_refused() {
-    emulated("sizes_that_kernels_cannot_count_are_refused", || {
+    emulated("gpu::sizes_that_kernels_cannot_count_are_refused", || {
         let (engine, device) = (Engine(Cuda::new(0).unwrap()), gpu());
         let (states, ints) = (engine.states(&[0.0; 8], &[8]), engine.ints(&[0; 8], &[8]));
         let [floats, others] = [(); 2].map(|()| engine.floats(&[0.0; 8], &[8]));

@@ -119,15 +119,23 @@ fn structs_of_other_versions() {
     assert_eq!(create(&grown), 0, "{}: an unknown tail of zeros", said());
     grown.tail[1] = 1;
     let invalid = PROBEPRUNE_INVALID_STRUCT;
-    refused(create(&grown), invalid, &["probeprune_settings after byte 136", "newer libprobeprune"]);
-    for short in [0, 4, size - 8] {
+    refused(create(&grown), invalid, &["probeprune_settings after byte 176", "newer libprobeprune"]);
+    for short in [0, 4, 128] {
         grown.value.struct_size = short;
         refused(create(&grown), invalid, &["struct_size of probeprune_settings", "at least 136", "_init"]);
     }
+    // A program from before there were corrections; what it has after its struct is not read.
+    grown.value.adapt_prior_tokens = 0;
+    grown.value.struct_size = 136;
+    assert_eq!(create(&grown), 0, "{}", said());
     grown.value.struct_size = size;
-    grown.value.reserved[2] = 7;
-    refused(create(&grown), invalid, &["reserved fields of probeprune_settings"]);
-    grown.value.reserved[2] = 0;
+    refused(create(&grown), PROBEPRUNE_INVALID_ARGUMENT, &["adapt_prior_tokens", "at least 1"]);
+    grown.value.adapt_prior_tokens = 1;
+    let mut made = null_mut();
+    let reserved = probeprune_limits { reserved: 7, ..limits };
+    // SAFETY: living structs; refused before anything is made.
+    let status = unsafe { probeprune_session_create(model.0, &grown.value, &reserved, null(), &mut made) };
+    refused(status, invalid, &["reserved fields of probeprune_limits"]);
     grown.value.method = 99;
     refused(create(&grown), PROBEPRUNE_INVALID_ARGUMENT, &["method", "99"]);
     grown.value.method = PROBEPRUNE_METHOD_PP as i32;

@@ -65,7 +65,7 @@ examples() { # prefix
   local strict='-Wall -Wextra -Werror -pedantic -g' flags out=$1/examples
   flags=$(pkg-config --cflags --libs probeprune)
   mkdir -p "$out"
-  for example in mlp_block generate; do
+  for example in mlp_block generate fold; do
     for build in c99 c++17 asan static; do
       say "$example: $build"
       # shellcheck disable=SC2086

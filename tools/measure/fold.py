@@ -3,6 +3,7 @@
 A stream is a sequence of windows of 256 tokens in batches of 10. Every method runs the same windows in the same order, so that what
 a correction learns in one part of a stream counts in the next.
 """
+import functools
 import json
 import math
 import os
@@ -88,12 +89,16 @@ def measure(program, model, own, other, folder, threads, ratios=None):
     for name, texts in (("prose", own[:1]), ("mixed", [own[0], other[0]])):
         histories[name] = os.path.join(folder, f"{name}.safetensors")
         run("calibrate", "--text", *texts, "--fold", "--compensate", "linear:32", "--out", histories[name])
+    @functools.cache
+    def perplexity(stream, *pruned):
+        return json.loads(run("perplexity", "--tokens", f"{tokens}:{stream.replace(' ', '-')}", "--format", "json", *pruned))
+
     rows = []
     for stream, calibration, all_ratios, parts in CASES:
         for ratio in [r for r in all_ratios if ratios is None or r in ratios]:
             for method, flags in METHODS.items():
                 pruned = ["--prune-ratio", str(ratio), "--history", histories[calibration], *flags] if flags else []
-                result = json.loads(run("perplexity", "--tokens", f"{tokens}:{stream.replace(' ', '-')}", "--format", "json", *pruned))
+                result = perplexity(stream, *pruned)
                 rows.append({"stream": stream, "calibration": calibration, "prune_ratio": ratio if flags else 0.0, "of_ratio": ratio,
                              "method": method, "perplexity": of_parts(result["batch_losses"], parts),
                              "flops_share": result["flops_share"], "probed_share": result["probed_share"],
