@@ -410,10 +410,9 @@ probeprune_status probeprune_session_layer_counts(probeprune_session *session, u
 
 typedef struct probeprune_corrections {
     uint32_t struct_size;
-    int32_t adapting;      /* 1: probes correct the fold */
-    double probed_share;   /* of the batches so far; -1: none yet, or not a corrected fold */
-    double excess_error; /* of the fold on the latest probe beyond that on calibration's text, as a share of the
-                            outputs' variance over the share that is pruned; NaN: no probe yet */
+    int32_t adapting;    /* 1: probes correct the fold */
+    double probed_share; /* of the batches so far; NaN: none yet, or not a corrected fold */
+    double excess_error; /* of the fold on the latest probe: about 0 where calibration covers the text; NaN: no probe yet */
 } probeprune_corrections;
 probeprune_status probeprune_corrections_init(probeprune_corrections *corrections, uint32_t struct_size);
 probeprune_status probeprune_session_corrections(probeprune_session *session, probeprune_corrections *out);

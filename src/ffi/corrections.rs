@@ -29,7 +29,7 @@ pub unsafe extern "C" fn probeprune_session_corrections(session: *mut Session, o
             out.write(Corrected {
                 struct_size: 0,
                 adapting: session.adapting().unwrap_or(false).into(),
-                probed_share: session.probed_share().unwrap_or(-1.0),
+                probed_share: session.probed_share().unwrap_or(f64::NAN),
                 excess_error: session.excess_error().unwrap_or(f64::NAN),
             });
             Ok(())

@@ -176,14 +176,11 @@ impl<B: Place> Folded<B> {
             format!("{layers:?}")
         };
         let own = &self.settings;
-        let metrics = [own, settings].map(|settings| settings.adapt.metric.to_string());
-        let are_compared = own.adapt.is_on() && settings.adapt.is_on();
         for (name, [expected, got]) in [
             ("prune_ratio", [own, settings].map(|settings| settings.prune_ratio.to_string())),
             ("fold_choice", [own, settings].map(|settings| settings.fold_choice.to_string())),
             ("skip_layers", [own, settings].map(layers)),
             ("round_channels", [own, settings].map(|settings| settings.round_channels.to_string())),
-            ("adapt_metric", if are_compared { metrics } else { Default::default() }),
         ] {
             if expected != got {
                 let expected = format!("{expected}, as the model was folded with");

@@ -214,7 +214,7 @@ pub struct Corrected {
 versioned!(Corrected, "probeprune_corrections", probeprune_corrections_init, reserved: [], Self {
     struct_size: 0,
     adapting: 0,
-    probed_share: -1.0,
+    probed_share: f64::NAN,
     excess_error: f64::NAN,
 });
 

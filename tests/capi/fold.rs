@@ -53,12 +53,17 @@ pub(crate) fn folding_in_rust() -> Settings {
 }
 
 pub(crate) fn adapting() -> probeprune_settings {
-    probeprune_settings { adapt: PROBEPRUNE_ADAPT_PROBE as i32, adapt_tokens: 24, ..folding() }
+    probeprune_settings {
+        adapt: PROBEPRUNE_ADAPT_PROBE as i32,
+        adapt_tokens: 24,
+        adapt_every: 1,
+        ..folding()
+    }
 }
 
 fn adapting_in_rust() -> Settings {
     let mode = Adapt::Probe { tokens: Some(24) };
-    Settings { adapt: AdaptSettings { mode, ..AdaptSettings::default() }, ..folding_in_rust() }
+    Settings { adapt: AdaptSettings { mode, every: 1, ..AdaptSettings::default() }, ..folding_in_rust() }
 }
 
 pub(crate) fn try_fold(
@@ -98,8 +103,8 @@ pub(crate) fn run(session: &Session) -> (Vec<u64>, [u64; 2]) {
 fn run_in_rust(session: &mut library::Session<Cpu>) -> (Vec<u64>, [u64; 2]) {
     let losses = (0..3).map(|seed| session.evaluate(&tokens(4 * 16, seed), 4, None, true).unwrap().to_bits());
     let losses = losses.collect();
-    let known = [session.probed_share().unwrap_or(-1.0), session.excess_error().unwrap_or(f64::NAN)];
-    (losses, known.map(f64::to_bits))
+    let known = [session.probed_share(), session.excess_error()];
+    (losses, known.map(|value| value.unwrap_or(f64::NAN).to_bits()))
 }
 
 #[test]

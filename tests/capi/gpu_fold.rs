@@ -7,6 +7,7 @@ use half::bf16;
 
 use crate::{
     bindings::*,
+    fold::{corrections, fold},
     gpu::{emulated, model_on_gpu, small},
     models::{evaluate, kept},
     support::*,
@@ -57,6 +58,12 @@ fn a_fold_runs_and_gives_its_weights() {
         let plain = session(&folded, &defaults(probeprune_settings_init), limits(2, 8, 0));
         let losses = [&own, &shared, &plain].map(|session| evaluate(session, &text[..16], 2).to_bits());
         assert_eq!(losses, [losses[0]; 3]);
+
+        let adapting =
+            probeprune_settings { adapt: PROBEPRUNE_ADAPT_PROBE as i32, adapt_tokens: 4, ..settings };
+        let corrected = session(&fold(&model, &adapting, &history), &adapting, limits(2, 8, 0));
+        assert!(evaluate(&corrected, &text[..16], 2).is_finite());
+        assert!(corrections(&corrected).adapting == 1 && corrections(&corrected).probed_share == 1.0);
 
         let mut shape = defaults(probeprune_layer_shape_init);
         // SAFETY: living handles and structs.
