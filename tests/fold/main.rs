@@ -5,6 +5,7 @@
 mod common;
 mod corrections;
 mod reference;
+mod rounding;
 
 use std::{collections::HashMap, sync::Arc};
 
