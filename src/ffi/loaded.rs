@@ -129,11 +129,6 @@ impl<B: Place> AnyModel for Loaded<B> {
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Box<dyn AnyModel>> {
         settings.check()?;
-        if settings.method != Method::Fold || settings.prune_ratio == 0.0 {
-            let got = format!("{} at ratio {}", settings.method, settings.prune_ratio);
-            let help = "Other methods choose while they run and leave no model behind.";
-            return Err(Error::argument("method", "fold at a ratio above 0", got, help));
-        }
         let fold = Arc::new(Fold::new(&self.model, &settings, calibration, progress)?);
         let model = Arc::clone(&fold.model);
         let folded = Some(Folded { fold, settings, original: self.model.fingerprint.clone() });

@@ -25,6 +25,10 @@ pub struct Adapted<B: Backend> {
     pub last: Linear<B>,
     /// The fold's mean squared error on the last probe (1).
     pub error: B::Statistics,
+    /// The same on calibration's text.
+    pub expected_error: f64,
+    /// The variance of the output on calibration's text times the share of channels that are pruned.
+    pub error_scale: f64,
 }
 
 /// Buffers for corrections.
@@ -64,7 +68,7 @@ pub(super) fn correct<B: Backend>(
         bias: last.bias.as_ref(),
         ..ProjectOperands::new(a, probe.shape.rows(), last, target)
     });
-    let Adapted { kept, means, precision, weight, bias, last, error } = adapted;
+    let Adapted { kept, means, precision, weight, bias, last, error, .. } = adapted;
     backend.adapt(AdaptOperands {
         a,
         target,

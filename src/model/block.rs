@@ -104,7 +104,7 @@ fn take_probe<B: Backend>(this: BlockContext<'_, B>, probed: &mut Probed<B>, scr
 }
 
 /// Selects the probe and gathers its norm(r) into `probe_x` (docs/method.md, section 1).
-pub(super) fn gather_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>) {
+fn gather_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>) {
     let Context { model, settings, batch, .. } = *this.forward;
     let (backend, hidden_size) = (&*model.backend, model.config.hidden_size);
     let full_batch = settings.method == Method::FullBatch;

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::Model;
 use crate::{
     backend::Backend,
-    checkpoint::{Tensor, Tensors},
+    checkpoint::{Dtype, Tensor, Tensors},
     config::LayerShape,
     error::{Error, Proceed, Result},
     prune::{
@@ -14,7 +14,7 @@ use crate::{
         calibration::Calibration,
         counts,
         fold::{FoldSource, FoldedBlock},
-        settings::{AdaptMetric, Settings},
+        settings::{AdaptMetric, Method, Settings},
     },
     weights::{LayerNames, Weights, prefix},
 };
@@ -37,8 +37,21 @@ pub struct FoldStart<B: Backend> {
     pub dense: Arc<Model<B>>,
     /// What their priors know of kept channels.
     pub metric: AdaptMetric,
-    /// Its folded blocks, with their priors.
-    pub blocks: Vec<[Option<FoldedBlock>; 2]>,
+    /// Its folded blocks, with their priors, and the dtypes of their last projections.
+    pub blocks: Vec<[Option<(FoldedBlock, Dtype)>; 2]>,
+}
+
+/// Refuses settings that leave no folded model behind.
+///
+/// # Errors
+/// Another method, or a ratio of 0.
+pub fn check_settings(settings: &Settings) -> Result<()> {
+    if settings.method == Method::Fold && settings.prune_ratio > 0.0 {
+        return Ok(());
+    }
+    let got = format!("{} at ratio {}", settings.method, settings.prune_ratio);
+    let help = "Other methods choose while they run and leave no model behind.";
+    Err(Error::argument("method", "fold at a ratio above 0", got, help))
 }
 
 impl<B: Backend> Fold<B> {
@@ -46,7 +59,7 @@ impl<B: Backend> Fold<B> {
     /// number, from 1.
     ///
     /// # Errors
-    /// Settings that leave nothing to keep; a calibration of another model or without second moments; a model that was
+    /// Settings that [`check_settings`] refuses or that leave nothing to keep; a calibration of another model or without second moments; a model that was
     /// pruned for good; weights or moments that are not finite; no room on the device; or
     /// what `on_layer` ends with.
     pub fn new<P: Proceed>(
@@ -57,8 +70,8 @@ impl<B: Backend> Fold<B> {
     ) -> Result<Self> {
         let config = &model.config;
         let layers = config.num_hidden_layers;
-        let whole = LayerShape::of(config);
-        if model.weights.layers.iter().any(|layer| layer.shape != whole) {
+        check_settings(settings)?;
+        if !model.is_whole() {
             let (expected, got) = ("one with all of its heads and channels", "one that was pruned for good");
             return Err(Error::argument("model to fold", expected, got, "Fold the dense model."));
         }
@@ -67,7 +80,7 @@ impl<B: Backend> Fold<B> {
         let mut folded = Folded {
             model,
             replaced: HashMap::new(),
-            shapes: vec![whole; layers],
+            shapes: vec![LayerShape::of(config); layers],
             starts: vec![[None, None]; layers],
             kept: vec![[None, None]; layers],
         };
@@ -107,7 +120,7 @@ struct Folded<'a, B: Backend> {
     replaced: HashMap<String, Tensor>,
     shapes: Vec<LayerShape>,
     kept: Vec<[Option<Vec<u32>>; 2]>,
-    starts: Vec<[Option<FoldedBlock>; 2]>,
+    starts: Vec<[Option<(FoldedBlock, Dtype)>; 2]>,
 }
 
 impl<B: Backend> Tensors for Folded<'_, B> {
@@ -159,9 +172,9 @@ impl<B: Backend> Folded<'_, B> {
         };
         let metric = settings.adapt.is_on().then_some(settings.adapt.metric);
         let folded = source.fold(unit, keep, settings.fold_choice, metric);
-        let FoldedBlock { kept, weight: refitted, bias, prior } = folded.clone();
+        let FoldedBlock { kept, weight: refitted, bias, prior } = &folded;
         let of_prior = prior.iter().flat_map(|prior| &prior.metric);
-        if !refitted.iter().chain(&bias).chain(of_prior).all(|x| x.is_finite()) {
+        if !refitted.iter().chain(bias).chain(of_prior).all(|x| x.is_finite()) {
             return Err(Error::NonFinite {
                 layer,
                 block: block.name(),
@@ -171,26 +184,27 @@ impl<B: Backend> Folded<'_, B> {
             });
         }
         let shape = vec![config.hidden_size, keep * unit.block_width()];
-        let refitted = Tensor::from_f32(shape, refitted).rounded_to(weight.dtype());
+        let refitted = Tensor::from_f32(shape, refitted.clone()).rounded_to(weight.dtype());
         self.replaced.insert(format!("{last}.weight"), refitted);
-        self.replaced.insert(format!("{last}.bias"), Tensor::from_f32(vec![config.hidden_size], bias));
+        self.replaced
+            .insert(format!("{last}.bias"), Tensor::from_f32(vec![config.hidden_size], bias.clone()));
         match block {
             Block::Mlp => {
                 for part in names.mlp_first {
-                    self.keep_rows(&name(part), &kept)?;
+                    self.keep_rows(&name(part), kept)?;
                 }
                 self.shapes[layer].channels = keep;
             }
-            Block::Attention => self.keep_heads(layer, name, &kept)?,
+            Block::Attention => self.keep_heads(layer, name, kept)?,
         }
         // As the checkpoint numbers them.
-        let mut numbers = kept;
+        let mut numbers = kept.clone();
         if let (Block::Mlp, Some(order)) = (block, &self.model.channel_order) {
             numbers.iter_mut().for_each(|channel| *channel = order[layer][*channel as usize]);
             numbers.sort_unstable();
         }
         self.kept[layer][block as usize] = Some(numbers);
-        self.starts[layer][block as usize] = metric.map(|_| folded);
+        self.starts[layer][block as usize] = metric.map(|_| (folded, weight.dtype()));
         Ok(())
     }
 

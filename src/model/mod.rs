@@ -117,6 +117,14 @@ impl<B: Backend> Model<B> {
     }
 }
 
+impl<B: Backend> Model<B> {
+    /// Whether every layer has all heads and channels of the config; not so in a model that was pruned for good.
+    pub fn is_whole(&self) -> bool {
+        let whole = LayerShape::of(&self.config);
+        self.weights.layers.iter().all(|layer| layer.shape == whole)
+    }
+}
+
 /// Every layer's order has to hold each channel once.
 fn check_order(order: &[Vec<u32>], config: &ModelConfig) -> Result<()> {
     let is_permutation = |order: &Vec<u32>| {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Session;
+use super::{Session, probed::upload};
 use crate::{
     backend::{Backend, KeptSet, Linear, Precision, WeightUse},
-    checkpoint::Tensor,
+    checkpoint::{Dtype, Tensor},
     error::{Error, Result},
     model::{
         Model,
@@ -26,9 +26,6 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Corrections<B: Backend> {
     dense: Arc<Model<B>>,
-    /// Of every corrected block, on calibration's text: the fold's mean squared error, and the variance of the output times the
-    /// share of channels that were pruned.
-    calibrated: Vec<[f64; 2]>,
     /// Whether batches are probed at all.
     active: bool,
     /// Batches until the next probe.
@@ -41,13 +38,8 @@ pub(super) struct Corrections<B: Backend> {
 
 impl<B: Backend> Corrections<B> {
     fn new(start: &FoldStart<B>) -> Self {
-        let calibrated = |block: &FoldedBlock| {
-            let prior = block.prior.as_ref()?;
-            Some([prior.error, prior.variance * prior.pruned_share])
-        };
         Self {
             dense: Arc::clone(&start.dense),
-            calibrated: start.blocks.iter().flatten().flatten().filter_map(calibrated).collect(),
             active: true,
             wait: 0,
             excess_error: None,
@@ -91,11 +83,11 @@ pub(super) fn prepare<B: Backend>(
     let Some(start) = fold.start.as_ref().filter(|_| settings.adapt.is_on()) else { return Ok(None) };
     for (layer, blocks) in start.blocks.iter().enumerate() {
         for (block, folded) in Block::ALL.into_iter().zip(blocks) {
-            if let Some(folded) = folded {
+            if let Some((folded, dtype)) = folded {
                 let learned = learned.and_then(|learned| learned.blocks[layer][block as usize].as_ref());
                 let start = start_of(folded, settings);
                 let state = learned.filter(|learned| learned.has_sizes_of(&start)).unwrap_or(&start);
-                let adapted = adapted(fold, layer, block, folded, settings, state)?;
+                let adapted = adapted(&fold.model, block, folded, *dtype, settings, state)?;
                 selections[layer][block as usize] = Selection::Adapted(Box::new(adapted));
             }
         }
@@ -104,19 +96,15 @@ pub(super) fn prepare<B: Backend>(
 }
 
 fn adapted<B: Backend>(
-    fold: &Fold<B>,
-    layer: usize,
+    model: &Model<B>,
     block: Block,
     folded: &FoldedBlock,
+    dtype: Dtype,
     settings: &Settings,
     state: &BlockCorrection,
 ) -> Result<Adapted<B>> {
-    let Model { backend, config, weights, .. } = &*fold.model;
-    let statistics = |values: &[f32]| -> Result<B::Statistics> {
-        let mut out = backend.statistics(values.len())?;
-        backend.upload_statistics(values, &mut out);
-        Ok(out)
-    };
+    let (backend, config) = (&*model.backend, &model.config);
+    let statistics = |values: &[f32]| upload(backend, values);
     let FoldedBlock { kept, prior, .. } = folded;
     let BlockCorrection { weight, bias, precision } = state;
     let prior = prior.as_ref().expect("a fold that is corrected has priors");
@@ -124,8 +112,6 @@ fn adapted<B: Backend>(
     let (n, h) = (kept.len() * unit, config.hidden_size);
     let mut indices = backend.indices(kept.len())?;
     backend.upload_indices(kept, &mut indices);
-    // In the dtype that the fold's own has.
-    let dtype = backend.download_weight(&weights.layers[layer].last(block).weight)?.dtype();
     let tensor = Tensor::from_f32(vec![h, n], transposed(weight, h)).rounded_to(dtype);
     let precision = statistics(precision)?;
     Ok(Adapted {
@@ -144,6 +130,8 @@ fn adapted<B: Backend>(
             in_features: n,
         },
         error: backend.statistics(1)?,
+        expected_error: prior.error,
+        error_scale: prior.variance * prior.pruned_share,
     })
 }
 
@@ -188,15 +176,16 @@ impl<B: Backend> Session<B> {
             return Ok(());
         }
         corrections.probed += 1;
-        let (mut sum, mut calibrated) = (0.0, corrections.calibrated.iter());
+        let (mut sum, mut blocks) = (0.0, 0);
         for selection in self.selections.iter().flatten() {
             if let Selection::Adapted(adapted) = selection {
                 let error = self.model.backend.download_statistics(&adapted.error, 1)?[0];
-                let [expected, scale] = calibrated.next().expect("one for each block");
-                sum += (f64::from(error) - expected) / scale.max(f64::MIN_POSITIVE);
+                let excess = f64::from(error) - adapted.expected_error;
+                sum += excess / adapted.error_scale.max(f64::MIN_POSITIVE);
+                blocks += 1;
             }
         }
-        let excess = sum / corrections.calibrated.len() as f64;
+        let excess = sum / f64::from(blocks);
         corrections.excess_error = Some(excess);
         let fits = excess <= self.settings.adapt.threshold;
         corrections.wait = if fits { self.settings.adapt.every - 1 } else { 0 };

@@ -10,7 +10,7 @@ use super::{Limits, Session, fault};
 use crate::{
     backend::{Backend, ColumnStatisticOperands, Linear, WeightUse},
     checkpoint::Tensor,
-    config::{LayerShape, ModelConfig},
+    config::ModelConfig,
     error::{Error, Proceed, Result},
     model::{
         Model,
@@ -105,8 +105,7 @@ pub fn calibrate<B: Backend, P: Proceed>(
             help,
         ));
     }
-    let whole = LayerShape::of(config);
-    if model.weights.layers.iter().any(|layer| layer.shape != whole) {
+    if !model.is_whole() {
         let help = "Calibrate the original; a model that was pruned for good needs no calibration.";
         return Err(Error::argument(
             "calibration",

@@ -148,7 +148,7 @@ fn fill<B: Backend>(backend: &B, history: &mut History<B>, energy: &[f32]) {
     backend.upload_statistics(&values, &mut history.values);
 }
 
-fn upload<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Statistics> {
+pub(super) fn upload<B: Backend>(backend: &B, values: &[f32]) -> Result<B::Statistics> {
     let mut out = backend.statistics(values.len())?;
     backend.upload_statistics(values, &mut out);
     Ok(out)

@@ -8,7 +8,6 @@ use crate::{
     backend::{
         Backend, ChannelScoreOperands, ColumnStatisticOperands, Fusion, ProjectOperands, TopKKeepOperands,
     },
-    config::LayerShape,
     error::{Error, Result},
     model::{
         Model, fault::fault_tag, forward::Selections, kept::Kept, scratch::Scratch, selection::Selection,
@@ -34,15 +33,14 @@ pub(super) fn build<B: Backend>(
     let layers = config.num_hidden_layers;
     let shapes = model.weights.layers.iter().map(|layer| &layer.shape);
     let mut selections: Selections<B> = (0..layers).map(|_| [Selection::Dense, Selection::Dense]).collect();
-    let mut counts: Vec<LayerCounts> = shapes.clone().map(LayerCounts::of).collect();
+    let mut counts: Vec<LayerCounts> = shapes.map(LayerCounts::of).collect();
     let ratio = counts::layer_ratio(settings, layers)?;
     // Ratio 0 is the dense model to the bit, whatever the method; and the model of a fold runs as it is.
     let chooses = !matches!(settings.method, Method::None | Method::Fold);
     let Some(ratio) = ratio.filter(|&ratio| ratio > 0.0 && chooses) else {
         return Ok((selections, counts));
     };
-    let whole = LayerShape::of(config);
-    if shapes.into_iter().any(|shape| *shape != whole) {
+    if !model.is_whole() {
         return Err(Error::argument(
             format!("method {}", settings.method),
             "a model with all of its heads and channels",

@@ -7,7 +7,7 @@ use probeprune::{
     Error,
     backend::Backend,
     export::export,
-    model::fold::Fold,
+    model::fold::{Fold, check_settings},
     prune::settings::{Method, Settings},
 };
 
@@ -50,11 +50,7 @@ impl Task for &ExportArgs {
         // The only method that makes a model of its own.
         let method = MethodArgs { method: self.method.method.or(Some(Method::Fold)), ..self.method.clone() };
         let settings: Settings = method.settings(&loaded.model.config)?;
-        if settings.method != Method::Fold || settings.prune_ratio == 0.0 {
-            let got = format!("{} at ratio {}", settings.method, settings.prune_ratio);
-            let help = "Other methods choose while they run and leave no model behind.";
-            return Err(Error::argument("method", "fold at a ratio above 0", got, help).into());
-        }
+        check_settings(&settings)?;
         let calibration = match &self.calibration.history {
             Some(path) => Some(loaded.history(path)?),
             None => {

@@ -17,7 +17,7 @@ use crate::{
     args::{MethodArgs, ModelArgs, at_least_one},
     device::{Task, with_model},
     failure::{Failure, Result, note, print},
-    input::{Loaded, note_empty_history, read_text, save_learned},
+    input::{Loaded, check_learns, note_empty_history, read_text, save_learned},
     progress,
 };
 
@@ -120,6 +120,7 @@ impl Task for Generation<'_> {
         let config = &loaded.model.config;
         let options = GenerateOptions { eos_token_ids: config.eos_token_ids.clone(), ..options };
         let settings = args.method.settings(config)?;
+        check_learns(args.save_history.as_ref(), &settings)?;
         if args.reprobe_every.is_some() && settings.method != Method::ProbePruning {
             let help = "Other methods do not choose during generation.";
             return Err(Error::argument("--reprobe-every", "--method pp", settings.method, help).into());

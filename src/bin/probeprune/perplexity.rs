@@ -16,7 +16,7 @@ use crate::{
     args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs},
     device::{Task, with_model},
     failure::{Result, note, print},
-    input::{Loaded, save_learned},
+    input::{Loaded, check_learns, save_learned},
     interrupt, progress,
     table::{Format, Table, csv, json, percent},
 };
@@ -165,6 +165,7 @@ pub(crate) fn run(args: &PerplexityArgs) -> Result<()> {
 impl Task for &PerplexityArgs {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let settings = self.method.settings(&loaded.model.config)?;
+        check_learns(self.save_history.as_ref(), &settings)?;
         let (tokens, seq_len) = loaded.windows(&self.data)?;
         let batch_size = self.data.batch_size;
         let count = tokens.len() / seq_len;

@@ -281,18 +281,25 @@ fn load<B: Backend>(
     Ok(model)
 }
 
+/// Refuses --save-history where nothing is learned.
+pub(crate) fn check_learns(save_history: Option<&PathBuf>, settings: &Settings) -> Result<()> {
+    let learns = settings.method == Method::Fold && settings.adapt.is_on() && settings.prune_ratio > 0.0;
+    if save_history.is_none() || learns {
+        return Ok(());
+    }
+    let help = "Other runs learn nothing that a history file would hold.";
+    let expected = "--method fold with --adapt probe and a ratio above 0";
+    Err(Error::argument("--save-history", expected, "another run", help).into())
+}
+
 /// Saves the history with what the session learned about its fold.
 pub(crate) fn save_learned<B: Backend>(
     path: &Path,
     calibration: Option<Calibration>,
     session: &Session<B>,
 ) -> Result<()> {
-    let (Some(mut calibration), corrections @ Some(_)) = (calibration, session.corrections()?) else {
-        let help = "Other runs learn nothing that a history file would hold.";
-        let expected = "--method fold with --adapt probe and a ratio above 0";
-        return Err(Error::argument("--save-history", expected, "another run", help).into());
-    };
-    calibration.corrections = corrections;
+    let mut calibration = calibration.expect("a fold has a calibration");
+    calibration.corrections = session.corrections()?;
     Ok(interrupt::uninterrupted(|| calibration.save(path))?)
 }
 
