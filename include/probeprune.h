@@ -234,6 +234,8 @@ enum {
 enum { PROBEPRUNE_HISTORY_F32 = 0, PROBEPRUNE_HISTORY_F16 = 1 };
 /* What a fold keeps: what explains most of the rest; or by the score of pp. */
 enum { PROBEPRUNE_FOLD_PIVOT = 0, PROBEPRUNE_FOLD_SCORE = 1 };
+/* How blocks share what is kept: alike; or by the losses of single blocks in the calibration, at the same FLOPs. */
+enum { PROBEPRUNE_ALLOCATION_UNIFORM = 0, PROBEPRUNE_ALLOCATION_MEASURED = 1 };
 /* Whether a probe of every batch corrects a fold; and what the correction knows of the kept channels: calibration's variances
  * only, or all of their second moments, updated with every probe. */
 enum { PROBEPRUNE_ADAPT_NONE = 0, PROBEPRUNE_ADAPT_PROBE = 1 };
@@ -278,6 +280,8 @@ typedef struct probeprune_settings {
     uint64_t adapt_every;        /* the fold is probed every so many batches while it fits them; 4 */
     double adapt_forgetting;     /* in (0, 1], by which earlier tokens lose weight in every update; 1: not at all */
     double adapt_threshold;      /* excess_error above which every batch is probed; 0.16 */
+    int32_t allocation;          /* PROBEPRUNE_ALLOCATION_; UNIFORM */
+    uint32_t reserved;           /* 0 */
 } probeprune_settings;
 probeprune_status probeprune_settings_init(probeprune_settings *settings, uint32_t struct_size);
 

@@ -24,7 +24,7 @@ use probeprune::{
             Adapt, AdaptMetric, AdaptSettings, Compensation, HistoryDtype, Method, ProbeOrder, Settings,
         },
     },
-    session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
+    session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate, measure_losses},
     source::ModelSource,
     tokenizer::Tokenizer,
 };
@@ -387,6 +387,30 @@ fn calibration_agrees_with_the_cpu() {
         let (got, want) = (got.flap.as_ref().unwrap(), want.flap.as_ref().unwrap());
         assert!(nmse(&got.fluctuation, &want.fluctuation) <= 1e-4);
         assert!(nmse(&got.baseline, &want.baseline) <= 1e-4);
+    }
+}
+
+/// What pruning single blocks loses, by which measured allocations go.
+#[test]
+fn losses_of_single_blocks_agree_with_the_cpu() {
+    for folder in [Folder::llama(), Folder::opt()] {
+        let source = folder.source();
+        let (cpu, gpu) = (cpu(&source), gpu(&source, GpuDtype::F16));
+        let options = CalibrationOptions { seq_len: 11, batch_size: 2, fold: true, ..Default::default() };
+        let tokens = random_tokens(1, cpu.config.vocab_size, 55);
+        let calibration = calibrate(&cpu, &tokens, options, |_| ()).unwrap();
+        for method in [Method::ProbePruning, Method::Fold] {
+            let settings = Settings { method, ..Settings::default_for(2) };
+            let want = measure_losses(&cpu, &settings, &calibration, &tokens[..33], 3, |_| ()).unwrap();
+            let got = measure_losses(&gpu, &settings, &calibration, &tokens[..33], 3, |_| ()).unwrap();
+            for (got, want) in got.layers.iter().flatten().zip(want.layers.iter().flatten()) {
+                assert_eq!(got.kept, want.kept);
+                println!("{method}: {:?}, {:?}", got.losses, want.losses);
+                for (got, want) in got.losses.iter().zip(&want.losses) {
+                    assert!((got - want).abs() <= 0.02 * want + 1e-5, "{method}: {got}, {want}");
+                }
+            }
+        }
     }
 }
 

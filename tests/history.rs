@@ -88,6 +88,7 @@ fn flap_counts(attention: [f64; 16], mlp: &[f64], ratio: f64, round_channels: us
         layers: vec![[block("self_attn.o_proj", &attention), block("mlp.down_proj", mlp)]],
         channel_order: vec![(0..mlp.len() as u32).collect()],
         corrections: None,
+        losses: Vec::new(),
     };
     let settings = Settings {
         method: Method::Flap,
@@ -160,6 +161,7 @@ fn calibration(
         layers,
         channel_order,
         corrections: None,
+        losses: Vec::new(),
     }
 }
 

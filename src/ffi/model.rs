@@ -123,7 +123,7 @@ pub unsafe extern "C" fn probeprune_memory_estimate(
         // SAFETY: the header requires `skip_layers` to have `skip_layer_count` entries.
         let settings = unsafe { settings.settings(config.num_hidden_layers) }?;
         settings.check()?;
-        let layers = LayerCounts::by_settings(&config, &settings)?;
+        let layers = LayerCounts::by_settings(&config, &settings, None)?;
         let footprint = Footprint::new(&config, &settings, &layers, limits);
         let (weights, element, loss) = match options.device_type {
             dlpack::CPU => (checkpoint.file_bytes(), 4, 0),

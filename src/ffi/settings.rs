@@ -10,8 +10,8 @@ use super::{
 use crate::prune::{
     history::HistoryLayout,
     settings::{
-        Adapt, AdaptMetric, AdaptSettings, Compensation, FoldChoice, HistoryDtype, Method, Metric,
-        ProbeOrder, Settings,
+        Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, FoldChoice, HistoryDtype, Method,
+        Metric, ProbeOrder, Settings,
     },
 };
 
@@ -53,10 +53,12 @@ pub struct MethodSettings {
     pub(super) adapt_every: u64,
     pub(super) adapt_forgetting: f64,
     pub(super) adapt_threshold: f64,
+    pub(super) allocation: i32,
+    pub(super) reserved: u32,
 }
 
 // 136 bytes: up to prior_tokens.
-versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, first_size: 136, reserved: [], {
+versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, first_size: 136, reserved: [reserved], {
     let settings = Settings::default();
     let adapt = settings.adapt;
     Self {
@@ -90,6 +92,8 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, firs
         adapt_every: adapt.every as u64,
         adapt_forgetting: adapt.forgetting,
         adapt_threshold: adapt.threshold,
+        allocation: settings.allocation as i32,
+        reserved: 0,
     }
 });
 
@@ -127,6 +131,7 @@ impl MethodSettings {
             probe_samples: self.probe_samples,
             probe_order: choice(self.probe_order, ProbeOrder::ALL, "probe_order")?,
             parallel_probe: flag(self.parallel_probe, "parallel_probe")?,
+            allocation: choice(self.allocation, Allocation::ALL, "allocation")?,
             // NaN is kept for the settings' check, which refuses it.
             fixed_probe_weight: (self.fixed_probe_weight != -1.0).then_some(self.fixed_probe_weight),
             skip_layers,

@@ -210,9 +210,15 @@ fn compute<B: Backend>(
     if let Some((collected, seen)) = collecting {
         collected.add(this, seen, scratch);
     }
+    let columns = match &*selection {
+        // Its projection has the kept columns only.
+        Selection::Folded { .. } => None,
+        selection => selection.kept(),
+    };
     let (last, bias) = match &*selection {
         Selection::Fixed { bias: Some(bias), .. } => (this.last(), Some(bias)),
         Selection::Adapted(adapted) => (&adapted.last, Some(&adapted.bias)),
+        Selection::Folded { last, .. } => (last, last.bias.as_ref()),
         _ => (this.last(), this.last().bias.as_ref()),
     };
     let low_rank = match &*selection {
@@ -222,7 +228,7 @@ fn compute<B: Backend>(
         _ => None,
     };
     backend.project(ProjectOperands {
-        kept: selection.kept().map(|kept| &kept.set),
+        kept: columns.map(|kept| &kept.set),
         bias,
         low_rank,
         residual: Some(&scratch.current.rows),

@@ -10,11 +10,12 @@ use crate::{
     config::LayerShape,
     error::{Error, Proceed, Result},
     prune::{
-        Block,
+        Block, Unit,
         calibration::Calibration,
         counts,
         fold::{FoldSource, FoldedBlock},
-        settings::{AdaptMetric, Method, Settings},
+        second_moments::SecondMoments,
+        settings::{AdaptMetric, FoldChoice, Method, Settings},
     },
     weights::{LayerNames, Weights, prefix},
 };
@@ -84,14 +85,12 @@ impl<B: Backend> Fold<B> {
             starts: vec![[None, None]; layers],
             kept: vec![[None, None]; layers],
         };
-        let ratio = counts::layer_ratio(settings, layers)?.filter(|&ratio| ratio > 0.0);
-        for layer in (0..layers).filter(|layer| ratio.is_some() && !settings.skip_layers.contains(layer)) {
-            let ratio = ratio.expect("checked");
-            for (block, keep) in [
-                (Block::Attention, counts::kept_heads(settings, config, ratio)?),
-                (Block::Mlp, counts::kept_channels(settings, config, ratio)?),
-            ] {
-                folded.fold(layer, block, keep, settings, calibration)?;
+        let kept = counts::kept(settings, config, calibration.losses_of(Method::Fold))?;
+        for (layer, kept) in kept.into_iter().enumerate() {
+            for (block, keep) in Block::ALL.into_iter().zip(kept) {
+                if let Some(keep) = keep {
+                    folded.fold(layer, block, keep, settings, calibration)?;
+                }
             }
             on_layer(layer + 1).proceed()?;
         }
@@ -111,6 +110,91 @@ impl<B: Backend> Fold<B> {
             channel_order: None,
         };
         Ok(Self { model: Arc::new(model), kept, start })
+    }
+}
+
+/// What a block of a model is folded from, on the host.
+pub(crate) struct BlockSource<'a> {
+    layer: usize,
+    block: Block,
+    unit: Unit,
+    means: Vec<f32>,
+    second: &'a SecondMoments,
+    weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    /// Of the last projection.
+    dtype: Dtype,
+}
+
+impl<'a> BlockSource<'a> {
+    /// Of a model whose channels stand in the calibration's order.
+    pub(crate) fn new<B: Backend>(
+        model: &Model<B>,
+        layer: usize,
+        block: Block,
+        calibration: &'a Calibration,
+    ) -> Result<Self> {
+        let (config, moments) = (&model.config, &calibration.layers[layer][block as usize]);
+        let names = LayerNames::of(config.family);
+        let last = if block == Block::Attention { names.o_proj } else { names.down_proj };
+        let last = format!("{}layers.{layer}.{last}", prefix(config.family));
+        let weight = model.require(&format!("{last}.weight"))?;
+        Ok(Self {
+            layer,
+            block,
+            unit: block.unit(config, 1),
+            means: moments.channel_means(block.channels(config)),
+            second: moments.second.as_ref().ok_or_else(|| {
+                Error::argument(
+                    "method fold",
+                    "a calibration with second moments",
+                    "one without",
+                    "Calibrate with second moments: `probeprune calibrate --fold`.",
+                )
+            })?,
+            weight: weight.to_f32(),
+            bias: model.tensor(&format!("{last}.bias"))?.map(|bias| bias.to_f32()),
+            dtype: weight.dtype(),
+        })
+    }
+
+    /// The block folded to each of these counts, of which the last is the largest.
+    pub(crate) fn fold(
+        &self,
+        counts: &[usize],
+        choice: FoldChoice,
+        metric: Option<AdaptMetric>,
+    ) -> Result<Vec<FoldedBlock>> {
+        let Self { layer, block, .. } = *self;
+        let source = FoldSource {
+            means: &self.means,
+            second: self.second,
+            weight: &self.weight,
+            bias: self.bias.as_deref(),
+        };
+        let is_finite = |folded: &FoldedBlock| {
+            let FoldedBlock { weight, bias, prior, .. } = folded;
+            let of_prior = prior.iter().flat_map(|prior| &prior.metric);
+            weight.iter().chain(bias).chain(of_prior).all(|x| x.is_finite())
+        };
+        let checked = |folded: FoldedBlock| match is_finite(&folded) {
+            true => Ok(folded),
+            false => Err(Error::NonFinite {
+                layer,
+                block: block.name(),
+                what: "the folded projection",
+                help: "The calibration or the weights are not finite, or the checkpoint is damaged."
+                    .to_string(),
+            }),
+        };
+        source.folds(self.unit, counts, choice, metric).map(checked).collect()
+    }
+
+    /// W' (H, kept channels) in the model's dtype.
+    pub(crate) fn projection(&self, folded: &FoldedBlock) -> Tensor {
+        let h = folded.bias.len();
+        let shape = vec![h, folded.weight.len() / h];
+        Tensor::from_f32(shape, folded.weight.clone()).rounded_to(self.dtype)
     }
 }
 
@@ -151,41 +235,13 @@ impl<B: Backend> Folded<'_, B> {
         if keep * unit.block_width() == width {
             return Ok(());
         }
-        let moments = &calibration.layers[layer][block as usize];
-        let Some(second) = &moments.second else {
-            return Err(Error::argument(
-                format!("method {}", settings.method),
-                "a calibration with second moments",
-                "one without",
-                "Calibrate with second moments: `probeprune calibrate --fold`.",
-            ));
-        };
         let name = |part: &str| format!("{}layers.{layer}.{part}", prefix(config.family));
         let last = name(if block == Block::Attention { names.o_proj } else { names.down_proj });
-        let weight = self.model.require(&format!("{last}.weight"))?;
-        let bias = self.model.tensor(&format!("{last}.bias"))?.map(|bias| bias.to_f32());
-        let source = FoldSource {
-            means: &moments.channel_means(width),
-            second,
-            weight: &weight.to_f32(),
-            bias: bias.as_deref(),
-        };
+        let source = BlockSource::new(self.model, layer, block, calibration)?;
         let metric = settings.adapt.is_on().then_some(settings.adapt.metric);
-        let folded = source.fold(unit, keep, settings.fold_choice, metric);
-        let FoldedBlock { kept, weight: refitted, bias, prior } = &folded;
-        let of_prior = prior.iter().flat_map(|prior| &prior.metric);
-        if !refitted.iter().chain(bias).chain(of_prior).all(|x| x.is_finite()) {
-            return Err(Error::NonFinite {
-                layer,
-                block: block.name(),
-                what: "the folded projection",
-                help: "The calibration or the weights are not finite, or the checkpoint is damaged."
-                    .to_string(),
-            });
-        }
-        let shape = vec![config.hidden_size, keep * unit.block_width()];
-        let refitted = Tensor::from_f32(shape, refitted.clone()).rounded_to(weight.dtype());
-        self.replaced.insert(format!("{last}.weight"), refitted);
+        let folded = source.fold(&[keep], settings.fold_choice, metric)?.pop().expect("one count");
+        let FoldedBlock { kept, bias, .. } = &folded;
+        self.replaced.insert(format!("{last}.weight"), source.projection(&folded));
         self.replaced
             .insert(format!("{last}.bias"), Tensor::from_f32(vec![config.hidden_size], bias.clone()));
         match block {
@@ -204,7 +260,7 @@ impl<B: Backend> Folded<'_, B> {
             numbers.sort_unstable();
         }
         self.kept[layer][block as usize] = Some(numbers);
-        self.starts[layer][block as usize] = metric.map(|_| (folded, weight.dtype()));
+        self.starts[layer][block as usize] = metric.map(|_| (folded, source.dtype));
         Ok(())
     }
 

@@ -1,6 +1,9 @@
 //! Embedding, every block of every layer, the head's input.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use super::{
     Model, block,
@@ -50,7 +53,22 @@ pub fn run<B: Backend>(
     }
 }
 
-fn embed<B: Backend>(context: &Context<'_, B>, scratch: &mut Scratch<B>) {
+/// Runs some of the decoder's 2·L blocks, counted from attention of layer 0, from the residual stream in `scratch.current`.
+pub fn run_blocks<B: Backend>(
+    context: &Context<'_, B>,
+    blocks: Range<usize>,
+    selections: &mut Selections<B>,
+    scratch: &mut Scratch<B>,
+) {
+    for at in blocks {
+        let (index, block) = (at / 2, Block::ALL[at % 2]);
+        block::run(context.block(index, block), &mut selections[index][at % 2], scratch, None, None);
+        scratch.advance();
+    }
+}
+
+/// Puts the embedded batch into `scratch.current`.
+pub fn embed<B: Backend>(context: &Context<'_, B>, scratch: &mut Scratch<B>) {
     let (backend, weights, batch) = (&*context.model.backend, &context.model.weights, context.batch);
     let rows = batch.shape.rows();
     let position_table = weights.embed_positions.as_ref().map(|table| (table, &batch.positions));

@@ -1,7 +1,7 @@
 //! How each block decides which heads or channels it keeps.
 
 use crate::{
-    backend::{Backend, History},
+    backend::{Backend, History, Linear},
     model::{adapt::Adapted, compensation::Compensation, kept::Kept},
 };
 
@@ -16,6 +16,13 @@ pub enum Selection<B: Backend> {
         kept: Kept<B>,
         /// FLAP's compensation added to the projection's own bias (H).
         bias: Option<B::Statistics>,
+    },
+    /// The same for every batch, with a last projection (H, kept channels) that stands for the others too.
+    Folded {
+        /// The kept heads or channels.
+        kept: Kept<B>,
+        /// Refitted, with its bias.
+        last: Linear<B>,
     },
     /// Chosen by a probe.
     Probed(Probed<B>),
@@ -57,7 +64,7 @@ impl<B: Backend> Selection<B> {
     pub fn kept(&self) -> Option<&Kept<B>> {
         match self {
             Self::Dense | Self::Adapted(_) => None,
-            Self::Fixed { kept, .. } => Some(kept),
+            Self::Fixed { kept, .. } | Self::Folded { kept, .. } => Some(kept),
             Self::Probed(probed) => Some(&probed.kept),
         }
     }

@@ -9,6 +9,7 @@
 //! - for folds `.second` (C·(C + 1)/2);
 //! - for folds that were corrected, `.correction.weight` (n, H), `.correction.bias` (H) and `.correction.precision`;
 //! - for groups of channels `layers.N.mlp.order` (I) in i32;
+//! - for allocations by measured losses of METHOD `.losses.METHOD` (n), and `.kept.METHOD` (n) in i32;
 //!
 //! and metadata naming the model (fingerprint), the sequence length, the number of samples and the corrected fold.
 
@@ -17,8 +18,10 @@ use std::{borrow::Cow, collections::HashMap, fmt::Display, path::Path};
 use super::{
     Block,
     adapt::{BlockCorrection, Corrections},
+    allocation::{BlockLosses, Losses},
     linear_fit::LinearFit,
     second_moments::SecondMoments,
+    settings::Method,
 };
 use crate::{
     checkpoint::{Dtype, Tensor, TensorFile, map_file},
@@ -120,9 +123,16 @@ pub struct Calibration {
     pub channel_order: Vec<Vec<u32>>,
     /// What a session learned about a fold of this model; a session with the same fold begins with it.
     pub corrections: Option<Corrections>,
+    /// What pruning single blocks loses under some methods, for measured allocations.
+    pub losses: Vec<Losses>,
 }
 
 impl Calibration {
+    /// What pruning single blocks loses under this method, if that was measured.
+    pub fn losses_of(&self, method: Method) -> Option<&Losses> {
+        self.losses.iter().find(|losses| losses.method == method)
+    }
+
     /// The moments of a model whose MLP channels were loaded in the order `order`.
     pub fn reordered(&self, order: &[Vec<u32>]) -> Self {
         let pairs = self.layers.iter().zip(order);
@@ -193,6 +203,7 @@ impl Calibration {
             tensors.push((format!("layers.{layer}.mlp.order"), OutTensor::i32(&self.channel_order[layer])));
         }
         self.add_corrections(&mut tensors);
+        self.add_losses(&mut tensors);
         let fold = self.corrections.iter().map(|corrections| ("fold_fingerprint", corrections.fold.clone()));
         let metadata = [
             ("format", FORMAT.to_string()),
@@ -224,6 +235,20 @@ impl Calibration {
         }
     }
 
+    fn add_losses(&self, tensors: &mut Vec<(String, OutTensor)>) {
+        for of_method in &self.losses {
+            for (layer, blocks) in of_method.layers.iter().enumerate() {
+                for (block, BlockLosses { kept, losses }) in Block::ALL.into_iter().zip(blocks) {
+                    let name =
+                        |part: &str| format!("layers.{layer}.{}.{part}.{}", block.name(), of_method.method);
+                    let kept: Vec<u32> = kept.iter().map(|&kept| kept as u32).collect();
+                    tensors.push((name("kept"), OutTensor::i32(&kept)));
+                    tensors.push((name("losses"), OutTensor::f32(&[losses.len()], losses)));
+                }
+            }
+        }
+    }
+
     /// Reads a history file, which must belong to the model with this fingerprint and config.
     ///
     /// Second moments stay in the file, which must not be shortened while they are in use.
@@ -249,8 +274,10 @@ impl Calibration {
             Some(fold) => Some(Corrections { fold: fold.clone(), blocks: file.corrections(config)? }),
             None => None,
         };
+        let losses = [Method::ProbePruning, Method::Fold].map(|method| file.losses(method, config));
+        let losses = losses.into_iter().filter_map(Result::transpose).collect::<Result<_>>()?;
         let fingerprint = fingerprint.to_string();
-        Ok(Self { fingerprint, seq_len, samples, layers, channel_order, corrections })
+        Ok(Self { fingerprint, seq_len, samples, layers, channel_order, corrections, losses })
     }
 }
 
@@ -335,6 +362,29 @@ impl HistoryFile<'_> {
         };
         let layer = |layer| Ok([of_block(layer, Block::Attention)?, of_block(layer, Block::Mlp)?]);
         (0..config.num_hidden_layers).map(layer).collect()
+    }
+
+    /// What blocks lose under a method, if the file has it.
+    fn losses(&self, method: Method, config: &ModelConfig) -> Result<Option<Losses>> {
+        let of_block = |layer: usize, block: Block| {
+            let name = |part: &str| format!("layers.{layer}.{}.{part}.{method}", block.name());
+            let (_, kept) = self.file.integers(&name("kept"))?;
+            let most = block.channels(config) / block.unit(config, 1).block_width();
+            let kept: Vec<usize> = kept.into_iter().map(|kept| kept.try_into().unwrap_or(0)).collect();
+            let rises = kept.windows(2).all(|pair| pair[0] < pair[1]);
+            if !rises || !kept.iter().all(|kept| (1..most).contains(kept)) {
+                let expected = format!("rising counts from 1 to below {most}");
+                return Err(self.refuse(format!("tensor {:?}", name("kept")), expected, format!("{kept:?}")));
+            }
+            let losses = self.tensor(&name("losses"), &[kept.len()])?;
+            Ok(BlockLosses { kept, losses })
+        };
+        if self.file.tensor(&format!("layers.0.attention.losses.{method}")).is_none() {
+            return Ok(None);
+        }
+        let layer = |layer| Ok([of_block(layer, Block::Attention)?, of_block(layer, Block::Mlp)?]);
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?;
+        Ok(Some(Losses { method, layers }))
     }
 
     fn moments(

@@ -6,9 +6,13 @@ use crate::{
     error::{Error, Result},
     prune::{
         BatchShape,
-        settings::{Adapt, ProbeOrder, Settings},
+        allocation::{self, Losses},
+        settings::{Adapt, Allocation, ProbeOrder, Settings},
     },
 };
+
+/// Kept heads and kept channels of a layer; `None` for a block that stays dense.
+pub type KeptCounts = [Option<usize>; 2];
 
 /// Probes of at most this many tokens always hold the sequence's first token (docs/method.md, section 1).
 pub const LEADING_SLOT_LIMIT: usize = 10;
@@ -110,7 +114,7 @@ pub fn kept_channels(settings: &Settings, config: &ModelConfig, ratio: f64) -> R
         ));
     }
     let pruned = (ratio * channels as f64) as usize;
-    let step = least_common_multiple(settings.round_channels, group);
+    let step = channel_multiple(settings);
     let kept = (channels - pruned).max(1).next_multiple_of(step).min(channels);
     let cost = channels_of_compensation(settings, config).next_multiple_of(step);
     match kept.checked_sub(cost) {
@@ -121,6 +125,36 @@ pub fn kept_channels(settings: &Settings, config: &ModelConfig, ratio: f64) -> R
             "Use a smaller rank, a smaller `round_channels` or prune less.",
         )),
         Some(kept) => Ok(kept),
+    }
+}
+
+/// Kept channels are a multiple of this, or all.
+pub(super) fn channel_multiple(settings: &Settings) -> usize {
+    least_common_multiple(settings.round_channels, settings.channel_group)
+}
+
+/// What every layer keeps; `losses` are those of the method, for a measured allocation.
+///
+/// # Errors
+/// A ratio that leaves nothing, channels that are not whole groups, a skipped layer that is not there, or a measured
+/// allocation without losses.
+pub fn kept(settings: &Settings, config: &ModelConfig, losses: Option<&Losses>) -> Result<Vec<KeptCounts>> {
+    let layers = config.num_hidden_layers;
+    let Some(ratio) = layer_ratio(settings, layers)?.filter(|&ratio| ratio > 0.0) else {
+        return Ok(vec![[None, None]; layers]);
+    };
+    let pruned = [Some(kept_heads(settings, config, ratio)?), Some(kept_channels(settings, config, ratio)?)];
+    let of_layer = |layer| if settings.skip_layers.contains(&layer) { [None, None] } else { pruned };
+    let uniform: Vec<_> = (0..layers).map(of_layer).collect();
+    match (settings.allocation, losses) {
+        (Allocation::Uniform, _) => Ok(uniform),
+        (Allocation::Measured, Some(losses)) => allocation::allocate(settings, config, losses, &uniform),
+        (Allocation::Measured, None) => Err(Error::argument(
+            "allocation measured",
+            format!("a calibration with the losses of `method` {}", settings.method),
+            "none",
+            format!("Calibrate with `probeprune calibrate --losses {}`.", settings.method),
+        )),
     }
 }
 

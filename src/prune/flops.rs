@@ -4,7 +4,9 @@ use crate::{
     config::{Family, LayerShape, ModelConfig},
     error::Result,
     prune::{
-        BatchShape, Block, counts,
+        BatchShape, Block,
+        allocation::Losses,
+        counts,
         settings::{AdaptMetric, Compensation, Method, Settings},
     },
 };
@@ -44,30 +46,33 @@ impl LayerCounts {
         }
     }
 
-    /// Kept counts of every layer by settings alone; FLAP's depend on data, so an equal share in
-    /// every block is assumed.
+    /// Kept counts of every layer before a batch runs; FLAP's depend on data, so an equal share in
+    /// every block is assumed. `losses` are for a measured allocation.
     ///
     /// # Errors
-    /// A ratio that leaves nothing, channels that are not whole groups, or a skipped layer that is not there.
-    pub fn by_settings(config: &ModelConfig, settings: &Settings) -> Result<Vec<Self>> {
+    /// As [`counts::kept`].
+    pub fn by_settings(
+        config: &ModelConfig,
+        settings: &Settings,
+        losses: Option<&Losses>,
+    ) -> Result<Vec<Self>> {
         let mut layers = vec![LayerCounts::dense(config); config.num_hidden_layers];
-        let Some(ratio) = counts::layer_ratio(settings, layers.len())?.filter(|&ratio| ratio > 0.0) else {
-            return Ok(layers);
-        };
-        for (index, layer) in layers.iter_mut().enumerate() {
-            if settings.skip_layers.contains(&index) {
-                continue;
-            }
-            let dynamic = settings.method.is_dynamic() || settings.adapt.is_on();
-            let parallel = settings.method == Method::ProbePruning && settings.parallel_probe;
-            if !(parallel && index == 0) {
-                layer.heads = counts::kept_heads(settings, config, ratio)?;
-                layer.kv_heads = layer.heads.min(config.num_key_value_heads);
+        let dynamic = settings.method.is_dynamic() || settings.adapt.is_on();
+        let parallel = settings.method == Method::ProbePruning && settings.parallel_probe;
+        let kept = counts::kept(settings, config, losses)?;
+        for (index, (layer, [heads, channels])) in layers.iter_mut().zip(kept).enumerate() {
+            if let Some(heads) = heads.filter(|_| !(parallel && index == 0)) {
+                layer.heads = heads;
+                layer.kv_heads = heads.min(config.num_key_value_heads);
                 layer.probes_attention = dynamic;
             }
-            layer.channels = counts::kept_channels(settings, config, ratio)?;
-            layer.compensate = settings.compensate;
-            layer.probes_mlp = dynamic;
+            if let Some(channels) = channels {
+                layer.channels = channels;
+                layer.probes_mlp = dynamic;
+            }
+            if heads.or(channels).is_some() {
+                layer.compensate = settings.compensate;
+            }
         }
         Ok(layers)
     }
@@ -208,7 +213,7 @@ mod tests {
 
     /// Total and probe, in FLOPs.
     fn flops(config: &ModelConfig, settings: &Settings, dense_layer: f64) -> [f64; 2] {
-        let layers = LayerCounts::by_settings(config, settings).unwrap();
+        let layers = LayerCounts::by_settings(config, settings, None).unwrap();
         let dense = 3.0 * 20.0 * dense_layer;
         let Shares { total, probe } = shares(config, settings, &layers, SHAPE);
         [total, probe].map(|share| (share * dense).round())
@@ -222,7 +227,7 @@ mod tests {
     fn kept_counts_of_every_layer() {
         let config = config("bundled:tiny-llama");
         let dense = LayerCounts::dense(&config);
-        let counts = |settings: Settings| LayerCounts::by_settings(&config, &settings).unwrap();
+        let counts = |settings: Settings| LayerCounts::by_settings(&config, &settings, None).unwrap();
         let pp = settings(Method::ProbePruning, Compensation::ProbeMean);
         let pruned = LayerCounts {
             heads: 2,

@@ -1,6 +1,7 @@
 //! The method: settings, the counts they imply, calibration and history, the static baselines, and FLOPs.
 
 pub mod adapt;
+pub mod allocation;
 pub mod calibration;
 pub mod counts;
 pub mod flap;

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use super::allocation;
 pub use super::{
     adapt::{Adapt, AdaptSettings},
     history::HistoryLayout,
@@ -80,6 +81,15 @@ names! {
     Pivot = "pivot",
     /// The score of `pp`, of calibration's variance.
     Score = "score",
+}
+
+names! {
+    /// How the blocks share what is kept.
+    Allocation, "allocation":
+    /// The same share in every layer that is not skipped.
+    Uniform = "uniform",
+    /// By the losses that calibration measured, at the FLOPs of the uniform shares (docs/method.md, section 14).
+    Measured = "measured",
 }
 
 names! {
@@ -212,7 +222,9 @@ pub struct Settings {
     pub parallel_probe: bool,
     /// A fixed w in \[0, 1] in place of the importance-scaled fusion.
     pub fixed_probe_weight: Option<f64>,
-    /// Layers that stay dense.
+    /// How the blocks share what is kept; for `pp` and `fold`.
+    pub allocation: Allocation,
+    /// Layers that stay dense; a measured allocation has them dense only where that is worth it.
     pub skip_layers: Vec<usize>,
     /// The kept channel count of an MLP is rounded up to a multiple of this; 1 = no rounding.
     pub round_channels: usize,
@@ -251,6 +263,7 @@ impl Default for Settings {
             probe_order: ProbeOrder::TokensSamples,
             parallel_probe: false,
             fixed_probe_weight: None,
+            allocation: Allocation::Uniform,
             skip_layers: vec![0, 1, 2],
             round_channels: 64,
             momentum: 0.99,
@@ -352,6 +365,9 @@ impl Settings {
     /// Refuses channel groups, compensation and dense batches for methods that have none.
     fn check_method(&self) -> Result<()> {
         self.adapt.check()?;
+        if self.allocation == Allocation::Measured && self.method != Method::None {
+            allocation::check_method(self.method)?;
+        }
         if self.adapt.is_on() && !matches!(self.method, Method::None | Method::Fold) {
             let name = format!("adapt {}", self.adapt.mode);
             return Err(Error::argument(

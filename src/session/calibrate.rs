@@ -169,6 +169,7 @@ pub fn calibrate<B: Backend, P: Proceed>(
         layers,
         channel_order,
         corrections: None,
+        losses: Vec::new(),
     })
 }
 

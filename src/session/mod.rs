@@ -1,6 +1,7 @@
 //! A session: one user's run of a shared model with its own settings, buffers, history and cache.
 
 mod adapt;
+mod allocation;
 mod calibrate;
 mod checks;
 mod footprint;
@@ -19,6 +20,7 @@ use std::sync::{
 };
 
 use adapt::Corrections;
+pub use allocation::measure_losses;
 pub use calibrate::{CalibrationOptions, calibrate};
 pub use footprint::{Footprint, Part};
 pub use generate::{GenerateOptions, Generated};

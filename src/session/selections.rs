@@ -15,7 +15,8 @@ use crate::{
     prune::{
         Block, Unit,
         calibration::{BlockMoments, Calibration, FlapMoments},
-        counts, flap,
+        counts::{self, KeptCounts},
+        flap,
         flops::LayerCounts,
         settings::{Compensation, Method, Metric, Settings},
     },
@@ -59,26 +60,17 @@ pub(super) fn build<B: Backend>(
             "Load it in the order of a calibration.",
         ));
     }
-    let pruned: Vec<usize> = (0..layers).filter(|layer| !settings.skip_layers.contains(layer)).collect();
     let mut builder = Builder { model, settings, limits, calibration, scratch };
-    let flap_ratios = match settings.method {
-        Method::Flap => builder.flap_ratios(&pruned, ratio)?,
-        _ => Vec::new(),
+    let kept = match settings.method {
+        Method::Flap => builder.flap_counts(ratio)?,
+        method => {
+            let losses = calibration.and_then(|calibration| calibration.losses_of(method));
+            counts::kept(settings, config, losses)?
+        }
     };
-    for (i, &layer) in pruned.iter().enumerate() {
+    for (layer, kept) in kept.into_iter().enumerate() {
         for (which, block) in Block::ALL.into_iter().enumerate() {
-            let len = match (settings.method, block) {
-                // FLAP's shares come from data and may take everything; one unit is left then.
-                (Method::Flap, Block::Attention) => {
-                    let heads = config.num_attention_heads;
-                    (heads - (flap_ratios[2 * i] * heads as f64) as usize).max(1)
-                }
-                (Method::Flap, Block::Mlp) => {
-                    counts::kept_channels(settings, config, flap_ratios[2 * i + 1])?
-                }
-                (_, Block::Attention) => counts::kept_heads(settings, config, ratio)?,
-                (_, Block::Mlp) => counts::kept_channels(settings, config, ratio)?,
-            };
+            let Some(len) = kept[which] else { continue };
             let unit = block.unit(config, settings.channel_group).block_width();
             let units = if block == Block::Mlp { len / unit } else { len };
             let selection = builder.selection(layer, block, units)?;
@@ -121,7 +113,7 @@ pub(super) struct Builder<'a, B: Backend> {
     pub(super) settings: &'a Settings,
     pub(super) limits: Limits,
     pub(super) calibration: Option<&'a Calibration>,
-    scratch: &'a mut Scratch<B>,
+    pub(super) scratch: &'a mut Scratch<B>,
 }
 
 impl<'a, B: Backend> Builder<'a, B> {
@@ -149,10 +141,14 @@ impl<'a, B: Backend> Builder<'a, B> {
         Ok(statistic)
     }
 
-    fn flap_ratios(&self, pruned: &[usize], ratio: f64) -> Result<Vec<f64>> {
+    /// FLAP's counts, from shares that come from data and may take everything: one head is left then.
+    fn flap_counts(&self, ratio: f64) -> Result<Vec<KeptCounts>> {
         let (config, backend) = (&self.model.config, &*self.model.backend);
+        let layers = config.num_hidden_layers;
+        let pruned: Vec<usize> =
+            (0..layers).filter(|layer| !self.settings.skip_layers.contains(layer)).collect();
         let mut metrics = Vec::new();
-        for &layer in pruned {
+        for &layer in &pruned {
             for block in Block::ALL {
                 let statistic = self.statistic(layer, block, Metric::Flap)?;
                 let statistic = backend.download_statistics(&statistic, block.channels(config))?;
@@ -161,7 +157,15 @@ impl<'a, B: Backend> Builder<'a, B> {
             }
         }
         let seq_len = self.calibration.map_or(0, |calibration| calibration.seq_len);
-        Ok(flap::global_ratios(config, &metrics, ratio, seq_len, self.settings.flap_attention_factor))
+        let factor = self.settings.flap_attention_factor;
+        let ratios = flap::global_ratios(config, &metrics, ratio, seq_len, factor);
+        let mut kept = vec![[None, None]; layers];
+        for (layer, ratios) in pruned.into_iter().zip(ratios.chunks_exact(2)) {
+            let heads = config.num_attention_heads;
+            let heads = (heads - (ratios[0] * heads as f64) as usize).max(1);
+            kept[layer] = [Some(heads), Some(counts::kept_channels(self.settings, config, ratios[1])?)];
+        }
+        Ok(kept)
     }
 
     fn selection(&mut self, layer: usize, block: Block, len: usize) -> Result<Selection<B>> {

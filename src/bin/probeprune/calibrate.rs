@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use probeprune::{
-    backend::Backend, output::check_writable, prune::settings::Compensation, session::CalibrationOptions,
+    backend::Backend,
+    output::check_writable,
+    prune::settings::{Compensation, Method},
+    session::CalibrationOptions,
 };
 
 use crate::{
-    args::{ModelArgs, TensorKey, at_least_one, compensation},
+    args::{ModelArgs, TensorKey, at_least_one, compensation, names},
     device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
@@ -51,6 +54,9 @@ pub(crate) struct CalibrateArgs {
     /// Memory for second moments at a time, in GiB; more of them take further passes
     #[arg(long, value_name = "GIB", default_value_t = 4, value_parser = at_least_one())]
     fold_memory: usize,
+    /// Also measure what pruning each block loses under these methods (pp, fold), for --allocation measured
+    #[arg(long, value_name = "METHODS", value_delimiter = ',', value_parser = names::<Method>(&[Method::ProbePruning, Method::Fold], Method::name))]
+    losses: Vec<Method>,
     /// The history file to write
     #[arg(long, value_name = "HISTORY.safetensors")]
     out: PathBuf,
@@ -75,7 +81,10 @@ impl Task for &CalibrateArgs {
             fold: self.fold,
             fold_memory: self.fold_memory << 30,
         };
-        let calibration = loaded.calibrate(&tokens, self.calibrate_samples, options)?;
+        let mut calibration = loaded.calibrate(&tokens, self.calibrate_samples, options)?;
+        for &method in &self.losses {
+            calibration.losses.push(loaded.losses(method, &calibration, &tokens)?);
+        }
         interrupt::uninterrupted(|| calibration.save(&self.out))?;
         print(&format!(
             "{}: {} windows of {} tokens of {}\n",

@@ -1,6 +1,6 @@
 //! `probeprune inspect`: a model's config, tensors and memory, and the heads and channels kept at a prune ratio.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 use clap::Args;
 use probeprune::{
@@ -9,6 +9,7 @@ use probeprune::{
     gpu::{cross_entropy_scratch, weights_on_gpu},
     prune::{
         BatchShape,
+        calibration::Calibration,
         flops::{LayerCounts, shares},
         settings::{Method, Settings},
     },
@@ -42,6 +43,9 @@ pub(crate) struct InspectArgs {
     device: DeviceArgs,
     #[command(flatten)]
     method: MethodArgs,
+    /// A history file of this model, whose losses --allocation measured goes by
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -58,7 +62,11 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     print(&describe_tensors(&checkpoint, args.tensors))?;
     let shapes = check_shapes(&config, &checkpoint)?;
     print(&describe_shapes(&config, &shapes))?;
-    let layers = LayerCounts::by_settings(&config, &settings)?;
+    let history = args.history.as_ref();
+    let calibration =
+        history.map(|path| Calibration::load(path, &checkpoint.fingerprint(), &config)).transpose()?;
+    let losses = calibration.as_ref().and_then(|calibration| calibration.losses_of(settings.method));
+    let layers = LayerCounts::by_settings(&config, &settings, losses)?;
     let device = match chosen_gpu(args.device.device)? {
         None => DeviceBytes {
             name: "the CPU".to_string(),

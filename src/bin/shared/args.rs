@@ -12,8 +12,8 @@ use probeprune::{
     prune::{
         counts,
         settings::{
-            Adapt, AdaptMetric, AdaptSettings, Compensation, FoldChoice, HistoryDtype, HistoryLayout, Method,
-            Metric, ProbeOrder, Settings,
+            Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, FoldChoice, HistoryDtype,
+            HistoryLayout, Method, Metric, ProbeOrder, Settings,
         },
     },
 };
@@ -130,6 +130,9 @@ pub(crate) struct TuningArgs {
     /// Fixed weight of the probe against history, instead of a weight by importance
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     fixed_probe_weight: Option<f64>,
+    /// How blocks share what is kept: uniform, or by the losses that `calibrate --losses` measured, at the same FLOPs
+    #[arg(long, value_name = "HOW", default_value_t = Allocation::Uniform, value_parser = names::<Allocation>(Allocation::ALL, Allocation::name))]
+    allocation: Allocation,
     /// Layers that stay dense, such as 0,1,2; or none [default: 0,1,2, or those of them that the model has]
     #[arg(long, value_name = "LAYERS")]
     skip_layers: Option<LayerList>,
@@ -230,6 +233,7 @@ impl TuningArgs {
             probe_order: self.probe_order,
             parallel_probe: self.parallel_probe,
             fixed_probe_weight: self.fixed_probe_weight,
+            allocation: self.allocation,
             skip_layers: match &self.skip_layers {
                 Some(LayerList(skip)) => skip.clone(),
                 None => skip_layers.iter().copied().filter(|&layer| layer < layers).collect(),
@@ -257,11 +261,11 @@ impl TuningArgs {
         if method == Method::None {
             settings.prune_ratio = 0.0;
         }
-        if let Some(ratio) = counts::layer_ratio(&settings, layers)?
-            && method != Method::Flap
-        {
-            counts::kept_heads(&settings, config, ratio)?;
-            counts::kept_channels(&settings, config, ratio)?;
+        if method == Method::Flap {
+            counts::layer_ratio(&settings, layers)?;
+        } else {
+            // What a calibration measured is not known yet.
+            counts::kept(&Settings { allocation: Allocation::Uniform, ..settings.clone() }, config, None)?;
         }
         if settings.prune_ratio > 0.0 && (0..layers).all(|layer| settings.skip_layers.contains(&layer)) {
             note(&format!("nothing is pruned: --skip-layers names all {layers} layers"));

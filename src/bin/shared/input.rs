@@ -14,10 +14,11 @@ use probeprune::{
     model::Model,
     perplexity::windows,
     prune::{
+        allocation::Losses,
         calibration::Calibration,
         settings::{Method, Settings},
     },
-    session::{CalibrationOptions, Session, calibrate},
+    session::{CalibrationOptions, Session, calibrate, measure_losses},
     source::ModelSource,
     tokenizer::Tokenizer,
 };
@@ -31,6 +32,9 @@ use crate::{
 
 /// Default number of calibration windows, if there is text for them.
 const DEFAULT_SAMPLES: usize = 128;
+
+/// Tokens that the losses of single blocks are measured on.
+const LOSS_TOKENS: usize = 2048;
 
 /// Calibration tokens per input of a linear map; fewer give a note.
 const SHORT: usize = 10;
@@ -198,6 +202,21 @@ impl<B: Backend> Loaded<B> {
         let calibration = calibrate(&self.model, &tokens[..wanted * seq_len], options, done)?;
         bar.finish_and_clear();
         Ok(calibration)
+    }
+
+    /// What pruning single blocks loses under `method` on some of the windows of `tokens` that `calibration` is of.
+    pub(crate) fn losses(&self, method: Method, calibration: &Calibration, tokens: &[u32]) -> Result<Losses> {
+        let Calibration { seq_len, samples, .. } = *calibration;
+        let wanted = (LOSS_TOKENS / seq_len).clamp(1, samples);
+        let windows: Vec<&[u32]> = tokens.chunks_exact(seq_len).take(samples).collect();
+        let chosen: Vec<u32> = (0..wanted).flat_map(|i| windows[i * samples / wanted]).copied().collect();
+        let layers = self.model.config.num_hidden_layers;
+        let settings = Settings { method, ..Settings::default_for(layers) };
+        let bar = progress::bar("measuring", 2 * layers);
+        let done = |blocks: usize| bar.set_position(blocks as u64);
+        let losses = measure_losses(&self.model, &settings, calibration, &chosen, wanted, done)?;
+        bar.finish_and_clear();
+        Ok(losses)
     }
 
     /// Reads a history file of this model.

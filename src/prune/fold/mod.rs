@@ -75,9 +75,27 @@ impl FoldSource<'_> {
         choice: FoldChoice,
         metric: Option<AdaptMetric>,
     ) -> FoldedBlock {
+        let counts = [keep];
+        let mut folds = self.folds(unit, &counts, choice, metric);
+        folds.next().expect("one for each count")
+    }
+
+    /// As [`FoldSource::fold`], for several counts of which the last is the largest.
+    pub fn folds(
+        self,
+        unit: Unit,
+        counts: &[usize],
+        choice: FoldChoice,
+        metric: Option<AdaptMetric>,
+    ) -> impl Iterator<Item = FoldedBlock> {
         let covariance = self.second.covariance(self.means);
-        let kept = self.choose(&covariance, unit, keep, choice);
-        self.refit(&covariance, unit, kept, metric)
+        // Each choice is the beginning of a larger one.
+        let order = self.choose(&covariance, unit, counts.last().copied().unwrap_or(0), choice);
+        counts.iter().map(move |&keep| {
+            let mut kept: Vec<u32> = order[..keep].iter().map(|&unit| unit as u32).collect();
+            kept.sort_unstable();
+            self.refit(&covariance, unit, kept, metric)
+        })
     }
 
     /// C.
@@ -85,10 +103,10 @@ impl FoldSource<'_> {
         self.means.len()
     }
 
-    /// The units to keep, ascending.
-    fn choose(&self, covariance: &[f64], unit: Unit, keep: usize, choice: FoldChoice) -> Vec<u32> {
+    /// The units to keep, the best first.
+    fn choose(&self, covariance: &[f64], unit: Unit, keep: usize, choice: FoldChoice) -> Vec<usize> {
         let width = self.width();
-        let mut kept = match choice {
+        match choice {
             FoldChoice::Pivot => {
                 let norms: Vec<f64> = self.column_sums(|w| w * w).into_iter().map(f64::sqrt).collect();
                 let weighted = covariance.iter().enumerate();
@@ -109,9 +127,7 @@ impl FoldSource<'_> {
                 order.truncate(keep);
                 order
             }
-        };
-        kept.sort_unstable();
-        kept.into_iter().map(|unit| unit as u32).collect()
+        }
     }
 
     /// Sums of f(W) over every column (C).
