@@ -282,6 +282,7 @@ typedef struct probeprune_settings {
     double adapt_threshold;      /* excess_error above which every batch is probed; 0.16 */
     int32_t allocation;          /* PROBEPRUNE_ALLOCATION_; UNIFORM */
     uint32_t reserved;           /* 0 */
+    uint64_t probe_from;         /* only so many samples of a batch, its first, may be probed; 0: all */
 } probeprune_settings;
 probeprune_status probeprune_settings_init(probeprune_settings *settings, uint32_t struct_size);
 

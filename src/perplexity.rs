@@ -26,6 +26,8 @@ pub struct PerplexityOptions {
 pub struct Perplexity {
     /// Mean cross-entropy (nats) of every batch.
     pub batch_losses: Vec<f64>,
+    /// The same of every window.
+    pub window_losses: Vec<f64>,
     /// Tokens in all windows that counted.
     pub tokens: usize,
     /// Wall-clock time of the batches that counted.
@@ -81,12 +83,23 @@ pub fn measure<B: Backend>(
     for batch in batches().cycle().take(warmup_batches) {
         session.evaluate(batch, batch.len() / seq_len, None, false)?;
     }
-    let mut result = Perplexity { batch_losses: Vec::new(), tokens: windows.len(), seconds: 0.0 };
+    let mut result = Perplexity {
+        batch_losses: Vec::new(),
+        window_losses: Vec::new(),
+        tokens: windows.len(),
+        seconds: 0.0,
+    };
+    // The last token of a window has no successor.
+    let mean = |losses: &[f32]| {
+        let targets = losses.len() / seq_len * (seq_len - 1);
+        losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / targets as f64
+    };
     for (index, batch) in batches().enumerate() {
         let start = Instant::now();
-        let loss = session.evaluate(batch, batch.len() / seq_len, None, true)?;
+        let losses = session.losses(batch, batch.len() / seq_len, None, true)?;
         result.seconds += start.elapsed().as_secs_f64();
-        result.batch_losses.push(loss);
+        result.batch_losses.push(mean(&losses));
+        result.window_losses.extend(losses.chunks_exact(seq_len).map(mean));
         on_batch(index, session)?;
     }
     Ok(result)
@@ -115,7 +128,12 @@ mod tests {
 
     #[test]
     fn a_perplexity_is_of_the_mean_loss() {
-        let result = Perplexity { batch_losses: vec![1.0, 3.0], tokens: 6, seconds: 2.0 };
+        let result = Perplexity {
+            batch_losses: vec![1.0, 3.0],
+            window_losses: vec![1.0, 3.0],
+            tokens: 6,
+            seconds: 2.0,
+        };
         assert_eq!(result.perplexity(), 2f64.exp());
         assert_eq!(result.tokens_per_second(), 3.0);
     }

@@ -291,6 +291,7 @@ fn variants() -> Vec<(Settings, Option<Vec<u32>>)> {
         (pp.clone(), None),
         (pp.clone(), mask.clone()),
         (Settings { parallel_probe: true, probe_samples: 0.7, ..pp.clone() }, mask.clone()),
+        (Settings { probe_from: Some(2), ..pp.clone() }, mask.clone()),
         (Settings { probe_order: ProbeOrder::SamplesTokens, history_layout: half, ..pp.clone() }, None),
         (Settings { fixed_probe_weight: Some(0.5), probe_order: ProbeOrder::Tokens, ..pp }, None),
         (of(Method::FullBatch), mask),

@@ -127,6 +127,7 @@ fn settings_out_of_range_are_refused() {
         refuse(Settings { probe_tokens: share, ..base() }, &["probe_tokens", expected, "got", got]);
         refuse(Settings { probe_samples: share, ..base() }, &["probe_samples", expected, "got", got]);
     }
+    refuse(Settings { probe_from: Some(0), ..base() }, &["probe_from", "at least 1", "got 0"]);
     // 3/2 · 0.67 = 1.0 (rounded) in each pruned layer.
     refuse(
         Settings { prune_ratio: 0.67, ..base() },

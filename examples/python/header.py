@@ -93,7 +93,8 @@ Settings = _struct(
     + [("adapt", c.c_int32), ("adapt_metric", c.c_int32), ("seed", c.c_uint64)]
     + [("skip_layers", c.POINTER(c.c_uint32))]
     + [(name, c.c_uint64) for name in ["skip_layer_count", "prior_tokens", "adapt_tokens", "adapt_prior_tokens", "adapt_every"]]
-    + [("adapt_forgetting", c.c_double), ("adapt_threshold", c.c_double)],
+    + [("adapt_forgetting", c.c_double), ("adapt_threshold", c.c_double), ("allocation", c.c_int32), ("reserved", c.c_uint32),
+       ("probe_from", c.c_uint64)],
 )
 CalibrateOptions = _struct(
     "probeprune_calibrate_options",

@@ -55,6 +55,7 @@ pub struct MethodSettings {
     pub(super) adapt_threshold: f64,
     pub(super) allocation: i32,
     pub(super) reserved: u32,
+    pub(super) probe_from: u64,
 }
 
 // 136 bytes: up to prior_tokens.
@@ -94,6 +95,7 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, firs
         adapt_threshold: adapt.threshold,
         allocation: settings.allocation as i32,
         reserved: 0,
+        probe_from: 0,
     }
 });
 
@@ -130,6 +132,7 @@ impl MethodSettings {
             probe_tokens: self.probe_tokens,
             probe_samples: self.probe_samples,
             probe_order: choice(self.probe_order, ProbeOrder::ALL, "probe_order")?,
+            probe_from: (self.probe_from > 0).then(|| size(self.probe_from)),
             parallel_probe: flag(self.parallel_probe, "parallel_probe")?,
             allocation: choice(self.allocation, Allocation::ALL, "allocation")?,
             // NaN is kept for the settings' check, which refuses it.

@@ -110,10 +110,11 @@ fn gather_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>)
     let full_batch = settings.method == Method::FullBatch;
     let parallel = settings.parallel_probe && settings.method == Method::ProbePruning;
     let Scratch { current, previous, next, x, probe, probe_x, .. } = scratch;
+    let from = if full_batch { batch.shape } else { counts::probed_from(settings, batch.shape) };
     probe.shape = if full_batch { batch.shape } else { counts::probe_shape(settings, batch.shape) };
     backend.probe_select(ProbeSelectOperands {
         sum_squares: if parallel { &previous.sum_squares } else { &current.sum_squares },
-        shape: batch.shape,
+        shape: from,
         order: settings.probe_order,
         positions: &batch.positions,
         mask: batch.mask(),

@@ -17,9 +17,14 @@ pub type KeptCounts = [Option<usize>; 2];
 /// Probes of at most this many tokens always hold the sequence's first token (docs/method.md, section 1).
 pub const LEADING_SLOT_LIMIT: usize = 10;
 
+/// The part of a batch that may be probed: its first samples ([`Settings::probe_from`]).
+pub fn probed_from(settings: &Settings, batch: BatchShape) -> BatchShape {
+    BatchShape { samples: batch.samples.min(settings.probe_from.unwrap_or(usize::MAX)), ..batch }
+}
+
 /// B_p × S_p, the shape of the probe for a batch of this shape (docs/method.md, section 1; products in f64).
 pub fn probe_shape(settings: &Settings, batch: BatchShape) -> BatchShape {
-    let BatchShape { samples, tokens } = batch;
+    let BatchShape { samples, tokens } = probed_from(settings, batch);
     let share =
         |of: usize, ratio: f64, least: usize| ((ratio * of as f64).ceil() as usize).max(least).min(of);
     let kept_samples = share(samples, settings.probe_samples, 1);

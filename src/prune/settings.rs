@@ -218,6 +218,8 @@ pub struct Settings {
     pub probe_samples: f64,
     /// Which of the two is chosen first.
     pub probe_order: ProbeOrder,
+    /// Only so many samples of a batch, its first, may be probed: a way to see how the others fare. At least 1.
+    pub probe_from: Option<usize>,
     /// Take the probe from the previous residual, so that it can run beside the block before.
     pub parallel_probe: bool,
     /// A fixed w in \[0, 1] in place of the importance-scaled fusion.
@@ -261,6 +263,7 @@ impl Default for Settings {
             probe_tokens: 0.5,
             probe_samples: 0.05,
             probe_order: ProbeOrder::TokensSamples,
+            probe_from: None,
             parallel_probe: false,
             fixed_probe_weight: None,
             allocation: Allocation::Uniform,
@@ -321,6 +324,9 @@ impl Settings {
             self.probe_samples,
             "The paper uses 0.05.",
         )?;
+        if self.probe_from == Some(0) {
+            return Err(Error::argument("probe_from", "at least 1", 0, "Leave it out to probe any sample."));
+        }
         range(
             "momentum",
             (0.0..=1.0).contains(&self.momentum),

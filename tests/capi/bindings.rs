@@ -267,6 +267,7 @@ pub struct probeprune_settings {
     pub adapt_every: u64,
     pub adapt_forgetting: f64,
     pub adapt_threshold: f64,
+    pub probe_from: u64,
 }
 unsafe extern "C" {
     pub fn probeprune_settings_init(

@@ -119,7 +119,7 @@ fn structs_of_other_versions() {
     assert_eq!(create(&grown), 0, "{}: an unknown tail of zeros", said());
     grown.tail[1] = 1;
     let invalid = PROBEPRUNE_INVALID_STRUCT;
-    refused(create(&grown), invalid, &["probeprune_settings after byte 176", "newer libprobeprune"]);
+    refused(create(&grown), invalid, &["probeprune_settings after byte 192", "newer libprobeprune"]);
     for short in [0, 4, 128] {
         grown.value.struct_size = short;
         refused(create(&grown), invalid, &["struct_size of probeprune_settings", "at least 136", "_init"]);

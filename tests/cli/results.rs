@@ -40,6 +40,9 @@ fn json_has_every_key_and_agrees_with_itself() {
     );
     let losses: Vec<f64> = serde_json::from_value(report["batch_losses"].clone()).unwrap();
     assert_eq!(losses.len(), 3);
+    let windows: Vec<f64> = serde_json::from_value(report["window_losses"].clone()).unwrap();
+    assert_eq!(windows.len(), 12);
+    assert_close(losses[1], windows[4..8].iter().sum::<f64>() / 4.0);
     let number = |key: &str| report[key].as_f64().expect(key);
     assert_close(number("perplexity"), (losses.iter().sum::<f64>() / 3.0).exp());
     assert_close(number("tokens_per_second"), 384.0 / number("seconds"));

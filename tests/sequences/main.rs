@@ -1,5 +1,5 @@
 //! Sequences of calls on one session: generations up to every limit and one after another, measurements before and
-//! after, batches that end early, weights that are not finite.
+//! after, batches that end early, probes of some samples only, weights that are not finite.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -7,6 +7,7 @@ mod decoding;
 mod faults;
 mod generations;
 mod measuring;
+mod probing;
 
 use std::sync::Arc;
 

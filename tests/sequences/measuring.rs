@@ -50,6 +50,11 @@ fn a_smaller_last_batch_counts_as_one_and_warm_ups_not_at_all() {
             let got: Vec<_> = result.batch_losses.iter().map(|loss| loss.to_bits()).zip(got).collect();
             assert!(got == want, "{warmup_batches} warm-ups: {:?}", result.batch_losses);
             assert_eq!(result.tokens, 7 * SEQ_LEN);
+            for (windows, batch) in result.window_losses.chunks(3).zip(&result.batch_losses) {
+                let mean = windows.iter().sum::<f64>() / windows.len() as f64;
+                assert!((mean - batch).abs() < 1e-12, "{mean} for {batch}");
+            }
+            assert_eq!(result.window_losses.len(), 7);
             let mean = result.batch_losses.iter().sum::<f64>() / 3.0;
             assert!((result.perplexity().ln() - mean).abs() < 1e-12, "three batches, each counts once");
         }

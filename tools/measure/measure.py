@@ -3,7 +3,7 @@
 Usage:
   python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
   python tools/measure/measure.py quality --smollm2 FOLDER
-  python tools/measure/measure.py fold --smollm2 FOLDER [--qwen FOLDER]
+  python tools/measure/measure.py fold --smollm2 FOLDER [--qwen FOLDER] [--fresh]
   python tools/measure/measure.py latency
   python tools/measure/measure.py demo
 
@@ -11,20 +11,23 @@ speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHO
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
 on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text; interrupted sweeps resume.
-fold (fold.json) measures folds and their corrections on streams
-of both texts, for both models; those of the second at 40 %. FOLDER is the output of tools/fetch/smollm2.py, of qwen.py for --qwen. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU.
-demo replaces the demonstrations in cpu.json, which speed measures too. Close other programs: ratios are fair on a busy
-machine too, tokens/s are not.
+fold (fold.json) measures folds and their corrections on streams of both texts, for both models; those of the second at 40 %. It
+resumes too: results are kept by command under target/fold-MODEL-DIGEST, the digest of the model and the texts. After a change of
+the program or of a stream that may change numbers, --fresh deletes them first. FOLDER is the output of tools/fetch/smollm2.py, of
+qwen.py for --qwen. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU. demo replaces the demonstrations
+in cpu.json, which speed measures too. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
 """
 import argparse
 import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 
+import fold_tables
 import readme_tables
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -144,12 +147,18 @@ def folds(args):
     import fold  # Its packages are those of tools/fetch/requirements.txt.
 
     results = {}
-    for name, folder, ratios in (("SmolLM2-135M", args.smollm2, None), ("Qwen2.5-Coder-0.5B", args.qwen, (0.4,))):
-        if folder is None:
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            own, other = texts(os.path.join(scratch, "text"))
-            results[name] = fold.measure(PROGRAM, os.path.abspath(folder), own, other, scratch, args.threads, ratios)
+    with tempfile.TemporaryDirectory() as scratch:
+        own, other = texts(os.path.join(scratch, "text"))
+        for name, model, ratios in (("SmolLM2-135M", args.smollm2, None), ("Qwen2.5-Coder-0.5B", args.qwen, (0.4,))):
+            if model is None:
+                continue
+            model = os.path.abspath(model)
+            inputs = [os.path.join(model, file) for file in ("config.json", "tokenizer.json", "model.safetensors")]
+            folder = os.path.join(ROOT, "target", f"fold-{name}-{fold.digest([*inputs, *own, *other])}")
+            if args.fresh:
+                shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder, exist_ok=True)
+            results[name] = fold.measure(PROGRAM, model, own, other, folder, args.threads, ratios)
     return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", "threads": args.threads, "models": results}
 
 
@@ -166,6 +175,7 @@ def main():
     parser.add_argument("what", choices=("speed", "quality", "fold", "latency", "demo"))
     parser.add_argument("--smollm2")
     parser.add_argument("--qwen")
+    parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--pytorch-python")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--max-tokens", default="10240")
@@ -178,7 +188,7 @@ def main():
         sys.exit(f"{args.what} needs --smollm2 FOLDER")
     measure, name, show = {"speed": (speed, "cpu.json", readme_tables.speed),
                            "quality": (quality, "smollm2.json", readme_tables.sweep),
-                           "fold": (folds, "fold.json", readme_tables.fold),
+                           "fold": (folds, "fold.json", fold_tables.fold),
                            "latency": (latency, "latency-cpu.json", readme_tables.latency),
                            "demo": (with_new_demonstrations, "cpu.json", readme_tables.speed)}[args.what]
     result = measure(args)

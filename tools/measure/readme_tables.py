@@ -9,16 +9,12 @@ import re
 import statistics
 import sys
 
+import fold_tables
+
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 METHODS = {"none": "dense"}
 # Speed-ups over the authors' operations, by batch and sequence length.
 AUTHORS_GOALS = {(20, 64): 1.25, (4, 256): 1.45, (1, 128): 2.6}
-# The README's rows and columns: methods, and streams with their calibration, of fold.json at 40 %.
-HEADLINE = {"dense": "dense", "pp": "pp", "pp+compensate=linear:32": "pp, `--compensate linear:32`", "fold": "fold",
-            "fold+adapt=probe": "fold, `--adapt probe`"}
-COLUMNS = {"prose, calibrated with prose": ("prose", "prose", "all"),
-           "technical text, with both": ("technical", "mixed", "all"),
-           "technical text, with prose": ("long", "prose", "windows 1–30")}
 
 
 def quality(demo):
@@ -138,60 +134,6 @@ def sweep(result):
             rows += [f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} | {over_pp(row)} |"
                      for row in result[key]["rows"]]
     return "\n".join(rows)
-
-
-def fold(result):
-    """Folds and their corrections on streams of text; `result` is None where there was none yet.
-
-    >>> row = {"stream": "prose", "calibration": "mixed", "prune_ratio": 0.4, "of_ratio": 0.4, "method": "pp",
-    ...        "perplexity": {"all": 80.0}, "flops_share": 0.692, "probed_share": None, "excess_error": None}
-    >>> rows = [row | {"method": "dense", "perplexity": {"all": 40.0}, "flops_share": 1.0},
-    ...         row, row | {"method": "fold+adapt=probe", "perplexity": {"all": 60.0}, "probed_share": 0.5}]
-    >>> print(fold({"machine": "M", "threads": "2", "models": {"Small": rows}}).splitlines()[-1])
-    | prose | mixed | 40 % | fold+adapt=probe | 60.00 | 1.50 | 0.750 | 69.2 | 50 |
-    """
-    if result is None:
-        return "Not measured yet."
-    tables = []
-    for model, rows in result["models"].items():
-        lines = [f"{model}, on {result['machine']}:", "",
-                 "| text | calibration | pruned | method | perplexity | × dense | × pp | FLOPs, % of dense | batches probed, % |",
-                 "|---|---|---|---|---|---|---|---|---|"]
-        at = {(row["stream"], row["calibration"], row["of_ratio"], row["method"]): row for row in rows}
-        for row in rows:
-            case = (row["stream"], row["calibration"], row["of_ratio"])
-            for part, value in row["perplexity"].items():
-                dense, pp = (at[(*case, method)]["perplexity"][part] for method in ("dense", "pp"))
-                text = row["stream"] if part == "all" else f"{row['stream']}: {part}"
-                probed = "–" if row["probed_share"] is None else f"{100 * row['probed_share']:.0f}"
-                lines.append(f"| {text} | {row['calibration']} | {100 * row['of_ratio']:.0f} % | {row['method']} | {value:.2f} "
-                             f"| {value / dense:.2f} | {value / pp:.3f} | {100 * row['flops_share']:.1f} | {probed} |")
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables)
-
-
-def headline(result):
-    """The perplexities at 40 % that the README shows, and FLOPs on the first and the last column's text.
-
-    >>> row = {"stream": "prose", "calibration": "prose", "of_ratio": 0.4, "method": "pp", "perplexity": {"all": 105.79},
-    ...        "flops_share": 0.692}
-    >>> rows = [row, row | {"stream": "technical", "calibration": "mixed"},
-    ...         row | {"stream": "long", "perplexity": {"windows 1–30": 77.57}, "flops_share": 0.7}]
-    >>> print(headline({"models": {"SmolLM2-135M": rows}}).splitlines()[-1])
-    | pp | 105.8 | 105.8 | 77.6 | 69 to 70 |
-    """
-    if result is None:
-        return "Not measured yet."
-    lines = ["| method | " + " | ".join(COLUMNS) + " | FLOPs, % of dense |", "|---" * (len(COLUMNS) + 2) + "|"]
-    rows = {(row["method"], row["stream"], row["calibration"]): row for row in result["models"]["SmolLM2-135M"]
-            if row["of_ratio"] == 0.4}
-    for method, name in HEADLINE.items():
-        found = [(rows.get((method, stream, calibration)), part) for stream, calibration, part in COLUMNS.values()]
-        if all(row for row, _ in found):
-            low, high = (f"{100 * share([row['flops_share'] for row, _ in found]):.0f}" for share in (min, max))
-            lines.append(f"| {name} | " + " | ".join(f"{row['perplexity'][part]:.1f}" for row, part in found)
-                         + f" | {low if low == high else f'{low} to {high}'} |")
-    return "\n".join(lines)
 
 
 def compensation(result):
@@ -378,10 +320,10 @@ def load(name):
 def main():
     result, smollm2 = load("cpu.json"), load("smollm2.json")
     tables = {
-        "README.md": {"headline": headline(load("fold.json")), "demo": printed(result["demo"]["tiny-llama"])},
+        "README.md": {"headline": fold_tables.headline(load("fold.json")), "demo": printed(result["demo"]["tiny-llama"])},
         "docs/results.md": {"smollm2": sweep(smollm2), "quality": quality(result["demo"]["tiny-llama"]),
                             "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
-                            "compensation": compensation(result), "fold": fold(load("fold.json")), "gpu": gpu(load_runs())},
+                            "compensation": compensation(result), "fold": fold_tables.fold(load("fold.json")), "gpu": gpu(load_runs())},
         "docs/latency.md": {"latency": latency(load("latency-cpu.json"))},
         "docs/kernels.md": {"kernels": kernels()},
     }

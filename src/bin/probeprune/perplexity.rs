@@ -84,6 +84,7 @@ struct Report {
     #[serde(flatten)]
     summary: Summary,
     batch_losses: Vec<f64>,
+    window_losses: Vec<f64>,
     /// Batches that ran dense because of --dense-below, warm-up included.
     dense_batches: usize,
     settings: SettingsReport,
@@ -97,6 +98,7 @@ struct SettingsReport {
     probe_tokens: f64,
     probe_samples: f64,
     probe_order: &'static str,
+    probe_from: Option<usize>,
     parallel_probe: bool,
     fixed_probe_weight: Option<f64>,
     skip_layers: Vec<usize>,
@@ -124,6 +126,7 @@ impl SettingsReport {
             probe_tokens: settings.probe_tokens,
             probe_samples: settings.probe_samples,
             probe_order: settings.probe_order.name(),
+            probe_from: settings.probe_from,
             parallel_probe: settings.parallel_probe,
             fixed_probe_weight: settings.fixed_probe_weight,
             skip_layers: settings.skip_layers.clone(),
@@ -213,6 +216,7 @@ impl Task for &PerplexityArgs {
                 calibration_samples,
             },
             batch_losses: measured.batch_losses,
+            window_losses: measured.window_losses,
             dense_batches: session.dense_batches(),
             settings: SettingsReport::new(&settings),
             kept: session

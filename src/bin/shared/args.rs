@@ -124,6 +124,9 @@ pub(crate) struct TuningArgs {
         value_parser = names::<ProbeOrder>(ProbeOrder::ALL, ProbeOrder::name)
     )]
     probe_order: ProbeOrder,
+    /// Probe only among the first N samples of a batch, to see how the others fare
+    #[arg(long, value_name = "N")]
+    probe_from: Option<usize>,
     /// Take the probe from the residual before the previous block, so that the two could run in parallel
     #[arg(long)]
     parallel_probe: bool,
@@ -231,6 +234,7 @@ impl TuningArgs {
             probe_tokens: self.probe_tokens,
             probe_samples: self.probe_samples,
             probe_order: self.probe_order,
+            probe_from: self.probe_from,
             parallel_probe: self.parallel_probe,
             fixed_probe_weight: self.fixed_probe_weight,
             allocation: self.allocation,

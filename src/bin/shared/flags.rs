@@ -29,6 +29,7 @@ const SETTINGS: &[&str] = &[
     "momentum",
     "parallel_probe",
     "prior_tokens",
+    "probe_from",
     "probe_order",
     "probe_samples",
     "probe_tokens",
