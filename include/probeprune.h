@@ -240,6 +240,8 @@ enum { PROBEPRUNE_ALLOCATION_UNIFORM = 0, PROBEPRUNE_ALLOCATION_MEASURED = 1 };
  * only, or all of their second moments, updated with every probe. */
 enum { PROBEPRUNE_ADAPT_NONE = 0, PROBEPRUNE_ADAPT_PROBE = 1 };
 enum { PROBEPRUNE_ADAPT_METRIC_DIAGONAL = 0, PROBEPRUNE_ADAPT_METRIC_FULL = 1 };
+/* Which model runs the prompts of a fold: the folded one, or the dense one, whose run is the probe too. */
+enum { PROBEPRUNE_PREFILL_PRUNED = 0, PROBEPRUNE_PREFILL_DENSE = 1 };
 enum {
     PROBEPRUNE_COMPENSATE_NONE = 0,
     PROBEPRUNE_COMPENSATE_PROBE_MEAN = 1, /* pp, and wanda-sp */
@@ -281,7 +283,7 @@ typedef struct probeprune_settings {
     double adapt_forgetting;     /* in (0, 1], by which earlier tokens lose weight in every update; 1: not at all */
     double adapt_threshold;      /* excess_error above which every batch is probed; 0.16 */
     int32_t allocation;          /* PROBEPRUNE_ALLOCATION_; UNIFORM */
-    uint32_t reserved;           /* 0 */
+    int32_t prefill;             /* PROBEPRUNE_PREFILL_, of fold; PRUNED */
     uint64_t probe_from;         /* only so many samples of a batch, its first, may be probed; 0: all */
 } probeprune_settings;
 probeprune_status probeprune_settings_init(probeprune_settings *settings, uint32_t struct_size);

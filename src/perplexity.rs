@@ -35,6 +35,11 @@ pub struct Perplexity {
 }
 
 impl Perplexity {
+    /// Of `tokens` tokens, before the first batch.
+    fn none(tokens: usize) -> Self {
+        Self { batch_losses: Vec::new(), window_losses: Vec::new(), tokens, seconds: 0.0 }
+    }
+
     /// exp(mean of the batch losses).
     pub fn perplexity(&self) -> f64 {
         (self.batch_losses.iter().sum::<f64>() / self.batch_losses.len() as f64).exp()
@@ -83,12 +88,7 @@ pub fn measure<B: Backend>(
     for batch in batches().cycle().take(warmup_batches) {
         session.evaluate(batch, batch.len() / seq_len, None, false)?;
     }
-    let mut result = Perplexity {
-        batch_losses: Vec::new(),
-        window_losses: Vec::new(),
-        tokens: windows.len(),
-        seconds: 0.0,
-    };
+    let mut result = Perplexity::none(windows.len());
     // The last token of a window has no successor.
     let mean = |losses: &[f32]| {
         let targets = losses.len() / seq_len * (seq_len - 1);
@@ -107,19 +107,141 @@ pub fn measure<B: Backend>(
 
 /// Shares of the dense model's projection FLOPs over all batches of `windows` windows.
 pub fn shares<B: Backend>(session: &Session<B>, windows: usize, options: PerplexityOptions) -> Shares {
+    mean_shares(windows, options.batch_size, |samples| {
+        of_probed(session, session.shares(BatchShape { samples, tokens: options.seq_len }))
+    })
+}
+
+/// The mean over `windows` windows of what `of_batch` gives for the windows of their batch.
+fn mean_shares(windows: usize, batch_size: usize, of_batch: impl Fn(usize) -> Shares) -> Shares {
     let mut sum = Shares { total: 0.0, probe: 0.0 };
-    let (whole, rest) = (windows / options.batch_size, windows % options.batch_size);
-    for (batches, samples) in [(whole, options.batch_size), (usize::from(rest > 0), rest)] {
+    let (whole, rest) = (windows / batch_size, windows % batch_size);
+    for (batches, samples) in [(whole, batch_size), (usize::from(rest > 0), rest)] {
         if batches > 0 {
-            let share = session.shares(BatchShape { samples, tokens: options.seq_len });
+            let Shares { total, probe } = of_batch(samples);
             let weight = (batches * samples) as f64 / windows as f64;
-            // Batches that were not probed cost the rest only.
-            let unprobed = share.probe * (1.0 - session.probed_share().unwrap_or(1.0));
-            sum.total += weight * (share.total - unprobed);
-            sum.probe += weight * (share.probe - unprobed);
+            sum.total += weight * total;
+            sum.probe += weight * probe;
         }
     }
     sum
+}
+
+/// Batches that were not probed cost the rest only.
+fn of_probed<B: Backend>(session: &Session<B>, share: Shares) -> Shares {
+    let unprobed = share.probe * (1.0 - session.probed_share().unwrap_or(1.0));
+    Shares { total: share.total - unprobed, probe: share.probe - unprobed }
+}
+
+/// How windows are cut into prompts and what follows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptOptions {
+    /// S: tokens of a window.
+    pub seq_len: usize,
+    /// B: windows of a batch; the last batch may be smaller, and counts as one.
+    pub batch_size: usize,
+    /// The first tokens of every window, which are not scored.
+    pub prompt_tokens: usize,
+}
+
+impl PromptOptions {
+    /// Refuses prompts that leave nothing to decode.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the range.
+    pub fn check(&self) -> Result<()> {
+        let most = self.seq_len.saturating_sub(2);
+        if (1..=most).contains(&self.prompt_tokens) {
+            return Ok(());
+        }
+        let expected =
+            format!("from 1 to {most}, so that tokens of a window of {} are decoded", self.seq_len);
+        let help = "Use shorter prompts or a larger `seq_len`.";
+        Err(Error::argument("prompt_tokens", expected, self.prompt_tokens, help))
+    }
+}
+
+/// Seconds of every batch of [`measure_prompts`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PromptTimes {
+    /// Of the prompts, up to the logits of the tokens after them.
+    pub prefill: Vec<f64>,
+    /// Per token that was decoded, likewise.
+    pub decode_per_token: Vec<f64>,
+}
+
+/// Measures `session` on what follows the prompts of `windows`, a multiple of `seq_len` tokens: each prompt is prefilled, then
+/// the window's other tokens are scored and decoded one by one, so that nothing scored was known to a probe. `on_batch` is
+/// called after every batch.
+///
+/// # Errors
+/// Options that leave nothing to decode, as [`Session::prefill`] and [`Session::decode`], and logits that are not finite.
+pub fn measure_prompts<B: Backend>(
+    session: &mut Session<B>,
+    windows: &[u32],
+    options: PromptOptions,
+    mut on_batch: impl FnMut(),
+) -> Result<(Perplexity, PromptTimes)> {
+    options.check()?;
+    let PromptOptions { seq_len, batch_size, prompt_tokens } = options;
+    let mut result = Perplexity::none(windows.len());
+    let mut times = PromptTimes::default();
+    for batch in windows.chunks(batch_size * seq_len) {
+        let samples = batch.len() / seq_len;
+        let prompts: Vec<u32> =
+            batch.chunks_exact(seq_len).flat_map(|window| &window[..prompt_tokens]).copied().collect();
+        let start = Instant::now();
+        session.prefill(&prompts, samples, None, None)?;
+        let mut logits = session.next_logits()?;
+        let prefill = start.elapsed().as_secs_f64();
+        let (mut losses, mut decode) = (vec![0.0; samples], 0.0);
+        for slot in prompt_tokens..seq_len {
+            let tokens: Vec<u32> = batch.iter().skip(slot).step_by(seq_len).copied().collect();
+            let rows = logits.chunks_exact(logits.len() / samples);
+            for ((loss, row), &token) in losses.iter_mut().zip(rows).zip(&tokens) {
+                *loss += cross_entropy(row, token) / (seq_len - prompt_tokens) as f64;
+            }
+            if slot + 1 < seq_len {
+                let start = Instant::now();
+                session.decode(&tokens, None)?;
+                logits = session.next_logits()?;
+                decode += start.elapsed().as_secs_f64();
+            }
+        }
+        let loss = losses.iter().sum::<f64>() / samples as f64;
+        if !loss.is_finite() {
+            return Err(session.output_fault());
+        }
+        result.batch_losses.push(loss);
+        result.window_losses.extend(losses);
+        result.seconds += prefill + decode;
+        times.prefill.push(prefill);
+        times.decode_per_token.push(decode / (samples * (seq_len - 1 - prompt_tokens)) as f64);
+        on_batch();
+    }
+    Ok((result, times))
+}
+
+/// −ln of the probability that logits (V) give to a token.
+fn cross_entropy(logits: &[f32], token: u32) -> f64 {
+    let best = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - best).exp()).sum();
+    best + sum.ln() - f64::from(logits[token as usize])
+}
+
+/// Shares of the dense model's projection FLOPs over all prompts and decoded tokens of `windows` windows.
+pub fn prompt_shares<B: Backend>(session: &Session<B>, windows: usize, options: PromptOptions) -> Shares {
+    let PromptOptions { seq_len, batch_size, prompt_tokens } = options;
+    mean_shares(windows, batch_size, |samples| {
+        let of_prompt =
+            of_probed(session, session.prompt_shares(BatchShape { samples, tokens: prompt_tokens }));
+        let of_token = session.shares(BatchShape { samples, tokens: 1 });
+        let weight = prompt_tokens as f64 / (seq_len - 1) as f64;
+        Shares {
+            total: weight * of_prompt.total + (1.0 - weight) * (of_token.total - of_token.probe),
+            probe: weight * of_prompt.probe,
+        }
+    })
 }
 
 #[cfg(test)]
@@ -136,6 +258,19 @@ mod tests {
         };
         assert_eq!(result.perplexity(), 2f64.exp());
         assert_eq!(result.tokens_per_second(), 3.0);
+    }
+
+    #[test]
+    fn a_token_is_scored_by_its_probability() {
+        let logits = [1.0, 3.0, 2.0].map(|x: f32| x + 500.0);
+        let e = std::f64::consts::E;
+        assert!((cross_entropy(&logits, 2) - (1.0 / e + e + 1.0).ln()).abs() < 1e-12);
+        let options = |prompt_tokens| PromptOptions { seq_len: 8, batch_size: 1, prompt_tokens };
+        for prompt_tokens in [0, 7, 8] {
+            let error = options(prompt_tokens).check().unwrap_err().to_string();
+            assert!(error.starts_with("prompt_tokens: expected from 1 to 6"), "{error}");
+        }
+        options(6).check().unwrap();
     }
 
     #[test]

@@ -13,6 +13,7 @@ METHODS = ["none", "pp", "full-batch", "wanda-sp", "flap", "magnitude", "random"
 FOLD_CHOICES = ["pivot", "score"]
 ADAPTATIONS = ["none", "probe"]
 ADAPT_METRICS = ["full", "diagonal"]
+PREFILLS = ["pruned", "dense"]
 CPU, CUDA = 1, 2
 
 
@@ -93,7 +94,7 @@ Settings = _struct(
     + [("adapt", c.c_int32), ("adapt_metric", c.c_int32), ("seed", c.c_uint64)]
     + [("skip_layers", c.POINTER(c.c_uint32))]
     + [(name, c.c_uint64) for name in ["skip_layer_count", "prior_tokens", "adapt_tokens", "adapt_prior_tokens", "adapt_every"]]
-    + [("adapt_forgetting", c.c_double), ("adapt_threshold", c.c_double), ("allocation", c.c_int32), ("reserved", c.c_uint32),
+    + [("adapt_forgetting", c.c_double), ("adapt_threshold", c.c_double), ("allocation", c.c_int32), ("prefill", c.c_int32),
        ("probe_from", c.c_uint64)],
 )
 CalibrateOptions = _struct(

@@ -50,7 +50,7 @@ fn both_sides_agree_on_every_field() {
             momentum, parallel_probe, history_dtype, history_bucket, round_channels, flap_attention_factor,
             compensate, compensate_rank, channel_group, dense_below, fold_choice, adapt, adapt_metric, seed,
             skip_layers, skip_layer_count, prior_tokens, adapt_tokens, adapt_prior_tokens, adapt_every,
-            adapt_forgetting, adapt_threshold, allocation, reserved, probe_from,
+            adapt_forgetting, adapt_threshold, allocation, prefill, probe_from,
         }
         CalibrateOptions = "probeprune_calibrate_options" {
             struct_size, flap, batch_size, progress, user, linear_rank, fold,

@@ -11,7 +11,7 @@ use crate::{
     model::{Model, fold::Fold},
     prune::{
         calibration::Calibration,
-        settings::{AdaptSettings, Method, Settings},
+        settings::{AdaptSettings, Method, Prefill, Settings},
     },
     session::{CalibrationOptions, Limits, Session, calibrate},
     source::ModelSource,
@@ -154,7 +154,10 @@ impl<B: Place> Folded<B> {
     ) -> Result<Session<B>> {
         match settings.method {
             Method::Fold => self.check(&settings)?,
-            _ => settings.adapt = AdaptSettings::default(),
+            _ => {
+                settings.adapt = AdaptSettings::default();
+                settings.prefill = Prefill::Pruned;
+            }
         }
         if let Some(calibration) = calibration {
             calibration.check_model(&self.original)?;

@@ -11,7 +11,7 @@ use crate::prune::{
     history::HistoryLayout,
     settings::{
         Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, FoldChoice, HistoryDtype, Method,
-        Metric, ProbeOrder, Settings,
+        Metric, Prefill, ProbeOrder, Settings,
     },
 };
 
@@ -54,12 +54,12 @@ pub struct MethodSettings {
     pub(super) adapt_forgetting: f64,
     pub(super) adapt_threshold: f64,
     pub(super) allocation: i32,
-    pub(super) reserved: u32,
+    pub(super) prefill: i32,
     pub(super) probe_from: u64,
 }
 
 // 136 bytes: up to prior_tokens.
-versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, first_size: 136, reserved: [reserved], {
+versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, first_size: 136, reserved: [], {
     let settings = Settings::default();
     let adapt = settings.adapt;
     Self {
@@ -94,7 +94,7 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, firs
         adapt_forgetting: adapt.forgetting,
         adapt_threshold: adapt.threshold,
         allocation: settings.allocation as i32,
-        reserved: 0,
+        prefill: settings.prefill as i32,
         probe_from: 0,
     }
 });
@@ -162,6 +162,7 @@ impl MethodSettings {
                 every: size(self.adapt_every),
                 threshold: self.adapt_threshold,
             },
+            prefill: choice(self.prefill, Prefill::ALL, "prefill")?,
             seed: self.seed,
             dense_below: self.dense_below as usize,
         })

@@ -1,9 +1,17 @@
 //! The correction of a fold by the probe (docs/method.md, section 13): the probe's tokens run in full, so the fold's error
 //! on them is known exactly, and recursive least squares spreads it to the batch and remembers it.
 
-use super::{attention::Rows, block::intermediate, context::BlockContext, scratch::Scratch};
+use super::{
+    attention::Rows,
+    block::{intermediate, select_probe},
+    context::BlockContext,
+    scratch::Scratch,
+};
 use crate::{
-    backend::{AdaptOperands, AdaptScratch, Backend, KeptSet, Linear, Precision, ProjectOperands},
+    backend::{
+        AdaptOperands, AdaptScratch, Backend, KeptSet, Linear, Precision, Probe, ProbeGatherOperands,
+        ProjectOperands,
+    },
     error::Result,
     prune::{BatchShape, settings::AdaptSettings},
 };
@@ -61,9 +69,40 @@ pub(super) fn correct<B: Backend>(
     let rows =
         Rows { x: probe_x, shape: probe.shape, positions: &probe.positions, mask, slots: Some(&probe.slots) };
     intermediate(dense, rows, None, None, None, attention, a);
-    let (backend, last) = (this.backend(), dense.last());
     // Only the parallel probe of `pp` reads the residual before.
-    let target = &mut previous.rows;
+    learn(this, dense, adapted, probe, a, &mut previous.rows, adapt);
+}
+
+/// As [`correct`], by rows of a prompt that `dense` ran as a whole, up to its intermediate states in `scratch.a`.
+pub(super) fn correct_by_prompt<B: Backend>(
+    this: BlockContext<'_, B>,
+    dense: BlockContext<'_, B>,
+    adapted: &mut Adapted<B>,
+    scratch: &mut Scratch<B>,
+) {
+    select_probe(this, scratch);
+    let Scratch { a, probe_a, probe, previous, adapt, .. } = scratch;
+    this.backend().probe_gather(ProbeGatherOperands {
+        x: a,
+        shape: this.forward.batch.shape,
+        hidden_size: dense.channels(),
+        probe,
+        out: probe_a,
+    });
+    learn(this, dense, adapted, probe, probe_a, &mut previous.rows, adapt);
+}
+
+/// The correction by the intermediate states `a` (T_p, C) of a probe; its outputs go to `target` (T_p, H).
+fn learn<B: Backend>(
+    this: BlockContext<'_, B>,
+    dense: BlockContext<'_, B>,
+    adapted: &mut Adapted<B>,
+    probe: &Probe<B>,
+    a: &B::Activations,
+    target: &mut B::Activations,
+    scratch: &mut AdaptScratch<B>,
+) {
+    let (backend, last) = (this.backend(), dense.last());
     backend.project(ProjectOperands {
         bias: last.bias.as_ref(),
         ..ProjectOperands::new(a, probe.shape.rows(), last, target)
@@ -73,7 +112,7 @@ pub(super) fn correct<B: Backend>(
         a,
         target,
         rows: probe.shape.rows(),
-        mask,
+        mask: this.forward.batch.padded.then_some(&probe.mask),
         kept,
         means,
         precision,
@@ -83,6 +122,6 @@ pub(super) fn correct<B: Backend>(
         bias,
         last,
         error,
-        scratch: adapt,
+        scratch,
     });
 }

@@ -2,7 +2,10 @@
 
 use super::{Model, kept::Kept, scratch::AttentionScratch};
 use crate::{
-    backend::{AttentionOperands, AttentionShape, Backend, CacheSlots, LinearOperands, RopeCacheOperands},
+    backend::{
+        AttentionOperands, AttentionShape, Backend, CacheSlots, LinearOperands, ProbeGatherOperands,
+        RopeCacheOperands,
+    },
     config::Family,
     kv_cache::{LayerCache, Past},
     prune::BatchShape,
@@ -63,7 +66,7 @@ pub fn intermediate<B: Backend>(
             rope_cache(k, v, None);
             (&*k, &*v, mask, shape.tokens, shape.tokens)
         }
-        Some(Past { cache: LayerCache { keys, values }, mask, capacity, len }) => {
+        Some(Past { cache: LayerCache { keys, values, .. }, mask, capacity, len }) => {
             rope_cache(k, v, Some(CacheSlots { keys: &mut *keys, values: &mut *values, capacity, at: len }));
             (&*keys, &*values, Some(mask), capacity, len + shape.tokens)
         }
@@ -86,5 +89,41 @@ pub fn intermediate<B: Backend>(
         mask,
         slots,
         out: a,
+    });
+}
+
+/// After [`intermediate`] of the whole `model` without a cache: the keys and values of the heads that a fold keeps go into the
+/// fold's cache. The scratch is free for them, since attention has read it.
+pub fn keep<B: Backend>(
+    model: &Model<B>,
+    shape: BatchShape,
+    past: Past<'_, B>,
+    scratch: &mut AttentionScratch<B>,
+) {
+    let (backend, config) = (&*model.backend, &model.config);
+    let Past { cache: LayerCache { keys, values, of_dense }, capacity, len, .. } = past;
+    let heads = of_dense.as_mut().expect("a cache that is filled by the dense model");
+    heads.shape.samples = shape.rows();
+    let (kv_heads, head_dim) = (heads.shape.tokens, config.head_dim);
+    let AttentionScratch { q, k, v, .. } = scratch;
+    let gather = |x: &B::Activations, out: &mut B::Activations| {
+        // The rows are those of single heads.
+        let shape = BatchShape { samples: shape.rows(), tokens: config.num_key_value_heads };
+        backend.probe_gather(ProbeGatherOperands { x, shape, hidden_size: head_dim, probe: heads, out });
+    };
+    gather(k, q);
+    gather(v, k);
+    let (kept_keys, kept_values, queries) = (q, k, v);
+    backend.rope_cache(RopeCacheOperands {
+        q: queries,
+        k: kept_keys,
+        v: kept_values,
+        shape,
+        heads: kv_heads,
+        kv_heads,
+        head_dim,
+        // The keys are rotated.
+        rotary: None,
+        cache: Some(CacheSlots { keys, values, capacity, at: len }),
     });
 }

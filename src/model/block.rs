@@ -7,7 +7,7 @@ use super::{
     context::{BlockContext, Context, Mode},
     fault::fault_tag,
     kept::Kept,
-    mlp,
+    mlp, prompt,
     scratch::{AttentionScratch, Scratch},
     selection::{Probed, Recent, Selection},
     timeline::Step,
@@ -21,7 +21,7 @@ use crate::{
     kv_cache::{KvCache, Past},
     prune::{
         Block, counts,
-        settings::{Method, Metric},
+        settings::{Method, Metric, Settings},
     },
 };
 
@@ -35,8 +35,12 @@ pub fn run<B: Backend>(
 ) {
     enter(this, scratch);
     let (backend, own) = (this.backend(), Step::of_block(this.block));
+    if let (Mode::Prompt { .. }, Some(dense)) = (this.forward.mode, this.of_dense()) {
+        let cache = cache.expect("only a prompt that is cached is run by the dense model");
+        return prompt::run(this, dense, selection, cache.past(this.index), scratch);
+    }
     let lagged = this.forward.settings.parallel_probe;
-    if let (Selection::Adapted(adapted), Some(dense)) = (&mut *selection, this.probed_by()) {
+    if let (Selection::Adapted(adapted), Some(dense)) = (&mut *selection, this.of_dense()) {
         scratch.timeline.mark(backend, own);
         gather_probe(this, scratch);
         if !lagged {
@@ -53,7 +57,7 @@ pub fn run<B: Backend>(
     }
     compute(this, selection, cache.map(|cache| cache.past(this.index)), collecting, scratch);
     scratch.timeline.mark(backend, own);
-    if let (true, Selection::Adapted(adapted), Some(dense)) = (lagged, &mut *selection, this.probed_by()) {
+    if let (true, Selection::Adapted(adapted), Some(dense)) = (lagged, &mut *selection, this.of_dense()) {
         adapt::correct(this, dense, adapted, scratch);
         scratch.timeline.mark(backend, Step::Probe);
     }
@@ -103,17 +107,20 @@ fn take_probe<B: Backend>(this: BlockContext<'_, B>, probed: &mut Probed<B>, scr
     }
 }
 
-/// Selects the probe and gathers its norm(r) into `probe_x` (docs/method.md, section 1).
-fn gather_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>) {
-    let Context { model, settings, batch, .. } = *this.forward;
-    let (backend, hidden_size) = (&*model.backend, model.config.hidden_size);
+/// Whether the probe is taken from the previous residual.
+fn is_parallel(settings: &Settings) -> bool {
+    settings.parallel_probe && settings.method == Method::ProbePruning
+}
+
+/// Selects the probe (docs/method.md, section 1).
+pub(super) fn select_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>) {
+    let Context { settings, batch, .. } = *this.forward;
     let full_batch = settings.method == Method::FullBatch;
-    let parallel = settings.parallel_probe && settings.method == Method::ProbePruning;
-    let Scratch { current, previous, next, x, probe, probe_x, .. } = scratch;
+    let Scratch { current, previous, probe, .. } = scratch;
     let from = if full_batch { batch.shape } else { counts::probed_from(settings, batch.shape) };
     probe.shape = if full_batch { batch.shape } else { counts::probe_shape(settings, batch.shape) };
-    backend.probe_select(ProbeSelectOperands {
-        sum_squares: if parallel { &previous.sum_squares } else { &current.sum_squares },
+    this.backend().probe_select(ProbeSelectOperands {
+        sum_squares: if is_parallel(settings) { &previous.sum_squares } else { &current.sum_squares },
         shape: from,
         order: settings.probe_order,
         positions: &batch.positions,
@@ -121,10 +128,18 @@ fn gather_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>)
         leading_slot_limit: counts::LEADING_SLOT_LIMIT,
         probe,
     });
+}
+
+/// Selects the probe and gathers its norm(r) into `probe_x`.
+fn gather_probe<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>) {
+    select_probe(this, scratch);
+    let Context { model, settings, batch, .. } = *this.forward;
+    let (backend, hidden_size) = (&*model.backend, model.config.hidden_size);
+    let Scratch { previous, next, x, probe, probe_x, .. } = scratch;
     let gather = |x: &B::Activations, out: &mut B::Activations| {
         backend.probe_gather(ProbeGatherOperands { x, shape: batch.shape, hidden_size, probe, out });
     };
-    if !parallel {
+    if !is_parallel(settings) {
         return gather(x, probe_x);
     }
     // The previous residual goes through this block's own norm. Its Σr² is written where `next` is later overwritten.
@@ -235,19 +250,24 @@ fn compute<B: Backend>(
         residual: Some(&scratch.current.rows),
         ..ProjectOperands::new(&scratch.a, rows, last, &mut scratch.next.rows)
     });
-    if let Some(norm) = this.norm_last() {
-        let Scratch { next, x, .. } = scratch;
-        // The next block overwrites this sum of squares with its own, of the same rows.
-        backend.norm(NormOperands {
-            x: &next.rows,
-            norm: Some(norm),
-            rows,
-            hidden_size: model.config.hidden_size,
-            out: x,
-            sum_squares: &mut next.sum_squares,
-        });
-        std::mem::swap(&mut next.rows, x);
-    }
+    norm_after(this, scratch);
+}
+
+/// The norm of `next`, where it comes after the block.
+pub(super) fn norm_after<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Scratch<B>) {
+    let Some(norm) = this.norm_last() else { return };
+    let Context { model, batch, .. } = *this.forward;
+    let Scratch { next, x, .. } = scratch;
+    // The next block overwrites this sum of squares with its own, of the same rows.
+    this.backend().norm(NormOperands {
+        x: &next.rows,
+        norm: Some(norm),
+        rows: batch.shape.rows(),
+        hidden_size: model.config.hidden_size,
+        out: x,
+        sum_squares: &mut next.sum_squares,
+    });
+    std::mem::swap(&mut next.rows, x);
 }
 
 /// The batch's intermediate states in `scratch.a`, and their energies in `energies`.

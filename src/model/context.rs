@@ -20,6 +20,11 @@ pub enum Mode {
         /// Tokens since the last choice; `None` without re-probing.
         recent: Option<usize>,
     },
+    /// A prompt that the dense model runs, for decoding with the folded one (docs/method.md, section 13).
+    Prompt {
+        /// Correct the fold by the prompt's probe.
+        corrects: bool,
+    },
 }
 
 /// Shared by all blocks of a forward.
@@ -33,7 +38,7 @@ pub struct Context<'a, B: Backend> {
     pub batch: &'a Batch<B>,
     /// How selections and history are treated.
     pub mode: Mode,
-    /// The model that `model` was folded from, if the batch's probe corrects the fold.
+    /// The model that `model` was folded from, if it runs the batch's probe or all of a prompt.
     pub dense: Option<&'a Model<B>>,
 }
 
@@ -65,8 +70,8 @@ impl<B: Backend> Clone for BlockContext<'_, B> {
 impl<B: Backend> Copy for BlockContext<'_, B> {}
 
 impl<'a, B: Backend> BlockContext<'a, B> {
-    /// The same block of the dense model, if a probe runs it.
-    pub fn probed_by(self) -> Option<Self> {
+    /// The same block of the dense model, if the batch or its probe runs it.
+    pub fn of_dense(self) -> Option<Self> {
         self.forward.dense.map(|model| Self { model, ..self })
     }
 

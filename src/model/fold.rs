@@ -7,7 +7,7 @@ use super::Model;
 use crate::{
     backend::Backend,
     checkpoint::{Dtype, Tensor, Tensors},
-    config::LayerShape,
+    config::{LayerShape, ModelConfig},
     error::{Error, Proceed, Result},
     prune::{
         Block, Unit,
@@ -27,18 +27,18 @@ pub struct Fold<B: Backend> {
     pub model: Arc<Model<B>>,
     /// Heads and channels that each layer kept, ascending; `None` for a block that was not folded.
     pub kept: Vec<[Option<Vec<u32>>; 2]>,
+    /// The model that was folded, if sessions run it: a probe of their batches, or their prompts.
+    pub dense: Option<Arc<Model<B>>>,
     /// What corrections by a probe start from; `None` without.
-    pub start: Option<FoldStart<B>>,
+    pub start: Option<FoldStart>,
 }
 
 /// What corrections of a fold start from.
 #[derive(Debug)]
-pub struct FoldStart<B: Backend> {
-    /// The model that was folded.
-    pub dense: Arc<Model<B>>,
+pub struct FoldStart {
     /// What their priors know of kept channels.
     pub metric: AdaptMetric,
-    /// Its folded blocks, with their priors, and the dtypes of their last projections.
+    /// The folded blocks, with their priors, and the dtypes of their last projections.
     pub blocks: Vec<[Option<(FoldedBlock, Dtype)>; 2]>,
 }
 
@@ -97,11 +97,9 @@ impl<B: Backend> Fold<B> {
         let weights = Weights::load(&folded, config, &model.backend, None, Some(&folded.shapes), |_| ())?;
         let fingerprint = folded.fingerprint();
         let Folded { kept, starts, .. } = folded;
-        let start = settings.adapt.is_on().then(|| FoldStart {
-            dense: Arc::clone(model),
-            metric: settings.adapt.metric,
-            blocks: starts,
-        });
+        let start =
+            settings.adapt.is_on().then_some(FoldStart { metric: settings.adapt.metric, blocks: starts });
+        let dense = (start.is_some() || settings.prefills_dense()).then(|| Arc::clone(model));
         let model = Model {
             config: config.clone(),
             backend: Arc::clone(&model.backend),
@@ -109,8 +107,25 @@ impl<B: Backend> Fold<B> {
             fingerprint,
             channel_order: None,
         };
-        Ok(Self { model: Arc::new(model), kept, start })
+        Ok(Self { model: Arc::new(model), kept, dense, start })
     }
+
+    /// The key/value heads of the model that was folded that each layer kept, ascending.
+    pub fn kept_kv_heads(&self) -> Vec<Vec<u32>> {
+        let config = &self.model.config;
+        let of_layer = |[heads, _]: &[Option<Vec<u32>>; 2]| match heads {
+            Some(heads) => kv_heads(config, heads),
+            None => (0..config.num_key_value_heads as u32).collect(),
+        };
+        self.kept.iter().map(of_layer).collect()
+    }
+}
+
+/// The key/value heads that query heads read; both ascending.
+fn kv_heads(config: &ModelConfig, heads: &[u32]) -> Vec<u32> {
+    let mut kv_heads: Vec<u32> = heads.iter().map(|head| head / config.gqa_group() as u32).collect();
+    kv_heads.dedup();
+    kv_heads
 }
 
 /// What a block of a model is folded from, on the host.
@@ -268,8 +283,7 @@ impl<B: Backend> Folded<'_, B> {
     fn keep_heads(&mut self, layer: usize, name: impl Fn(&str) -> String, kept: &[u32]) -> Result<()> {
         let config = &self.model.config;
         let (group, head_dim) = (config.gqa_group() as u32, config.head_dim as u32);
-        let mut kv_heads: Vec<u32> = kept.iter().map(|head| head / group).collect();
-        kv_heads.dedup();
+        let kv_heads = kv_heads(config, kept);
         let place = |head: &u32| kv_heads.partition_point(|&kv_head| kv_head < head / group) as u32;
         let shape = &mut self.shapes[layer];
         (shape.heads, shape.kv_heads) = (kept.len(), kv_heads.len());

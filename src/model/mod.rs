@@ -14,6 +14,7 @@ pub mod fold;
 pub mod forward;
 pub mod kept;
 pub mod mlp;
+pub mod prompt;
 pub mod scratch;
 pub mod selection;
 mod tensors;

@@ -64,6 +64,8 @@ pub struct Scratch<B: Backend> {
     pub x: B::Activations,
     /// The probe's norm(r) (T_p, H).
     pub probe_x: B::Activations,
+    /// Intermediate states (T_p, C) of a probe that is part of a prompt; empty unless the dense model runs prompts.
+    pub probe_a: B::Activations,
     /// Of attention blocks.
     pub attention: AttentionScratch<B>,
     /// Intermediate states (T, C), compact where pruned.
@@ -177,12 +179,16 @@ impl<B: Backend> Scratch<B> {
         let residual = || {
             Result::Ok(Residual { rows: backend.activations(t * h)?, sum_squares: backend.statistics(t)? })
         };
+        let none = BatchShape { samples: 0, tokens: 0 };
+        let probe = if settings.adapt.is_on() { counts::probe_shape(settings, shape) } else { none };
+        let of_prompt = if settings.prefills_dense() { probe.rows() } else { 0 };
         Ok(Self {
             current: residual()?,
             previous: residual()?,
             next: residual()?,
             x: backend.activations(t * h)?,
             probe_x: backend.activations(t * h)?,
+            probe_a: backend.activations(of_prompt * widest)?,
             attention: AttentionScratch::new(backend, config, t, rotary_positions)?,
             a: backend.activations(t * widest)?,
             p: backend.statistics(shape.tokens * widest)?,
@@ -205,11 +211,7 @@ impl<B: Backend> Scratch<B> {
             embedded: backend.activations(t * config.word_embed_proj_dim)?,
             timeline: Timeline::off(),
             compensation: CompensationScratch::new(backend, config, settings, shape)?,
-            adapt: {
-                let none = BatchShape { samples: 0, tokens: 0 };
-                let probe = if settings.adapt.is_on() { counts::probe_shape(settings, shape) } else { none };
-                adapt::scratch(backend, probe, widest, h)?
-            },
+            adapt: adapt::scratch(backend, probe, widest, h)?,
         })
     }
 

@@ -134,6 +134,30 @@ pub fn shares(
     Shares { total: (full + probe) / dense, probe: probe / dense }
 }
 
+/// Shares for a prompt of this shape: where the dense model runs it, its rows are the probe, and the correction alone is added.
+pub fn prompt_shares(
+    config: &ModelConfig,
+    settings: &Settings,
+    layers: &[LayerCounts],
+    shape: BatchShape,
+) -> Shares {
+    if !settings.prefills_dense() {
+        return shares(config, settings, layers, shape);
+    }
+    let dense_row: f64 = per_row(config, LayerCounts::dense(config)).iter().sum();
+    let probe_rows = counts::probe_shape(settings, shape).rows() as f64;
+    let of_block = |&layer: &LayerCounts, block, probes| {
+        if probes { correction(config, settings, layer, block, probe_rows) } else { 0.0 }
+    };
+    let of_layer = |layer: &LayerCounts| {
+        of_block(layer, Block::Attention, layer.probes_attention)
+            + of_block(layer, Block::Mlp, layer.probes_mlp)
+    };
+    let probe =
+        layers.iter().map(of_layer).sum::<f64>() / (layers.len() as f64 * shape.rows() as f64 * dense_row);
+    Shares { total: 1.0 + probe, probe }
+}
+
 /// FLOPs of a probed block's compensation: for the whole batch (z, its product, and the matrix of that product), and for
 /// the probe (z and B·z).
 fn compensation(
@@ -178,7 +202,10 @@ fn correction(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::ModelSource;
+    use crate::{
+        prune::settings::{Adapt, Prefill},
+        source::ModelSource,
+    };
 
     const SHAPE: BatchShape = BatchShape { samples: 2, tokens: 10 };
     /// Per row and layer: 2·H = 16 times q, k, v; o; gate, up and down.
@@ -275,6 +302,29 @@ mod tests {
             16.0 * (32 + 16 + 24) as f64,
         );
         assert_eq!(opt, [20.0 * 16.0 * 72.0 + 2.0 * 20.0 * 16.0 * (24 + 8 + 10) as f64, 0.0]);
+    }
+
+    #[test]
+    fn a_prompt_of_the_dense_model_adds_its_correction() {
+        let config = config("bundled:tiny-llama");
+        let mut fold = settings(Method::Fold, Compensation::None);
+        let of_prompt = |settings: &Settings| {
+            let layers = LayerCounts::by_settings(&config, settings, None).unwrap();
+            let Shares { total, probe } = prompt_shares(&config, settings, &layers, SHAPE);
+            [total, probe].map(|share| share * 60.0 * DENSE)
+        };
+        let folded = of_prompt(&fold);
+        fold.prefill = Prefill::Dense;
+        assert_eq!(of_prompt(&fold), [60.0 * DENSE, 0.0]);
+        fold.adapt.mode = Adapt::Probe { tokens: None };
+        let dense = of_prompt(&fold);
+        fold.prefill = Prefill::Pruned;
+        let pruned = of_prompt(&fold);
+        // The probe's q, k, v and gate, up come with the prompt.
+        let first = 2.0 * 5.0 * 16.0 * (32 + 24) as f64;
+        assert!((pruned[1] - dense[1] - first).abs() < 1e-6 && dense[1] > 0.0, "{pruned:?} {dense:?}");
+        assert!((dense[0] - 60.0 * DENSE - dense[1]).abs() < 1e-6);
+        assert!((pruned[0] - folded[0] - pruned[1]).abs() < 1e-6);
     }
 
     #[test]

@@ -75,6 +75,15 @@ names! {
 }
 
 names! {
+    /// Which model runs the prompts of a session whose model was folded; the folded one decodes.
+    Prefill, "prefill":
+    /// The folded one.
+    Pruned = "pruned",
+    /// The one that was folded. Where a probe corrects the fold, the probe's rows are those of this run.
+    Dense = "dense",
+}
+
+names! {
     /// How `fold` chooses what it keeps.
     FoldChoice, "fold_choice":
     /// Pivoted Cholesky on the weighted covariance: what explains most of the rest.
@@ -247,6 +256,8 @@ pub struct Settings {
     pub fold_choice: FoldChoice,
     /// How a probe corrects a fold.
     pub adapt: AdaptSettings,
+    /// Which model runs prompts, for `fold`.
+    pub prefill: Prefill,
     /// For `random`.
     pub seed: u64,
     /// Batches of fewer rows (samples × tokens) run dense and leave history as it is; 0 prunes every batch. Not for
@@ -277,6 +288,7 @@ impl Default for Settings {
             flap_attention_factor: 4,
             fold_choice: FoldChoice::Pivot,
             adapt: AdaptSettings::default(),
+            prefill: Prefill::Pruned,
             seed: 0,
             dense_below: 0,
         }
@@ -291,6 +303,11 @@ impl Settings {
             skip_layers: default.skip_layers.into_iter().filter(|&layer| layer < layers).collect(),
             ..default
         }
+    }
+
+    /// Whether a folded model leaves its prompts to the one that was folded.
+    pub fn prefills_dense(&self) -> bool {
+        self.method == Method::Fold && self.prune_ratio > 0.0 && self.prefill == Prefill::Dense
     }
 
     /// Checks every value's range.
@@ -382,6 +399,10 @@ impl Settings {
                 self.method,
                 "Other methods choose anew instead.",
             ));
+        }
+        if self.prefill == Prefill::Dense && !matches!(self.method, Method::None | Method::Fold) {
+            let help = "Under other methods the cache holds what the prompt chose.";
+            return Err(Error::argument("prefill dense", "`method` fold", self.method, help));
         }
         if self.method == Method::Fold && self.dense_below > 0 {
             let expected = "0 for `method` fold, which has no dense weights";

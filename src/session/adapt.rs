@@ -7,13 +7,7 @@ use crate::{
     backend::{Backend, KeptSet, Linear, Precision, WeightUse},
     checkpoint::{Dtype, Tensor},
     error::{Error, Result},
-    model::{
-        Model,
-        adapt::Adapted,
-        fold::{Fold, FoldStart},
-        forward::Selections,
-        selection::Selection,
-    },
+    model::{Model, adapt::Adapted, context::Mode, fold::Fold, forward::Selections, selection::Selection},
     prune::{
         Block,
         adapt::{BlockCorrection, Corrections as Learned},
@@ -24,8 +18,7 @@ use crate::{
 
 /// What a session knows of its corrections.
 #[derive(Debug)]
-pub(super) struct Corrections<B: Backend> {
-    dense: Arc<Model<B>>,
+pub(super) struct Corrections {
     /// Whether batches are probed at all.
     active: bool,
     /// Batches until the next probe.
@@ -36,23 +29,20 @@ pub(super) struct Corrections<B: Backend> {
     probed: usize,
 }
 
-impl<B: Backend> Corrections<B> {
-    fn new(start: &FoldStart<B>) -> Self {
-        Self {
-            dense: Arc::clone(&start.dense),
-            active: true,
-            wait: 0,
-            excess_error: None,
-            batches: 0,
-            probed: 0,
-        }
+impl Corrections {
+    fn new() -> Self {
+        Self { active: true, wait: 0, excess_error: None, batches: 0, probed: 0 }
     }
 }
 
-/// Refuses corrections that `fold` has no state for.
+/// Refuses corrections that `fold` has no state for, and prompts for a model that it has not.
 pub(super) fn check<B: Backend>(fold: &Fold<B>, settings: &Settings) -> Result<()> {
     let adapt = settings.adapt;
     let help = "Fold the model with the settings of its sessions.";
+    if settings.prefills_dense() && fold.dense.is_none() {
+        let expected = "a model that was folded for it";
+        return Err(Error::argument("prefill dense", expected, "one that was not", help));
+    }
     match &fold.start {
         _ if !adapt.is_on() => Ok(()),
         Some(start) if start.metric == adapt.metric => Ok(()),
@@ -79,7 +69,7 @@ pub(super) fn prepare<B: Backend>(
     settings: &Settings,
     learned: Option<&Learned>,
     selections: &mut Selections<B>,
-) -> Result<Option<Corrections<B>>> {
+) -> Result<Option<Corrections>> {
     let Some(start) = fold.start.as_ref().filter(|_| settings.adapt.is_on()) else { return Ok(None) };
     for (layer, blocks) in start.blocks.iter().enumerate() {
         for (block, folded) in Block::ALL.into_iter().zip(blocks) {
@@ -92,7 +82,7 @@ pub(super) fn prepare<B: Backend>(
             }
         }
     }
-    Ok(Some(Corrections::new(start)))
+    Ok(Some(Corrections::new()))
 }
 
 fn adapted<B: Backend>(
@@ -158,12 +148,14 @@ impl<B: Backend> Session<B> {
         self.corrections.as_ref().is_some_and(|corrections| corrections.active && corrections.wait == 0)
     }
 
-    /// The dense model, if this batch is probed.
-    pub(super) fn probed_by(&self) -> Option<Arc<Model<B>>> {
-        self.corrections
-            .as_ref()
-            .filter(|_| self.is_probed())
-            .map(|corrections| Arc::clone(&corrections.dense))
+    /// The dense model, if it runs a batch in this mode or its probe.
+    pub(super) fn dense_for(&self, mode: Mode) -> Option<Arc<Model<B>>> {
+        let runs = match mode {
+            Mode::Batch { update_history } => update_history && self.is_probed(),
+            Mode::Prompt { .. } => true,
+            Mode::Decode { .. } => false,
+        };
+        self.fold.as_ref().filter(|_| runs).and_then(|fold| fold.dense.clone())
     }
 
     /// After a batch: whether the next ones are probed.

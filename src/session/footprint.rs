@@ -95,7 +95,13 @@ impl Footprint {
         }
         let cached: usize = layers.iter().map(|layer| layer.kv_heads * d).sum();
         let cache = samples * limits.capacity;
-        let cache = Part { elements: 2 * cache * cached, words: cache };
+        // If the dense model runs prompts: all of their rows and the kept heads, of every layer.
+        let taken = if settings.prefills_dense() && cache > 0 {
+            layers.iter().map(|layer| rows + layer.kv_heads).sum()
+        } else {
+            0
+        };
+        let cache = Part { elements: 2 * cache * cached, words: cache + taken };
         Self { scratch, history, probed: others, compensation, corrections, cache }
     }
 }
@@ -142,7 +148,11 @@ fn correction_scratch(config: &ModelConfig, settings: &Settings, limits: Limits)
     }
     let t = counts::probe_shape(settings, limits.shape()).rows();
     let at_mean_and_fault = config.hidden_size + 1;
-    Part { elements: 0, words: t * (2 * widest(config) + config.hidden_size + t + 1) + at_mean_and_fault }
+    let of_prompt = if settings.prefills_dense() { t * widest(config) } else { 0 };
+    Part {
+        elements: of_prompt,
+        words: t * (2 * widest(config) + config.hidden_size + t + 1) + at_mean_and_fault,
+    }
 }
 
 /// The state of one block's corrections.

@@ -128,7 +128,8 @@ impl<B: Backend> Session<B> {
 
     /// Runs prompts (samples, S), padded on the left where `mask` (of the same shape) is 0, and keeps their keys and
     /// values. Read the results with [`Session::next_logits`] or [`Session::next_tokens`], then continue with
-    /// [`Session::decode`]. With `reprobe_every` MLP channels are chosen again after that many tokens (`pp` only).
+    /// [`Session::decode`]. With `reprobe_every` MLP channels are chosen again after that many tokens (`pp` only). With
+    /// [`Prefill::Dense`](crate::prune::settings::Prefill) the model that was folded runs the prompts.
     ///
     /// # Errors
     /// As [`Session::evaluate`]; a session without a cache or with a cache that the prompt does not fit; padding on the
@@ -167,7 +168,12 @@ impl<B: Backend> Session<B> {
             .chunks_exact(length)
             .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(1, capacity - length)));
         self.model.backend.upload_indices(&slots.collect::<Vec<_>>(), &mut cache.mask);
-        self.run(Mode::Batch { update_history: true }, true)?;
+        let mode = if self.settings.prefills_dense() {
+            Mode::Prompt { corrects: self.is_probed() }
+        } else {
+            Mode::Batch { update_history: true }
+        };
+        self.run(mode, true)?;
         self.keep_cached();
         let last = forward::positions(&self.model.config, samples, length, Some(mask));
         self.next.positions = last.chunks_exact(length).map(|row| row[length - 1] + 1).collect();

@@ -82,7 +82,7 @@ pub struct Session<B: Backend> {
     /// Where the model comes from, if it is a folded one.
     fold: Option<Arc<Fold<B>>>,
     /// Of the fold, by probes.
-    corrections: Option<Corrections<B>>,
+    corrections: Option<Corrections>,
     settings: Settings,
     limits: Limits,
     counts: Vec<LayerCounts>,
@@ -195,7 +195,11 @@ impl<B: Backend> Session<B> {
             0 => None,
             capacity => {
                 let heads: Vec<usize> = counts.iter().map(|layer| layer.kv_heads).collect();
-                Some(KvCache::new(backend, limits.samples, capacity, &heads, config.head_dim)?)
+                let mut cache = KvCache::new(backend, limits.samples, capacity, &heads, config.head_dim)?;
+                if let Some((fold, _)) = fold.as_ref().filter(|_| settings.prefills_dense()) {
+                    cache.take_from_dense(backend, shape.rows(), &fold.kept_kv_heads())?;
+                }
+                Some(cache)
             }
         };
         let mut session = Self {
@@ -243,6 +247,11 @@ impl<B: Backend> Session<B> {
             return Shares { total: 1.0, probe: 0.0 };
         }
         flops::shares(&self.model.config, &self.settings, &self.counts, shape)
+    }
+
+    /// As [`Session::shares`], for a prompt ([`Session::prefill`]).
+    pub fn prompt_shares(&self, shape: BatchShape) -> Shares {
+        flops::prompt_shares(&self.model.config, &self.settings, &self.counts, shape)
     }
 
     fn falls_back(&self, shape: BatchShape) -> bool {
@@ -328,10 +337,7 @@ impl<B: Backend> Session<B> {
         self.prepare_rope(past + self.batch.shape.tokens);
         self.fallback.active = self.falls_back(self.batch.shape);
         self.fallback.batches += usize::from(self.fallback.active);
-        let dense = match mode {
-            Mode::Batch { update_history: true } => self.probed_by(),
-            _ => None,
-        };
+        let dense = self.dense_for(mode);
         let context = Context {
             model: &*self.model,
             settings: &self.settings,
@@ -345,7 +351,7 @@ impl<B: Backend> Session<B> {
         let cancel = &*self.cancel;
         self.model.backend.scope(|| forward::run(&context, selections, scratch, cache, None, cancel));
         let outcome = self.check_fault();
-        if let Mode::Batch { update_history: true } = mode {
+        if let Mode::Batch { update_history: true } | Mode::Prompt { .. } = mode {
             self.note_corrections()?;
         }
         if self.cancel.swap(false, Ordering::Relaxed) { Err(Error::Cancelled) } else { outcome }
@@ -355,7 +361,7 @@ impl<B: Backend> Session<B> {
         take_fault(&*self.model.backend, &mut self.scratch.fault)
     }
 
-    fn output_fault(&self) -> Error {
+    pub(crate) fn output_fault(&self) -> Error {
         fault(self.model.config.num_hidden_layers - 1, Block::Mlp, "the output")
     }
 

@@ -11,7 +11,7 @@ use probeprune::{
     model::fold::Fold,
     prune::{
         calibration::Calibration,
-        settings::{Adapt, AdaptMetric, AdaptSettings, FoldChoice, Method, Settings},
+        settings::{Adapt, AdaptMetric, AdaptSettings, FoldChoice, Method, Prefill, Settings},
     },
     session::{self as library, CalibrationOptions, Limits},
 };
@@ -261,6 +261,7 @@ fn what_cannot_be_folded_or_run_is_refused() {
     refuses(&model, probeprune_settings { prune_ratio: 0.0, ..folding() }, &history, &["method", "ratio 0"]);
     refuses(&model, probeprune_settings { fold_choice: 2, ..folding() }, &history, &["fold_choice", "2"]);
     refuses(&model, probeprune_settings { adapt: 2, ..folding() }, &history, &["adapt", "0 to 1", "2"]);
+    refuses(&model, probeprune_settings { prefill: 2, ..folding() }, &history, &["prefill", "0 to 1", "2"]);
     refuses(&model, probeprune_settings { adapt_metric: -1, ..folding() }, &history, &["adapt_metric"]);
     refuses(&model, probeprune_settings { adapt_every: 0, ..folding() }, &history, &["adapt_every"]);
     let forgetful = probeprune_settings { adapt_forgetting: 1.5, ..folding() };
@@ -305,6 +306,8 @@ fn what_cannot_be_folded_or_run_is_refused() {
     }
     refused(create(&folded, adapting(), null()), invalid, &["adapt probe", "folded to be corrected"]);
     refused(create(&folded, pruning(0.4), null()), invalid, &["method pp", "pruned for good"]);
+    let dense = probeprune_settings { prefill: PROBEPRUNE_PREFILL_DENSE as i32, ..folding() };
+    refused(create(&folded, dense, null()), invalid, &["prefill dense", "folded for it"]);
     let corrected = fold(&model, &adapting(), &history);
     let full = PROBEPRUNE_ADAPT_METRIC_FULL as i32;
     let other = probeprune_settings { adapt_metric: full, ..adapting() };
@@ -352,4 +355,30 @@ fn programs_from_before_corrections_fold_without() {
     let fold = Fold::new(&rust, &folding_in_rust(), &calibrated_in_rust(&rust), |_| ()).unwrap();
     assert_eq!(fingerprint(&folded).to_str().unwrap(), fold.model.fingerprint);
     drop(session(&same, &older, limits(1, 8, 0)));
+}
+
+#[test]
+fn prompts_of_a_fold_that_the_dense_model_runs() {
+    let (model, rust) = (tiny_llama(), in_rust());
+    let (history, calibration) = (calibrated(&model), calibrated_in_rust(&rust));
+    let given = probeprune_settings { prefill: PROBEPRUNE_PREFILL_DENSE as i32, ..adapting() };
+    let settings = Settings { prefill: Prefill::Dense, ..adapting_in_rust() };
+    let limits = Limits { samples: 2, tokens: 16, capacity: 20 };
+    let mut expected =
+        library::Session::new(Arc::clone(&rust), settings, limits, Some(&calibration)).unwrap();
+    let folded = fold(&model, &given, &history);
+    let session = session(&folded, &given, crate::support::limits(2, 16, 20));
+    let (prompts, next) = (tokens(2 * 16, 3), tokens(2, 4));
+    expected.prefill(&prompts, 2, None, None).unwrap();
+    expected.decode(&next, None).unwrap();
+    let mut logits = vec![0.0; 2 * rust.config.vocab_size];
+    let mut needed = 0;
+    // SAFETY: living handles and buffers.
+    unsafe {
+        ok(probeprune_session_prefill(session.0, prompts.as_ptr(), null(), 2, 16, 0));
+        ok(probeprune_session_decode(session.0, next.as_ptr(), null(), 2));
+        ok(probeprune_session_next_logits(session.0, logits.as_mut_ptr(), logits.len(), &mut needed));
+    }
+    assert_eq!(logits, expected.next_logits().unwrap());
+    assert_eq!(corrections(&session).probed_share, 1.0);
 }

@@ -35,6 +35,29 @@ fn a_fold_is_saved_exported_and_gone_on_with() {
     let first = |report: &str| losses_of(report).split(',').next().map(str::to_string);
     assert_ne!(first(&next), first(&corrected));
 
+    // Generation: prompts of 16 tokens, run by either model, and windows of 32.
+    let generation = |more: &[&str]| -> Value {
+        let args = [&["--prompt-tokens", "16", "--batch-size", "2", "--max-tokens", "128"], more].concat();
+        serde_json::from_str(&run(&args)).unwrap()
+    };
+    let adapt = ["--adapt", "probe:24", "--probe-samples", "1"];
+    let pruned = generation(&adapt);
+    let dense = generation(&[&adapt[..], &["--prefill", "dense"]].concat());
+    for report in [&pruned, &dense] {
+        assert_eq!((&report["prompt_tokens"], &report["tokens"]), (&json!(16), &json!(128)));
+        for times in [&report["prefill_seconds"], &report["decode_seconds_per_token"]] {
+            let times = times.as_array().unwrap();
+            assert!(times.len() == 2 && times.iter().all(|time| time.as_f64().unwrap() > 0.0), "{times:?}");
+        }
+    }
+    assert_eq!(
+        [&pruned, &dense].map(|report| &report["settings"]["prefill"]),
+        [&json!("pruned"), &json!("dense")]
+    );
+    assert_ne!(pruned["batch_losses"], dense["batch_losses"]);
+    assert!(dense["flops_share"].as_f64() > pruned["flops_share"].as_f64());
+    assert_eq!(parsed(&fold)["prefill_seconds"], Value::Null);
+
     let mut export = program(["export", "--history", &history, "--prune-ratio", "0.4", "--skip-layers", "0"]);
     let said = export.args(MODEL).args(["--out", &exported]).assert().success();
     let said = String::from_utf8(said.get_output().stdout.clone()).unwrap();
@@ -58,6 +81,11 @@ fn what_a_fold_cannot_do_is_refused() {
     run(&[&saved, &history], &["--save-history", "--adapt probe"]);
     run(&[&["--prune-ratio", "0.4", "--adapt", "probe"]], &["--adapt probe", "--method fold"]);
     run(&[&FOLD, &["--adapt", "probe", "--adapt-every", "0"]], &["--adapt-every", "at least 1"]);
+    run(&[&["--prune-ratio", "0.4", "--prefill", "dense"]], &["--prefill dense", "--method fold", "pp"]);
+    run(&[&["--prompt-tokens", "31"]], &["--prompt-tokens", "from 1 to 30", "31", "--seq-len"]);
+    let below = ["--prune-ratio", "0.4", "--prompt-tokens", "8", "--dense-below", "5"];
+    run(&[&below], &["--dense-below", "0 where text is generated"]);
+    run(&[&["--prompt-tokens", "8", "--warmup-batches", "1"]], &["--prompt-tokens", "--warmup-batches"]);
     let export = ["export", MODEL[0], MODEL[1], "--out", path(&out), "--prune-ratio", "0.4"];
     refused(&export, &["--method fold", "a calibration"]);
     refused(&[&export[..], &["--method", "pp"]].concat(), &["--method", "fold at a ratio above 0", "pp"]);

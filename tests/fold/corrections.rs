@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The state of a correction in f64.
-struct Correction {
+pub(crate) struct Correction {
     reference: Reference,
     /// W (H, C).
     dense: Vec<f64>,
@@ -39,7 +39,7 @@ struct Correction {
 }
 
 impl Correction {
-    fn new(reference: Reference, dense: &[f64], adapt: &AdaptSettings) -> Self {
+    pub(crate) fn new(reference: Reference, dense: &[f64], adapt: &AdaptSettings) -> Self {
         let (n, h) = (reference.kept.len(), 16);
         let width = reference.means.len();
         let columns = |which: &[usize]| entries(dense, width, &(0..h).collect::<Vec<_>>(), which);
@@ -70,13 +70,17 @@ impl Correction {
         }
     }
 
-    /// Learns from the rows of a where `probe` says so, and returns the corrected output of all.
-    fn correct(&mut self, a: &[f64], is_probed: impl Fn(usize) -> bool) -> Vec<f64> {
+    /// Kept states (T, n) around their means.
+    fn features(&self, a: &[f64]) -> Vec<f64> {
+        let Reference { kept, means, .. } = &self.reference;
+        a.chunks_exact(means.len()).flat_map(|row| kept.iter().map(move |&c| row[c] - means[c])).collect()
+    }
+
+    /// Learns from the rows of a where `is_probed` says so.
+    pub(crate) fn learn(&mut self, a: &[f64], is_probed: impl Fn(usize) -> bool) {
         const GAIN: f64 = 1.0 / 32.0;
         let (n, h, width) = (self.reference.kept.len(), 16, self.reference.means.len());
-        let Reference { kept, means, .. } = &self.reference;
-        let features: Vec<f64> =
-            a.chunks_exact(width).flat_map(|row| kept.iter().map(move |&c| row[c] - means[c])).collect();
+        let features = self.features(a);
         let rows: Vec<usize> = (0..a.len() / width).filter(|&row| is_probed(row)).collect();
         let pick = |values: &[f64], width: usize| -> Vec<f64> {
             rows.iter().flat_map(|row| values[row * width..][..width].to_vec()).collect()
@@ -99,13 +103,18 @@ impl Correction {
             let taken = product(&transposed(&images, n), &solve(&s, &images, t), t);
             self.precision.iter_mut().zip(taken).for_each(|(p, x)| *p = (*p - x) / self.forgetting);
         }
-        let mut out = product(&features, &transposed(&self.weight, n), n);
+    }
+
+    /// The corrected output (T, H) of all rows.
+    pub(crate) fn output(&self, a: &[f64]) -> Vec<f64> {
+        let (n, h) = (self.reference.kept.len(), 16);
+        let mut out = product(&self.features(a), &transposed(&self.weight, n), n);
         out.iter_mut().enumerate().for_each(|(at, y)| *y += self.at_mean[at % h]);
         out
     }
 
     /// a (T, C) of least norm with W·a = out.
-    fn states_for(&self, out: &[f64]) -> Vec<f64> {
+    pub(crate) fn states_for(&self, out: &[f64]) -> Vec<f64> {
         let (h, width) = (16, self.reference.means.len());
         let back = transposed(&self.dense, width);
         let gram = product(&self.dense, &back, width);
@@ -142,8 +151,8 @@ fn corrections_follow_the_recursion_over_batches() {
             session.forward(&tokens, 2, None, true).unwrap();
             let want = plain.logits(&tokens, SEQ_LEN, &|_| frequencies.clone(), &mut |layer, block, _, a| {
                 if let Some(state) = states.borrow_mut().get_mut(&(layer, block)) {
-                    let out = state.correct(a, |_| true);
-                    a.copy_from_slice(&state.states_for(&out));
+                    state.learn(a, |_| true);
+                    a.copy_from_slice(&state.states_for(&state.output(a)));
                 }
             });
             assert_close(&format!("batch {batch}"), &session.logits(2).unwrap(), &want, 1e-3);

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod corrections;
+mod prompts;
 mod reference;
 mod rounding;
 

@@ -18,7 +18,9 @@ use probeprune::{
     prune::{
         BatchShape,
         history::HistoryLayout,
-        settings::{Adapt, AdaptMetric, AdaptSettings, Compensation, HistoryDtype, Method, Settings},
+        settings::{
+            Adapt, AdaptMetric, AdaptSettings, Compensation, HistoryDtype, Method, Prefill, Settings,
+        },
     },
     session::{CalibrationOptions, Footprint, Limits, Session, calibrate},
 };
@@ -300,8 +302,12 @@ fn corrections_take_what_is_estimated() {
         let calibration = calibrate(&cpu, &tokens, options, |_| ()).unwrap();
         let gpu = Arc::new(Gpu::new(Meter::default(), GpuDtype::Bf16));
         let model = Arc::new(Model::load(&folder.source(), true, Arc::clone(&gpu), |_| ()).unwrap());
-        let limits = Limits { samples: 3, tokens: 10, capacity: 0 };
-        for metric in [AdaptMetric::Full, AdaptMetric::Diagonal] {
+        for (metric, prefill, capacity) in [
+            (AdaptMetric::Full, Prefill::Pruned, 0),
+            (AdaptMetric::Diagonal, Prefill::Pruned, 0),
+            (AdaptMetric::Diagonal, Prefill::Dense, 16),
+        ] {
+            let limits = Limits { samples: 3, tokens: 10, capacity };
             let adapt = AdaptSettings { mode: Adapt::Probe { tokens: None }, metric, ..Default::default() };
             let settings = Settings {
                 method: Method::Fold,
@@ -309,6 +315,7 @@ fn corrections_take_what_is_estimated() {
                 skip_layers: vec![0],
                 round_channels: 1,
                 adapt,
+                prefill,
                 ..Settings::default()
             };
             let fold = Arc::new(Fold::new(&model, &settings, &calibration, |_| ()).unwrap());
@@ -322,7 +329,7 @@ fn corrections_take_what_is_estimated() {
                 .iter()
                 .map(|part| part.bytes(2))
                 .sum();
-            assert_eq!(sum + loss, gpu.driver().allocated() - before, "{metric:?}");
+            assert_eq!(sum + loss, gpu.driver().allocated() - before, "{metric:?}, {prefill}");
         }
     }
 }

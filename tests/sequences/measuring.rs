@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use probeprune::{
     cpu::Cpu,
-    perplexity::{PerplexityOptions, measure, shares},
+    perplexity::{PerplexityOptions, PromptOptions, measure, measure_prompts, prompt_shares, shares},
     prune::{BatchShape, settings::Settings},
     session::{Limits, Session},
 };
@@ -58,6 +58,34 @@ fn a_smaller_last_batch_counts_as_one_and_warm_ups_not_at_all() {
             let mean = result.batch_losses.iter().sum::<f64>() / 3.0;
             assert!((result.perplexity().ln() - mean).abs() < 1e-12, "three batches, each counts once");
         }
+    }
+}
+
+#[test]
+fn what_follows_prompts_is_scored_as_in_whole_windows() {
+    for folder in folders() {
+        let model = load(&folder);
+        let new = |tokens, capacity| {
+            let limits = Limits { samples: 2, tokens, capacity };
+            Session::new(Arc::clone(&model), Settings::default_for(3), limits, None).unwrap()
+        };
+        let windows = random_tokens(1, 3 * SEQ_LEN);
+        let options = PromptOptions { seq_len: SEQ_LEN, batch_size: 2, prompt_tokens: 7 };
+        let (mut session, mut batches) = (new(7, SEQ_LEN), 0);
+        let (result, times) = measure_prompts(&mut session, &windows, options, || batches += 1).unwrap();
+        assert_eq!((batches, times.prefill.len(), times.decode_per_token.len()), (2, 2, 2));
+        for (got, batch) in result.batch_losses.iter().zip(windows.chunks(2 * SEQ_LEN)) {
+            let losses = new(SEQ_LEN, 0).losses(batch, batch.len() / SEQ_LEN, None, true).unwrap();
+            // Row s has the loss of token s + 1; that of the last is 0.
+            let scored: Vec<f32> =
+                losses.chunks_exact(SEQ_LEN).flat_map(|row| &row[6..19]).copied().collect();
+            let want = scored.iter().map(|&loss| f64::from(loss)).sum::<f64>() / scored.len() as f64;
+            assert!((got - want).abs() < 1e-5, "{got} for {want}");
+        }
+        let decoded = times.decode_per_token[0] * 24.0 + times.decode_per_token[1] * 12.0;
+        assert!((result.seconds - decoded - times.prefill.iter().sum::<f64>()).abs() < 1e-9);
+        let share = prompt_shares(&session, 3, options);
+        assert!((share.total - 1.0).abs() < 1e-12 && share.probe == 0.0, "{share:?}");
     }
 }
 

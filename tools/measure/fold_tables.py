@@ -37,6 +37,32 @@ def fold(result):
     return "\n\n".join(tables)
 
 
+def generation(result):
+    """What follows prompts; `result` is None where there was none yet.
+
+    >>> row = {"text": "prose", "method": "dense", "first": 20.0, "parts": [20.0, 10.0], "prefill": 1.0, "update": None, "decode": 1.0,
+    ...        "prefill_seconds": 0.2, "decode_seconds_per_token": 0.02}
+    >>> learned = row | {"method": "fold+adapt=probe:32+prefill=dense", "first": 30.0, "parts": [30.0, 11.0], "prefill": 1.25,
+    ...                  "update": 0.2, "decode": 0.8}
+    >>> print(generation({"machine": "M", "threads": "2", "rows": [row, learned]}).splitlines()[-1])
+    | prose | fold+adapt=probe:32+prefill=dense | 30.00 (1.50) | 30.00 (1.50) → 11.00 (1.10) | 1.25 | 20 | 0.80 |
+    """
+    if result is None:
+        return "Not measured yet."
+    lines = [f"SmolLM2-135M, on {result['machine']}, {result['threads']} threads:", "",
+             "| text | method | first request (× dense) | tens of requests (× dense) | prefill time, × dense "
+             "| update, % of dense prefill | decode time, × dense |", "|---|---|---|---|---|---|---|"]
+    dense = {row["text"]: row for row in result["rows"] if row["method"] == "dense"}
+    for row in result["rows"]:
+        shown = lambda value, of: f"{value:.2f} ({value / of:.2f})"
+        of = dense[row["text"]]
+        parts = " → ".join(shown(value, own) for value, own in zip(row["parts"], of["parts"]))
+        update = "–" if row["update"] is None else f"{100 * row['update']:.0f}"
+        lines.append(f"| {row['text']} | {row['method']} | {shown(row['first'], of['first'])} | {parts} | {row['prefill']:.2f} "
+                     f"| {update} | {row['decode']:.2f} |")
+    return "\n".join(lines)
+
+
 def headline(result):
     """The perplexities at 40 % that the README shows, and FLOPs on the first and the last column's text.
 

@@ -323,7 +323,8 @@ def main():
         "README.md": {"headline": fold_tables.headline(load("fold.json")), "demo": printed(result["demo"]["tiny-llama"])},
         "docs/results.md": {"smollm2": sweep(smollm2), "quality": quality(result["demo"]["tiny-llama"]),
                             "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
-                            "compensation": compensation(result), "fold": fold_tables.fold(load("fold.json")), "gpu": gpu(load_runs())},
+                            "compensation": compensation(result), "fold": fold_tables.fold(load("fold.json")),
+                            "generation": fold_tables.generation(load("generation.json")), "gpu": gpu(load_runs())},
         "docs/latency.md": {"latency": latency(load("latency-cpu.json"))},
         "docs/kernels.md": {"kernels": kernels()},
     }

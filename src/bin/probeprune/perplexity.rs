@@ -6,7 +6,7 @@ use clap::Args;
 use probeprune::{
     backend::Backend,
     output::{OutTensor, check_writable, write_safetensors},
-    perplexity::{PerplexityOptions, measure, shares},
+    perplexity::{PerplexityOptions, PromptOptions, measure, measure_prompts, prompt_shares, shares},
     prune::settings::Settings,
     session::{Limits, Session},
 };
@@ -32,6 +32,9 @@ pub(crate) struct PerplexityArgs {
     method: MethodArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
+    /// Measure generation: the first N tokens of each window are a prompt, and the others are scored as they are decoded
+    #[arg(long, value_name = "N", conflicts_with_all = ["warmup_batches", "dump"], help_heading = "Data")]
+    prompt_tokens: Option<usize>,
     /// Warm up with the first W batches, without counting them or updating history
     #[arg(long, value_name = "W", default_value_t = 0, help_heading = "Output")]
     warmup_batches: usize,
@@ -85,6 +88,10 @@ struct Report {
     summary: Summary,
     batch_losses: Vec<f64>,
     window_losses: Vec<f64>,
+    /// Of --prompt-tokens: the tokens of a prompt, and the seconds of every batch's prompts and per token that it decoded.
+    prompt_tokens: Option<usize>,
+    prefill_seconds: Option<Vec<f64>>,
+    decode_seconds_per_token: Option<Vec<f64>>,
     /// Batches that ran dense because of --dense-below, warm-up included.
     dense_batches: usize,
     settings: SettingsReport,
@@ -115,6 +122,7 @@ struct SettingsReport {
     adapt_prior_tokens: usize,
     adapt_every: usize,
     adapt_threshold: f64,
+    prefill: &'static str,
     seed: u64,
     dense_below: usize,
 }
@@ -143,6 +151,7 @@ impl SettingsReport {
             adapt_prior_tokens: settings.adapt.prior_tokens,
             adapt_every: settings.adapt.every,
             adapt_threshold: settings.adapt.threshold,
+            prefill: settings.prefill.name(),
             seed: settings.seed,
             dense_below: settings.dense_below,
         }
@@ -177,22 +186,38 @@ impl Task for &PerplexityArgs {
             batch_size: batch_size.min(count),
             warmup_batches: self.warmup_batches,
         };
+        let prompts = self.prompt_tokens.map(|prompt_tokens| PromptOptions {
+            seq_len,
+            batch_size: options.batch_size,
+            prompt_tokens,
+        });
+        prompts.map_or(Ok(()), |prompts| prompts.check())?;
         let calibration = loaded.calibration(&self.calibration, &[&settings], seq_len, batch_size)?;
         let loaded = loaded.arranged(&settings, calibration.as_ref())?;
-        let limits = Limits { samples: options.batch_size, tokens: seq_len, capacity: 0 };
+        let (prompt_or_window, capacity) =
+            prompts.map_or((seq_len, 0), |prompts| (prompts.prompt_tokens, seq_len));
+        let limits = Limits { samples: options.batch_size, tokens: prompt_or_window, capacity };
         let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
         let calibration_samples = calibration.as_ref().map_or(0, |calibration| calibration.samples);
         let mut dump = Vec::new();
         let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
-        let measured = measure(&mut session, &tokens, options, |batch, session| {
-            if self.dump.is_some() {
-                add_batch(&mut dump, batch, session, seq_len)?;
+        let (measured, times, share) = match prompts {
+            None => {
+                let measured = measure(&mut session, &tokens, options, |batch, session| {
+                    if self.dump.is_some() {
+                        add_batch(&mut dump, batch, session, seq_len)?;
+                    }
+                    bar.inc(1);
+                    Ok(())
+                })?;
+                (measured, None, shares(&session, count, options))
             }
-            bar.inc(1);
-            Ok(())
-        })?;
+            Some(prompts) => {
+                let (measured, times) = measure_prompts(&mut session, &tokens, prompts, || bar.inc(1))?;
+                (measured, Some(times), prompt_shares(&session, count, prompts))
+            }
+        };
         bar.finish_and_clear();
-        let share = shares(&session, count, options);
         let report = Report {
             summary: Summary {
                 model: loaded.name.clone(),
@@ -217,6 +242,9 @@ impl Task for &PerplexityArgs {
             },
             batch_losses: measured.batch_losses,
             window_losses: measured.window_losses,
+            prompt_tokens: self.prompt_tokens,
+            prefill_seconds: times.as_ref().map(|times| times.prefill.clone()),
+            decode_seconds_per_token: times.map(|times| times.decode_per_token),
             dense_batches: session.dense_batches(),
             settings: SettingsReport::new(&settings),
             kept: session

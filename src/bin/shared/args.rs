@@ -13,7 +13,7 @@ use probeprune::{
         counts,
         settings::{
             Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, FoldChoice, HistoryDtype,
-            HistoryLayout, Method, Metric, ProbeOrder, Settings,
+            HistoryLayout, Method, Metric, Prefill, ProbeOrder, Settings,
         },
     },
 };
@@ -186,6 +186,10 @@ pub(crate) struct TuningArgs {
     /// Probe every batch while the fold's excess error is above this; see docs/method.md, section 13
     #[arg(long, value_name = "X", default_value_t = AdaptSettings::default().threshold, allow_negative_numbers = true)]
     adapt_threshold: f64,
+    /// Which model runs prompts under --method fold: pruned (the folded one) or dense (the one that was folded; its rows are
+    /// the probe of --adapt). The folded one decodes
+    #[arg(long, value_name = "MODEL", default_value_t = Prefill::Pruned, value_parser = names::<Prefill>(Prefill::ALL, Prefill::name))]
+    prefill: Prefill,
     /// Seed of --method random and of sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -258,6 +262,7 @@ impl TuningArgs {
                 every: self.adapt_every,
                 threshold: self.adapt_threshold,
             },
+            prefill: self.prefill,
             seed: self.seed,
             dense_below: self.dense_below,
         };
