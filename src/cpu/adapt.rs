@@ -124,8 +124,9 @@ fn correct(operands: AdaptOperands<'_, Cpu>) {
         View::rows(&means[..n], n),
         View::rows(weight, h),
     );
-    if let Precision::Full(p) = precision {
-        shrink(&mut p[..n * n], n, t, images, forgetting);
+    match precision {
+        Precision::Full(p) => shrink(&mut p[..n * n], n, t, images, forgetting),
+        Precision::Diagonal(p) => shrink_diagonal(&mut p[..n], features, forgetting),
     }
     store(weight, n, h, last);
 }
@@ -142,6 +143,15 @@ fn shrink(p: &mut [f32], n: usize, t: usize, images: View<'_, f32>, forgetting: 
             (p[i * n + j], p[j * n + i]) = (mean, mean);
         }
     }
+}
+
+/// The diagonal of P⁻¹ gains that of Fᵀ·F: P = P / (1 + P·Σ f²) / forgetting for every column of F.
+fn shrink_diagonal(p: &mut [f32], features: &[f32], forgetting: f32) {
+    let n = p.len();
+    p.par_iter_mut().enumerate().for_each(|(c, p)| {
+        let squares: f32 = features[c..].iter().step_by(n).map(|x| x * x).sum();
+        *p /= forgetting * (1.0 + *p * squares);
+    });
 }
 
 /// The lower Cholesky factor of S (t, t), in place. Its pivots are at least 1 because S is at least I: rounding that says

@@ -13,6 +13,7 @@ use crate::backend::{AdaptOperands, AdaptScratch, CheckFiniteOperands, Precision
 
 const ROWS: PerDtype = per_dtype!("adapt_rows");
 const VECTOR: Kernel = Kernel { module: "adapt_vector", name: "adapt_vector" };
+const PRECISION: Kernel = Kernel { module: "adapt_vector", name: "adapt_precision" };
 const SQUARES: Kernel = Kernel { module: "adapt_error", name: "adapt_squares" };
 const ERROR: Kernel = Kernel { module: "adapt_error", name: "adapt_error" };
 const PRODUCT: Kernel = Kernel { module: "adapt_product", name: "adapt_product" };
@@ -150,6 +151,20 @@ impl<D: Driver> Gpu<D> {
         let correction = product([n, h, t], images, errors, weight);
         self.multiply(AdaptProductArgs { a_transposed: 1, add: 1, fault: ok, ..correction });
         self.add_vector(AdaptVectorArgs { base: at_mean, out: bias, scale: -1.0, fault: ok, ..to_the_mean });
+        if let Some(p) = diagonal {
+            let features = AdaptVectorArgs {
+                base: p,
+                x: 0,
+                matrix: features,
+                fault: ok,
+                out: p,
+                rows: t as i32,
+                columns: n as i32,
+                scale: forgetting,
+                reserved: 0,
+            };
+            self.launch(PRECISION, blocks(n.div_ceil(VECTOR_COLUMNS), 1), &features);
+        }
         if let Some(p) = full {
             self.multiply(AdaptProductArgs {
                 a_transposed: 1,

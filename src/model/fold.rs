@@ -92,7 +92,9 @@ impl<B: Backend> Fold<B> {
                     folded.fold(layer, block, keep, settings, calibration)?;
                 }
             }
-            on_layer(layer + 1).proceed()?;
+            if kept != [None, None] {
+                on_layer(layer + 1).proceed()?;
+            }
         }
         let weights = Weights::load(&folded, config, &model.backend, None, Some(&folded.shapes), |_| ())?;
         let fingerprint = folded.fingerprint();

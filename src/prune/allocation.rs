@@ -125,13 +125,14 @@ pub(super) fn allocate(
             budget += cost(settings, config, block, uniform.unwrap_or(all));
             let least = measured.kept.first().copied().unwrap_or(all);
             let step = step(config, block, multiple);
-            let counts = (step..all).step_by(step).filter(|&kept| kept >= least).chain([all]);
+            // A skipped layer stays dense.
+            let pruned = (step..all).step_by(step).filter(|&kept| uniform.is_some() && kept >= least);
             let choice = |kept| Choice {
                 kept,
                 cost: cost(settings, config, block, kept),
                 loss: measured.at(kept, all),
             };
-            blocks.push(counts.map(choice).collect::<Vec<_>>());
+            blocks.push(pruned.chain([all]).map(choice).collect::<Vec<_>>());
         }
     }
     let chosen = cheapest(&blocks, budget).ok_or_else(|| {

@@ -235,7 +235,7 @@ pub struct Settings {
     pub fixed_probe_weight: Option<f64>,
     /// How the blocks share what is kept; for `pp` and `fold`.
     pub allocation: Allocation,
-    /// Layers that stay dense; a measured allocation has them dense only where that is worth it.
+    /// Layers that stay dense.
     pub skip_layers: Vec<usize>,
     /// The kept channel count of an MLP is rounded up to a multiple of this; 1 = no rounding.
     pub round_channels: usize,

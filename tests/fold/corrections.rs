@@ -102,6 +102,12 @@ impl Correction {
         if self.full {
             let taken = product(&transposed(&images, n), &solve(&s, &images, t), t);
             self.precision.iter_mut().zip(taken).for_each(|(p, x)| *p = (*p - x) / self.forgetting);
+        } else {
+            for c in 0..n {
+                let p = &mut self.precision[c * (n + 1)];
+                let squares: f64 = f[c..].iter().step_by(n).map(|x| x * x).sum();
+                *p = 1.0 / (self.forgetting * (1.0 / *p + squares));
+            }
         }
     }
 

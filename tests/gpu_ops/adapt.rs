@@ -104,6 +104,9 @@ fn kernels_move_what_their_headers_say() {
         of("adapt_rows", 6 * t * (n + h) + t * n + with_scale, 4 * t * (n + h) + with_scale + 32 * t);
         let vector = |rows| 4 * rows * h + h * rows + 4 * h;
         of("adapt_vector", 2 * vector(n) + vector(t) + 256 * h / 32, 3 * 4 * h);
+        if !full {
+            of("adapt_precision", 4 * t * n + 4 * n + 256 * n / 32, 4 * n);
+        }
         of("adapt_squares", 4 * t * h, 32 * t);
         of("adapt_error", 8 * t, 64);
         check_traffic(&case, GpuDtype::Bf16);

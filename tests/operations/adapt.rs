@@ -161,7 +161,7 @@ impl AdaptCase {
 
     /// The corrected weight, bias and P.
     fn corrected(&self, input: &Input, exact: bool, known: Known) -> Corrected {
-        let Known { at_mean, errors, images, gram } = known;
+        let Known { features, at_mean, errors, images, gram } = known;
         let (t, n, h) = (self.rows, self.n(), self.hidden);
         let gamma = 4.0 * ((t + 4) as f64).sqrt() * UNIT;
         let factor = Factor::of(&gram, 3.0 * gamma);
@@ -201,7 +201,12 @@ impl AdaptCase {
             };
             pairs(n, n).zip(shrunk).map(new).collect()
         } else {
-            input.precision.iter().map(|&x| x.into()).collect()
+            let forgetting = Near::from(self.forgetting);
+            let shrunk = |(c, &p): (usize, &f32)| {
+                let squares: Near = (0..t).map(|row| Near::from(features[row * n + c]).square()).sum();
+                Near::from(p) / (forgetting * (Near::from(1.0) + Near::from(p) * squares))
+            };
+            input.precision.iter().enumerate().map(shrunk).collect()
         };
         Corrected { weight, bias, precision, last: None }
     }
@@ -209,6 +214,7 @@ impl AdaptCase {
 
 /// What the correction is made from.
 struct Known {
+    features: Vec<f64>,
     at_mean: Vec<Near>,
     errors: Vec<Near>,
     images: Vec<Near>,
@@ -313,7 +319,7 @@ impl Case for AdaptCase {
         let checked = || gram.iter().chain([&error]);
         let corrected = if checked().all(|x| x.magnitude().is_finite()) {
             let exact = matches!(source, Source::Exact(_));
-            self.corrected(&input, exact, Known { at_mean, errors, images, gram })
+            self.corrected(&input, exact, Known { features, at_mean, errors, images, gram })
         } else if checked().any(|x| !x.value().is_finite()) {
             Corrected::not(&input)
         } else {

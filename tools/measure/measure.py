@@ -4,6 +4,7 @@ Usage:
   python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
   python tools/measure/measure.py quality --smollm2 FOLDER
   python tools/measure/measure.py fold --smollm2 FOLDER [--qwen FOLDER] [--fresh]
+  python tools/measure/measure.py fold-speed --smollm2 FOLDER
   python tools/measure/measure.py generation --smollm2 FOLDER
   python tools/measure/measure.py latency
   python tools/measure/measure.py demo
@@ -14,7 +15,7 @@ tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are com
 on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text; interrupted sweeps resume.
 fold (fold.json) measures folds and their corrections on streams of both texts, for both models; those of the second at 40 %. It
 resumes too: results are kept by command under target/fold-MODEL-DIGEST, the digest of the model and the texts. After a change of
-the program or of a stream that may change numbers, --fresh deletes them first. generation (generation.json) measures what follows
+the program or of a stream that may change numbers, --fresh deletes them first. fold-speed (fold-speed.json) times them. generation (generation.json) measures what follows
 prompts on both texts, calibrated with prose, at 40 %. FOLDER is the output of tools/fetch/smollm2.py, of qwen.py for --qwen. latency
 (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU. demo replaces the demonstrations in cpu.json, which speed
 measures too. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
@@ -164,6 +165,16 @@ def folds(args):
     return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", "threads": args.threads, "models": results}
 
 
+def fold_speeds(args):
+    """Everything of fold-speed.json."""
+    import fold_speed
+
+    with tempfile.TemporaryDirectory() as scratch:
+        own, _ = texts(os.path.join(scratch, "text"))
+        rows = fold_speed.measure(PROGRAM, os.path.abspath(args.smollm2), *own, scratch, args.threads, args.repeat)
+    return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", "threads": args.threads, "rows": rows}
+
+
 def generations(args):
     """Everything of generation.json."""
     import generation  # As above.
@@ -185,7 +196,7 @@ def latency(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "quality", "fold", "generation", "latency", "demo"))
+    parser.add_argument("what", choices=("speed", "quality", "fold", "fold-speed", "generation", "latency", "demo"))
     parser.add_argument("--smollm2")
     parser.add_argument("--qwen")
     parser.add_argument("--fresh", action="store_true")
@@ -197,11 +208,12 @@ def main():
     args = parser.parse_args()
     if not os.path.exists(PROGRAM):
         sys.exit("build first: cargo build --release")
-    if args.what in ("speed", "quality", "fold", "generation") and not args.smollm2:
+    if args.what in ("speed", "quality", "fold", "fold-speed", "generation") and not args.smollm2:
         sys.exit(f"{args.what} needs --smollm2 FOLDER")
     measure, name, show = {"speed": (speed, "cpu.json", readme_tables.speed),
                            "quality": (quality, "smollm2.json", readme_tables.sweep),
                            "fold": (folds, "fold.json", fold_tables.fold),
+                           "fold-speed": (fold_speeds, "fold-speed.json", fold_tables.speed),
                            "generation": (generations, "generation.json", fold_tables.generation),
                            "latency": (latency, "latency-cpu.json", readme_tables.latency),
                            "demo": (with_new_demonstrations, "cpu.json", readme_tables.speed)}[args.what]

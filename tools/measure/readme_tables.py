@@ -324,6 +324,7 @@ def main():
         "docs/results.md": {"smollm2": sweep(smollm2), "quality": quality(result["demo"]["tiny-llama"]),
                             "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
                             "compensation": compensation(result), "fold": fold_tables.fold(load("fold.json")),
+                            "fold-speed": fold_tables.speed(load("fold-speed.json")),
                             "generation": fold_tables.generation(load("generation.json")), "gpu": gpu(load_runs())},
         "docs/latency.md": {"latency": latency(load("latency-cpu.json"))},
         "docs/kernels.md": {"kernels": kernels()},

@@ -34,7 +34,7 @@ use crate::{
 const DEFAULT_SAMPLES: usize = 128;
 
 /// Tokens that the losses of single blocks are measured on.
-const LOSS_TOKENS: usize = 2048;
+const LOSS_TOKENS: usize = 1024;
 
 /// Calibration tokens per input of a linear map; fewer give a note.
 const SHORT: usize = 10;
