@@ -234,7 +234,8 @@ enum {
 enum { PROBEPRUNE_HISTORY_F32 = 0, PROBEPRUNE_HISTORY_F16 = 1 };
 /* What a fold keeps: what explains most of the rest; or by the score of pp. */
 enum { PROBEPRUNE_FOLD_PIVOT = 0, PROBEPRUNE_FOLD_SCORE = 1 };
-/* How blocks share what is kept: alike; or by the losses of single blocks in the calibration, at the same FLOPs. */
+/* How blocks share what is kept: alike; or, at the same FLOPs, by the losses of single blocks in the history file
+ * (`probeprune calibrate --losses`). */
 enum { PROBEPRUNE_ALLOCATION_UNIFORM = 0, PROBEPRUNE_ALLOCATION_MEASURED = 1 };
 /* Whether a probe of every batch corrects a fold; and what the correction knows of the kept channels: calibration's variances
  * only, or all of their second moments, updated with every probe. */

@@ -15,6 +15,7 @@ use probeprune::{
     model::Model,
     prune::{
         BatchShape, Block, Unit,
+        allocation::{BlockLosses, Losses},
         calibration::{BlockMoments, Calibration, FlapMoments},
         flap::global_ratios,
         flops::{LayerCounts, shares},
@@ -153,15 +154,23 @@ fn calibration(
         second: flap.then(|| SecondMoments::from_sums(&values(width * width), width, 1).unwrap()),
     };
     let channel_order = vec![(0..widths[1] as u32).rev().collect(); layers];
-    let layers = (0..layers).map(|_| widths.map(&mut block)).collect();
+    let of_layers = (0..layers).map(|_| widths.map(&mut block)).collect();
+    // Heads have two channels.
+    let mut of_block = |all: usize| {
+        let kept: Vec<usize> = (1..all).step_by(2).collect();
+        BlockLosses { losses: values(kept.len()), kept }
+    };
+    let mut of_layer = || [of_block(widths[0] / 2), of_block(widths[1])];
+    let losses =
+        flap.then(|| Losses { method: Method::Fold, layers: (0..layers).map(|_| of_layer()).collect() });
     Calibration {
         fingerprint: fingerprint.to_string(),
         seq_len,
         samples: 7,
-        layers,
+        layers: of_layers,
         channel_order,
         corrections: None,
-        losses: Vec::new(),
+        losses: losses.into_iter().collect(),
     }
 }
 
@@ -178,7 +187,7 @@ fn a_history_file_that_does_not_fit_is_refused() {
     type Edit = fn(&mut HashMap<String, String>, &mut Tensors);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");
-    let edits: [(Edit, &[&str]); 12] = [
+    let edits: [(Edit, &[&str]); 16] = [
         (
             |m, _| {
                 m.insert("model_fingerprint".into(), "other".into());
@@ -239,6 +248,25 @@ fn a_history_file_that_does_not_fit_is_refused() {
                 t.remove("layers.1.mlp.order");
             },
             &["layers.1.mlp.order"],
+        ),
+        // Counts of 1 and 3 channels of 5: no count, all channels, not rising.
+        (
+            |_, t| t.get_mut("layers.1.mlp.kept.fold").unwrap().1[0] = f32::from_bits(0),
+            &["layers.1.mlp.kept.fold", "rising counts from 1 to below 5", "[0, 3]"],
+        ),
+        (
+            |_, t| t.get_mut("layers.1.mlp.kept.fold").unwrap().1[1] = f32::from_bits(5),
+            &["layers.1.mlp.kept.fold", "[1, 5]"],
+        ),
+        (
+            |_, t| t.get_mut("layers.1.mlp.kept.fold").unwrap().1[1] = f32::from_bits(1),
+            &["layers.1.mlp.kept.fold", "[1, 1]"],
+        ),
+        (
+            |_, t| {
+                t.remove("layers.1.mlp.losses.fold");
+            },
+            &["layers.1.mlp.losses.fold", "none"],
         ),
         (
             |_, t| t.get_mut("layers.0.attention.energy").unwrap().1[2] = f32::NAN,

@@ -158,7 +158,7 @@ pub fn kept(settings: &Settings, config: &ModelConfig, losses: Option<&Losses>) 
             "allocation measured",
             format!("a calibration with the losses of `method` {}", settings.method),
             "none",
-            format!("Calibrate with `probeprune calibrate --losses {}`.", settings.method),
+            format!("Measure them with `probeprune calibrate --losses {}`.", settings.method),
         )),
     }
 }

@@ -37,17 +37,17 @@ fn a_fold_is_saved_exported_and_gone_on_with() {
 
     // Generation: prompts of 16 tokens, run by either model, and windows of 32.
     let generation = |more: &[&str]| -> Value {
-        let args = [&["--prompt-tokens", "16", "--batch-size", "2", "--max-tokens", "128"], more].concat();
+        let args = [&["--prompt-tokens", "16"], more].concat();
         serde_json::from_str(&run(&args)).unwrap()
     };
     let adapt = ["--adapt", "probe:24", "--probe-samples", "1"];
     let pruned = generation(&adapt);
     let dense = generation(&[&adapt[..], &["--prefill", "dense"]].concat());
     for report in [&pruned, &dense] {
-        assert_eq!((&report["prompt_tokens"], &report["tokens"]), (&json!(16), &json!(128)));
+        assert_eq!((&report["prompt_tokens"], &report["tokens"]), (&json!(16), &json!(384)));
         for times in [&report["prefill_seconds"], &report["decode_seconds_per_token"]] {
             let times = times.as_array().unwrap();
-            assert!(times.len() == 2 && times.iter().all(|time| time.as_f64().unwrap() > 0.0), "{times:?}");
+            assert!(times.len() == 3 && times.iter().all(|time| time.as_f64().unwrap() > 0.0), "{times:?}");
         }
     }
     assert_eq!(
@@ -84,10 +84,46 @@ fn what_a_fold_cannot_do_is_refused() {
     run(&[&["--prune-ratio", "0.4", "--prefill", "dense"]], &["--prefill dense", "--method fold", "pp"]);
     run(&[&["--prompt-tokens", "31"]], &["--prompt-tokens", "from 1 to 30", "31", "--seq-len"]);
     let below = ["--prune-ratio", "0.4", "--prompt-tokens", "8", "--dense-below", "5"];
-    run(&[&below], &["--dense-below", "0 where text is generated"]);
-    run(&[&["--prompt-tokens", "8", "--warmup-batches", "1"]], &["--prompt-tokens", "--warmup-batches"]);
+    run(&[&below, &history], &["--dense-below", "0 where text is generated"]);
+    program(perplexity(&["--prompt-tokens", "8", "--warmup-batches", "1"])).assert().code(2);
     let export = ["export", MODEL[0], MODEL[1], "--out", path(&out), "--prune-ratio", "0.4"];
     refused(&export, &["--method fold", "a calibration"]);
     refused(&[&export[..], &["--method", "pp"]].concat(), &["--method", "fold at a ratio above 0", "pp"]);
     assert!(!out.exists());
+}
+
+/// Losses of single blocks, and what is kept by them.
+#[test]
+fn an_allocation_goes_by_losses_in_the_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let history = folder.path().join("history.safetensors");
+    let mut calibrate = program(["calibrate", "--seq-len", "32", "--calibrate-samples", "4", "--fold"]);
+    calibrate
+        .args(MODEL)
+        .args(["--losses", "fold,pp", "--text"])
+        .arg(&FILES.other_text)
+        .arg("--out")
+        .arg(&history);
+    calibrate.assert().success();
+
+    let history = ["--history", path(&history)];
+    for method in ["fold", "pp"] {
+        let pruned = ["--method", method, "--prune-ratio", "0.3"];
+        let run = |allocation: &str| -> Value {
+            let args = [&pruned[..], &["--allocation", allocation], &history].concat();
+            serde_json::from_str(&json_text(&args)).unwrap()
+        };
+        let (measured, uniform) = (run("measured"), run("uniform"));
+        assert_eq!(measured["settings"]["allocation"], json!("measured"));
+        assert_ne!(measured["batch_losses"], uniform["batch_losses"]);
+        let inspect = [&["inspect", MODEL[0], MODEL[1], "--allocation", "measured"], &pruned[..]].concat();
+        let said = stdout([&inspect[..], &history].concat());
+        assert!(
+            said.contains(&format!("kept         {method} at 30.0 %")) && said.contains(" heads, "),
+            "{said}"
+        );
+        refused(&inspect, &["--allocation measured", &format!("calibrate --losses {method}`")]);
+    }
+    let flap = ["--method", "flap", "--prune-ratio", "0.3", "--allocation", "measured"];
+    refused(&perplexity(&[&flap[..], &history].concat()), &["--allocation measured", "pp or fold", "flap"]);
 }

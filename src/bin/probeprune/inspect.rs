@@ -58,15 +58,15 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         samples: args.batch_size,
         tokens: args.seq_len.unwrap_or(config.max_position_embeddings.min(1024)),
     };
-    print(&describe_config(&source.name(), &config))?;
-    print(&describe_tensors(&checkpoint, args.tensors))?;
     let shapes = check_shapes(&config, &checkpoint)?;
-    print(&describe_shapes(&config, &shapes))?;
     let history = args.history.as_ref();
     let calibration =
         history.map(|path| Calibration::load(path, &checkpoint.fingerprint(), &config)).transpose()?;
     let losses = calibration.as_ref().and_then(|calibration| calibration.losses_of(settings.method));
     let layers = LayerCounts::by_settings(&config, &settings, losses)?;
+    print(&describe_config(&source.name(), &config))?;
+    print(&describe_tensors(&checkpoint, args.tensors))?;
+    print(&describe_shapes(&config, &shapes))?;
     let device = match chosen_gpu(args.device.device)? {
         None => DeviceBytes {
             name: "the CPU".to_string(),

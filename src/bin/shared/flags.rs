@@ -10,6 +10,7 @@ const SETTINGS: &[&str] = &[
     "adapt_metric",
     "adapt_prior_tokens",
     "adapt_threshold",
+    "allocation",
     "batch_size",
     "calibration",
     "channel_group",
