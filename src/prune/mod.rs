@@ -3,11 +3,13 @@
 pub mod adapt;
 pub mod allocation;
 pub mod calibration;
+mod choices;
 pub mod counts;
 pub mod flap;
 pub mod flops;
 pub mod fold;
 pub mod history;
+mod history_file;
 pub mod linear_fit;
 pub mod second_moments;
 pub mod settings;

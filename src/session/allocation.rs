@@ -31,11 +31,12 @@ const STRIDE: usize = 4;
 
 /// Measures what `settings.method` (`pp` or `fold`) loses when it prunes a single block, for every block and several counts
 /// of kept heads or channels: the mean KL divergence of the next token's distribution from the dense model's, over every
-/// fourth token of the batch `tokens` (samples, S). `on_block` is called after each of the 2·L blocks with its number, from 1.
+/// fourth token of the batch `tokens` (samples, S), which has no padding. `on_block` is called after each of the 2·L blocks
+/// with its number, from 1.
 ///
 /// # Errors
-/// As [`Session::new`]; another method; a batch without padding that is shorter than [`STRIDE`] tokens; values that are not
-/// finite; or what `on_block` ends with.
+/// As [`Session::new`]; another method; samples of fewer than four tokens; values that are not finite; or what `on_block`
+/// ends with.
 pub fn measure_losses<B: Backend, P: Proceed>(
     model: &Arc<Model<B>>,
     settings: &Settings,
