@@ -40,16 +40,16 @@ def fold(result):
 def speed(result):
     """Times of folds; `result` is None where there was none yet.
 
-    >>> row = {"samples": 4, "tokens": 256, "method": "fold", "seconds": 0.5, "of_dense": 0.7, "of_pp": 0.9}
-    >>> print(speed({"machine": "M", "threads": "2", "rows": [row]}).splitlines()[-1])
-    | 4 × 256 | fold | 500 | 0.70 | 0.90 |
+    >>> row = {"samples": 4, "tokens": 256, "method": "fold", "seconds": 0.5, "of_dense": 0.7, "of_pp": 0.9, "flops_share": 0.66}
+    >>> print(speed({"machine": "M", "threads": 2, "rows": [row]}).splitlines()[-1])
+    | 4 × 256 | fold | 500 | 0.70 | 0.90 | 66.0 |
     """
     if result is None:
         return "Not measured yet."
     lines = [f"SmolLM2-135M, on {result['machine']}, {result['threads']} threads:", "",
-             "| batch | method | ms | × dense | × pp |", "|---|---|---|---|---|"]
+             "| batch | method | ms | × dense | × pp | FLOPs, % of dense |", "|---|---|---|---|---|---|"]
     return "\n".join(lines + [f"| {row['samples']} × {row['tokens']} | {row['method']} | {1000 * row['seconds']:.0f} "
-                              f"| {row['of_dense']:.2f} | {row['of_pp']:.2f} |" for row in result["rows"]])
+                              f"| {row['of_dense']:.2f} | {row['of_pp']:.2f} | {100 * row['flops_share']:.1f} |" for row in result["rows"]])
 
 
 def generation(result):

@@ -167,12 +167,13 @@ def folds(args):
 
 def fold_speeds(args):
     """Everything of fold-speed.json."""
-    import fold_speed
-
     with tempfile.TemporaryDirectory() as scratch:
-        own, _ = texts(os.path.join(scratch, "text"))
-        rows = fold_speed.measure(PROGRAM, os.path.abspath(args.smollm2), *own, scratch, args.threads, args.repeat)
-    return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", "threads": args.threads, "rows": rows}
+        out = os.path.join(scratch, "folds.json")
+        run("cargo", "bench", "--bench", "folds", "--", "--threads", args.threads, "--repeat", args.repeat, "--out", out,
+            "--model", os.path.abspath(args.smollm2))
+        with open(out, encoding="utf-8") as f:
+            result = json.load(f)
+    return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", **result}
 
 
 def generations(args):
