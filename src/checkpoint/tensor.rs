@@ -2,8 +2,9 @@
 
 use std::{ops::Range, sync::Arc};
 
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use memmap2::Mmap;
+use rayon::prelude::*;
 
 #[cfg(target_endian = "big")]
 compile_error!("safetensors data is little-endian and is used in place");
@@ -158,28 +159,28 @@ impl Tensor {
         Self { storage: Arc::new(Storage::copy_of(bytes)), range: 0..bytes.len(), dtype, shape }
     }
 
-    /// Overwrites the elements with `values`, row-major, rounded to the tensor's dtype. Its bytes become its own if they are
-    /// shared.
-    pub(crate) fn store(&mut self, values: impl Iterator<Item = f32>) {
+    /// Overwrites a matrix, rounded to its dtype: `fill` gets the number of a first row and room for that row and those after
+    /// it, up to `together` rows, in any order and on any thread. The tensor's bytes become its own if they are shared.
+    pub(crate) fn store_rows(&mut self, together: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
+        let (dtype, columns) = (self.dtype, self.shape.last().copied().unwrap_or(1));
         let owned = match Arc::get_mut(&mut self.storage) {
             Some(Storage::Owned(words, length)) if self.range == (0..*length) => words,
             _ => {
-                *self = Self::from_bytes(self.dtype, self.shape.clone(), self.bytes());
-                return self.store(values);
+                *self = Self::from_bytes(dtype, self.shape.clone(), self.bytes());
+                return self.store_rows(together, fill);
             }
         };
         let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(owned)[..self.range.end];
-        match self.dtype {
-            Dtype::F32 => bytemuck::cast_slice_mut(bytes).iter_mut().zip(values).for_each(|(to, x)| *to = x),
-            Dtype::F16 => bytemuck::cast_slice_mut(bytes)
-                .iter_mut()
-                .zip(values)
-                .for_each(|(to, x)| *to = f16::from_f32(x)),
-            Dtype::BF16 => bytemuck::cast_slice_mut(bytes)
-                .iter_mut()
-                .zip(values)
-                .for_each(|(to, x)| *to = bf16::from_f32(x)),
-        }
+        let pieces = bytes.par_chunks_mut((together * columns * dtype.size()).max(1)).enumerate();
+        pieces.for_each(|(piece, bytes)| {
+            let mut values = vec![0.0; bytes.len() / dtype.size()];
+            fill(piece * together, &mut values);
+            match dtype {
+                Dtype::F32 => bytemuck::cast_slice_mut(bytes).copy_from_slice(&values),
+                Dtype::F16 => bytemuck::cast_slice_mut::<_, f16>(bytes).convert_from_f32_slice(&values),
+                Dtype::BF16 => bytemuck::cast_slice_mut::<_, bf16>(bytes).convert_from_f32_slice(&values),
+            }
+        });
     }
 
     /// The same values rounded to `dtype`.

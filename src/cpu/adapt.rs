@@ -7,11 +7,14 @@ use rayon::prelude::*;
 use super::Cpu;
 use crate::{
     backend::{AdaptOperands, AdaptScratch, Precision},
-    products::{View, add_product_parallel},
+    products::{View, add_product, add_product_parallel},
+    prune::fold::factor::cholesky,
 };
 
 /// Columns that one task solves for.
 const COLUMNS: usize = 128;
+/// Rows that are solved, or stored, together.
+const ROWS: usize = 32;
 
 pub(super) fn adapt(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
     cpu.pool.install(|| correct(operands));
@@ -147,32 +150,22 @@ fn shrink(p: &mut [f32], n: usize, t: usize, images: View<'_, f32>, forgetting: 
 
 /// The diagonal of P⁻¹ gains that of Fᵀ·F: P = P / (1 + P·Σ f²) / forgetting for every column of F.
 fn shrink_diagonal(p: &mut [f32], features: &[f32], forgetting: f32) {
-    let n = p.len();
-    p.par_iter_mut().enumerate().for_each(|(c, p)| {
-        let squares: f32 = features[c..].iter().step_by(n).map(|x| x * x).sum();
-        *p /= forgetting * (1.0 + *p * squares);
-    });
+    let mut squares = vec![0.0f32; p.len()];
+    for row in features.chunks_exact(p.len()) {
+        squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x);
+    }
+    p.iter_mut().zip(squares).for_each(|(p, squares)| *p /= forgetting * (1.0 + *p * squares));
 }
 
 /// The lower Cholesky factor of S (t, t), in place. Its pivots are at least 1 because S is at least I: rounding that says
 /// otherwise has no say.
 fn factor(s: &mut [f32], t: usize) {
-    let mut row = vec![0f64; t];
-    for i in 0..t {
-        let (done, rest) = s.split_at_mut(i * t);
-        let own = &mut rest[..t];
-        for j in 0..i {
-            let known = &done[j * t..][..=j];
-            let sum: f64 = row[..j].iter().zip(known).map(|(x, &y)| x * f64::from(y)).sum();
-            row[j] = (f64::from(own[j]) - sum) / f64::from(known[j]);
-        }
-        let pivot = f64::from(own[i]) - row[..i].iter().map(|x| x * x).sum::<f64>();
-        own[..i].iter_mut().zip(&row).for_each(|(x, &y)| *x = y as f32);
-        own[i] = pivot.max(1.0).sqrt() as f32;
-    }
+    let mut wide: Vec<f64> = s.iter().map(|&x| x.into()).collect();
+    cholesky(&mut wide, t, 1.0);
+    s.iter_mut().zip(wide).for_each(|(x, y)| *x = y as f32);
 }
 
-/// L⁻¹·X for X (t, n), in place.
+/// L⁻¹·X for X (t, n), in place; L (t, t) is the lower triangle of `factor`.
 fn substitute(factor: &[f32], t: usize, x: &mut [f32], n: usize) {
     // Columns are independent: each task takes some of them out, and puts them back when they are solved.
     let solved: Vec<Vec<f32>> = (0..n.div_ceil(COLUMNS))
@@ -182,14 +175,20 @@ fn substitute(factor: &[f32], t: usize, x: &mut [f32], n: usize) {
             let width = columns.len();
             let mut part: Vec<f32> =
                 x.chunks_exact(n).flat_map(|row| &row[columns.clone()]).copied().collect();
-            for i in 0..t {
-                let (done, rest) = part.split_at_mut(i * width);
-                let row = &mut rest[..width];
-                for (known, &l) in done.chunks_exact(width).zip(&factor[i * t..]) {
-                    row.iter_mut().zip(known).for_each(|(x, y)| *x -= l * y);
+            for first in (0..t).step_by(ROWS) {
+                let rows = ROWS.min(t - first);
+                let (done, rest) = part.split_at_mut(first * width);
+                let left = View::rows(&factor[first * t..], t);
+                add_product(rest, width, [rows, width, first], -1.0, left, View::rows(done, width));
+                for i in 0..rows {
+                    let (done, rest) = rest.split_at_mut(i * width);
+                    let row = &mut rest[..width];
+                    let left = &factor[(first + i) * t + first..];
+                    for (known, &l) in done.chunks_exact(width).zip(left) {
+                        row.iter_mut().zip(known).for_each(|(x, y)| *x -= l * y);
+                    }
+                    row.iter_mut().for_each(|x| *x /= left[i]);
                 }
-                let pivot = factor[i * t + i];
-                row.iter_mut().for_each(|x| *x /= pivot);
             }
             part
         })
@@ -203,6 +202,11 @@ fn substitute(factor: &[f32], t: usize, x: &mut [f32], n: usize) {
 
 /// W' (H, n) in the model's dtype from W'ᵀ (n, H).
 fn store(weight: &[f32], n: usize, h: usize, last: &mut crate::backend::Linear<Cpu>) {
-    let transposed = (0..h).flat_map(|row| weight[row..].iter().step_by(h).take(n).copied());
-    last.weight.tensor.store(transposed);
+    last.weight.tensor.store_rows(ROWS, |first, out| {
+        let rows = out.len() / n;
+        for (k, from) in weight.chunks_exact(h).take(n).enumerate() {
+            let from = &from[first..first + rows];
+            out[k..].iter_mut().step_by(n).zip(from).for_each(|(to, &x)| *to = x);
+        }
+    });
 }

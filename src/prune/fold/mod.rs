@@ -10,7 +10,7 @@
 //! ```
 
 mod choice;
-mod factor;
+pub(crate) mod factor;
 
 use factor::{cholesky, solve};
 
