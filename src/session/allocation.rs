@@ -1,6 +1,6 @@
 //! What pruning single blocks loses, for measured allocations (docs/method.md, section 14).
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 
@@ -78,23 +78,8 @@ impl<B: Backend> Run<'_, B> {
         for at in 0..blocks {
             let (layer, block) = (at / 2, Block::ALL[at % 2]);
             let kept = allocation::levels(config, block);
-            let source = match method {
-                Method::Fold => Some(BlockSource::new(&model, layer, block, self.calibration)?),
-                _ => None,
-            };
-            let mut folds = match &source {
-                Some(source) => source.fold(&kept, self.session.settings.fold_choice, None)?,
-                None => Vec::new(),
-            }
-            .into_iter();
             let mut losses = Vec::new();
-            for &count in &kept {
-                let selection = match &source {
-                    Some(source) => {
-                        folded(&model, block, source, &folds.next().expect("one for each count"))?
-                    }
-                    None => self.probed(layer, block, count)?,
-                };
+            for selection in self.selections(at, &kept)? {
                 self.session.selections[layer][at % 2] = selection;
                 let pruned = self.predict(&entry, at..blocks)?;
                 losses.push(divergence(&dense, &pruned, config.vocab_size));
@@ -121,13 +106,19 @@ impl<B: Backend> Run<'_, B> {
         model.backend.scope(|| operations(&context, selections, scratch));
     }
 
-    /// Logits of the compared tokens, from the residual stream at the entry of the first of `blocks`.
-    fn predict(&mut self, entry: &[f32], blocks: std::ops::Range<usize>) -> Result<Vec<f32>> {
+    /// Runs `blocks` from the residual stream at the entry of the first.
+    fn run(&mut self, entry: &[f32], blocks: Range<usize>) {
         let model = Arc::clone(&self.session.model);
         model.backend.upload_activations(entry, &mut self.session.scratch.current.rows);
         self.forward(|context, selections, scratch| {
             forward::run_blocks(context, blocks, selections, scratch);
         });
+    }
+
+    /// Logits of the compared tokens, from the residual stream at the entry of the first of `blocks`.
+    fn predict(&mut self, entry: &[f32], blocks: Range<usize>) -> Result<Vec<f32>> {
+        let model = Arc::clone(&self.session.model);
+        self.run(entry, blocks);
         self.session.check_fault()?;
         let logits = self.predictions.of(&model, self.session.batch.shape, &mut self.session.scratch)?;
         if logits.iter().all(|x| x.is_finite()) { Ok(logits) } else { Err(self.session.output_fault()) }
@@ -135,13 +126,22 @@ impl<B: Backend> Run<'_, B> {
 
     /// From the residual stream at the entry of a dense block to that at the next one's.
     fn advance(&mut self, entry: &mut Vec<f32>, at: usize) -> Result<()> {
-        let model = Arc::clone(&self.session.model);
-        model.backend.upload_activations(entry, &mut self.session.scratch.current.rows);
-        self.forward(|context, selections, scratch| {
-            forward::run_blocks(context, at..at + 1, selections, scratch);
-        });
-        *entry = model.backend.download_activations(&self.session.scratch.current.rows, entry.len())?;
+        self.run(entry, at..at + 1);
+        let Session { model, scratch, .. } = &self.session;
+        *entry = model.backend.download_activations(&scratch.current.rows, entry.len())?;
         Ok(())
+    }
+
+    /// A block pruned to each of these counts, of which the last is the largest.
+    fn selections(&mut self, at: usize, counts: &[usize]) -> Result<Vec<Selection<B>>> {
+        let (layer, block, settings) = (at / 2, Block::ALL[at % 2], &self.session.settings);
+        if settings.method == Method::ProbePruning {
+            return counts.iter().map(|&count| self.probed(layer, block, count)).collect();
+        }
+        let model = Arc::clone(&self.session.model);
+        let source = BlockSource::new(&model, layer, block, self.calibration)?;
+        let folds = source.fold(counts, settings.fold_choice, None)?;
+        folds.iter().map(|fold| folded(&model, block, &source, fold)).collect()
     }
 
     fn probed(&mut self, layer: usize, block: Block, count: usize) -> Result<Selection<B>> {

@@ -66,21 +66,8 @@ pub struct FoldPrior {
 }
 
 impl FoldSource<'_> {
-    /// Keeps `keep` units; with `metric` it leaves a prior for corrections too. NaN in the moments or the weight ends up
-    /// in the result.
-    pub fn fold(
-        self,
-        unit: Unit,
-        keep: usize,
-        choice: FoldChoice,
-        metric: Option<AdaptMetric>,
-    ) -> FoldedBlock {
-        let counts = [keep];
-        let mut folds = self.folds(unit, &counts, choice, metric);
-        folds.next().expect("one for each count")
-    }
-
-    /// As [`FoldSource::fold`], for several counts of which the last is the largest.
+    /// Keeps as many units as each of `counts` says, of which the last is the largest; with `metric` it leaves priors for
+    /// corrections too. NaN in the moments or the weight ends up in the result.
     pub fn folds(
         self,
         unit: Unit,
