@@ -3,8 +3,12 @@
 
 use rayon::prelude::*;
 
-/// Columns of a product that one task computes.
-const COLUMNS: usize = 256;
+/// Columns of a product of `n` that one task computes: the number that divides the work over two threads most evenly, and the
+/// largest of those, since every task reads all of the left factor.
+fn task_columns(n: usize) -> usize {
+    let cost = |width: usize| n.div_ceil(width).next_multiple_of(2) * width;
+    [256, 192, 128, 96, 64].into_iter().min_by_key(|&width| cost(width)).expect("not empty")
+}
 
 /// A number that products are made of.
 pub(crate) trait Scalar: Copy + Send + Sync + 'static {
@@ -87,13 +91,13 @@ pub(crate) fn add_product_parallel<T: Scalar>(
         }
     }
     check(out, stride, [m, n, k], left, right);
-    let shared = Shared(out.as_mut_ptr());
-    (0..n.div_ceil(COLUMNS)).into_par_iter().for_each(|task| {
-        let first = task * COLUMNS;
+    let (shared, columns) = (Shared(out.as_mut_ptr()), task_columns(n));
+    (0..n.div_ceil(columns)).into_par_iter().for_each(|task| {
+        let first = task * columns;
         let right = View { values: &right.values[first * right.strides[1]..], ..right };
         // SAFETY: the whole product was checked to fit; these columns of it are this task's.
         unsafe {
-            add_unchecked(shared.column(first), stride, [m, COLUMNS.min(n - first), k], scale, left, right);
+            add_unchecked(shared.column(first), stride, [m, columns.min(n - first), k], scale, left, right);
         }
     });
 }

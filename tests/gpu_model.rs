@@ -203,10 +203,12 @@ fn corrected_folds_agree_with_the_cpu() {
             CalibrationOptions { seq_len: limits.tokens, batch_size: 3, fold: true, ..Default::default() };
         let calibration = calibrate(&cpu, calibration_text, options, |_| ()).unwrap();
         let mask = left_mask(&[0, 4, 9], limits.tokens);
-        for (metric, forgetting, parallel_probe, mask) in [
-            (AdaptMetric::Full, 1.0, false, None),
-            (AdaptMetric::Full, 0.9, true, Some(&mask)),
-            (AdaptMetric::Diagonal, 1.0, false, Some(&mask)),
+        // The last are shares of samples and of tokens. Of rows with nearly equal norms each backend may probe another one, and
+        // then the corrections differ; where all are probed there is no choice.
+        for (metric, forgetting, parallel_probe, mask, probed) in [
+            (AdaptMetric::Full, 1.0, false, None, [1.0, 1.0]),
+            (AdaptMetric::Full, 0.9, true, Some(&mask), [0.7, 0.6]),
+            (AdaptMetric::Diagonal, 1.0, false, Some(&mask), [0.7, 0.6]),
         ] {
             let adapt = AdaptSettings {
                 mode: Adapt::Probe { tokens: None },
@@ -221,8 +223,8 @@ fn corrected_folds_agree_with_the_cpu() {
                 prune_ratio: 0.4,
                 skip_layers: vec![0],
                 round_channels: 8,
-                probe_samples: 0.7,
-                probe_tokens: 0.6,
+                probe_samples: probed[0],
+                probe_tokens: probed[1],
                 parallel_probe,
                 adapt,
                 ..Settings::default()

@@ -40,29 +40,69 @@ pub(super) fn exp(x: f32) -> f32 {
     p * power(half) * power(n - half)
 }
 
-/// The transposed block.
+/// The transposed block. Without methods of arrays, which are not inlined everywhere.
 #[inline(always)]
-pub(super) fn transpose4(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+fn transpose4([a, b, c, d]: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     // The compiler makes 16 scalar moves of the plain loop; SSE is part of every x86-64.
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_mm_movehl_ps, _mm_movelh_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
-        let [a, b, c, d] = rows.map(bytemuck::cast);
+
+        use bytemuck::cast;
+        let (a, b, c, d) = (cast(a), cast(b), cast(c), cast(d));
         // SAFETY: x86-64 always has SSE, which is all that these register shuffles need.
-        let columns = unsafe {
+        unsafe {
             let (low, high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
             let (low2, high2) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
             [
-                _mm_movelh_ps(low, low2),
-                _mm_movehl_ps(low2, low),
-                _mm_movelh_ps(high, high2),
-                _mm_movehl_ps(high2, high),
+                cast(_mm_movelh_ps(low, low2)),
+                cast(_mm_movehl_ps(low2, low)),
+                cast(_mm_movelh_ps(high, high2)),
+                cast(_mm_movehl_ps(high2, high)),
             ]
-        };
-        columns.map(bytemuck::cast)
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    std::array::from_fn(|k| rows.map(|row| row[k]))
+    {
+        let column = |k: usize| [a[k], b[k], c[k], d[k]];
+        [column(0), column(1), column(2), column(3)]
+    }
+}
+
+/// to\[j·to_stride + i\] = from\[i·stride + j\] for i < height, j < width.
+#[inline(always)]
+pub(super) fn transpose(
+    from: &[f32],
+    stride: usize,
+    [height, width]: [usize; 2],
+    to: &mut [f32],
+    to_stride: usize,
+) {
+    let (whole_rows, whole_columns) = (height / 4 * 4, width / 4 * 4);
+    assert!(
+        width <= stride
+            && from.len() + stride >= height * stride + width
+            && to.len() + to_stride >= width * to_stride + height
+    );
+    for j in (0..whole_columns).step_by(4) {
+        for i in (0..whole_rows).step_by(4) {
+            // SAFETY: i + 3 < height and j + 3 < width, and the assertion says that `from` and `to` reach that far; an array
+            // of floats needs no more alignment than a float. Checked slices would cost as much as the moves.
+            unsafe {
+                let row = |row: usize| from.as_ptr().add((i + row) * stride + j).cast::<[f32; 4]>().read();
+                let columns = transpose4([row(0), row(1), row(2), row(3)]);
+                for k in 0..4 {
+                    to.as_mut_ptr().add((j + k) * to_stride + i).cast::<[f32; 4]>().write(columns[k]);
+                }
+            }
+        }
+    }
+    for j in 0..width {
+        let done = if j < whole_columns { whole_rows } else { 0 };
+        for i in done..height {
+            to[j * to_stride + i] = from[i * stride + j];
+        }
+    }
 }
 
 /// x·sigmoid(x).
@@ -166,6 +206,22 @@ mod tests {
             assert_eq!(dot(&x, &y), exact, "dot of {n}");
             assert_eq!(sum(&x, |x| x), x.iter().sum::<f32>(), "sum of {n}");
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max), "max of {n}");
+        }
+    }
+
+    #[test]
+    fn a_transposed_matrix_ends_where_it_should() {
+        let stride = 21;
+        let from: Vec<f32> = (0..16 * stride).map(|i| i as f32).collect();
+        for (height, width) in [(1, 1), (3, 3), (4, 4), (5, 7), (16, 9), (13, 2), (2, 21)] {
+            let to_stride = height + 1;
+            let mut to = vec![-1.0; width * to_stride + 64];
+            transpose(&from, stride, [height, width], &mut to[..width * to_stride], to_stride);
+            for (at, &got) in to.iter().enumerate() {
+                let (j, i) = (at / to_stride, at % to_stride);
+                let want = if i < height && j < width { from[i * stride + j] } else { -1.0 };
+                assert_eq!(got, want, "({height}, {width}) at {i}, {j}");
+            }
         }
     }
 }

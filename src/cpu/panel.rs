@@ -45,58 +45,7 @@ pub(super) fn fill_panel(
                     None => to[..width].fill(0.0),
                 }
             }
-            transpose(tile, height, width, &mut panel[at * len + top..], len);
-        }
-    }
-}
-
-/// to\[j·stride + i\] = tile\[i·TILE_STRIDE + j\] for i < height, j < width.
-#[inline(always)]
-fn transpose(tile: &[f32], height: usize, width: usize, to: &mut [f32], stride: usize) {
-    let (whole_rows, whole_columns) = (height / 4 * 4, width / 4 * 4);
-    assert!(
-        height * TILE_STRIDE <= tile.len()
-            && width <= TILE_COLUMNS
-            && to.len() + stride >= width * stride + height
-    );
-    for j in (0..whole_columns).step_by(4) {
-        for i in (0..whole_rows).step_by(4) {
-            // SAFETY: i + 3 < height and j + 3 < width, and the assertion says that the tile and `to` reach that far;
-            // an array of floats needs no more alignment than a float. Checked slices would cost as much as the moves.
-            unsafe {
-                let block = std::array::from_fn(|row| {
-                    tile.as_ptr().add((i + row) * TILE_STRIDE + j).cast::<[f32; 4]>().read()
-                });
-                for (k, column) in math::transpose4(block).into_iter().enumerate() {
-                    to.as_mut_ptr().add((j + k) * stride + i).cast::<[f32; 4]>().write(column);
-                }
-            }
-        }
-    }
-    for j in 0..width {
-        let done = if j < whole_columns { whole_rows } else { 0 };
-        for i in done..height {
-            to[j * stride + i] = tile[i * TILE_STRIDE + j];
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_transposed_tile_ends_where_it_should() {
-        let tile: Vec<f32> = (0..TILE_ROWS * TILE_STRIDE).map(|i| i as f32).collect();
-        for (height, width) in [(1, 1), (3, 3), (4, 4), (5, 7), (16, 9), (13, 2)] {
-            let stride = height + 1;
-            let mut to = vec![-1.0; width * stride + 64];
-            transpose(&tile, height, width, &mut to[..width * stride], stride);
-            for (at, &got) in to.iter().enumerate() {
-                let (j, i) = (at / stride, at % stride);
-                let want = if i < height && j < width { tile[i * TILE_STRIDE + j] } else { -1.0 };
-                assert_eq!(got, want, "({height}, {width}) at {i}, {j}");
-            }
+            math::transpose(tile, TILE_STRIDE, [height, width], &mut panel[at * len + top..], len);
         }
     }
 }

@@ -40,12 +40,9 @@ pub fn run<B: Backend>(
         return prompt::run(this, dense, selection, cache.past(this.index), scratch);
     }
     let lagged = this.forward.settings.parallel_probe;
-    if let (Selection::Adapted(adapted), Some(dense)) = (&mut *selection, this.of_dense()) {
+    if let (Selection::Adapted(_), Some(_)) = (&*selection, this.of_dense()) {
         scratch.timeline.mark(backend, own);
         gather_probe(this, scratch);
-        if !lagged {
-            adapt::correct(this, dense, adapted, scratch);
-        }
         scratch.timeline.mark(backend, Step::Probe);
     }
     if let (Selection::Probed(probed), Mode::Batch { .. }) = (&mut *selection, this.forward.mode) {
@@ -55,13 +52,28 @@ pub fn run<B: Backend>(
         choose(this, probed, scratch);
         scratch.timeline.mark(backend, Step::Selection);
     }
-    compute(this, selection, cache.map(|cache| cache.past(this.index)), collecting, scratch);
+    compute(this, selection, cache.map(|cache| cache.past(this.index)), scratch);
+    if let Some((collected, seen)) = collecting {
+        collected.add(this, seen, scratch);
+    }
+    if !lagged {
+        correct(this, selection, scratch);
+    }
+    project(this, selection, scratch);
     scratch.timeline.mark(backend, own);
-    if let (true, Selection::Adapted(adapted), Some(dense)) = (lagged, &mut *selection, this.of_dense()) {
-        adapt::correct(this, dense, adapted, scratch);
-        scratch.timeline.mark(backend, Step::Probe);
+    if lagged {
+        correct(this, selection, scratch);
     }
     record(this, selection, scratch);
+}
+
+/// Corrects a fold by the gathered probe, if there is one.
+fn correct<B: Backend>(this: BlockContext<'_, B>, selection: &mut Selection<B>, scratch: &mut Scratch<B>) {
+    if let (Selection::Adapted(adapted), Some(dense)) = (selection, this.of_dense()) {
+        scratch.timeline.mark(this.backend(), Step::of_block(this.block));
+        adapt::correct(this, dense, adapted, scratch);
+        scratch.timeline.mark(this.backend(), Step::Probe);
+    }
 }
 
 /// The norm, with the residual importance Σr² of every row.
@@ -204,18 +216,15 @@ fn choose_by<B: Backend>(
     kept.follow_kv_heads(this.backend(), &model.config);
 }
 
-/// The whole batch on the kept channels. Its energies are left in `pending`, and go into history once all of it is known
-/// to be finite.
+/// The intermediate states of the whole batch on the kept channels. Its energies are left in `pending`, and go into history
+/// once all of it is known to be finite.
 fn compute<B: Backend>(
     this: BlockContext<'_, B>,
     selection: &mut Selection<B>,
     past: Option<Past<'_, B>>,
-    collecting: Option<(&mut Collected<B>, usize)>,
     scratch: &mut Scratch<B>,
 ) {
-    let Context { model, batch, mode, .. } = *this.forward;
-    let (backend, rows) = (&*model.backend, batch.shape.rows());
-    let (kept, pending) = match (&mut *selection, mode) {
+    let (kept, pending) = match (&mut *selection, this.forward.mode) {
         (
             Selection::Probed(Probed { kept, history: Some(_), pending: Some(pending), .. }),
             Mode::Batch { update_history: true },
@@ -223,21 +232,23 @@ fn compute<B: Backend>(
         (selection, _) => (selection.kept(), None),
     };
     batch_states(this, kept, past, pending, scratch);
-    if let Some((collected, seen)) = collecting {
-        collected.add(this, seen, scratch);
-    }
-    let columns = match &*selection {
+}
+
+/// The last projection of the batch's intermediate states, and the residual.
+fn project<B: Backend>(this: BlockContext<'_, B>, selection: &Selection<B>, scratch: &mut Scratch<B>) {
+    let (backend, rows) = (this.backend(), this.forward.batch.shape.rows());
+    let columns = match selection {
         // Its projection has the kept columns only.
         Selection::Folded { .. } => None,
         selection => selection.kept(),
     };
-    let (last, bias) = match &*selection {
+    let (last, bias) = match selection {
         Selection::Fixed { bias: Some(bias), .. } => (this.last(), Some(bias)),
         Selection::Adapted(adapted) => (&adapted.last, Some(&adapted.bias)),
         Selection::Folded { last, .. } => (last, last.bias.as_ref()),
         _ => (this.last(), this.last().bias.as_ref()),
     };
-    let low_rank = match &*selection {
+    let low_rank = match selection {
         Selection::Probed(Probed { compensation: Some(compensation), .. }) => {
             Some(compensation.low_rank(backend, &scratch.x, rows, &mut scratch.compensation.z))
         }

@@ -64,8 +64,10 @@ pub struct Scratch<B: Backend> {
     pub x: B::Activations,
     /// The probe's norm(r) (T_p, H).
     pub probe_x: B::Activations,
-    /// Intermediate states (T_p, C) of a probe that is part of a prompt; empty unless the dense model runs prompts.
+    /// Intermediate states (T_p, C) of a probe that corrects a fold; empty without corrections.
     pub probe_a: B::Activations,
+    /// Of an MLP's probe, those of pruned channels; empty without corrections.
+    pub pruned_a: B::Activations,
     /// Of attention blocks.
     pub attention: AttentionScratch<B>,
     /// Intermediate states (T, C), compact where pruned.
@@ -181,14 +183,14 @@ impl<B: Backend> Scratch<B> {
         };
         let none = BatchShape { samples: 0, tokens: 0 };
         let probe = if settings.adapt.is_on() { counts::probe_shape(settings, shape) } else { none };
-        let of_prompt = if settings.prefills_dense() { probe.rows() } else { 0 };
         Ok(Self {
             current: residual()?,
             previous: residual()?,
             next: residual()?,
             x: backend.activations(t * h)?,
             probe_x: backend.activations(t * h)?,
-            probe_a: backend.activations(of_prompt * widest)?,
+            probe_a: backend.activations(probe.rows() * widest)?,
+            pruned_a: backend.activations(probe.rows() * config.intermediate_size)?,
             attention: AttentionScratch::new(backend, config, t, rotary_positions)?,
             a: backend.activations(t * widest)?,
             p: backend.statistics(shape.tokens * widest)?,

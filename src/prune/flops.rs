@@ -123,7 +123,13 @@ pub fn shares(
             (Block::Mlp, layer.probes_mlp, dense_layer[2]),
         ] {
             if probes && settings.method == Method::Fold {
-                probe += probe_rows * first + correction(config, settings, layer, block, probe_rows);
+                // An MLP's probe has the kept channels from the batch.
+                let of_probe = match block {
+                    Block::Attention => 1.0,
+                    Block::Mlp => 1.0 - layer.channels as f64 / config.intermediate_size as f64,
+                };
+                probe +=
+                    probe_rows * first * of_probe + correction(config, settings, layer, block, probe_rows);
             } else if probes {
                 let (batch, of_probe) = compensation(config, layer, block, rows, probe_rows);
                 full += batch;
@@ -320,8 +326,8 @@ mod tests {
         let dense = of_prompt(&fold);
         fold.prefill = Prefill::Pruned;
         let pruned = of_prompt(&fold);
-        // The probe's q, k, v and gate, up come with the prompt.
-        let first = 2.0 * 5.0 * 16.0 * (32 + 24) as f64;
+        // The probe's q, k, v, and gate and up of 7 pruned channels, come with the prompt.
+        let first = 2.0 * 5.0 * 16.0 * (32 + 2 * 7) as f64;
         assert!((pruned[1] - dense[1] - first).abs() < 1e-6 && dense[1] > 0.0, "{pruned:?} {dense:?}");
         assert!((dense[0] - 60.0 * DENSE - dense[1]).abs() < 1e-6);
         assert!((pruned[0] - folded[0] - pruned[1]).abs() < 1e-6);

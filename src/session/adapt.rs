@@ -7,7 +7,15 @@ use crate::{
     backend::{Backend, KeptSet, Linear, Precision, WeightUse},
     checkpoint::{Dtype, Tensor},
     error::{Error, Result},
-    model::{Model, adapt::Adapted, context::Mode, fold::Fold, forward::Selections, selection::Selection},
+    model::{
+        Model,
+        adapt::{Adapted, Split},
+        context::Mode,
+        fold::Fold,
+        forward::Selections,
+        kept::Kept,
+        selection::Selection,
+    },
     prune::{
         Block,
         adapt::{BlockCorrection, Corrections as Learned},
@@ -100,12 +108,27 @@ fn adapted<B: Backend>(
     let prior = prior.as_ref().expect("a fold that is corrected has priors");
     let unit = block.unit(config, 1).block_width();
     let (n, h) = (kept.len() * unit, config.hidden_size);
-    let mut indices = backend.indices(kept.len())?;
-    backend.upload_indices(kept, &mut indices);
+    let all = block.channels(config) / unit;
+    let set = |values: &[u32], of: usize| {
+        let mut indices = backend.indices(values.len())?;
+        backend.upload_indices(values, &mut indices);
+        Result::Ok(KeptSet { indices, len: values.len(), of, block_width: unit })
+    };
     let tensor = Tensor::from_f32(vec![h, n], transposed(weight, h)).rounded_to(dtype);
     let precision = statistics(precision)?;
     Ok(Adapted {
-        kept: KeptSet { indices, len: kept.len(), of: block.channels(config) / unit, block_width: unit },
+        kept: set(kept, all)?,
+        split: match block {
+            Block::Attention => None,
+            Block::Mlp => {
+                let pruned: Vec<u32> =
+                    (0..all as u32).filter(|channel| kept.binary_search(channel).is_err()).collect();
+                let (set_of, none) = (set(&pruned, all)?, backend.indices(0)?);
+                let pruned = Kept { set: set_of, kv_heads: None, kv_head_of: none };
+                let numbers: Vec<u32> = (0..n as u32).collect();
+                Some(Split { pruned, all_kept: set(&numbers, n)? })
+            }
+        },
         means: statistics(&prior.means)?,
         precision: match settings.adapt.metric {
             AdaptMetric::Full => Precision::Full(precision),

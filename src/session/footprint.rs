@@ -148,9 +148,8 @@ fn correction_scratch(config: &ModelConfig, settings: &Settings, limits: Limits)
     }
     let t = counts::probe_shape(settings, limits.shape()).rows();
     let at_mean_and_fault = config.hidden_size + 1;
-    let of_prompt = if settings.prefills_dense() { t * widest(config) } else { 0 };
     Part {
-        elements: of_prompt,
+        elements: t * (widest(config) + config.intermediate_size),
         words: t * (2 * widest(config) + config.hidden_size + t + 1) + at_mean_and_fault,
     }
 }
@@ -165,8 +164,10 @@ fn correction_of(config: &ModelConfig, settings: &Settings, layer: LayerCounts, 
         AdaptMetric::Full => (config.hidden_size, n * n),
         AdaptMetric::Diagonal => (config.hidden_size, n),
     };
+    // Of the MLP the pruned channels, and the kept ones once more.
+    let split = if block == Block::Mlp { config.intermediate_size } else { 0 };
     // Kept units, means, P, W', b', the last error; and the working copy of W'.
-    Part { elements: n * h, words: units + n + precision + n * h + h + 1 }
+    Part { elements: n * h, words: units + split + n + precision + n * h + h + 1 }
 }
 
 /// Compensation of one block.

@@ -1,6 +1,6 @@
 """Generation with folds, for measure.py: perplexity of what follows prompts, and the time of both.
 
-A request is a window of 256 tokens: the first 128 are the prompt, and the others are scored as they are decoded, one by one. Requests
+A request is a window of 192 tokens: the first 128 are the prompt, and the others are scored as they are decoded, one by one. Requests
 come one at a time, and what a correction learned counts in the next. Methods take turns after every ten, so that their times can be
 compared.
 """
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from fold import save, windows
 
-SEQ_LEN, PROMPT, PARTS, OF_PART = 256, 128, 3, 10
+SEQ_LEN, PROMPT, PARTS, OF_PART = 192, 128, 3, 10
 FOLD = ["--method", "fold", "--prune-ratio", "0.4"]
 DENSE_PREFILL = ["--prefill", "dense"]
 

@@ -13,12 +13,13 @@ speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHO
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
 on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text; interrupted sweeps resume.
-fold (fold.json) measures folds and their corrections on streams of both texts, for both models; those of the second at 40 %. It
-resumes too: results are kept by command under target/fold-MODEL-DIGEST, the digest of the model and the texts. After a change of
-the program or of a stream that may change numbers, --fresh deletes them first. fold-speed (fold-speed.json) times them. generation (generation.json) measures what follows
-prompts on both texts, calibrated with prose, at 40 %. FOLDER is the output of tools/fetch/smollm2.py, of qwen.py for --qwen. latency
-(latency-cpu.json) runs two layers in LLaMA-2-7B's shape on the CPU. demo replaces the demonstrations in cpu.json, which speed
-measures too. Close other programs: ratios are fair on a busy machine too, tokens/s are not.
+fold (fold.json) measures folds and their corrections on streams of both texts, for both models; those of the second at 40 %.
+It resumes too: results are kept by command under target/fold-MODEL-DIGEST, the digest of the model and the texts. After a
+change of the program or of a stream that may change numbers, --fresh deletes them first. fold-speed (fold-speed.json) times
+them. generation (generation.json) measures what follows prompts on both texts, calibrated with prose, at 40 %. FOLDER is the
+output of tools/fetch/smollm2.py, of qwen.py for --qwen. latency (latency-cpu.json) runs two layers in LLaMA-2-7B's shape on
+the CPU. demo replaces the demonstrations in cpu.json, which speed measures too.
+Close other programs: ratios are fair on a busy machine too, tokens/s are not.
 """
 import argparse
 import json
