@@ -39,17 +39,12 @@ pub fn run<B: Backend>(
     scratch.timeline.start(backend);
     embed(context, scratch);
     scratch.timeline.mark(backend, Step::Embedding);
-    for (index, selections) in selections.iter_mut().enumerate() {
+    for index in 0..selections.len() {
         if cancelled.load(Ordering::Relaxed) {
             return;
         }
-        for (block, selection) in Block::ALL.into_iter().zip(selections) {
-            let collecting =
-                collecting.as_mut().map(|(collected, seen)| (&mut collected[index][block as usize], *seen));
-            let this = context.block(index, block);
-            block::run(this, selection, scratch, cache.as_deref_mut(), collecting);
-            scratch.advance();
-        }
+        let collecting = collecting.as_mut().map(|(collected, seen)| (&mut **collected, *seen));
+        run_blocks(context, 2 * index..2 * index + 2, selections, scratch, cache.as_deref_mut(), collecting);
     }
 }
 
@@ -59,10 +54,14 @@ pub fn run_blocks<B: Backend>(
     blocks: Range<usize>,
     selections: &mut Selections<B>,
     scratch: &mut Scratch<B>,
+    mut cache: Option<&mut KvCache<B>>,
+    mut collecting: Collecting<'_, B>,
 ) {
     for at in blocks {
         let (index, block) = (at / 2, Block::ALL[at % 2]);
-        block::run(context.block(index, block), &mut selections[index][at % 2], scratch, None, None);
+        let collecting = collecting.as_mut().map(|(collected, seen)| (&mut collected[index][at % 2], *seen));
+        let selection = &mut selections[index][at % 2];
+        block::run(context.block(index, block), selection, scratch, cache.as_deref_mut(), collecting);
         scratch.advance();
     }
 }

@@ -111,7 +111,7 @@ impl<B: Backend> Run<'_, B> {
         let model = Arc::clone(&self.session.model);
         model.backend.upload_activations(entry, &mut self.session.scratch.current.rows);
         self.forward(|context, selections, scratch| {
-            forward::run_blocks(context, blocks, selections, scratch);
+            forward::run_blocks(context, blocks, selections, scratch, None, None);
         });
     }
 

@@ -80,7 +80,7 @@ def measure(program, model, calibration, texts, folder, threads):
     """All methods on every text of `texts` (name, path), calibrated with the text at `calibration`."""
     tokenizer = Tokenizer.from_file(os.path.join(model, "tokenizer.json"))
     tokens, history = (os.path.join(folder, f"{name}.safetensors") for name in ("requests", "history"))
-    save(tokens, {f"{name}-{part}": windows(tokenizer, path)[part * OF_PART:(part + 1) * OF_PART]
+    save(tokens, {f"{name}-{part}": windows(tokenizer, path)[part * OF_PART:(part + 1) * OF_PART, :SEQ_LEN]
                   for name, path in texts.items() for part in range(PARTS)})
 
     def run(*command):
