@@ -154,10 +154,11 @@ unsafe fn add_unchecked<T: Scalar>(
 mod tests {
     use super::*;
 
-    /// Around the columns of a task; the left factor transposed, rows of the output apart.
+    /// Around the columns of tasks; the left factor transposed, rows of the output apart.
     #[test]
     fn products_are_added_where_they_belong() {
-        for (m, n, k) in [(1, 1, 1), (3, 255, 2), (5, 256, 4), (2, 257, 9), (7, 600, 3), (0, 4, 4), (4, 4, 0)]
+        for (m, n, k) in
+            [(1, 1, 1), (3, 63, 2), (5, 64, 4), (2, 65, 9), (3, 256, 2), (2, 577, 9), (0, 4, 4), (4, 4, 0)]
         {
             let value = |seed: usize, at: usize| ((at * 7 + seed) % 13) as f64 - 6.0;
             let left: Vec<f64> = (0..k * m).map(|at| value(1, at)).collect();
