@@ -195,7 +195,7 @@ impl Tensor {
         let bits: Vec<u16> = match dtype {
             Dtype::F32 => return Self::from_f32(self.shape.clone(), values),
             Dtype::F16 => values.iter().map(|&x| f16::from_f32(x).to_bits()).collect(),
-            Dtype::BF16 => values.iter().map(|&x| bf16::from_f32(x).to_bits()).collect(),
+            Dtype::BF16 => values.iter().map(|&x| bf16_bits(x)).collect(),
         };
         Self::from_bytes(dtype, self.shape.clone(), bytemuck::cast_slice(&bits))
     }

@@ -52,7 +52,7 @@ pub fn run<B: Backend>(
         choose(this, probed, scratch);
         scratch.timeline.mark(backend, Step::Selection);
     }
-    compute(this, selection, cache.map(|cache| cache.past(this.index)), scratch);
+    batch_states(this, selection, cache.map(|cache| cache.past(this.index)), scratch);
     if let Some((collected, seen)) = collecting {
         collected.add(this, seen, scratch);
     }
@@ -216,24 +216,6 @@ fn choose_by<B: Backend>(
     kept.follow_kv_heads(this.backend(), &model.config);
 }
 
-/// The intermediate states of the whole batch on the kept channels. Its energies are left in `pending`, and go into history
-/// once all of it is known to be finite.
-fn compute<B: Backend>(
-    this: BlockContext<'_, B>,
-    selection: &mut Selection<B>,
-    past: Option<Past<'_, B>>,
-    scratch: &mut Scratch<B>,
-) {
-    let (kept, pending) = match (&mut *selection, this.forward.mode) {
-        (
-            Selection::Probed(Probed { kept, history: Some(_), pending: Some(pending), .. }),
-            Mode::Batch { update_history: true },
-        ) => (Some(&*kept), Some(pending)),
-        (selection, _) => (selection.kept(), None),
-    };
-    batch_states(this, kept, past, pending, scratch);
-}
-
 /// The last projection of the batch's intermediate states, and the residual.
 fn project<B: Backend>(this: BlockContext<'_, B>, selection: &Selection<B>, scratch: &mut Scratch<B>) {
     let (backend, rows) = (this.backend(), this.forward.batch.shape.rows());
@@ -281,15 +263,22 @@ pub(super) fn norm_after<B: Backend>(this: BlockContext<'_, B>, scratch: &mut Sc
     std::mem::swap(&mut next.rows, x);
 }
 
-/// The batch's intermediate states in `scratch.a`, and their energies in `energies`.
+/// The intermediate states of the whole batch on the kept channels, in `scratch.a`. Its energies are left in `pending`, and go
+/// into history once all of it is known to be finite.
 fn batch_states<B: Backend>(
     this: BlockContext<'_, B>,
-    kept: Option<&Kept<B>>,
+    selection: &mut Selection<B>,
     past: Option<Past<'_, B>>,
-    energies: Option<&mut B::Statistics>,
     scratch: &mut Scratch<B>,
 ) {
     let (backend, batch) = (this.backend(), this.forward.batch);
+    let (kept, energies) = match (selection, this.forward.mode) {
+        (
+            Selection::Probed(Probed { kept, history: Some(_), pending: Some(pending), .. }),
+            Mode::Batch { update_history: true },
+        ) => (Some(&*kept), Some(pending)),
+        (selection, _) => (selection.kept(), None),
+    };
     let Scratch { x, attention, a, timeline, .. } = scratch;
     let (shape, mask) = (batch.shape, batch.mask());
     let rows = attention::Rows { x, shape, positions: &batch.positions, mask, slots: None };
