@@ -33,6 +33,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// A moment in the device's work; see [`crate::model::timeline`].
     type Stamp: Send + Sync + std::fmt::Debug;
 
+    /// Whether weights of [`WeightUse::Columns`], and their float32 copies, lie transposed: (in_features, out_features).
+    const TRANSPOSES_COLUMNS: bool;
+
     /// Runs a sequence of operations; a backend with a pool of threads enters it once here instead of in each of them.
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         operations()

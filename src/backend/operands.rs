@@ -445,7 +445,7 @@ pub struct AdaptOperands<'a, B: Backend> {
     pub bias_gain: f32,
     /// Factor by which earlier tokens lose weight.
     pub forgetting: f32,
-    /// W'ᵀ (n, H), updated.
+    /// W' (H, n), updated; (n, H) if [`Backend::TRANSPOSES_COLUMNS`].
     pub weight: &'a mut B::Statistics,
     /// b' (H), updated.
     pub bias: &'a mut B::Statistics,

@@ -181,7 +181,7 @@ pub enum Precision<S> {
 /// Buffers of [`Backend::adapt`], for probes of T_p rows and n kept channels.
 #[derive(Debug)]
 pub struct AdaptScratch<B: Backend> {
-    /// a_K − μ_K (T_p, n).
+    /// a_K − μ_K (T_p, n); the CPU has it, and the next two, transposed.
     pub features: B::Statistics,
     /// Their product with P (T_p, n).
     pub images: B::Statistics,
@@ -200,7 +200,7 @@ pub struct AdaptScratch<B: Backend> {
 pub enum WeightUse {
     /// Whole rows: embedding tables, first projections, the head.
     Rows,
-    /// By columns: last projections, whose columns are pruned ([`Backend::project`]). A device may store it transposed.
+    /// By columns: last projections, whose columns are pruned ([`Backend::project`]). See [`Backend::TRANSPOSES_COLUMNS`].
     Columns,
 }
 

@@ -16,6 +16,7 @@ use std::{
 pub use file::{TensorFile, map_file, open_file, read_tensor_file};
 pub use random::RandomTensors;
 pub use shapes::check_shapes;
+pub(crate) use tensor::round_into;
 pub use tensor::{Dtype, Tensor};
 
 use crate::{

@@ -4,7 +4,6 @@ use std::{ops::Range, sync::Arc};
 
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use memmap2::Mmap;
-use rayon::prelude::*;
 
 #[cfg(target_endian = "big")]
 compile_error!("safetensors data is little-endian and is used in place");
@@ -159,31 +158,16 @@ impl Tensor {
         Self { storage: Arc::new(Storage::copy_of(bytes)), range: 0..bytes.len(), dtype, shape }
     }
 
-    /// Overwrites a matrix, rounded to its dtype: `fill` gets the number of a first row and room for that row and those after
-    /// it, up to `together` rows, in any order and on any thread. The tensor's bytes become its own if they are shared.
-    pub(crate) fn store_rows(&mut self, together: usize, fill: impl Fn(usize, &mut [f32]) + Sync) {
-        let (dtype, columns) = (self.dtype, self.shape.last().copied().unwrap_or(1));
-        let owned = match Arc::get_mut(&mut self.storage) {
-            Some(Storage::Owned(words, length)) if self.range == (0..*length) => words,
-            _ => {
-                *self = Self::from_bytes(dtype, self.shape.clone(), self.bytes());
-                return self.store_rows(together, fill);
-            }
-        };
-        let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(owned)[..self.range.end];
-        let pieces = bytes.par_chunks_mut((together * columns * dtype.size()).max(1)).enumerate();
-        pieces.for_each(|(piece, bytes)| {
-            let mut values = vec![0.0; bytes.len() / dtype.size()];
-            fill(piece * together, &mut values);
-            match dtype {
-                Dtype::F32 => bytemuck::cast_slice_mut(bytes).copy_from_slice(&values),
-                Dtype::F16 => bytemuck::cast_slice_mut::<_, f16>(bytes).convert_from_f32_slice(&values),
-                Dtype::BF16 => {
-                    let to = bytemuck::cast_slice_mut::<_, u16>(bytes);
-                    to.iter_mut().zip(&values).for_each(|(to, &x)| *to = bf16_bits(x));
-                }
-            }
-        });
+    /// The elements' bytes, to be overwritten; they become the tensor's own if they are shared.
+    pub(crate) fn own_bytes(&mut self) -> &mut [u8] {
+        let is_own = matches!(Arc::get_mut(&mut self.storage), Some(Storage::Owned(_, length)) if self.range == (0..*length));
+        if !is_own {
+            *self = Self::from_bytes(self.dtype, self.shape.clone(), self.bytes());
+        }
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage::Owned(words, _)) => &mut bytemuck::cast_slice_mut(words)[..self.range.end],
+            _ => unreachable!("just made so"),
+        }
     }
 
     /// The same values rounded to `dtype`.
@@ -192,12 +176,9 @@ impl Tensor {
             return self.clone();
         }
         let values = self.to_f32();
-        let bits: Vec<u16> = match dtype {
-            Dtype::F32 => return Self::from_f32(self.shape.clone(), values),
-            Dtype::F16 => values.iter().map(|&x| f16::from_f32(x).to_bits()).collect(),
-            Dtype::BF16 => values.iter().map(|&x| bf16_bits(x)).collect(),
-        };
-        Self::from_bytes(dtype, self.shape.clone(), bytemuck::cast_slice(&bits))
+        let mut rounded = Self::from_bytes(dtype, self.shape.clone(), &vec![0; values.len() * dtype.size()]);
+        round_into(dtype, &values, rounded.own_bytes());
+        rounded
     }
 
     /// Type of the elements.
@@ -221,6 +202,19 @@ impl Tensor {
             Dtype::F32 => bytemuck::cast_slice(self.bytes()).to_vec(),
             Dtype::F16 => bytemuck::cast_slice::<_, f16>(self.bytes()).iter().map(|x| x.to_f32()).collect(),
             Dtype::BF16 => bytemuck::cast_slice::<_, bf16>(self.bytes()).iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+}
+
+/// Writes values as elements of `dtype`, whose bytes are aligned for it.
+#[inline(always)]
+pub(crate) fn round_into(dtype: Dtype, values: &[f32], bytes: &mut [u8]) {
+    match dtype {
+        Dtype::F32 => bytemuck::cast_slice_mut(bytes).copy_from_slice(values),
+        Dtype::F16 => bytemuck::cast_slice_mut::<_, f16>(bytes).convert_from_f32_slice(values),
+        Dtype::BF16 => {
+            let to = bytemuck::cast_slice_mut::<_, u16>(bytes);
+            to.iter_mut().zip(values).for_each(|(to, &x)| *to = bf16_bits(x));
         }
     }
 }

@@ -1,22 +1,32 @@
 //! Corrections of folds (docs/method.md, section 13). With S = U·Fᵀ + c·o·oᵀ + I = L·Lᵀ for the features F, their images
 //! U = F·P and the constant feature o, all that is needed comes from V = L⁻¹·U, G = L⁻¹·E and v = L⁻¹·o:
-//! W'ᵀ += Vᵀ·G, P −= Vᵀ·V, and b' += (c·v − V·μ_K)ᵀ·G, since c·vᵀ·G is added to the output at the mean.
-
-use std::ops::Range;
+//! W' += Gᵀ·V, P −= Vᵀ·V, and b' += Gᵀ·(c·v − V·μ_K), since c·Gᵀ·v is added to the output at the mean.
+//!
+//! F, U, V, E and G lie transposed, with a column for every token: products with W' (H, n) are fastest then.
 
 use rayon::prelude::*;
 
-use super::{Cpu, math};
+use super::{
+    Cpu, math,
+    matrix::{Pick, picked},
+};
 use crate::{
-    backend::{AdaptOperands, AdaptScratch, Linear, Precision},
+    backend::{AdaptOperands, AdaptScratch, Precision},
+    checkpoint::round_into,
     products::{View, add_product, add_product_parallel},
     prune::fold::factor::cholesky,
 };
 
-/// Columns that one task solves for.
-const COLUMNS: usize = 96;
-/// Rows that are solved, or stored, together.
-const ROWS: usize = 32;
+/// Tasks that share W', and the most rows of it that one of them takes: what a product changes is rounded while it is in cache.
+const TASKS: usize = 4;
+const TASK_ROWS: usize = 256;
+/// Rows that one task solves for.
+const SOLVED: usize = 96;
+/// Entries of a row that are solved together.
+const TOGETHER: usize = 32;
+/// Channels that one task gathers, and tokens at a time.
+const GATHERED: usize = 64;
+const TOKENS: usize = 16;
 
 pub(super) fn adapt(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
     cpu.pool.install(|| correct(cpu, operands));
@@ -40,39 +50,31 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
         scratch,
     } = operands;
     let (n, h) = (kept.channels(), last.out_features);
-    let AdaptScratch { features, images, errors, gram, at_mean, fault: _ } = scratch;
-    let (features, images, errors) = (&mut features[..t * n], &mut images[..t * n], &mut errors[..t * h]);
+    let AdaptScratch { features, images, errors, gram, at_mean: _, fault: _ } = scratch;
+    let (features, images, errors) = (&mut features[..n * t], &mut images[..n * t], &mut errors[..h * t]);
     let (gram, ones) = gram[..t * (t + 1)].split_at_mut(t * t);
-    let (weight, bias, means) = (&mut weight[..n * h], &mut bias[..h], &means[..n]);
-    let is_token = |row: usize| mask.is_none_or(|mask| mask[row] != 0);
+    let (weight, bias, means) = (&mut weight[..h * n], &mut bias[..h], &means[..n]);
     for (row, one) in ones.iter_mut().enumerate() {
-        *one = f32::from(u8::from(is_token(row)));
+        *one = f32::from(u8::from(mask.is_none_or(|mask| mask[row] != 0)));
     }
+    let task_rows = h.div_ceil(TASKS * h.div_ceil(TASKS * TASK_ROWS));
 
     // F, and E = target − (output at the mean) − F·W'ᵀ.
     let width = kept.of * kept.block_width;
-    cpu.rows(features, n, |row, out| {
-        let a = if is_token(row) { &a[row * width..][..width] } else { return out.fill(0.0) };
-        let blocks = &kept.indices[..kept.len];
-        match kept.block_width {
-            1 => out.iter_mut().zip(blocks).for_each(|(out, &channel)| *out = a[channel as usize]),
-            width => out.chunks_exact_mut(width).zip(blocks).for_each(|(out, &block)| {
-                out.copy_from_slice(&a[block as usize * width..][..width]);
-            }),
-        }
-        out.iter_mut().zip(means).for_each(|(x, mean)| *x -= mean);
-    });
-    let at_mean = &mut at_mean[..h];
-    at_mean.copy_from_slice(bias);
-    add_product_parallel(at_mean, h, [1, h, n], 1.0, View::rows(means, n), View::rows(weight, h));
-    cpu.rows(errors, h, |row, out| {
-        let target = if is_token(row) { &target[row * h..][..h] } else { return out.fill(0.0) };
-        out.iter_mut().zip(target).zip(&*at_mean).for_each(|((out, y), mean)| *out = y - mean);
-    });
-    let of_features = View::rows(&*features, n);
-    add_product_parallel(errors, h, [t, h, n], -1.0, of_features, View::rows(weight, h));
-    let squares: f64 = errors.chunks_exact(h).map(|row| f64::from(squares(cpu, row))).sum();
-    error[0] = (squares / f64::from(ones.iter().sum::<f32>().max(1.0))) as f32;
+    gather(cpu, a, width, picked(Some(kept), width), means, ones, features);
+    let of_features = View::rows(&*features, t);
+    let sums: Vec<f64> = errors
+        .par_chunks_mut(task_rows * t)
+        .zip(weight.par_chunks(task_rows * n))
+        .zip(bias.par_chunks(task_rows))
+        .enumerate()
+        .map(|(task, ((errors, weight), bias))| {
+            deviations(cpu, &target[task * task_rows..], h, (weight, bias), means, ones, errors);
+            add_product(errors, t, [bias.len(), t, n], -1.0, View::rows(weight, n), of_features);
+            errors.chunks_exact(t).map(|row| f64::from(squares(cpu, row))).sum()
+        })
+        .collect();
+    error[0] = (sums.iter().sum::<f64>() / f64::from(ones.iter().sum::<f32>().max(1.0))) as f32;
     if !error[0].is_finite() {
         return;
     }
@@ -81,11 +83,12 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
     match &*precision {
         Precision::Full(p) => {
             images.fill(0.0);
-            add_product_parallel(images, n, [t, n, n], 1.0, of_features, View::rows(&p[..n * n], n));
+            let p = View::rows(&p[..n * n], n).transposed();
+            add_product_parallel(images, t, [n, t, n], 1.0, p, of_features);
         }
-        Precision::Diagonal(p) => cpu.rows(images, n, |row, out| {
-            let features = &features[row * n..][..n];
-            out.iter_mut().zip(features).zip(&p[..n]).for_each(|((out, x), p)| *out = x * p);
+        Precision::Diagonal(p) => cpu.rows(images, t, |channel, out| {
+            let features = &features[channel * t..][..t];
+            out.iter_mut().zip(features).for_each(|(out, x)| *out = x * p[channel]);
         }),
     }
     for (i, row) in gram.chunks_exact_mut(t).enumerate() {
@@ -93,27 +96,114 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
             *s = bias_gain * ones[i] * ones[j] + f32::from(u8::from(i == j));
         }
     }
-    add_product_parallel(gram, t, [t, t, n], 1.0, View::rows(&*images, n), of_features.transposed());
+    let of_images = View::rows(&*images, t).transposed();
+    add_product_parallel(gram, t, [t, t, n], 1.0, of_images, of_features);
     if !gram.iter().all(|s| s.is_finite()) {
         return;
     }
 
     factor(gram, t);
-    substitute(cpu, gram, t, [(images, n), (errors, h), (ones, 1)]);
+    let rows = SOLVED * t;
+    let solved = images.par_chunks_mut(rows).chain(errors.par_chunks_mut(rows)).chain(ones.par_chunks_mut(t));
+    solved.for_each(|rows| solve(cpu, gram, t, rows));
 
-    // b', W' and P.
-    let images = View::rows(&*images, n);
-    for (row, shift) in ones.iter_mut().enumerate() {
-        *shift = bias_gain * *shift - dot(cpu, &images.values[row * n..][..n], means);
-    }
-    let errors = View::rows(&*errors, h);
-    add_product_parallel(bias, h, [1, h, t], 1.0, View::rows(&*ones, t), errors);
-    add_product_parallel(weight, h, [n, h, t], 1.0, images.transposed(), errors);
+    // P, W' and b'.
+    let shift = ones;
+    cpu.vectorized(
+        #[inline(always)]
+        || {
+            shift.iter_mut().for_each(|x| *x *= bias_gain);
+            for (image, mean) in images.chunks_exact(t).zip(means) {
+                shift.iter_mut().zip(image).for_each(|(x, image)| *x -= mean * image);
+            }
+        },
+    );
+    let images = View::rows(&*images, t);
     match precision {
         Precision::Full(p) => shrink(&mut p[..n * n], n, t, images, forgetting),
         Precision::Diagonal(p) => shrink_diagonal(cpu, &mut p[..n], features, forgetting),
     }
-    store(cpu, weight, n, h, last);
+    let dtype = last.weight.tensor.dtype();
+    weight
+        .par_chunks_mut(task_rows * n)
+        .zip(last.weight.tensor.own_bytes().par_chunks_mut(task_rows * n * dtype.size()))
+        .zip(bias.par_chunks_mut(task_rows))
+        .zip(errors.par_chunks(task_rows * t))
+        .for_each(|(((weight, rounded), bias), errors)| {
+            let shape = [bias.len(), n, t];
+            add_product(weight, n, shape, 1.0, View::rows(errors, t), images.transposed());
+            cpu.vectorized(
+                #[inline(always)]
+                || {
+                    for (bias, errors) in bias.iter_mut().zip(errors.chunks_exact(t)) {
+                        *bias += math::dot(errors, shift);
+                    }
+                    round_into(dtype, weight, rounded);
+                },
+            );
+        });
+}
+
+/// F: the picked channels of every token less their means; 0 for a pad.
+fn gather(
+    cpu: &Cpu,
+    a: &[f32],
+    width: usize,
+    channels: Pick<'_>,
+    means: &[f32],
+    is_token: &[f32],
+    features: &mut [f32],
+) {
+    let t = is_token.len();
+    features.par_chunks_mut(GATHERED * t).zip(means.par_chunks(GATHERED)).enumerate().for_each(
+        |(task, (features, means))| {
+            let index = |i: usize| channels.index(task * GATHERED + i).expect("no block is skipped");
+            let indices: Vec<usize> = (0..means.len()).map(index).collect();
+            let mut tile = [0.0; TOKENS * GATHERED];
+            for first in (0..t).step_by(TOKENS) {
+                let tokens = TOKENS.min(t - first);
+                for (row, tile) in tile.chunks_exact_mut(GATHERED).enumerate().take(tokens) {
+                    if is_token[first + row] == 0.0 {
+                        tile.fill(0.0);
+                        continue;
+                    }
+                    let a = &a[(first + row) * width..][..width];
+                    for ((x, &channel), mean) in tile.iter_mut().zip(&indices).zip(means) {
+                        *x = a[channel] - mean;
+                    }
+                }
+                cpu.vectorized(
+                    #[inline(always)]
+                    || math::transpose(&tile, GATHERED, [tokens, means.len()], &mut features[first..], t),
+                );
+            }
+        },
+    );
+}
+
+/// What some outputs of the tokens, in columns of `target` (T_p, H), differ by from the fold's output at the mean; 0 for pads.
+fn deviations(
+    cpu: &Cpu,
+    target: &[f32],
+    h: usize,
+    (weight, bias): (&[f32], &[f32]),
+    means: &[f32],
+    is_token: &[f32],
+    out: &mut [f32],
+) {
+    let (n, t) = (means.len(), is_token.len());
+    cpu.vectorized(
+        #[inline(always)]
+        || {
+            math::transpose(target, h, [t, bias.len()], out, t);
+            for ((out, weight), bias) in out.chunks_exact_mut(t).zip(weight.chunks_exact(n)).zip(bias) {
+                let at_mean = bias + math::dot(weight, means);
+                for (x, is_token) in out.iter_mut().zip(is_token) {
+                    *x = if *is_token == 0.0 { 0.0 } else { *x - at_mean };
+                }
+            }
+        },
+    );
 }
 
 /// Σ x².
@@ -124,16 +214,9 @@ fn squares(cpu: &Cpu, x: &[f32]) -> f32 {
     )
 }
 
-fn dot(cpu: &Cpu, a: &[f32], b: &[f32]) -> f32 {
-    cpu.vectorized(
-        #[inline(always)]
-        || math::dot(a, b),
-    )
-}
-
 /// P = (P − Vᵀ·V) / forgetting, symmetric to the bit.
 fn shrink(p: &mut [f32], n: usize, t: usize, images: View<'_, f32>, forgetting: f32) {
-    add_product_parallel(p, n, [n, n, t], -1.0, images.transposed(), images);
+    add_product_parallel(p, n, [n, n, t], -1.0, images, images.transposed());
     if forgetting != 1.0 {
         p.par_iter_mut().for_each(|x| *x /= forgetting);
     }
@@ -145,16 +228,15 @@ fn shrink(p: &mut [f32], n: usize, t: usize, images: View<'_, f32>, forgetting: 
     }
 }
 
-/// The diagonal of P⁻¹ gains that of Fᵀ·F: P = P / (1 + P·Σ f²) / forgetting for every column of F.
+/// The diagonal of P⁻¹ gains that of Fᵀ·F: P = P / (1 + P·Σ f²) / forgetting for every channel's features.
 fn shrink_diagonal(cpu: &Cpu, p: &mut [f32], features: &[f32], forgetting: f32) {
-    let mut squares = vec![0.0f32; p.len()];
+    let t = features.len() / p.len();
     cpu.vectorized(
         #[inline(always)]
         || {
-            for row in features.chunks_exact(p.len()) {
-                squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x);
+            for (p, features) in p.iter_mut().zip(features.chunks_exact(t)) {
+                *p /= forgetting * (1.0 + *p * math::sum(features, |x| x * x));
             }
-            p.iter_mut().zip(&squares).for_each(|(p, squares)| *p /= forgetting * (1.0 + *p * squares));
         },
     );
 }
@@ -167,32 +249,17 @@ fn factor(s: &mut [f32], t: usize) {
     s.iter_mut().zip(wide).for_each(|(x, y)| *x = y as f32);
 }
 
-/// L⁻¹·X for some X (t, columns), in place; L (t, t) is the lower triangle of `factor`.
-fn substitute<const N: usize>(cpu: &Cpu, factor: &[f32], t: usize, matrices: [(&mut [f32], usize); N]) {
-    // Columns are independent: each task takes some of them out, and they are put back when all are solved.
-    let ranges = |n: usize| (0..n).step_by(COLUMNS).map(move |first| first..n.min(first + COLUMNS));
-    let tasks: Vec<_> =
-        matrices.iter().flat_map(|(x, n)| ranges(*n).map(move |columns| (&**x, *n, columns))).collect();
-    let solved: Vec<Vec<f32>> =
-        tasks.into_par_iter().map(|(x, n, columns)| solve(cpu, factor, t, x, n, columns)).collect();
-    let mut solved = solved.iter();
-    for (x, n) in matrices {
-        for (columns, part) in ranges(n).zip(&mut solved) {
-            for (x, part) in x.chunks_exact_mut(n).zip(part.chunks_exact(columns.len())) {
-                x[columns.clone()].copy_from_slice(part);
-            }
-        }
-    }
-}
-
-/// Some columns of L⁻¹·X for X (t, n).
-fn solve(cpu: &Cpu, factor: &[f32], t: usize, x: &[f32], n: usize, columns: Range<usize>) -> Vec<f32> {
-    let width = columns.len();
-    let mut part = Vec::with_capacity(t * width);
-    x.chunks_exact(n).for_each(|row| part.extend_from_slice(&row[columns.clone()]));
-    for first in (0..t).step_by(ROWS) {
-        let rows = ROWS.min(t - first);
-        let (done, rest) = part.split_at_mut(first * width);
+/// Rows L⁻¹·x for some rows x (T_p) of a matrix, in place; L (T_p, T_p) is the lower triangle of `factor`.
+fn solve(cpu: &Cpu, factor: &[f32], t: usize, x: &mut [f32]) {
+    let width = x.len() / t;
+    let mut columns = vec![0.0; x.len()];
+    cpu.vectorized(
+        #[inline(always)]
+        || math::transpose(x, t, [width, t], &mut columns, width),
+    );
+    for first in (0..t).step_by(TOGETHER) {
+        let rows = TOGETHER.min(t - first);
+        let (done, rest) = columns.split_at_mut(first * width);
         let left = View::rows(&factor[first * t..], t);
         add_product(rest, width, [rows, width, first], -1.0, left, View::rows(done, width));
         cpu.vectorized(
@@ -210,21 +277,8 @@ fn solve(cpu: &Cpu, factor: &[f32], t: usize, x: &[f32], n: usize, columns: Rang
             },
         );
     }
-    part
-}
-
-/// W' (H, n) in the model's dtype from W'ᵀ (n, H).
-fn store(cpu: &Cpu, weight: &[f32], n: usize, h: usize, last: &mut Linear<Cpu>) {
-    last.weight.tensor.store_rows(ROWS, |first, out| {
-        let columns = out.len() / n;
-        cpu.vectorized(
-            #[inline(always)]
-            || {
-                for row in (0..n).step_by(ROWS) {
-                    let shape = [ROWS.min(n - row), columns];
-                    math::transpose(&weight[row * h + first..], h, shape, &mut out[row..], n);
-                }
-            },
-        );
-    });
+    cpu.vectorized(
+        #[inline(always)]
+        || math::transpose(&columns, width, [t, width], x, t),
+    );
 }

@@ -113,6 +113,8 @@ impl Backend for Cpu {
     type Indices = Buffer<u32>;
     type Stamp = Instant;
 
+    const TRANSPOSES_COLUMNS: bool = false;
+
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         self.pool.install(operations)
     }

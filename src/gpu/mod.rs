@@ -158,6 +158,8 @@ impl<D: Driver> Backend for Gpu<D> {
     type Indices = Indices<D>;
     type Stamp = D::Event;
 
+    const TRANSPOSES_COLUMNS: bool = true;
+
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         self.collect(operations)
     }

@@ -28,7 +28,7 @@ pub struct Adapted<B: Backend> {
     pub means: B::Statistics,
     /// P.
     pub precision: Precision<B::Statistics>,
-    /// W'ᵀ (n, H) in float32.
+    /// W' (H, n) in float32; (n, H) if [`Backend::TRANSPOSES_COLUMNS`].
     pub weight: B::Statistics,
     /// b' (H).
     pub bias: B::Statistics,

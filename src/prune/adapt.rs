@@ -133,7 +133,7 @@ pub struct Corrections {
 /// The state of one block's corrections (docs/method.md, section 13).
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockCorrection {
-    /// W'ᵀ (n, H).
+    /// W' (H, n).
     pub weight: Vec<f32>,
     /// b' (H).
     pub bias: Vec<f32>,

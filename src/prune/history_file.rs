@@ -5,7 +5,7 @@
 //! - for linear compensation `.linear.directions` (r, H), `.linear.offsets` (r), `.linear.coefficients` (r, C),
 //!   `.linear.bias` and `.linear.variance` (C);
 //! - for folds `.second` (C·(C + 1)/2);
-//! - for folds that were corrected, `.correction.weight` (n, H), `.correction.bias` (H) and `.correction.precision`;
+//! - for folds that were corrected, `.correction.weight` (H, n), `.correction.bias` (H) and `.correction.precision`;
 //! - for groups of channels `layers.N.mlp.order` (I) in i32;
 //! - for allocations by measured losses of METHOD `.losses.METHOD` (n), and `.kept.METHOD` (n) in i32;
 //!
@@ -90,7 +90,7 @@ impl Calibration {
                 let (n, h) = (weight.len() / bias.len(), bias.len());
                 let of_precision = if precision.len() == n { vec![n] } else { vec![n, n] };
                 for (part, shape, values) in [
-                    ("weight", vec![n, h], weight),
+                    ("weight", vec![h, n], weight),
                     ("bias", vec![h], bias),
                     ("precision", of_precision, precision),
                 ] {
@@ -212,16 +212,16 @@ impl HistoryFile<'_> {
             let (weight, h) = (name("weight"), config.hidden_size);
             let Some(found) = self.file.tensor(&weight) else { return Ok(None) };
             let most = block.channels(config);
-            let n = found.shape().first().copied().filter(|n| (1..=most).contains(n));
+            let n = found.shape().last().copied().filter(|n| (1..=most).contains(n));
             let n = n.ok_or_else(|| {
-                let (expected, got) = (format!("1 to {most} rows"), format!("{:?}", found.shape()));
+                let (expected, got) = (format!("1 to {most} columns"), format!("{:?}", found.shape()));
                 self.refuse(format!("tensor {weight:?}"), expected, got)
             })?;
             let precision = name("precision");
             let is_diagonal = self.file.tensor(&precision).is_some_and(|found| found.shape().len() == 1);
             let of_precision = if is_diagonal { vec![n] } else { vec![n, n] };
             Result::Ok(Some(BlockCorrection {
-                weight: self.tensor(&weight, &[n, h])?,
+                weight: self.tensor(&weight, &[h, n])?,
                 bias: self.tensor(&name("bias"), &[h])?,
                 precision: self.tensor(&precision, &of_precision)?,
             }))

@@ -114,7 +114,7 @@ fn adapted<B: Backend>(
         backend.upload_indices(values, &mut indices);
         Result::Ok(KeptSet { indices, len: values.len(), of, block_width: unit })
     };
-    let tensor = Tensor::from_f32(vec![h, n], transposed(weight, h)).rounded_to(dtype);
+    let tensor = Tensor::from_f32(vec![h, n], weight.clone()).rounded_to(dtype);
     let precision = statistics(precision)?;
     Ok(Adapted {
         kept: set(kept, all)?,
@@ -134,7 +134,7 @@ fn adapted<B: Backend>(
             AdaptMetric::Full => Precision::Full(precision),
             AdaptMetric::Diagonal => Precision::Diagonal(precision),
         },
-        weight: statistics(weight)?,
+        weight: if B::TRANSPOSES_COLUMNS { statistics(&transposed(weight, n))? } else { statistics(weight)? },
         bias: statistics(bias)?,
         last: Linear {
             weight: backend.weight(&tensor, WeightUse::Columns)?,
@@ -159,7 +159,7 @@ fn start_of(folded: &FoldedBlock, settings: &Settings) -> BlockCorrection {
     let prior = prior.as_ref().expect("a fold that is corrected has priors");
     let tokens = settings.adapt.prior_tokens as f32;
     BlockCorrection {
-        weight: transposed(weight, weight.len() / bias.len()),
+        weight: weight.clone(),
         bias: bias.clone(),
         precision: prior.metric.iter().map(|x| x / tokens).collect(),
     }
@@ -264,8 +264,9 @@ impl<B: Backend> Session<B> {
                 Precision::Full(precision) => backend.download_statistics(precision, n * n)?,
                 Precision::Diagonal(precision) => backend.download_statistics(precision, n)?,
             };
+            let weight = backend.download_statistics(&adapted.weight, n * h)?;
             Result::Ok(Some(BlockCorrection {
-                weight: backend.download_statistics(&adapted.weight, n * h)?,
+                weight: if B::TRANSPOSES_COLUMNS { transposed(&weight, h) } else { weight },
                 bias: backend.download_statistics(&adapted.bias, h)?,
                 precision,
             }))

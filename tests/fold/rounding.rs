@@ -117,7 +117,7 @@ fn ten_thousand_corrections_stay_near_exact_ones() {
             });
             exact.correct(&wide(&f), &wide(&y), f64::from(forgetting));
         }
-        let got = wide(&cpu.download_statistics(&weight, N * H).unwrap());
+        let got = transposed(&wide(&cpu.download_statistics(&weight, N * H).unwrap()), N);
         let off = largest(got.iter().zip(&exact.weight).map(|(a, b)| a - b))
             / largest(exact.weight.iter().copied());
         assert!(off < 2e-3, "forgetting {forgetting}: W' is off by {off:e}");

@@ -244,6 +244,11 @@ impl Corrected {
     }
 }
 
+fn floats(output: Output) -> Vec<f32> {
+    let Output::Floats(values) = output else { unreachable!("statistics") };
+    values
+}
+
 /// Places (i, j), i < j, of a square matrix that has other bits at (j, i).
 fn asymmetric(output: &Output, n: usize) -> Vec<u32> {
     let Output::Floats(p) = output else { unreachable!("statistics") };
@@ -264,7 +269,14 @@ impl Case for AdaptCase {
         let precision_len = input.precision.len();
         let precision = backend.put_statistics(precision_len, &input.precision)?;
         let mut precision = if full { Precision::Full(precision) } else { Precision::Diagonal(precision) };
-        let mut weight = backend.put_statistics(n * h, &input.weight)?;
+        // (n, H) here and in what is expected.
+        let laid_out = |weight: &[f32], columns: usize| -> Vec<f32> {
+            match B::TRANSPOSES_COLUMNS {
+                true => weight.to_vec(),
+                false => (0..columns).flat_map(|c| weight[c..].iter().step_by(columns).copied()).collect(),
+            }
+        };
+        let mut weight = backend.put_statistics(n * h, &laid_out(&input.weight, h))?;
         let mut bias = backend.put_statistics(h, &input.bias)?;
         let mut last: Linear<B> = backend.put_linear(&input.last, None, WeightUse::Columns)?;
         let nans = |len: usize| backend.put_statistics(len, &source.stream(0).nans(len));
@@ -300,7 +312,7 @@ impl Case for AdaptCase {
                 let asymmetric = if full { asymmetric(&p, n) } else { Vec::new() };
                 Ok(vec![
                     backend.read_statistics(&error, 1)?,
-                    backend.read_statistics(&weight, n * h)?,
+                    Output::Floats(laid_out(&floats(backend.read_statistics(&weight, n * h)?), n)),
                     backend.read_statistics(&bias, h)?,
                     p,
                     Output::Floats(backend.download_weight(&last.weight)?.to_f32()),
