@@ -14,7 +14,7 @@ use probeprune::{
     cpu::Cpu,
     model::{Model, fold::Fold},
     prune::{
-        BatchShape,
+        BatchShape, counts,
         settings::{Adapt, AdaptSettings, Method, Settings},
     },
     session::{CalibrationOptions, Limits, Session, calibrate},
@@ -84,13 +84,13 @@ fn times(args: &Args, model: &Arc<Model<Cpu>>, shape: BatchShape) -> Value {
     };
     let fold = with(Method::Fold, args.prune_ratio);
     // Every batch is probed, whatever the error.
-    let adapt = AdaptSettings {
-        mode: Adapt::Probe { tokens: None },
-        every: 1,
-        threshold: 0.0,
-        ..AdaptSettings::default()
+    let probed_by = |tokens| {
+        let mode = Adapt::Probe { tokens };
+        let adapt = AdaptSettings { mode, every: 1, threshold: 0.0, ..AdaptSettings::default() };
+        Settings { adapt, ..fold.clone() }
     };
-    let probed = Settings { adapt, ..fold.clone() };
+    let probed = probed_by(None);
+    let half = probed_by(Some(counts::probe_shape(&probed, shape).rows() / 2));
     let folded = Arc::new(Fold::new(model, &probed, &calibration, |_| ()).expect("fold"));
     let of_fold = |settings| Session::of_fold(Arc::clone(&folded), settings, limits, None).expect("session");
     let plain = Arc::new(of_shape(&folded.model));
@@ -102,6 +102,7 @@ fn times(args: &Args, model: &Arc<Model<Cpu>>, shape: BatchShape) -> Value {
         ("model of its shape", none()),
         ("fold, probed every batch", of_fold(probed.clone())),
         ("the same, lagged", of_fold(Settings { parallel_probe: true, ..probed })),
+        ("the same, by half the tokens", of_fold(half)),
     ];
     let batch = random_tokens(config, 2, shape.rows());
     let mut seconds = vec![Vec::new(); sessions.len()];

@@ -14,7 +14,9 @@ from tokenizers import Tokenizer
 
 SEQ_LEN, BATCH = 256, 10
 METHODS = {"dense": [], "pp": ["--method", "pp"], "pp+compensate=linear:32": ["--method", "pp", "--compensate", "linear:32"],
-           "fold": ["--method", "fold"], "fold+adapt=probe": ["--method", "fold", "--adapt", "probe"]}
+           "fold": ["--method", "fold"], "fold+adapt=probe": ["--method", "fold", "--adapt", "probe"],
+           # Half of the tokens that a batch's probe has.
+           "fold+adapt=probe:64": ["--method", "fold", "--adapt", "probe:64"]}
 # Only the first window of a batch may be probed: what the others show is not what the probe has seen.
 ONE_PROBED = ["--probe-from", "1"]
 NOT_PROBED = [window for window in range(30) if window % BATCH > 0]

@@ -79,24 +79,28 @@ def generation(result):
 
 
 def headline(result):
-    """The perplexities at 40 % that the README shows, and FLOPs on the first and the last column's text.
+    """The perplexities at 40 % that the README shows, and FLOPs on the first and the last column's text, model by model.
 
     >>> row = {"stream": "prose", "calibration": "prose", "of_ratio": 0.4, "method": "pp", "perplexity": {"all": 105.79},
     ...        "flops_share": 0.692}
     >>> rows = [row, row | {"stream": "technical", "calibration": "mixed"},
     ...         row | {"stream": "long", "perplexity": {"windows 1–30": 77.57}, "flops_share": 0.7}]
-    >>> print(headline({"models": {"SmolLM2-135M": rows}}).splitlines()[-1])
-    | pp | 105.8 | 105.8 | 77.6 | 69 to 70 |
+    >>> print(headline({"models": {"Small": rows, "Large": rows}}).splitlines()[-1])
+    | pp | 105.8 / 105.8 | 105.8 / 105.8 | 77.6 / 77.6 | 69–70 / 69–70 |
     """
     if result is None:
         return "Not measured yet."
     lines = ["| method | " + " | ".join(COLUMNS) + " | FLOPs, % of dense |", "|---" * (len(COLUMNS) + 2) + "|"]
-    rows = {(row["method"], row["stream"], row["calibration"]): row for row in result["models"]["SmolLM2-135M"]
-            if row["of_ratio"] == 0.4}
+    models = [{(row["method"], row["stream"], row["calibration"]): row for row in rows if row["of_ratio"] == 0.4}
+              for rows in result["models"].values()]
+
+    def shares(rows, method):
+        low, high = (f"{100 * share(rows[method, *case[:2]]['flops_share'] for case in COLUMNS.values()):.0f}" for share in (min, max))
+        return low if low == high else f"{low}–{high}"
+
     for method, name in HEADLINE.items():
-        found = [(rows.get((method, stream, calibration)), part) for stream, calibration, part in COLUMNS.values()]
-        if all(row for row, _ in found):
-            low, high = (f"{100 * share([row['flops_share'] for row, _ in found]):.0f}" for share in (min, max))
-            lines.append(f"| {name} | " + " | ".join(f"{row['perplexity'][part]:.1f}" for row, part in found)
-                         + f" | {low if low == high else f'{low} to {high}'} |")
+        if all((method, *case[:2]) in rows for rows in models for case in COLUMNS.values()):
+            cells = [[f"{rows[method, *case[:2]]['perplexity'][case[2]]:.1f}" for rows in models] for case in COLUMNS.values()]
+            cells.append([shares(rows, method) for rows in models])
+            lines.append(f"| {name} | " + " | ".join(" / ".join(cell) for cell in cells) + " |")
     return "\n".join(lines)
