@@ -44,8 +44,11 @@ struct Args {
     bench: bool,
 }
 
-const SHAPES: [BatchShape; 2] =
-    [BatchShape { samples: 4, tokens: 256 }, BatchShape { samples: 20, tokens: 64 }];
+const SHAPES: [BatchShape; 3] = [
+    BatchShape { samples: 4, tokens: 256 },
+    BatchShape { samples: 10, tokens: 256 },
+    BatchShape { samples: 20, tokens: 64 },
+];
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
