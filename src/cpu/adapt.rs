@@ -71,7 +71,10 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
         .map(|(task, ((errors, weight), bias))| {
             deviations(cpu, &target[task * task_rows..], h, (weight, bias), means, ones, errors);
             add_product(errors, t, [bias.len(), t, n], -1.0, View::rows(weight, n), of_features);
-            errors.chunks_exact(t).map(|row| f64::from(squares(cpu, row))).sum()
+            cpu.vectorized(
+                #[inline(always)]
+                || errors.chunks_exact(t).map(|row| f64::from(math::sum(row, |x| x * x))).sum::<f64>(),
+            )
         })
         .collect();
     error[0] = (sums.iter().sum::<f64>() / f64::from(ones.iter().sum::<f32>().max(1.0))) as f32;
@@ -204,14 +207,6 @@ fn deviations(
             }
         },
     );
-}
-
-/// Σ x².
-fn squares(cpu: &Cpu, x: &[f32]) -> f32 {
-    cpu.vectorized(
-        #[inline(always)]
-        || math::sum(x, |x| x * x),
-    )
 }
 
 /// P = (P − Vᵀ·V) / forgetting, symmetric to the bit.

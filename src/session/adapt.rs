@@ -1,6 +1,6 @@
 //! Corrections of a fold: their state in a session, and which batches are probed (docs/method.md, section 13).
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{Session, probed::upload};
 use crate::{
@@ -134,7 +134,7 @@ fn adapted<B: Backend>(
             AdaptMetric::Full => Precision::Full(precision),
             AdaptMetric::Diagonal => Precision::Diagonal(precision),
         },
-        weight: if B::TRANSPOSES_COLUMNS { statistics(&transposed(weight, n))? } else { statistics(weight)? },
+        weight: statistics(&laid_out::<B>(weight, n))?,
         bias: statistics(bias)?,
         last: Linear {
             weight: backend.weight(&tensor, WeightUse::Columns)?,
@@ -148,9 +148,12 @@ fn adapted<B: Backend>(
     })
 }
 
-/// The columns of a matrix, one after another.
-fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|c| values[c..].iter().step_by(columns).copied()).collect()
+/// W' as the backend has it, from rows of n, or back, from its rows.
+fn laid_out<B: Backend>(weight: &[f32], columns: usize) -> Cow<'_, [f32]> {
+    if !B::TRANSPOSES_COLUMNS {
+        return weight.into();
+    }
+    (0..columns).flat_map(|c| weight[c..].iter().step_by(columns).copied()).collect()
 }
 
 /// The state that calibration leaves.
@@ -266,7 +269,7 @@ impl<B: Backend> Session<B> {
             };
             let weight = backend.download_statistics(&adapted.weight, n * h)?;
             Result::Ok(Some(BlockCorrection {
-                weight: if B::TRANSPOSES_COLUMNS { transposed(&weight, h) } else { weight },
+                weight: laid_out::<B>(&weight, h).into_owned(),
                 bias: backend.download_statistics(&adapted.bias, h)?,
                 precision,
             }))

@@ -244,14 +244,14 @@ impl Corrected {
     }
 }
 
-fn floats(output: Output) -> Vec<f32> {
+fn floats(output: &Output) -> &[f32] {
     let Output::Floats(values) = output else { unreachable!("statistics") };
     values
 }
 
 /// Places (i, j), i < j, of a square matrix that has other bits at (j, i).
 fn asymmetric(output: &Output, n: usize) -> Vec<u32> {
-    let Output::Floats(p) = output else { unreachable!("statistics") };
+    let p = floats(output);
     let other = |&(i, j): &(usize, usize)| i < j && p[i * n + j].to_bits() != p[j * n + i].to_bits();
     pairs(n, n).filter(other).map(|(i, j)| (i * n + j) as u32).collect()
 }
@@ -312,7 +312,7 @@ impl Case for AdaptCase {
                 let asymmetric = if full { asymmetric(&p, n) } else { Vec::new() };
                 Ok(vec![
                     backend.read_statistics(&error, 1)?,
-                    Output::Floats(laid_out(&floats(backend.read_statistics(&weight, n * h)?), n)),
+                    Output::Floats(laid_out(floats(&backend.read_statistics(&weight, n * h)?), n)),
                     backend.read_statistics(&bias, h)?,
                     p,
                     Output::Floats(backend.download_weight(&last.weight)?.to_f32()),

@@ -79,7 +79,7 @@ def generation(result):
 
 
 def headline(result):
-    """The perplexities at 40 % that the README shows, and FLOPs on the first and the last column's text, model by model.
+    """The perplexities at 40 % that the README shows, and the least and most FLOPs of their texts, model by model.
 
     >>> row = {"stream": "prose", "calibration": "prose", "of_ratio": 0.4, "method": "pp", "perplexity": {"all": 105.79},
     ...        "flops_share": 0.692}
