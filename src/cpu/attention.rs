@@ -1,6 +1,6 @@
 //! Causal softmax attention with an online softmax over blocks of keys: nothing of size (S, S) is ever stored.
 
-use super::{Buffer, Cpu, Scratch, gemm::product, math, panel::PANEL_LEN};
+use super::{Buffer, Cpu, SCRATCH_LEN, Scratch, math};
 use crate::backend::{AttentionOperands, AttentionShape};
 
 /// Queries of one task.
@@ -44,7 +44,7 @@ pub(super) fn attention(cpu: &Cpu, operands: AttentionOperands<'_, Cpu>) {
     let inputs = Inputs { q, k, v, shape, kv_head_of, mask, slots };
     let tiles = shape.queries.tokens.div_ceil(QUERY_TILE);
     let (width, d) = (shape.heads * shape.head_dim, shape.head_dim);
-    assert!(d * QUERY_TILE <= PANEL_LEN, "a tile of the output fits its buffer");
+    assert!(d * QUERY_TILE <= SCRATCH_LEN, "a tile of the output fits its buffer");
     // One task per (sample, tile): its rows of `out` are contiguous, and its heads follow one another.
     let rows: Vec<_> = out[..shape.queries.rows() * width]
         .chunks_exact_mut(shape.queries.tokens * width)
@@ -173,6 +173,48 @@ fn weighted_sums(weights: &[f32], v: Strided<'_>, sums: &mut [f32], len: usize, 
     unsafe {
         let (factors, steps) = ([v.values.as_ptr(), weights.as_ptr()], [[v.stride, 1], [1, keys]]);
         product([d, len, keys], sums.as_mut_ptr(), d, true, factors, steps);
+    }
+}
+
+/// dst\[j·stride + i\] = Σ_l a\[l·a_step_l + i·a_step_i\] · b\[l·b_step_l + j·b_step_j\] for i < m, j < n, l < k, added to
+/// the values of `dst` if `accumulate`; `steps` = \[\[a_step_l, a_step_i\], \[b_step_l, b_step_j\]\].
+///
+/// # Safety
+/// Every element that the steps reach is valid, and no other thread uses those of `dst`.
+unsafe fn product(
+    [m, n, k]: [usize; 3],
+    dst: *mut f32,
+    stride: usize,
+    accumulate: bool,
+    [a, b]: [*const f32; 2],
+    steps: [[usize; 2]; 2],
+) {
+    let [[a_l, a_i], [b_l, b_j]] = steps.map(|steps| steps.map(|step| step as isize));
+    let none = gemm::Parallelism::None;
+    // SAFETY: the caller promises that every element reached by the steps is valid, and that those of `dst` are used by
+    // this thread alone.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst,
+            stride as isize,
+            1,
+            accumulate,
+            a,
+            a_l,
+            a_i,
+            b,
+            b_j,
+            b_l,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            none,
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, gemm, math};
+use super::{Cpu, math, product};
 use crate::{
     backend::{
         CacheSlots, CrossEntropyOperands, EmbedOperands, Norm, NormKind, NormOperands, RopeCacheOperands,
@@ -172,10 +172,10 @@ struct PanelLoss {
 pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) {
     let CrossEntropyOperands { x, rows, head, targets, scratch: _, out } = operands;
     let (head, width) = (&head.weight, head.in_features);
-    for at in (0..rows).step_by(gemm::ROW_CHUNK) {
-        let chunk = gemm::ROW_CHUNK.min(rows - at);
+    for at in (0..rows).step_by(product::ROW_CHUNK) {
+        let chunk = product::ROW_CHUNK.min(rows - at);
         let targets = &targets[at..at + chunk];
-        let panels = gemm::for_each_panel(
+        let panels = product::for_each_panel(
             cpu,
             &x[at * width..(at + chunk) * width],
             chunk,

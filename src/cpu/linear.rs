@@ -2,9 +2,9 @@
 
 use super::{
     Cpu, elementwise,
-    gemm::{self, Factors},
     matrix::{Pick, picked, picked_bias, picked_rows},
     probe,
+    product::{self, Factors},
 };
 use crate::backend::{
     EnergyOperands, EnergyOutput, GatedLinearOperands, LinearOperands, LowRank, ProjectOperands,
@@ -15,7 +15,7 @@ pub(super) fn linear(cpu: &Cpu, operands: LinearOperands<'_, Cpu>) {
     let pick = picked_rows(kept, projection.out_features);
     let bias = picked_bias(projection.bias.as_ref(), pick);
     let columns = Pick::All(projection.in_features);
-    gemm::multiply(
+    product::multiply(
         cpu,
         Factors { x, t: rows, weight: &projection.weight, rows: pick, columns },
         None,
@@ -32,7 +32,7 @@ pub(super) fn gated_linear(cpu: &Cpu, operands: GatedLinearOperands<'_, Cpu>) {
     let GatedLinearOperands { x, rows, gate, up, kept, activation, energy, out } = operands;
     let pick = picked_rows(kept, gate.out_features);
     let [gate_bias, up_bias] = [gate, up].map(|linear| picked_bias(linear.bias.as_ref(), pick));
-    gemm::multiply_pair(
+    product::multiply_pair(
         cpu,
         x,
         rows,
@@ -56,7 +56,7 @@ pub(super) fn project(cpu: &Cpu, operands: ProjectOperands<'_, Cpu>) {
     let columns = picked(kept, projection.in_features);
     let width = projection.out_features;
     let constant = low_rank.map(|LowRank { rank, weight, .. }| &weight[rank * width..]);
-    gemm::multiply(
+    product::multiply(
         cpu,
         Factors { x: a, t: rows, weight: &projection.weight, rows: Pick::All(width), columns },
         low_rank,

@@ -7,16 +7,17 @@ mod adapt;
 mod attention;
 mod buffer;
 mod elementwise;
-mod gemm;
 mod linear;
 mod math;
 mod matrix;
-mod panel;
 mod probe;
+mod product;
 mod score;
 mod threads;
 
 use std::{sync::Mutex, time::Instant};
+
+use rayon::prelude::*;
 
 use crate::{
     backend::{
@@ -33,14 +34,15 @@ use crate::{
 pub use buffer::Buffer;
 pub use matrix::Matrix;
 
+/// Floats of each buffer of a [`Scratch`].
+const SCRATCH_LEN: usize = 4096 * 64;
+
 /// Conversion and accumulation buffers of one thread.
 struct Scratch {
     /// Converted weights.
     panel: Vec<f32>,
     /// Products on their way to the output.
     values: Vec<f32>,
-    /// Weights on their way to the panel, or inputs spread out.
-    tile: Vec<f32>,
 }
 
 /// The CPU backend with its own pool of threads.
@@ -66,11 +68,7 @@ impl Cpu {
                 "Ask for fewer.",
             )
         })?;
-        let new = || Scratch {
-            panel: vec![0.0; panel::PANEL_LEN],
-            values: vec![0.0; panel::PANEL_LEN],
-            tile: vec![0.0; panel::PANEL_LEN],
-        };
+        let new = || Scratch { panel: vec![0.0; SCRATCH_LEN], values: vec![0.0; SCRATCH_LEN] };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
         Ok(Self { pool, _threads: started, scratch, arch: pulp::Arch::new() })
     }
@@ -94,6 +92,24 @@ impl Cpu {
             }
         }
         self.arch.dispatch(Body(f))
+    }
+
+    /// Runs `count` tasks, each with its thread's scratch.
+    fn tasks(&self, count: usize, task: impl Fn(usize, &mut Scratch) + Sync + Send) {
+        self.pool.install(|| {
+            (0..count).into_par_iter().for_each(|i| self.with_scratch(|scratch| task(i, scratch)))
+        });
+    }
+
+    /// As [`Self::tasks`], collecting results in order.
+    fn map_tasks<R: Send>(
+        &self,
+        count: usize,
+        task: impl Fn(usize, &mut Scratch) -> R + Sync + Send,
+    ) -> Vec<R> {
+        self.pool.install(|| {
+            (0..count).into_par_iter().map(|i| self.with_scratch(|scratch| task(i, scratch))).collect()
+        })
     }
 
     /// Calls `f` with the scratch of the pool thread it runs on.
@@ -269,7 +285,7 @@ impl Backend for Cpu {
     }
 
     fn accumulate_product(&self, operands: AccumulateProductOperands<'_, Self>) {
-        gemm::accumulate_product(self, operands);
+        product::accumulate_product(self, operands);
     }
 
     fn argmax(&self, ArgmaxOperands { x, rows, vocab_size, out }: ArgmaxOperands<'_, Self>) {

@@ -90,8 +90,8 @@ fn more_rows_than_a_raster_group_has() {
 
 #[test]
 fn steps_of_the_cpu_backend() {
-    let rows = around([constant!("src/cpu/gemm.rs", "ROW_CHUNK")]);
-    let vocab_sizes = around([constant!("src/cpu/panel.rs", "PANEL_FEATURES")]);
+    let rows = around([constant!("src/cpu/product/mod.rs", "ROW_CHUNK")]);
+    let vocab_sizes = around([constant!("src/cpu/product/panel.rs", "PANEL_FEATURES")]);
     for [rows, vocab_size] in mixed([&rows, &vocab_sizes]) {
         let case = CrossEntropyCase { scale: 3.0, ..CrossEntropyCase::new(rows, vocab_size, 16) };
         check_on_the_cpu(&case, GpuDtype::Bf16);

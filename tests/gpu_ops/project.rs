@@ -133,25 +133,24 @@ fn more_rows_than_a_raster_group_has() {
 
 #[test]
 fn steps_of_the_cpu_backend() {
-    let rows = around([constant!("src/cpu/gemm.rs", "DOT_ROWS")]);
-    let outputs = around([32, 48, constant!("src/cpu/panel.rs", "PANEL_FEATURES")]);
+    let rows = around([
+        constant!("src/cpu/product/mod.rs", "FEW_ROWS"),
+        constant!("src/cpu/product/mod.rs", "GROUP_ROWS"),
+    ]);
+    // Words of 16 rows of W are transposed together.
+    let outputs = around([16, constant!("src/cpu/product/panel.rs", "PANEL_FEATURES")]);
     let columns = around([
-        64,
-        constant!("src/cpu/panel.rs", "TILE_COLUMNS"),
-        constant!("src/cpu/panel.rs", "PANEL_COLUMNS"),
+        32,
+        constant!("src/cpu/product/microkernel.rs", "SUM_STEPS"),
+        constant!("src/cpu/product/panel.rs", "PANEL_COLUMNS"),
     ]);
     for (case, dtype) in cases([&rows, &outputs, &columns]) {
         check_on_the_cpu(&case, dtype);
     }
-    // Few rows that have no room beside each other, a row that has none, and a head that two panels share.
-    let panel = constant!("src/cpu/panel.rs", "PANEL_COLUMNS");
-    let room = panel * constant!("src/cpu/panel.rs", "PANEL_FEATURES");
-    let few = constant!("src/cpu/gemm.rs", "DOT_ROWS");
-    for (rows, columns) in [(few, room / few), (few, room / few + 1), (1, room), (1, room + 1)] {
-        check_on_the_cpu(&full(rows, [2, columns]).keep(Keep::channels(columns / 2)), GpuDtype::Bf16);
-    }
+    // A head that two panels share.
+    let panel = constant!("src/cpu/product/panel.rs", "PANEL_COLUMNS");
     let heads = Keep::Blocks { len: panel / 80 + 2, block_width: 80 };
-    check_on_the_cpu(&full(few + 1, [33, 80 * (panel / 80 + 9)]).keep(heads), GpuDtype::F16);
+    check_on_the_cpu(&full(17, [33, 80 * (panel / 80 + 9)]).keep(heads), GpuDtype::F16);
 }
 
 #[test]

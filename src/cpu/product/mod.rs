@@ -1,0 +1,242 @@
+//! Matrix products x·Wᵀ on mapped weights: panels of W are converted to f32 while they are gathered, never the whole W.
+//!
+//! How work is cut depends on shapes alone, and every output is accumulated by one thread in one order: the bits do not
+//! depend on the number of threads.
+
+mod microkernel;
+pub(super) mod panel;
+mod words;
+
+use std::ops::Range;
+
+use microkernel::SUM_STEPS;
+pub(super) use microkernel::{Product, Strided};
+use panel::{PANEL_COLUMNS, PANEL_FEATURES};
+
+use super::{
+    Cpu, Scratch,
+    matrix::{Matrix, Pick},
+};
+use crate::backend::{AccumulateProductOperands, LowRank};
+
+/// Rows multiplied at a time where an intermediate product is kept (gate·up, cross-entropy).
+pub(super) const ROW_CHUNK: usize = 1024;
+/// For so few rows reading W takes the time: panels of [`SUM_STEPS`] stay in the first-level cache and are multiplied soon, so
+/// that the next part of W is always under way.
+const FEW_ROWS: usize = 16;
+/// Rows that meet all of a panel's groups before the next rows do: few enough to stay in the second-level cache.
+const GROUP_ROWS: usize = 96;
+
+/// Output that several threads write, each its own features.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: every user of `Shared` writes disjoint features of the output it was made from, within its borrow.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The first row from feature `first` on.
+    ///
+    /// # Safety
+    /// The feature lies in the output.
+    unsafe fn from(self, first: usize) -> *mut f32 {
+        // SAFETY: the caller promises that the feature lies in the output.
+        unsafe { self.0.add(first) }
+    }
+
+    /// The features `from..from+len` of row `t`.
+    ///
+    /// # Safety
+    /// The range lies in the output and no other thread uses these features.
+    unsafe fn row<'a>(self, t: usize, stride: usize, from: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller promises that the range lies in the output and is used by this thread alone.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(t * stride + from), len) }
+    }
+}
+
+/// The factors of x (t, picked columns) · W\[rows, columns\]ᵀ.
+#[derive(Clone, Copy)]
+pub(super) struct Factors<'a> {
+    pub(super) x: &'a [f32],
+    pub(super) t: usize,
+    pub(super) weight: &'a Matrix,
+    pub(super) rows: Pick<'a>,
+    pub(super) columns: Pick<'a>,
+}
+
+/// out (t, picked rows) = epilogue(x·Wᵀ + z·low_rank\[..rank\]). The epilogue sees a row's part: (values, row, first
+/// feature).
+pub(super) fn multiply(
+    cpu: &Cpu,
+    factors: Factors<'_>,
+    low_rank: Option<LowRank<'_, Cpu>>,
+    out: &mut [f32],
+    epilogue: impl Fn(&mut [f32], usize, usize) + Sync,
+) {
+    let Factors { x, t, rows, columns, .. } = factors;
+    let (n, k) = (rows.len(), columns.len());
+    if t == 0 || n == 0 {
+        return;
+    }
+    assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
+    let low_rank = low_rank.filter(|low_rank| low_rank.rank > 0);
+    let low_rank = low_rank.map(|LowRank { z, rank, weight }| (&z[..t * rank], rank, &weight[..rank * n]));
+    let shared = Shared(out.as_mut_ptr());
+    cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, scratch| {
+        let first = task * PANEL_FEATURES;
+        let len = PANEL_FEATURES.min(n - first);
+        // SAFETY: features first..first+len belong to this task; `out` holds t rows of n (asserted above), `z` t rows and
+        // `weight` `rank` rows (their slices' lengths).
+        unsafe {
+            let to = shared.from(first);
+            panel_product(cpu, &mut scratch.panel, factors, first..first + len, (to, n));
+            if let Some((z, rank, weight)) = low_rank {
+                cpu.product(Product {
+                    shape: [t, len, rank],
+                    x: Strided { start: z.as_ptr(), row: rank, column: 1 },
+                    panel: (weight.as_ptr().add(first), n),
+                    out: (to, n),
+                    accumulate: true,
+                });
+            }
+        };
+        cpu.vectorized(
+            #[inline(always)]
+            || {
+                for row in 0..t {
+                    // SAFETY: as above.
+                    epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
+                }
+            },
+        );
+    });
+}
+
+/// out (t, picked rows) = activation(x·gateᵀ) · (x·upᵀ), `finish(gate part, up part, first feature)` doing the last
+/// step on each row.
+pub(super) fn multiply_pair(
+    cpu: &Cpu,
+    x: &[f32],
+    t: usize,
+    weights: [&Matrix; 2],
+    rows: Pick<'_>,
+    out: &mut [f32],
+    finish: impl Fn(&mut [f32], &mut [f32], usize) + Sync,
+) {
+    let (n, k) = (rows.len(), weights[0].columns);
+    assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
+    let shared = Shared(out.as_mut_ptr());
+    let columns = Pick::All(k);
+    cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, scratch| {
+        let first = task * PANEL_FEATURES;
+        let len = PANEL_FEATURES.min(n - first);
+        let Scratch { panel, values, .. } = scratch;
+        for at in (0..t).step_by(ROW_CHUNK) {
+            let chunk = ROW_CHUNK.min(t - at);
+            let x = &x[at * k..(at + chunk) * k];
+            // SAFETY: features first..first+len belong to this task; `values` holds ROW_CHUNK rows of a panel.
+            unsafe {
+                let (gate, up) = (shared.from(at * n + first), values.as_mut_ptr());
+                for (weight, to) in [(weights[0], (gate, n)), (weights[1], (up, len))] {
+                    let factors = Factors { x, t: chunk, weight, rows, columns };
+                    panel_product(cpu, panel, factors, first..first + len, to);
+                }
+            }
+            cpu.vectorized(
+                #[inline(always)]
+                || {
+                    for (row, up) in values.chunks_exact_mut(len).take(chunk).enumerate() {
+                        // SAFETY: as above.
+                        finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
+                    }
+                },
+            );
+        }
+    });
+}
+
+/// Calls `f(first feature, values (t, features))` for every panel of x·Wᵀ, for x of at most [`ROW_CHUNK`] rows.
+pub(super) fn for_each_panel<R: Send>(
+    cpu: &Cpu,
+    x: &[f32],
+    t: usize,
+    weight: &Matrix,
+    f: impl Fn(usize, usize, &mut [f32]) -> R + Sync,
+) -> Vec<R> {
+    let n = weight.rows;
+    let panels = n.div_ceil(PANEL_FEATURES);
+    let factors = Factors { x, t, weight, rows: Pick::All(n), columns: Pick::All(weight.columns) };
+    cpu.map_tasks(panels, |task, scratch| {
+        let first = task * PANEL_FEATURES;
+        let len = PANEL_FEATURES.min(n - first);
+        let Scratch { panel, values, .. } = scratch;
+        // SAFETY: `values` belongs to this task and holds ROW_CHUNK rows of a panel.
+        unsafe {
+            panel_product(cpu, panel, factors, first..first + len, (values.as_mut_ptr(), len));
+        };
+        f(first, len, &mut values[..t * len])
+    })
+}
+
+/// out (m, n) += aᵀ·b for a (t, m) and b (t, n).
+pub(super) fn accumulate_product(cpu: &Cpu, operands: AccumulateProductOperands<'_, Cpu>) {
+    let AccumulateProductOperands { a, b, rows: t, columns: [m, n], out } = operands;
+    assert!(
+        a.len() >= t * m && b.len() >= t * n && out.len() >= m * n,
+        "buffers hold the product's operands"
+    );
+    let shared = Shared(out.as_mut_ptr());
+    cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, _| {
+        let first = task * PANEL_FEATURES;
+        let len = PANEL_FEATURES.min(n - first);
+        let product = Product {
+            shape: [m, len, t],
+            x: Strided { start: a.as_ptr(), row: 1, column: m },
+            panel: (b[first..].as_ptr(), n),
+            // SAFETY: the assertion says that the output has these columns.
+            out: (unsafe { shared.from(first) }, n),
+            accumulate: true,
+        };
+        // SAFETY: columns first..first+len of `out` belong to this task, and the assertion covers the rest.
+        unsafe { cpu.product(product) };
+    });
+}
+
+/// out (t, len) = the `len` features of the product, by way of the buffer for a panel; `out` is its first entry and the
+/// distance between its rows.
+///
+/// # Safety
+/// `out` is valid for t rows of `len` floats, which no other thread uses.
+unsafe fn panel_product(
+    cpu: &Cpu,
+    panel: &mut [f32],
+    factors: Factors<'_>,
+    features: Range<usize>,
+    (out, out_row): (*mut f32, usize),
+) {
+    let Factors { x, t, columns, .. } = factors;
+    let (k, len) = (columns.len(), features.len());
+    let group = cpu.panel_group();
+    let most = if t <= FEW_ROWS { SUM_STEPS } else { PANEL_COLUMNS };
+    for from in (0..k.max(1)).step_by(most) {
+        let depth = most.min(k - from);
+        panel::fill(cpu, panel, group, factors, features.clone(), from..from + depth);
+        for row in (0..t).step_by(GROUP_ROWS) {
+            for first in (0..len).step_by(group) {
+                let x = Strided { start: x[row * k + from..].as_ptr(), row: k, column: 1 };
+                // SAFETY: the panel holds depth × group floats from first × depth on, `x` holds these rows and columns (its
+                // length was asserted), and `out` is the caller's promise.
+                unsafe {
+                    cpu.product(Product {
+                        shape: [GROUP_ROWS.min(t - row), group.min(len - first), depth],
+                        x,
+                        panel: (panel[first * depth..].as_ptr(), group),
+                        out: (out.add(row * out_row + first), out_row),
+                        accumulate: from > 0,
+                    });
+                }
+            }
+        }
+    }
+}
