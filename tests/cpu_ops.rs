@@ -9,13 +9,18 @@ use probeprune::{
     },
     checkpoint::{Checkpoint, Tensor},
     config::Activation,
-    cpu::{Buffer, Cpu},
+    cpu::{Buffer, Cpu, Tier},
     prune::BatchShape,
     source::ModelSource,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::{Dtype, tensor::TensorView};
+
+/// A backend for every instruction set that this processor has.
+fn every_tier() -> impl Iterator<Item = Cpu> {
+    Tier::available().into_iter().map(|tier| Cpu::with_tier(2, tier).unwrap())
+}
 
 fn random(rng: &mut ChaCha8Rng, n: usize) -> Buffer<f32> {
     (0..n).map(|_| rng.random_range(-1.0f32..1.0)).collect()
@@ -80,126 +85,141 @@ const SHAPES: [(usize, usize, usize); 9] = [
 
 #[test]
 fn products_agree_with_f64_loops_for_any_dtype_shape_and_selection() {
-    let cpu = Cpu::new(2).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    for (t, n, k) in SHAPES {
-        for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
-            let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
-            let (tensor, w) = tensor(dtype, n, k, &w);
-            let bias = random(&mut rng, n);
-            let what = format!("{t}×{k} · {n}×{k} {dtype:?}");
-            let dense = linear(&cpu, &tensor, Some(bias.clone()));
-            let at = |row: usize, x: &[f32]| -> f64 {
-                x.iter().zip(&w[row * k..]).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum()
-            };
+    for cpu in every_tier() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for (t, n, k) in SHAPES {
+            for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+                let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+                let (tensor, w) = tensor(dtype, n, k, &w);
+                let bias = random(&mut rng, n);
+                let what = format!("{t}×{k} · {n}×{k} {dtype:?}");
+                let dense = linear(&cpu, &tensor, Some(bias.clone()));
+                let at = |row: usize, x: &[f32]| -> f64 {
+                    x.iter().zip(&w[row * k..]).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum()
+                };
 
-            // Kept rows, with bias and scale.
-            let rows = subset(&mut rng, n, n.div_ceil(2));
-            let kept = Some(&rows);
-            let mut out = vec![f32::NAN; t * rows.len].into();
-            cpu.linear(LinearOperands { kept, scale: 0.5, ..LinearOperands::new(&x, t, &dense, &mut out) });
-            let expected: Vec<f64> = x
-                .chunks(k)
-                .flat_map(|x| rows.indices.iter().map(move |&r| (x, r as usize)))
-                .map(|(x, r)| 0.5 * (at(r, x) + f64::from(bias[r])))
-                .collect();
-            assert_close(&out, &expected, &format!("{what}, kept rows"));
+                // Kept rows, with bias and scale.
+                let rows = subset(&mut rng, n, n.div_ceil(2));
+                let kept = Some(&rows);
+                let mut out = vec![f32::NAN; t * rows.len].into();
+                cpu.linear(LinearOperands {
+                    kept,
+                    scale: 0.5,
+                    ..LinearOperands::new(&x, t, &dense, &mut out)
+                });
+                let expected: Vec<f64> = x
+                    .chunks(k)
+                    .flat_map(|x| rows.indices.iter().map(move |&r| (x, r as usize)))
+                    .map(|(x, r)| 0.5 * (at(r, x) + f64::from(bias[r])))
+                    .collect();
+                assert_close(&out, &expected, &format!("{what}, kept rows"));
 
-            // Gate and up on all rows.
-            let mut out = vec![f32::NAN; t * n].into();
-            cpu.gated_linear(GatedLinearOperands {
-                x: &x,
-                rows: t,
-                gate: &dense,
-                up: &linear(&cpu, &tensor, None),
-                kept: None,
-                activation: Activation::Silu,
-                energy: None,
-                out: &mut out,
-            });
-            let silu = |x: f64| x / (1.0 + (-x).exp());
-            let expected: Vec<f64> = x
-                .chunks(k)
-                .flat_map(|x| (0..n).map(move |r| (x, r)))
-                .map(|(x, r)| silu(at(r, x) + f64::from(bias[r])) * at(r, x))
-                .collect();
-            assert_close(&out, &expected, &format!("{what}, gated"));
+                // Gate and up on all rows.
+                let mut out = vec![f32::NAN; t * n].into();
+                cpu.gated_linear(GatedLinearOperands {
+                    x: &x,
+                    rows: t,
+                    gate: &dense,
+                    up: &linear(&cpu, &tensor, None),
+                    kept: None,
+                    activation: Activation::Silu,
+                    energy: None,
+                    out: &mut out,
+                });
+                let silu = |x: f64| x / (1.0 + (-x).exp());
+                let expected: Vec<f64> = x
+                    .chunks(k)
+                    .flat_map(|x| (0..n).map(move |r| (x, r)))
+                    .map(|(x, r)| silu(at(r, x) + f64::from(bias[r])) * at(r, x))
+                    .collect();
+                assert_close(&out, &expected, &format!("{what}, gated"));
 
-            // Kept columns, with residual.
-            let columns = subset(&mut rng, k, k.div_ceil(2));
-            let kept = Some(&columns);
-            let residual = random(&mut rng, t * n);
-            let a: Buffer<f32> =
-                x.chunks(k).flat_map(|x| columns.indices.iter().map(|&c| x[c as usize])).collect();
-            let mut out = vec![f32::NAN; t * n].into();
-            cpu.project(ProjectOperands {
-                kept,
-                bias: Some(&bias),
-                residual: Some(&residual),
-                ..ProjectOperands::new(&a, t, &dense, &mut out)
-            });
-            let expected: Vec<f64> = (0..t * n)
-                .map(|i| {
-                    let x: Vec<f32> = (0..k)
-                        .map(|c| if columns.indices.contains(&(c as u32)) { x[i / n * k + c] } else { 0.0 })
-                        .collect();
-                    at(i % n, &x) + f64::from(bias[i % n]) + f64::from(residual[i])
-                })
-                .collect();
-            assert_close(&out, &expected, &format!("{what}, kept columns"));
+                // Kept columns, with residual.
+                let columns = subset(&mut rng, k, k.div_ceil(2));
+                let kept = Some(&columns);
+                let residual = random(&mut rng, t * n);
+                let a: Buffer<f32> =
+                    x.chunks(k).flat_map(|x| columns.indices.iter().map(|&c| x[c as usize])).collect();
+                let mut out = vec![f32::NAN; t * n].into();
+                cpu.project(ProjectOperands {
+                    kept,
+                    bias: Some(&bias),
+                    residual: Some(&residual),
+                    ..ProjectOperands::new(&a, t, &dense, &mut out)
+                });
+                let expected: Vec<f64> = (0..t * n)
+                    .map(|i| {
+                        let x: Vec<f32> =
+                            (0..k)
+                                .map(|c| {
+                                    if columns.indices.contains(&(c as u32)) { x[i / n * k + c] } else { 0.0 }
+                                })
+                                .collect();
+                        at(i % n, &x) + f64::from(bias[i % n]) + f64::from(residual[i])
+                    })
+                    .collect();
+                assert_close(&out, &expected, &format!("{what}, kept columns"));
+            }
         }
     }
 }
 
 #[test]
 fn weights_that_are_not_kept_have_no_say() {
-    let cpu = Cpu::new(2).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(5);
-    for (t, n, k, block_width) in
-        [(1, 33, 130, 1), (3, 65, 32, 4), (16, 48, 64, 16), (17, 100, 72, 1), (40, 66, 4136, 8)]
-    {
-        for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
-            let kept = |rng: &mut _, of: usize| KeptSet {
-                block_width,
-                ..subset(rng, of / block_width, (of / block_width).div_ceil(2))
-            };
-            let (rows, columns) = (kept(&mut rng, n / block_width * block_width), kept(&mut rng, k));
-            let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
-            let is_kept = |set: &KeptSet<Buffer<u32>>, i: usize| {
-                set.indices[..set.len].contains(&((i / block_width) as u32))
-            };
-            // Products with kept rows or columns, where the other weights are `others`, and one that is kept is `first`.
-            let run = |by_rows: bool, others: [f32; 3], first: Option<f32>| {
-                let unused =
-                    |i: usize| !if by_rows { is_kept(&rows, i / k) } else { is_kept(&columns, i % k) };
-                let mut w: Vec<f32> =
-                    w.iter().enumerate().map(|(i, &w)| if unused(i) { others[i % 3] } else { w }).collect();
-                if let Some(first) = first {
-                    let at = (0..n * k).find(|&i| !unused(i)).unwrap();
-                    w[at] = first;
-                }
-                let linear = linear(&cpu, &tensor(dtype, n, k, &w).0, None);
-                let mut out = vec![f32::NAN; t * if by_rows { rows.channels() } else { n }].into();
-                if by_rows {
-                    let kept = Some(&rows);
-                    cpu.linear(LinearOperands { kept, ..LinearOperands::new(&x, t, &linear, &mut out) });
-                } else {
-                    let kept = Some(&columns);
-                    cpu.project(ProjectOperands { kept, ..ProjectOperands::new(&x, t, &linear, &mut out) });
-                }
-                out
-            };
-            for by_rows in [true, false] {
-                let what = format!("{t}×{k} · {n}×{k} {dtype:?}, rows {by_rows}");
-                let want = run(by_rows, [1.0, -2.0, 0.5], None);
-                assert!(want.iter().all(|x| x.is_finite()), "{what}");
-                let got = run(by_rows, [f32::NAN, f32::INFINITY, f32::NEG_INFINITY], None);
-                assert!(got == want, "{what}");
-                // One that is kept has: in one feature of every row.
-                for others in [[1.0, -2.0, 0.5], [f32::NAN; 3]] {
-                    let got = run(by_rows, others, Some(f32::NAN));
-                    let spoiled = got.iter().zip(&want).filter(|(got, want)| got.is_nan() || got != want);
-                    assert_eq!(spoiled.count(), t, "{what}");
+    for cpu in every_tier() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for (t, n, k, block_width) in
+            [(1, 33, 130, 1), (3, 65, 32, 4), (16, 48, 64, 16), (17, 100, 72, 1), (40, 66, 4136, 8)]
+        {
+            for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+                let kept = |rng: &mut _, of: usize| KeptSet {
+                    block_width,
+                    ..subset(rng, of / block_width, (of / block_width).div_ceil(2))
+                };
+                let (rows, columns) = (kept(&mut rng, n / block_width * block_width), kept(&mut rng, k));
+                let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+                let is_kept = |set: &KeptSet<Buffer<u32>>, i: usize| {
+                    set.indices[..set.len].contains(&((i / block_width) as u32))
+                };
+                // Products with kept rows or columns, where the other weights are `others`, and one that is kept is `first`.
+                let run = |by_rows: bool, others: [f32; 3], first: Option<f32>| {
+                    let unused =
+                        |i: usize| !if by_rows { is_kept(&rows, i / k) } else { is_kept(&columns, i % k) };
+                    let mut w: Vec<f32> = w
+                        .iter()
+                        .enumerate()
+                        .map(|(i, &w)| if unused(i) { others[i % 3] } else { w })
+                        .collect();
+                    if let Some(first) = first {
+                        let at = (0..n * k).find(|&i| !unused(i)).unwrap();
+                        w[at] = first;
+                    }
+                    let linear = linear(&cpu, &tensor(dtype, n, k, &w).0, None);
+                    let mut out = vec![f32::NAN; t * if by_rows { rows.channels() } else { n }].into();
+                    if by_rows {
+                        let kept = Some(&rows);
+                        cpu.linear(LinearOperands { kept, ..LinearOperands::new(&x, t, &linear, &mut out) });
+                    } else {
+                        let kept = Some(&columns);
+                        cpu.project(ProjectOperands {
+                            kept,
+                            ..ProjectOperands::new(&x, t, &linear, &mut out)
+                        });
+                    }
+                    out
+                };
+                for by_rows in [true, false] {
+                    let what = format!("{t}×{k} · {n}×{k} {dtype:?}, rows {by_rows}");
+                    let want = run(by_rows, [1.0, -2.0, 0.5], None);
+                    assert!(want.iter().all(|x| x.is_finite()), "{what}");
+                    let got = run(by_rows, [f32::NAN, f32::INFINITY, f32::NEG_INFINITY], None);
+                    assert!(got == want, "{what}");
+                    // One that is kept has: in one feature of every row.
+                    for others in [[1.0, -2.0, 0.5], [f32::NAN; 3]] {
+                        let got = run(by_rows, others, Some(f32::NAN));
+                        let spoiled = got.iter().zip(&want).filter(|(got, want)| got.is_nan() || got != want);
+                        assert_eq!(spoiled.count(), t, "{what}");
+                    }
                 }
             }
         }
@@ -208,33 +228,34 @@ fn weights_that_are_not_kept_have_no_say() {
 
 #[test]
 fn cross_entropy_agrees_with_stored_logits() {
-    let cpu = Cpu::new(2).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(2);
-    for (t, n, k) in [(1, 3, 5), (40, 150, 33), (1030, 70, 9)] {
-        let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
-        let (tensor, _) = tensor(Dtype::F32, n, k, &w);
-        let head = linear(&cpu, &tensor, None);
-        let targets: Buffer<u32> =
-            (0..t).map(|i| if i % 7 == 3 { u32::MAX } else { (i * 31 % n) as u32 }).collect();
-        let mut losses = vec![f32::NAN; t].into();
-        cpu.cross_entropy(CrossEntropyOperands {
-            x: &x,
-            rows: t,
-            head: &head,
-            targets: &targets,
-            scratch: &mut Vec::new().into(),
-            out: &mut losses,
-        });
-        let expected: Vec<f64> = (0..t)
-            .map(|i| {
-                let logit = |r: usize| -> f64 {
-                    (0..k).map(|c| f64::from(x[i * k + c]) * f64::from(w[r * k + c])).sum()
-                };
-                let total: f64 = (0..n).map(|r| logit(r).exp()).sum();
-                if targets[i] == u32::MAX { 0.0 } else { total.ln() - logit(targets[i] as usize) }
-            })
-            .collect();
-        assert_close(&losses, &expected, &format!("{t} rows, {n} tokens"));
+    for cpu in every_tier() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for (t, n, k) in [(1, 3, 5), (40, 150, 33), (1030, 70, 9)] {
+            let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+            let (tensor, _) = tensor(Dtype::F32, n, k, &w);
+            let head = linear(&cpu, &tensor, None);
+            let targets: Buffer<u32> =
+                (0..t).map(|i| if i % 7 == 3 { u32::MAX } else { (i * 31 % n) as u32 }).collect();
+            let mut losses = vec![f32::NAN; t].into();
+            cpu.cross_entropy(CrossEntropyOperands {
+                x: &x,
+                rows: t,
+                head: &head,
+                targets: &targets,
+                scratch: &mut Vec::new().into(),
+                out: &mut losses,
+            });
+            let expected: Vec<f64> = (0..t)
+                .map(|i| {
+                    let logit = |r: usize| -> f64 {
+                        (0..k).map(|c| f64::from(x[i * k + c]) * f64::from(w[r * k + c])).sum()
+                    };
+                    let total: f64 = (0..n).map(|r| logit(r).exp()).sum();
+                    if targets[i] == u32::MAX { 0.0 } else { total.ln() - logit(targets[i] as usize) }
+                })
+                .collect();
+            assert_close(&losses, &expected, &format!("{t} rows, {n} tokens"));
+        }
     }
 }
 
@@ -277,99 +298,103 @@ fn attention(
 
 #[test]
 fn attention_agrees_with_f64_loops() {
-    let cpu = Cpu::new(2).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(3);
-    // (samples, queries, keys, capacity, heads, kv heads, D, window, padded)
-    let cases = [
-        (1, 1, 1, 1, 1, 1, 2, None, false),
-        (2, 33, 33, 33, 3, 1, 6, None, true),
-        (2, 70, 70, 70, 4, 2, 16, Some(9), false),
-        (3, 1, 21, 40, 6, 3, 8, None, true),
-        (2, 5, 20, 20, 2, 2, 10, Some(4), true),
-        (1, 65, 1100, 1200, 1, 1, 4, None, false),
-        // Sample 0 has more pads than there are keys in a step of the online softmax.
-        (2, 3, 2100, 2200, 2, 1, 4, None, true),
-        (1, 70, 2300, 2300, 2, 2, 4, Some(1500), true),
-    ];
-    for (samples, queries, keys, key_capacity, heads, kv_heads, head_dim, window, padded) in cases {
-        let shape = AttentionShape {
-            queries: BatchShape { samples, tokens: queries },
-            keys,
-            key_capacity,
-            heads,
-            kv_heads,
-            head_dim,
-            scale: 0.7,
-            window,
-        };
-        let mut q = random(&mut rng, samples * queries * heads * head_dim);
-        let mut k = random(&mut rng, samples * key_capacity * kv_heads * head_dim);
-        // Later keys have larger scores, so that sums of earlier ones have to be rescaled.
-        q.iter_mut().step_by(head_dim).for_each(|q| *q = 1.0);
-        for (j, k) in k.chunks_exact_mut(kv_heads * head_dim).enumerate() {
-            k.iter_mut().step_by(head_dim).for_each(|k| *k = 8.0 * (j % key_capacity) as f32 / keys as f32);
+    for cpu in every_tier() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        // (samples, queries, keys, capacity, heads, kv heads, D, window, padded)
+        let cases = [
+            (1, 1, 1, 1, 1, 1, 2, None, false),
+            (2, 33, 33, 33, 3, 1, 6, None, true),
+            (2, 70, 70, 70, 4, 2, 16, Some(9), false),
+            (3, 1, 21, 40, 6, 3, 8, None, true),
+            (2, 5, 20, 20, 2, 2, 10, Some(4), true),
+            (1, 65, 1100, 1200, 1, 1, 4, None, false),
+            // Sample 0 has more pads than there are keys in a step of the online softmax.
+            (2, 3, 2100, 2200, 2, 1, 4, None, true),
+            (1, 70, 2300, 2300, 2, 2, 4, Some(1500), true),
+        ];
+        for (samples, queries, keys, key_capacity, heads, kv_heads, head_dim, window, padded) in cases {
+            let shape = AttentionShape {
+                queries: BatchShape { samples, tokens: queries },
+                keys,
+                key_capacity,
+                heads,
+                kv_heads,
+                head_dim,
+                scale: 0.7,
+                window,
+            };
+            let mut q = random(&mut rng, samples * queries * heads * head_dim);
+            let mut k = random(&mut rng, samples * key_capacity * kv_heads * head_dim);
+            // Later keys have larger scores, so that sums of earlier ones have to be rescaled.
+            q.iter_mut().step_by(head_dim).for_each(|q| *q = 1.0);
+            for (j, k) in k.chunks_exact_mut(kv_heads * head_dim).enumerate() {
+                k.iter_mut()
+                    .step_by(head_dim)
+                    .for_each(|k| *k = 8.0 * (j % key_capacity) as f32 / keys as f32);
+            }
+            let v = random(&mut rng, k.len());
+            let kv_head_of: Buffer<u32> = (0..heads).map(|head| (head * kv_heads / heads) as u32).collect();
+            // Left pads, one sample with more of them than there are keys before its first queries.
+            let pads = |b: usize| if b == 0 { keys / 2 } else { b };
+            let mask: Option<Buffer<u32>> = padded.then(|| {
+                (0..samples * key_capacity)
+                    .map(|i| u32::from(i % key_capacity >= pads(i / key_capacity)))
+                    .collect()
+            });
+            let slots: Option<Buffer<u32>> =
+                (window == Some(4)).then(|| (0..keys as u32).map(|j| j * 2).collect());
+            let mut out = vec![f32::NAN; q.len()].into();
+            cpu.attention(AttentionOperands {
+                q: &q,
+                k: &k,
+                v: &v,
+                shape,
+                kv_head_of: &kv_head_of,
+                mask: mask.as_ref(),
+                slots: slots.as_ref(),
+                out: &mut out,
+            });
+            let expected = attention(&q, &k, &v, shape, &kv_head_of, mask.as_ref(), slots.as_ref());
+            assert_close(&out, &expected, &format!("{shape:?}"));
         }
-        let v = random(&mut rng, k.len());
-        let kv_head_of: Buffer<u32> = (0..heads).map(|head| (head * kv_heads / heads) as u32).collect();
-        // Left pads, one sample with more of them than there are keys before its first queries.
-        let pads = |b: usize| if b == 0 { keys / 2 } else { b };
-        let mask: Option<Buffer<u32>> = padded.then(|| {
-            (0..samples * key_capacity)
-                .map(|i| u32::from(i % key_capacity >= pads(i / key_capacity)))
-                .collect()
-        });
-        let slots: Option<Buffer<u32>> =
-            (window == Some(4)).then(|| (0..keys as u32).map(|j| j * 2).collect());
-        let mut out = vec![f32::NAN; q.len()].into();
-        cpu.attention(AttentionOperands {
-            q: &q,
-            k: &k,
-            v: &v,
-            shape,
-            kv_head_of: &kv_head_of,
-            mask: mask.as_ref(),
-            slots: slots.as_ref(),
-            out: &mut out,
-        });
-        let expected = attention(&q, &k, &v, shape, &kv_head_of, mask.as_ref(), slots.as_ref());
-        assert_close(&out, &expected, &format!("{shape:?}"));
     }
 }
 
 #[test]
 fn what_is_not_a_number_stays_so_where_it_is_seen() {
-    let cpu = Cpu::new(2).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(6);
-    for (tokens, keys) in [(1, 1), (1, 1500), (4, 20), (9, 1100)] {
-        let shape = AttentionShape {
-            queries: BatchShape { samples: 1, tokens },
-            keys,
-            key_capacity: keys,
-            heads: 1,
-            kv_heads: 1,
-            head_dim: 4,
-            scale: 0.5,
-            window: None,
-        };
-        let [q, k, v] = [tokens, keys, keys].map(|rows| random(&mut rng, rows * 4));
-        let nan_rows = |q: &Buffer<f32>, k: &Buffer<f32>, mask: Option<&Buffer<u32>>| {
-            let mut out = vec![0.0; tokens * 4].into();
-            let (v, kv_head_of, slots) = (&v, &vec![0].into(), None);
-            cpu.attention(AttentionOperands { q, k, v, shape, kv_head_of, mask, slots, out: &mut out });
-            let rows = out.chunks_exact(4).map(|row| row.iter().all(|x| x.is_nan()));
-            rows.collect::<Vec<bool>>()
-        };
-        let last: Vec<bool> = (1..=tokens).map(|i| i == tokens).collect();
-        // A whole query: none of its scores is a number.
-        let mut spoiled = q.clone();
-        spoiled[tokens * 4 - 1] = f32::NAN;
-        assert_eq!(nan_rows(&spoiled, &k, None), last, "{tokens} of {keys}, query");
-        // A key, which later queries see unless it is a pad.
-        let mut spoiled = k.clone();
-        spoiled[keys * 4 - 1] = f32::NAN;
-        assert_eq!(nan_rows(&q, &spoiled, None), last, "{tokens} of {keys}, key");
-        let hidden = (0..keys).map(|j| u32::from(j + 1 < keys)).collect();
-        assert_eq!(nan_rows(&q, &spoiled, Some(&hidden)), vec![false; tokens], "{tokens} of {keys}, pad");
+    for cpu in every_tier() {
+        let mut rng = ChaCha8Rng::seed_from_u64(6);
+        for (tokens, keys) in [(1, 1), (1, 1500), (4, 20), (9, 1100)] {
+            let shape = AttentionShape {
+                queries: BatchShape { samples: 1, tokens },
+                keys,
+                key_capacity: keys,
+                heads: 1,
+                kv_heads: 1,
+                head_dim: 4,
+                scale: 0.5,
+                window: None,
+            };
+            let [q, k, v] = [tokens, keys, keys].map(|rows| random(&mut rng, rows * 4));
+            let nan_rows = |q: &Buffer<f32>, k: &Buffer<f32>, mask: Option<&Buffer<u32>>| {
+                let mut out = vec![0.0; tokens * 4].into();
+                let (v, kv_head_of, slots) = (&v, &vec![0].into(), None);
+                cpu.attention(AttentionOperands { q, k, v, shape, kv_head_of, mask, slots, out: &mut out });
+                let rows = out.chunks_exact(4).map(|row| row.iter().all(|x| x.is_nan()));
+                rows.collect::<Vec<bool>>()
+            };
+            let last: Vec<bool> = (1..=tokens).map(|i| i == tokens).collect();
+            // A whole query: none of its scores is a number.
+            let mut spoiled = q.clone();
+            spoiled[tokens * 4 - 1] = f32::NAN;
+            assert_eq!(nan_rows(&spoiled, &k, None), last, "{tokens} of {keys}, query");
+            // A key, which later queries see unless it is a pad.
+            let mut spoiled = k.clone();
+            spoiled[keys * 4 - 1] = f32::NAN;
+            assert_eq!(nan_rows(&q, &spoiled, None), last, "{tokens} of {keys}, key");
+            let hidden = (0..keys).map(|j| u32::from(j + 1 < keys)).collect();
+            assert_eq!(nan_rows(&q, &spoiled, Some(&hidden)), vec![false; tokens], "{tokens} of {keys}, pad");
+        }
     }
 }
 
@@ -380,8 +405,8 @@ fn one_two_and_three_threads_give_the_same_bits() {
     for (t, n, k) in SHAPES {
         let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
         let (tensor, _) = tensor(Dtype::BF16, n, k, &w);
-        let run = |threads| {
-            let cpu = Cpu::new(threads).unwrap();
+        let run = |tier, threads| {
+            let cpu = Cpu::with_tier(threads, tier).unwrap();
             let mut out = vec![0.0; t * n].into();
             cpu.gated_linear(GatedLinearOperands {
                 x: &x,
@@ -395,6 +420,33 @@ fn one_two_and_three_threads_give_the_same_bits() {
             });
             out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
         };
-        assert!(run(1) == run(2) && run(1) == run(3), "{t}×{k} · {n}×{k}");
+        for tier in Tier::available() {
+            let [one, two, three] = [1, 2, 3].map(|threads| run(tier, threads));
+            assert!(one == two && one == three, "{tier}: {t}×{k} · {n}×{k}");
+        }
+    }
+}
+
+/// Whether they are prompts or single tokens, and whatever comes with them.
+#[test]
+fn rows_have_the_same_bits_alone_and_together() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for (t, n, k) in SHAPES {
+        let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+        let (tensor, _) = tensor(Dtype::BF16, n, k, &w);
+        for cpu in every_tier() {
+            let dense = linear(&cpu, &tensor, None);
+            let run = |x: &[f32]| {
+                let rows = x.len() / k;
+                let mut out = vec![0.0; rows * n].into();
+                cpu.linear(LinearOperands::new(&x.to_vec().into(), rows, &dense, &mut out));
+                out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            };
+            let together = run(&x);
+            for row in [0, t / 2, t - 1] {
+                let alone = run(&x[row * k..][..k]);
+                assert!(alone == together[row * n..][..n], "{}: row {row} of {t}×{k} · {n}×{k}", cpu.tier());
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use probeprune::{
     checkpoint::{open_file, read_tensor_file},
-    cpu::Cpu,
+    cpu::{Cpu, Tier},
     model::Model,
     prune::settings::{Method, Settings},
     session::{CalibrationOptions, Limits, Session, calibrate},
@@ -58,7 +58,7 @@ fn nmse(got: &[f32], expected: &[f32]) -> f64 {
     pairs().map(|(a, b)| (a - b).powi(2)).sum::<f64>() / pairs().map(|(_, b)| b * b).sum::<f64>()
 }
 
-fn check_folder(folder: &Path) -> usize {
+fn check_folder(folder: &Path, tier: Tier) -> usize {
     let reference: Value = serde_json::from_str(
         &std::fs::read_to_string(folder.join("reference.json")).expect("reference.json"),
     )
@@ -66,7 +66,8 @@ fn check_folder(folder: &Path) -> usize {
     let file = folder.join("reference.safetensors");
     let tensors = open_file(&file).expect("reference.safetensors");
     let source = ModelSource::Folder(folder.to_path_buf());
-    let model = Arc::new(Model::load(&source, true, Arc::new(Cpu::new(2).unwrap()), |_| ()).expect("model"));
+    let cpu = Arc::new(Cpu::with_tier(2, tier).unwrap());
+    let model = Arc::new(Model::load(&source, true, cpu, |_| ()).expect("model"));
     let batch_size = reference["batch_size"].as_u64().expect("batch_size") as usize;
     let (rows, seq_len, eval) = tokens(&file, "eval_tokens");
     let mask = tensors.names().any(|name| name == "eval_mask").then(|| tokens(&file, "eval_mask").2);
@@ -81,7 +82,7 @@ fn check_folder(folder: &Path) -> usize {
     let calibration = calibrate(&model, &calibration_tokens, options, |_| ()).expect("calibration");
     let mut checked = 0;
     for (name, setting) in reference["settings"].as_object().expect("settings") {
-        let context = format!("{} {name}", folder.file_name().unwrap().display());
+        let context = format!("{} {name} ({tier})", folder.file_name().unwrap().display());
         let calibration = setting["calibrated"].as_bool().unwrap_or(true).then_some(&calibration);
         let limits = Limits { samples: batch_size.min(rows), tokens: seq_len, capacity: 0 };
         let settings = settings(setting);
@@ -153,8 +154,10 @@ fn kept_sets_and_logits_agree_with_the_reference() {
     assert!(!folders.is_empty(), "tests/golden holds reference folders");
     folders.extend(std::env::var_os("PROBEPRUNE_GOLDEN").iter().flat_map(std::env::split_paths));
     for folder in folders {
-        let checked = check_folder(&folder);
-        println!("{}: {checked} kept sets and logits agree", folder.display());
-        assert!(checked > 0, "{} checks nothing", folder.display());
+        for tier in Tier::available() {
+            let checked = check_folder(&folder, tier);
+            println!("{}, {tier}: {checked} kept sets and logits agree", folder.display());
+            assert!(checked > 0, "{} checks nothing", folder.display());
+        }
     }
 }

@@ -105,7 +105,7 @@ fn every_format_holds_the_same_rows() {
         assert_eq!(dense, number(row, "prune_ratio") == 0.0);
         assert!(!dense || number(row, "time_ratio") == 1.0);
     }
-    for field in ["version", "build", "system", "cores", "device", "dtype", "threads"] {
+    for field in ["version", "build", "system", "cores", "device", "dtype", "threads", "cpu_tier"] {
         assert!(!report["environment"][field].is_null(), "{field}");
     }
     assert_eq!(report["settings"]["model"], "bundled:tiny-llama");

@@ -14,6 +14,7 @@ mod probe;
 mod product;
 mod score;
 mod threads;
+mod tier;
 
 use std::{sync::Mutex, time::Instant};
 
@@ -33,6 +34,7 @@ use crate::{
 };
 pub use buffer::Buffer;
 pub use matrix::Matrix;
+pub use tier::{TIER_VARIABLE, Tier};
 
 /// Floats of each buffer of a [`Scratch`].
 const SCRATCH_LEN: usize = 4096 * 64;
@@ -51,15 +53,25 @@ pub struct Cpu {
     /// After the pool: its threads end once that is gone.
     _threads: threads::Threads,
     scratch: Vec<Mutex<Scratch>>,
+    tier: Tier,
     arch: pulp::Arch,
 }
 
 impl Cpu {
-    /// A backend that works with `threads` threads; 0 takes every core.
+    /// A backend that works with `threads` threads and the [`Tier::chosen`] one; 0 takes every core.
     ///
     /// # Errors
-    /// If the threads cannot be started.
+    /// If the threads cannot be started, or the environment names a tier that this processor lacks.
     pub fn new(threads: usize) -> Result<Self> {
+        Self::with_tier(threads, Tier::chosen()?)
+    }
+
+    /// As [`Self::new`], with this tier.
+    ///
+    /// # Errors
+    /// If the threads cannot be started, or this processor lacks the tier.
+    pub fn with_tier(threads: usize, tier: Tier) -> Result<Self> {
+        let arch = tier.arch().ok_or_else(|| tier.refusal())?;
         let (pool, started) = threads::pool(threads).map_err(|error| {
             Error::argument(
                 "threads",
@@ -70,7 +82,7 @@ impl Cpu {
         })?;
         let new = || Scratch { panel: vec![0.0; SCRATCH_LEN], values: vec![0.0; SCRATCH_LEN] };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
-        Ok(Self { pool, _threads: started, scratch, arch: pulp::Arch::new() })
+        Ok(Self { pool, _threads: started, scratch, tier, arch })
     }
 
     /// Threads at work.
@@ -78,7 +90,12 @@ impl Cpu {
         self.scratch.len()
     }
 
-    /// Calls `f` compiled for the widest vectors that this CPU has. `f` and all that it calls must be `#[inline(always)]`:
+    /// The instruction set it works with.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Calls `f` compiled for the vectors of the tier. `f` and all that it calls must be `#[inline(always)]`:
     /// only code inlined here gets them.
     #[inline(always)]
     fn vectorized<R>(&self, f: impl FnMut() -> R) -> R {

@@ -1,6 +1,9 @@
 //! `--device` and `--dtype`: without a driver, and with one that is emulated.
 
-use probeprune::gpu::cuda;
+use probeprune::{
+    cpu::{TIER_VARIABLE, Tier},
+    gpu::cuda,
+};
 
 use crate::{MODEL, perplexity, refused, stdout};
 
@@ -36,6 +39,26 @@ fn inspect_tells_the_memory_of_every_device_without_having_it() {
     for part in ["cuda:3 in bf16", "f16, 16 slots in a row", "keys and values"] {
         assert!(on_gpu.contains(part), "{part} in {on_gpu}");
     }
+}
+
+#[test]
+fn a_tier_of_the_cpu_can_be_forced() {
+    let forced = |tier: &str, args: &[&str]| {
+        let mut program = crate::program(args.iter().copied());
+        program.env(TIER_VARIABLE, tier).assert()
+    };
+    let said = |tier: &str| String::from_utf8(forced(tier, &["doctor"]).get_output().stdout.clone()).unwrap();
+    for tier in Tier::available() {
+        assert!(said(tier.name()).contains(&format!("CPU tier     {tier} (of ")), "{tier}");
+        forced(tier.name(), &perplexity(&["--device", "cpu"])).success();
+    }
+    assert!(said("avx1024").contains("avx1024"));
+    let refused = forced("avx1024", &perplexity(&["--device", "cpu"])).code(2);
+    let error = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
+    assert!(
+        ["PROBEPRUNE_CPU_TIER", "portable", "avx1024"].iter().all(|part| error.contains(part)),
+        "{error}"
+    );
 }
 
 #[cfg(target_os = "linux")]

@@ -25,6 +25,7 @@ pub(crate) fn fields(device: &Device) -> Vec<Field> {
         ("device", json!(device.name)),
         ("dtype", json!(device.dtype)),
         ("threads", json!(device.threads)),
+        ("cpu_tier", json!(device.tier)),
         ("gpu", json!(device.gpu)),
         ("gpu_driver", if on_gpu { json!(gpu_driver()) } else { Value::Null }),
         ("gpu_kernels", if on_gpu { json!(cuda::build()) } else { Value::Null }),

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use probeprune::{
+    cpu::{TIER_VARIABLE, Tier},
     gpu::cuda::{Cuda, build, survey, version},
     source::BUNDLES,
 };
@@ -22,6 +23,7 @@ pub(crate) fn run() -> Result<()> {
          GPU kernels  {}\n\
          threads      {threads}\n\
          CPU          {}\n\
+         CPU tier     {}\n\
          CUDA         {}\n",
         env!("CARGO_PKG_VERSION"),
         if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -30,6 +32,7 @@ pub(crate) fn run() -> Result<()> {
         models.join(", "),
         build(),
         cpu_features().join(", "),
+        tier(),
         cuda(),
     ))
 }
@@ -63,6 +66,15 @@ fn cpu_features() -> Vec<&'static str> {
         found.push("no known vector instructions");
     }
     found
+}
+
+/// The instruction set that the CPU backend takes, or why it takes none.
+fn tier() -> String {
+    let names: Vec<_> = Tier::available().into_iter().map(Tier::name).collect();
+    match Tier::chosen() {
+        Ok(tier) => format!("{tier} (of {}; {TIER_VARIABLE} forces one)", names.join(", ")),
+        Err(reason) => flags::message(&reason),
+    }
 }
 
 /// The driver and its GPUs, each tested by loading the kernels; or the reason why there are none.

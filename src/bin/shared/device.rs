@@ -85,6 +85,8 @@ pub(crate) struct Device {
     pub(crate) dtype: &'static str,
     /// CPU threads; none on a GPU.
     pub(crate) threads: Option<usize>,
+    /// The instruction set that the CPU backend works with; none on a GPU.
+    pub(crate) tier: Option<&'static str>,
 }
 
 impl fmt::Display for Device {
@@ -113,7 +115,13 @@ pub(crate) fn with_weights(origin: Origin, compute: &ComputeArgs, task: impl Tas
     match open_gpu(compute.device)? {
         None => {
             let cpu = Cpu::new(compute.threads.threads.into())?;
-            let device = Device { name: "cpu".into(), gpu: None, dtype: "f32", threads: Some(cpu.threads()) };
+            let device = Device {
+                name: "cpu".into(),
+                gpu: None,
+                dtype: "f32",
+                threads: Some(cpu.threads()),
+                tier: Some(cpu.tier().name()),
+            };
             task.run(Loaded::open(origin, Arc::new(cpu), device)?)
         }
         Some(cuda) => {
@@ -123,6 +131,7 @@ pub(crate) fn with_weights(origin: Origin, compute: &ComputeArgs, task: impl Tas
                 gpu: Some(cuda.description()),
                 dtype: dtype.name(),
                 threads: None,
+                tier: None,
             };
             task.run(Loaded::open(origin, Arc::new(Gpu::new(cuda, dtype)), device)?)
         }
