@@ -11,6 +11,7 @@ mod gemm;
 mod linear;
 mod math;
 mod matrix;
+mod microkernel;
 mod panel;
 mod probe;
 mod score;
