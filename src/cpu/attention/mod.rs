@@ -3,14 +3,13 @@
 //! A row is a query of one query head. Rows of all query heads that share a key/value head follow one another, query by
 //! query, because they see the same keys: a task is a tile of them. How work is cut depends on shapes alone.
 
+mod few;
 mod softmax;
 #[cfg(test)]
 mod tests;
 mod tile;
 
 use std::ops::Range;
-
-use rayon::prelude::*;
 
 use super::{Buffer, Cpu, Scratch};
 use crate::backend::{AttentionOperands, AttentionShape};
@@ -20,11 +19,6 @@ use tile::{State, Tile};
 const TASKS: usize = 24;
 /// Rows of a task: few where there would be too few tasks otherwise.
 const TILE_ROWS: [usize; 4] = [384, 192, 96, 48];
-/// Keys that are worth a task of their own.
-const RANGE_KEYS: usize = 256;
-/// Floats of what tasks on ranges of keys leave behind.
-const PARTS_LEN: usize = 16 * 1024;
-
 /// The inputs of every task.
 struct Inputs<'a> {
     q: &'a [f32],
@@ -40,12 +34,6 @@ impl Inputs<'_> {
     /// The query heads of a key/value head, ascending.
     fn heads(&self, kv_head: usize) -> impl Iterator<Item = usize> {
         (0..self.shape.heads).filter(move |&head| self.kv_head_of[head] as usize == kv_head)
-    }
-
-    /// The sample and the key/value head of a pair of both, and its number of rows.
-    fn pair(&self, pair: usize) -> (usize, usize, usize) {
-        let (sample, kv_head) = (pair / self.shape.kv_heads, pair % self.shape.kv_heads);
-        (sample, kv_head, self.heads(kv_head).count() * self.shape.queries.tokens)
     }
 
     /// The queries and query heads of these rows of a key/value head.
@@ -106,9 +94,8 @@ pub(super) fn attention(cpu: &Cpu, operands: AttentionOperands<'_, Cpu>) {
     if pairs * rows == 0 {
         return;
     }
-    let ranges = ranges(&shape, rows);
-    if ranges > 1 {
-        return by_ranges(cpu, &inputs, rows, ranges, out);
+    if rows <= tile::STEP_ROWS {
+        return few::attention(cpu, &inputs, rows, out);
     }
     let most = tile::most_rows(d);
     let enough = |&tile: &usize| tile <= most && pairs * rows.div_ceil(tile) >= TASKS;
@@ -117,13 +104,15 @@ pub(super) fn attention(cpu: &Cpu, operands: AttentionOperands<'_, Cpu>) {
     let output = Output(out.as_mut_ptr());
     cpu.tasks(pairs * tiles, |task, scratch| {
         let (pair, tile) = (task / tiles, task % tiles);
-        let (sample, kv_head, rows) = inputs.pair(pair);
+        let (sample, kv_head) = (pair / shape.kv_heads, pair % shape.kv_heads);
+        let rows = inputs.heads(kv_head).count() * shape.queries.tokens;
         let rows = (tile * height).min(rows)..((tile + 1) * height).min(rows);
         if rows.is_empty() {
             return;
         }
         let Scratch { panel, values, tile: q } = scratch;
-        let mut state = State::new(values, rows.len(), d);
+        let mut state = State::of(values, rows.len(), d);
+        state.clear();
         let keys = 0..shape.keys;
         cpu.arch.dispatch(Tile {
             inputs: &inputs,
@@ -141,59 +130,4 @@ pub(super) fn attention(cpu: &Cpu, operands: AttentionOperands<'_, Cpu>) {
             state.finish(i, out);
         }
     });
-}
-
-/// Ranges of keys that a sample's key/value head is divided into: more than one for few rows with many keys.
-fn ranges(shape: &AttentionShape, rows: usize) -> usize {
-    let pairs = shape.queries.samples * shape.kv_heads;
-    let seen =
-        shape.window.map_or(shape.keys, |window| shape.keys.min(window.saturating_add(shape.queries.tokens)));
-    let fit = PARTS_LEN / (pairs * State::len(rows, shape.head_dim));
-    TASKS.div_ceil(pairs).min(seen / RANGE_KEYS).min(fit)
-}
-
-/// Tasks leave the state of their range of keys, and the states of a row are added up in the order of its keys.
-#[inline(never)]
-fn by_ranges(cpu: &Cpu, inputs: &Inputs<'_>, rows: usize, ranges: usize, out: &mut [f32]) {
-    let AttentionShape { queries, keys, kv_heads, head_dim: d, .. } = inputs.shape;
-    let len = State::len(rows, d);
-    let pairs = queries.samples * kv_heads;
-    let mut parts = [0.0; PARTS_LEN];
-    let parts = &mut parts[..pairs * ranges * len];
-    let first = if inputs.slots.is_none() { inputs.first_key(0) } else { 0 };
-    let each = (keys - first).div_ceil(ranges);
-    cpu.pool.install(|| {
-        parts.par_chunks_exact_mut(len).enumerate().for_each(|(task, part)| {
-            let (pair, range) = (task / ranges, task % ranges);
-            let (sample, kv_head, rows) = inputs.pair(pair);
-            if rows == 0 {
-                return;
-            }
-            let at = first + range * each;
-            let (mut state, keys) = (State::new(part, rows, d), at.min(keys)..(at + each).min(keys));
-            cpu.with_scratch(|Scratch { panel, tile: q, .. }| {
-                cpu.arch.dispatch(Tile {
-                    inputs,
-                    sample,
-                    kv_head,
-                    rows: 0..rows,
-                    keys,
-                    state: &mut state,
-                    panel,
-                    q,
-                });
-            });
-        });
-    });
-    for (pair, parts) in parts.chunks_exact_mut(ranges * len).enumerate() {
-        let (sample, kv_head, rows) = inputs.pair(pair);
-        let (whole, later) = parts.split_at_mut(len);
-        let mut whole = State::reopen(whole, rows, d);
-        for part in later.chunks_exact_mut(len) {
-            cpu.arch.dispatch(tile::Add { whole: &mut whole, part: State::reopen(part, rows, d) });
-        }
-        for (i, (query, head)) in inputs.rows(kv_head, 0..rows).enumerate() {
-            whole.finish(i, &mut out[inputs.at(sample, query, head)..][..d]);
-        }
-    }
 }

@@ -15,9 +15,9 @@ use crate::cpu::{
 
 /// Keys of one step of the online softmax. With 64 channels their panel takes 68 KiB and their values 64 KiB: they stay in
 /// the second level of the cache while all rows of the tile meet them.
-const KEY_BLOCK: usize = 256;
+pub(super) const KEY_BLOCK: usize = 256;
 /// Rows of one step: their scores (24 KiB) stay in the first level.
-const STEP_ROWS: usize = 24;
+pub(super) const STEP_ROWS: usize = 24;
 /// Keys whose values (32 KiB with 64 channels) stay there too, while they are added to a step's rows.
 const VALUE_KEYS: usize = 128;
 /// Floats of a panel of keys, and of a tile's queries and outputs.
@@ -57,20 +57,22 @@ impl<'a> State<'a> {
         rows * (d + 2)
     }
 
-    /// Before the first key, in this memory.
-    pub(super) fn new(memory: &'a mut [f32], rows: usize, d: usize) -> Self {
-        let state = Self::reopen(memory, rows, d);
-        state.sums.fill(0.0);
-        state.largest.fill(f32::NEG_INFINITY);
-        state.total.fill(0.0);
-        state
-    }
-
-    /// What was left in this memory.
-    pub(super) fn reopen(memory: &'a mut [f32], rows: usize, d: usize) -> Self {
+    /// What this memory holds.
+    pub(super) fn of(memory: &'a mut [f32], rows: usize, d: usize) -> Self {
         let (sums, of_rows) = memory[..Self::len(rows, d)].split_at_mut(rows * d);
         let (largest, total) = of_rows.split_at_mut(rows);
         Self { sums, largest, total, d }
+    }
+
+    /// Before the first key.
+    pub(super) fn clear(&mut self) {
+        self.sums.fill(0.0);
+        self.largest.fill(f32::NEG_INFINITY);
+        self.total.fill(0.0);
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.total.len()
     }
 
     /// out (D) = the weighted mean of the values that row i has seen.
@@ -95,7 +97,7 @@ impl WithSimd for Add<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { whole, part } = self;
         let d = whole.d;
-        for i in 0..whole.total.len() {
+        for i in 0..whole.rows() {
             let largest = [whole.largest[i], part.largest[i]];
             let best = if largest[1] > largest[0] { largest[1] } else { largest[0] };
             let base = if best == f32::NEG_INFINITY { 0.0 } else { best };
