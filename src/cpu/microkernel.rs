@@ -94,25 +94,24 @@ impl Pointers {
     #[inline(always)]
     unsafe fn columns<S: Simd, const R: usize, const V: usize>(self, simd: S) {
         let lanes = S::F32_LANES;
-        let every = MemMask::new(simd.equal_u32s(simd.splat_u32s(0), simd.splat_u32s(0)));
+        let mask = MemMask::new(simd.mask_between_m32s(0, (self.n % lanes) as u32).mask());
         let mut at = 0;
         // SAFETY: the caller's promise; vectors end at n, the last one by its mask.
         unsafe {
             while self.n - at >= V * lanes {
-                self.strip::<S, R, V, false>(simd, at, every);
+                self.strip::<S, R, V, false>(simd, at, mask);
                 at += V * lanes;
             }
             if V > 2 && self.n - at >= 2 * lanes {
-                self.strip::<S, R, 2, false>(simd, at, every);
+                self.strip::<S, R, 2, false>(simd, at, mask);
                 at += 2 * lanes;
             }
             if self.n - at >= lanes {
-                self.strip::<S, R, 1, false>(simd, at, every);
+                self.strip::<S, R, 1, false>(simd, at, mask);
                 at += lanes;
             }
             if self.n > at {
-                let mask = simd.mask_between_m32s(0, (self.n - at) as u32).mask();
-                self.strip::<S, R, 1, true>(simd, at, MemMask::new(mask));
+                self.strip::<S, R, 1, true>(simd, at, mask);
             }
         }
     }
@@ -133,7 +132,7 @@ impl Pointers {
         let out = Source { start: self.out.wrapping_add(at), stride: self.stride };
         let panel = Source { start: panel.start.wrapping_add(at), ..panel };
         for first in (0..t).step_by(R) {
-            // Rows after the last one are copies of it that are not stored.
+            // Rows after the last one are copies of it that are not stored. Their number is known to the compiler this way.
             let last = t - 1;
             let mut from = [x.start; R];
             let mut to = [out.start.cast_mut(); R];
