@@ -45,6 +45,8 @@ struct Scratch {
     panel: Vec<f32>,
     /// Products on their way to the output.
     values: Vec<f32>,
+    /// Queries.
+    queries: Vec<f32>,
 }
 
 /// The CPU backend with its own pool of threads.
@@ -80,7 +82,8 @@ impl Cpu {
                 "Ask for fewer.",
             )
         })?;
-        let new = || Scratch { panel: vec![0.0; SCRATCH_LEN], values: vec![0.0; SCRATCH_LEN] };
+        let buffer = || vec![0.0; SCRATCH_LEN];
+        let new = || Scratch { panel: buffer(), values: buffer(), queries: buffer() };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
         Ok(Self { pool, _threads: started, scratch, tier, arch })
     }

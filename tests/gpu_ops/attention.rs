@@ -208,9 +208,13 @@ fn tiles_end_anywhere() {
 /// Scores that grow: every block of keys has a larger one than those before it, and then a smaller one.
 #[test]
 fn steps_of_the_cpu_backend() {
-    let block = constant!("src/cpu/attention.rs", "KEY_BLOCK");
-    let tokens =
-        around([constant!("src/cpu/attention.rs", "FEW"), constant!("src/cpu/attention.rs", "QUERY_TILE")]);
+    let block = constant!("src/cpu/attention/tile.rs", "KEY_BLOCK");
+    // The lowest tiles have 48 rows.
+    let tokens = around([
+        constant!("src/cpu/attention/tile.rs", "FEW_ROWS"),
+        constant!("src/cpu/attention/tile.rs", "STEP_ROWS"),
+        48,
+    ]);
     for [tokens, past, pads] in mixed([&tokens, &around([block, 2 * block]), &[0, 1]]) {
         let case = AttentionCase { magnitude: 30.0, ..AttentionCase::new(tokens, tokens + past) };
         check_on_the_cpu(

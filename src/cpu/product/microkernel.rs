@@ -7,9 +7,14 @@ use pulp::{MemMask, Simd, WithSimd};
 
 use crate::cpu::Cpu;
 
-/// Rows and vectors of features of a block: their sums fill the registers, less those for the operands.
-const fn block_shape<S: Simd>() -> [usize; 2] {
-    if S::REGISTER_COUNT >= 32 { [8, 3] } else { [6, 2] }
+/// Most vectors of features of a block.
+const fn most_vectors<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 4 } else { 2 }
+}
+
+/// Rows of a block of V vectors: its sums fill the registers, less those for the operands.
+const fn block_rows<S: Simd, const V: usize>() -> usize {
+    if S::REGISTER_COUNT >= 32 && V < 4 { 8 } else { 6 }
 }
 
 /// Products that are added up before their sum is added to the rest: in one go the error of thousands of them would grow.
@@ -39,7 +44,8 @@ pub(in crate::cpu) struct Product {
 }
 
 impl Cpu {
-    /// Features that lie together in a panel: those of a block, which then reads the panel in one piece.
+    /// Features that lie together in a panel: those of the fastest block for products with weights, which then reads the panel
+    /// in one piece.
     pub(in crate::cpu) fn panel_group(&self) -> usize {
         struct Features;
         impl WithSimd for Features {
@@ -47,7 +53,10 @@ impl Cpu {
             #[inline(always)]
             fn with_simd<S: Simd>(self, _: S) -> usize {
                 // Without vectors, a multiple of what is transposed together.
-                if S::F32_LANES == 1 { 16 } else { S::F32_LANES * block_shape::<S>()[1] }
+                match S::F32_LANES {
+                    1 => 16,
+                    lanes => lanes * most_vectors::<S>().min(3),
+                }
             }
         }
         self.arch.dispatch(Features)
@@ -62,7 +71,17 @@ impl Cpu {
     }
 }
 
+/// As [`Cpu::product`], where the instruction set is known.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn run<S: Simd>(simd: S, product: Product) {
+    simd.vectorize(Checked(product));
+}
+
 /// A product whose caller has promised what [`Cpu::product`] asks for.
+#[derive(Clone, Copy)]
 struct Checked(Product);
 
 impl WithSimd for Checked {
@@ -70,8 +89,11 @@ impl WithSimd for Checked {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self(product) = self;
-        let (width, n) = (S::F32_LANES * block_shape::<S>()[1], product.shape[1]);
+        let (Self(product), n) = (self, self.0.shape[1]);
+        // As few blocks as possible, of about as many vectors each.
+        let vectors = n.div_ceil(S::F32_LANES);
+        let blocks = vectors.div_ceil(most_vectors::<S>()).max(1);
+        let width = vectors.div_ceil(blocks).max(1) * S::F32_LANES;
         for first in (0..n).step_by(width) {
             let columns = width.min(n - first);
             // SAFETY: columns first..first+columns lie in the product, whose entries the caller has promised.
@@ -79,7 +101,8 @@ impl WithSimd for Checked {
                 match columns.div_ceil(S::F32_LANES) {
                     1 => rows::<S, 1>(simd, product, first, columns),
                     2 => rows::<S, 2>(simd, product, first, columns),
-                    _ => rows::<S, 3>(simd, product, first, columns),
+                    3 => rows::<S, 3>(simd, product, first, columns),
+                    _ => rows::<S, 4>(simd, product, first, columns),
                 }
             }
         }
@@ -92,10 +115,11 @@ impl WithSimd for Checked {
 /// As [`Cpu::product`], for these columns.
 #[inline(always)]
 unsafe fn rows<S: Simd, const V: usize>(simd: S, product: Product, first: usize, columns: usize) {
-    let (t, [most, vectors]) = (product.shape[0], block_shape::<S>());
-    if V > vectors {
+    // Never so, but known to the compiler, which then makes no code of it.
+    if V > most_vectors::<S>() {
         return;
     }
+    let (t, most) = (product.shape[0], block_rows::<S, V>());
     for row in (0..t).step_by(most) {
         // SAFETY: these rows lie in the product, whose entries the caller has promised.
         unsafe {

@@ -5,13 +5,15 @@
 
 mod microkernel;
 pub(super) mod panel;
+mod rows;
 mod words;
 
 use std::ops::Range;
 
 use microkernel::SUM_STEPS;
-pub(super) use microkernel::{Product, Strided};
+use microkernel::{Product, Strided};
 use panel::{PANEL_COLUMNS, PANEL_FEATURES};
+pub(super) use rows::{DotProducts, Rows, RowsProduct};
 
 use super::{
     Cpu, Scratch,
