@@ -8,7 +8,7 @@ use probeprune::{
     backend::Backend,
     config::{ModelConfig, RopeScaling},
     output::check_writable,
-    prune::settings::Method,
+    prune::{BatchShape, settings::Method},
     session::{GenerateOptions, Generated, Limits, Sampling, Session},
     tokenizer::Tokenizer,
 };
@@ -18,7 +18,7 @@ use crate::{
     device::{Task, with_model},
     failure::{Failure, Result, note, print},
     input::{Loaded, check_learns, note_empty_history, read_text, save_learned},
-    progress,
+    probe, progress,
 };
 
 /// Flags of `generate`.
@@ -134,6 +134,8 @@ impl Task for Generation<'_> {
         if history.is_none() && settings.method == Method::ProbePruning && settings.prune_ratio > 0.0 {
             note_empty_history();
         }
+        let shape = BatchShape { samples: prompts.len(), tokens: longest };
+        probe::note_large(config.num_hidden_layers, [(settings.clone(), shape)]);
         let loaded = loaded.arranged(&settings, history.as_ref())?;
         let limits = Limits { samples: prompts.len(), tokens: longest, capacity };
         let mut session = Session::new(loaded.model.clone(), settings, limits, history.as_ref())?;
