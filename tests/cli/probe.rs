@@ -15,12 +15,12 @@ fn notes(args: &[&str]) -> (Vec<String>, String) {
 
 #[test]
 fn auto_is_the_share_that_it_comes_to() {
-    // Windows of 32 tokens: 2 of the 32 of one, 16 of each sample of 10 at most.
-    for (batch, share) in [("1", "0.05"), ("4", "0.2"), ("10", "0.5")] {
+    // Whole batches of windows of 32 tokens: of one sample 2 tokens of one, 7 of four, 16 of ten.
+    for (batch, share, all) in [("1", "0.05", "256"), ("4", "0.2", "256"), ("10", "0.5", "320")] {
         let args = |tokens| ["--batch-size", batch, "--prune-ratio", "0.4", "--probe-tokens", tokens];
         let run = |tokens| {
             let base = ["perplexity", MODEL[0], MODEL[1], "--text", path(&FILES.text), "--seq-len", "32"];
-            let args = [&base[..], &["--max-tokens", "320", "--format", "json"], &args(tokens)].concat();
+            let args = [&base[..], &["--max-tokens", all, "--format", "json"], &args(tokens)].concat();
             crate::losses_of(&crate::stdout(args))
         };
         assert_eq!(run("auto"), run(share), "{batch}");

@@ -134,11 +134,11 @@ impl Task for Generation<'_> {
         if history.is_none() && settings.method == Method::ProbePruning && settings.prune_ratio > 0.0 {
             note_empty_history();
         }
-        let shape = BatchShape { samples: prompts.len(), tokens: longest };
-        probe::note_large(config.num_hidden_layers, [(settings.clone(), shape)]);
         let loaded = loaded.arranged(&settings, history.as_ref())?;
         let limits = Limits { samples: prompts.len(), tokens: longest, capacity };
-        let mut session = Session::new(loaded.model.clone(), settings, limits, history.as_ref())?;
+        let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, history.as_ref())?;
+        let shape = BatchShape { samples: prompts.len(), tokens: longest };
+        probe::note_large(loaded.model.config.num_hidden_layers, [(settings, shape)]);
         let start = Instant::now();
         let generated = match prompts.len() {
             1 => {

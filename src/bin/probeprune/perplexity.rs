@@ -200,9 +200,9 @@ impl Task for &PerplexityArgs {
         let (prompt_or_window, capacity) =
             prompts.map_or((seq_len, 0), |prompts| (prompts.prompt_tokens, seq_len));
         let shape = BatchShape { samples: options.batch_size, tokens: prompt_or_window };
-        probe::note_large(loaded.model.config.num_hidden_layers, [(settings.clone(), shape)]);
         let limits = Limits { samples: shape.samples, tokens: shape.tokens, capacity };
         let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
+        probe::note_large(loaded.model.config.num_hidden_layers, [(settings.clone(), shape)]);
         let calibration_samples = calibration.as_ref().map_or(0, |calibration| calibration.samples);
         let mut dump = Vec::new();
         let bar = progress::bar("measuring", count.div_ceil(options.batch_size));
