@@ -231,6 +231,9 @@ enum {
     PROBEPRUNE_ORDER_TOKENS = 2, /* every sample is in the probe */
     PROBEPRUNE_ORDER_SAMPLES = 3 /* every token is in the probe */
 };
+/* probe_tokens in place of a share: at most half of a sample's tokens, and of all samples together at most a 20th of the batch's
+ * tokens, but at least 2 of each. For small batches, such as one prompt. */
+enum { PROBEPRUNE_PROBE_TOKENS_AUTO = -1 };
 enum { PROBEPRUNE_HISTORY_F32 = 0, PROBEPRUNE_HISTORY_F16 = 1 };
 /* What a fold keeps: what explains most of the rest; or by the score of pp. */
 enum { PROBEPRUNE_FOLD_PIVOT = 0, PROBEPRUNE_FOLD_SCORE = 1 };
@@ -257,7 +260,7 @@ typedef struct probeprune_settings {
     int32_t metric;             /* PROBEPRUNE_METRIC_, of pp; PPSP */
     int32_t probe_order;        /* PROBEPRUNE_ORDER_; TOKENS_SAMPLES */
     double prune_ratio;         /* share of heads and channels over all layers, in [0, 1); 0 is dense to the bit */
-    double probe_tokens;        /* in (0, 1]: the probe's share of tokens; 0.5 */
+    double probe_tokens;        /* in (0, 1]: the probe's share of tokens, or PROBEPRUNE_PROBE_TOKENS_AUTO; 0.5 */
     double probe_samples;       /* in (0, 1]: the probe's share of samples; 0.05 */
     double fixed_probe_weight;  /* in [0, 1], replaces the importance-scaled fusion; -1: off */
     double momentum;            /* in [0, 1], of history; 0.99 */

@@ -15,7 +15,7 @@ use probeprune::{
         Block,
         calibration::{BlockMoments, Calibration},
         linear_fit::LinearFit,
-        settings::{Compensation, Method, Settings},
+        settings::{Compensation, Method, ProbeTokens, Settings},
     },
     session::{CalibrationOptions, Limits, Session, calibrate},
 };
@@ -301,7 +301,7 @@ fn check_session(folder: &Folder, compensate: Compensation) {
         skip_layers: vec![0],
         round_channels: 1,
         probe_samples: 1.0,
-        probe_tokens: 1.0,
+        probe_tokens: ProbeTokens::Share(1.0),
         prior_tokens: 30,
         momentum: 0.5,
         compensate,

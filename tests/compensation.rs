@@ -26,7 +26,7 @@ use probeprune::{
         BatchShape, Block, Unit,
         calibration::BlockMoments,
         history::HistoryLayout,
-        settings::{Compensation, Method, Metric, Settings},
+        settings::{Compensation, Method, Metric, ProbeTokens, Settings},
     },
 };
 use rand::{RngExt, SeedableRng};
@@ -162,7 +162,7 @@ fn check_block(compensate: Compensation, mask: Option<Vec<u32>>) {
         method: Method::ProbePruning,
         prune_ratio: 0.4,
         probe_samples: 0.5,
-        probe_tokens: 0.6,
+        probe_tokens: ProbeTokens::Share(0.6),
         momentum: 0.75,
         compensate,
         prior_tokens: PRIOR_TOKENS,

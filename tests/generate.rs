@@ -6,7 +6,7 @@ use probeprune::{
     checkpoint::{open_file, read_tensor_file},
     cpu::Cpu,
     model::Model,
-    prune::settings::Settings,
+    prune::settings::{ProbeTokens, Settings},
     session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
     source::ModelSource,
 };
@@ -42,7 +42,7 @@ fn check_folder(name: &str) {
         let settings = Settings {
             method: values["method"].as_str().unwrap().parse().unwrap(),
             prune_ratio: values["ratio"].as_f64().unwrap(),
-            probe_tokens: values["probe_tokens"].as_f64().unwrap(),
+            probe_tokens: ProbeTokens::Share(values["probe_tokens"].as_f64().unwrap()),
             probe_samples: values["probe_samples"].as_f64().unwrap(),
             skip_layers: values["skip_layers"]
                 .as_array()

@@ -12,7 +12,7 @@ use probeprune::{
     checkpoint::{open_file, read_tensor_file},
     cpu::{Cpu, Tier},
     model::Model,
-    prune::settings::{Method, Settings},
+    prune::settings::{Method, ProbeTokens, Settings},
     session::{CalibrationOptions, Limits, Session, calibrate},
     source::ModelSource,
 };
@@ -33,7 +33,7 @@ fn settings(reference: &Value) -> Settings {
         prune_ratio: number("ratio").expect("ratio"),
         // Static methods name the metric they imply.
         metric: text("metric").and_then(|text| text.parse().ok()).unwrap_or(default.metric),
-        probe_tokens: number("probe_tokens").unwrap_or(default.probe_tokens),
+        probe_tokens: number("probe_tokens").map_or(default.probe_tokens, ProbeTokens::Share),
         probe_samples: number("probe_samples").unwrap_or(default.probe_samples),
         probe_order: text("probe_order").map_or(default.probe_order, |text| text.parse().expect("order")),
         parallel_probe: reference["parallel"].as_bool().unwrap_or(false),

@@ -22,7 +22,7 @@ use probeprune::{
         history::HistoryLayout,
         settings::{
             Adapt, AdaptMetric, AdaptSettings, Compensation, HistoryDtype, Method, Prefill, ProbeOrder,
-            Settings,
+            ProbeTokens, Settings,
         },
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate, measure_losses},
@@ -224,7 +224,7 @@ fn corrected_folds_agree_with_the_cpu() {
                 skip_layers: vec![0],
                 round_channels: 8,
                 probe_samples: probed[0],
-                probe_tokens: probed[1],
+                probe_tokens: ProbeTokens::Share(probed[1]),
                 parallel_probe,
                 adapt,
                 ..Settings::default()

@@ -14,7 +14,7 @@ use probeprune::{
     Error,
     cpu::Cpu,
     model::Model,
-    prune::settings::{Compensation, Method, Settings},
+    prune::settings::{Compensation, Method, ProbeTokens, Settings},
     session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
 };
 use rand::{RngExt, SeedableRng};
@@ -124,7 +124,10 @@ fn settings_out_of_range_are_refused() {
     }
     for (share, got) in [(0.0, "0"), (1.01, "1.01"), (f64::NAN, "NaN"), (-0.5, "-0.5")] {
         let expected = "expected a number above 0 and at most 1";
-        refuse(Settings { probe_tokens: share, ..base() }, &["probe_tokens", expected, "got", got]);
+        refuse(
+            Settings { probe_tokens: ProbeTokens::Share(share), ..base() },
+            &["probe_tokens", expected, "got", got],
+        );
         refuse(Settings { probe_samples: share, ..base() }, &["probe_samples", expected, "got", got]);
     }
     refuse(Settings { probe_from: Some(0), ..base() }, &["probe_from", "at least 1", "got 0"]);

@@ -303,3 +303,23 @@ fn a_gpu_is_measured_with_events() {
         assert_eq!(steps[3] > 0.0, row["method"] == "pp", "{row}");
     }
 }
+
+#[test]
+fn a_large_probe_is_noted_once() {
+    let notes = |args: &[&str]| {
+        let output = run(&[&SHAPE, &SMALL, &["--gen-len", "2", "--batch-size", "2,1"], args]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        let notes =
+            said.lines().filter(|line| line.starts_with("note: ") && line.contains("--probe-tokens auto"));
+        notes.map(str::to_string).collect::<Vec<_>>()
+    };
+    // Of 24 and of 48 tokens, prompts and decoding: the largest share is that of one prompt.
+    let said = notes(&[]);
+    let [note] = &said[..] else { panic!("one note: {said:?}") };
+    assert!(note.contains("1 × 24 tokens takes 12 ") && note.ends_with("auto takes 2"), "{note}");
+    assert_eq!(notes(&["--probe-tokens", "auto"]), [""; 0]);
+    assert_eq!(notes(&["--method", "magnitude"]), [""; 0]);
+    assert_eq!(notes(&["--test", "prompt", "--dense-below", "49"]), [""; 0]);
+    // Decoding is never dense.
+    assert_eq!(notes(&["--dense-below", "49"]).len(), 1);
+}

@@ -16,7 +16,7 @@ use probeprune::{
         BatchShape, Unit,
         counts::{LEADING_SLOT_LIMIT, probe_shape},
         history::HistoryLayout,
-        settings::{Metric, ProbeOrder, Settings},
+        settings::{Metric, ProbeOrder, ProbeTokens, Settings},
     },
 };
 use proptest::prelude::*;
@@ -182,7 +182,7 @@ proptest! {
             }
         }
         let settings = Settings {
-            probe_samples: shares.0, probe_tokens: shares.1, probe_order: order, ..Settings::default()
+            probe_samples: shares.0, probe_tokens: ProbeTokens::Share(shares.1), probe_order: order, ..Settings::default()
         };
         let kept = probe_shape(&settings, shape);
         let given = (padding > 0).then_some(&mask);

@@ -18,7 +18,7 @@ use probeprune::{
     },
     prune::{
         BatchShape, Block, counts,
-        settings::{Method, Settings},
+        settings::{Method, ProbeTokens, Settings},
     },
     weights::Weights,
 };
@@ -84,9 +84,9 @@ impl<B: Backend> LayerRun<B> {
     ) -> Result<Self> {
         let (backend, config) = (&*model.backend, &model.config);
         let (ratio, probe_tokens) = match pruning {
-            Pruning::Dense => (0.0, 0.5),
-            Pruning::Probe(ratio, tokens) => (ratio, tokens),
-            Pruning::Fixed(ratio) => (ratio, 0.5),
+            Pruning::Dense => (0.0, ProbeTokens::PAPER),
+            Pruning::Probe(ratio, tokens) => (ratio, ProbeTokens::Share(tokens)),
+            Pruning::Fixed(ratio) => (ratio, ProbeTokens::PAPER),
         };
         let method = Method::ProbePruning;
         let settings = Settings {

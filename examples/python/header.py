@@ -14,6 +14,7 @@ FOLD_CHOICES = ["pivot", "score"]
 ADAPTATIONS = ["none", "probe"]
 ADAPT_METRICS = ["full", "diagonal"]
 PREFILLS = ["pruned", "dense"]
+PROBE_TOKENS_AUTO = -1.0
 CPU, CUDA = 1, 2
 
 

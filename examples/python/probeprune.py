@@ -18,6 +18,7 @@ from header import (
     FOLD_CHOICES,
     METHODS,
     OPERATIONS,
+    PROBE_TOKENS_AUTO,
     CalibrateOptions,
     Corrections,
     DeviceOptions,

@@ -11,12 +11,15 @@ use crate::prune::{
     history::HistoryLayout,
     settings::{
         Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, FoldChoice, HistoryDtype, Method,
-        Metric, Prefill, ProbeOrder, Settings,
+        Metric, Prefill, ProbeOrder, ProbeTokens, Settings,
     },
 };
 
 /// `skip_layer_count` for the paper's layers.
 const DEFAULT_LAYERS: u64 = u64::MAX;
+
+/// `PROBEPRUNE_PROBE_TOKENS_AUTO`: no share.
+const AUTO: f64 = -1.0;
 
 /// `probeprune_settings`. A new setting takes a reserved word if its default is 0, the value that older programs pass
 /// there; otherwise it is added at the end, and older programs get its default.
@@ -68,7 +71,10 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, firs
         metric: settings.metric as i32,
         probe_order: settings.probe_order as i32,
         prune_ratio: settings.prune_ratio,
-        probe_tokens: settings.probe_tokens,
+        probe_tokens: match settings.probe_tokens {
+            ProbeTokens::Share(share) => share,
+            ProbeTokens::Auto => AUTO,
+        },
         probe_samples: settings.probe_samples,
         fixed_probe_weight: -1.0,
         momentum: settings.momentum,
@@ -129,7 +135,10 @@ impl MethodSettings {
             method: choice(self.method, Method::ALL, "method")?,
             prune_ratio: self.prune_ratio,
             metric: choice(self.metric, Metric::ALL, "metric")?,
-            probe_tokens: self.probe_tokens,
+            probe_tokens: match self.probe_tokens {
+                AUTO => ProbeTokens::Auto,
+                share => ProbeTokens::Share(share),
+            },
             probe_samples: self.probe_samples,
             probe_order: choice(self.probe_order, ProbeOrder::ALL, "probe_order")?,
             probe_from: (self.probe_from > 0).then(|| size(self.probe_from)),

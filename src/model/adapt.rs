@@ -14,7 +14,7 @@ use crate::{
         ProjectOperands,
     },
     error::Result,
-    prune::{BatchShape, settings::AdaptSettings},
+    prune::settings::AdaptSettings,
 };
 
 /// A folded block whose last projection a probe corrects.
@@ -51,14 +51,13 @@ pub struct Split<B: Backend> {
     pub all_kept: KeptSet<B::Indices>,
 }
 
-/// Buffers for corrections.
+/// Buffers for corrections by probes of up to `t` rows.
 pub fn scratch<B: Backend>(
     backend: &B,
-    probe: BatchShape,
+    t: usize,
     widest: usize,
     hidden_size: usize,
 ) -> Result<AdaptScratch<B>> {
-    let t = probe.rows();
     Ok(AdaptScratch {
         features: backend.statistics(t * widest)?,
         images: backend.statistics(t * widest)?,

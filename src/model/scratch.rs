@@ -147,14 +147,14 @@ pub fn compensation_lens(
     shape: BatchShape,
 ) -> (usize, [usize; 3]) {
     let widest = widest(config);
-    let probe = counts::probe_shape(settings, shape);
+    let probe = counts::probe_room(settings, shape);
     match settings.compensate {
         // `wanda-sp` computes its compensation before the first batch.
         _ if settings.method != Method::ProbePruning => (0, [0; 3]),
         Compensation::None => (0, [0; 3]),
         Compensation::ProbeMean => (probe.tokens * widest, [widest, 0, 0]),
         Compensation::Linear { rank } => {
-            (probe.tokens * widest, [(rank + 1) * widest, shape.rows() * rank, probe.rows() * widest])
+            (probe.tokens * widest, [(rank + 1) * widest, shape.rows() * rank, probe.rows * widest])
         }
     }
 }
@@ -181,16 +181,15 @@ impl<B: Backend> Scratch<B> {
         let residual = || {
             Result::Ok(Residual { rows: backend.activations(t * h)?, sum_squares: backend.statistics(t)? })
         };
-        let none = BatchShape { samples: 0, tokens: 0 };
-        let probe = if settings.adapt.is_on() { counts::probe_shape(settings, shape) } else { none };
+        let corrected = if settings.adapt.is_on() { counts::probe_room(settings, shape).rows } else { 0 };
         Ok(Self {
             current: residual()?,
             previous: residual()?,
             next: residual()?,
             x: backend.activations(t * h)?,
             probe_x: backend.activations(t * h)?,
-            probe_a: backend.activations(probe.rows() * widest)?,
-            pruned_a: backend.activations(probe.rows() * config.intermediate_size)?,
+            probe_a: backend.activations(corrected * widest)?,
+            pruned_a: backend.activations(corrected * config.intermediate_size)?,
             attention: AttentionScratch::new(backend, config, t, rotary_positions)?,
             a: backend.activations(t * widest)?,
             p: backend.statistics(shape.tokens * widest)?,
@@ -213,7 +212,7 @@ impl<B: Backend> Scratch<B> {
             embedded: backend.activations(t * config.word_embed_proj_dim)?,
             timeline: Timeline::off(),
             compensation: CompensationScratch::new(backend, config, settings, shape)?,
-            adapt: adapt::scratch(backend, probe, widest, h)?,
+            adapt: adapt::scratch(backend, corrected, widest, h)?,
         })
     }
 

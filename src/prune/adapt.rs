@@ -13,7 +13,7 @@ pub enum Adapt {
     None,
     /// The fold's error on the probe corrects its last projections by recursive least squares.
     Probe {
-        /// Tokens of the probe, over all of its samples; `None` for `probe_tokens` of every sample.
+        /// Tokens of the probe, over all of its samples; `None` for `probe_tokens` of each.
         tokens: Option<usize>,
     },
 }

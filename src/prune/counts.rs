@@ -7,7 +7,7 @@ use crate::{
     prune::{
         BatchShape,
         allocation::{self, Losses},
-        settings::{Adapt, Allocation, ProbeOrder, Settings},
+        settings::{Adapt, Allocation, ProbeOrder, ProbeTokens, Settings},
     },
 };
 
@@ -24,21 +24,53 @@ pub fn probed_from(settings: &Settings, batch: BatchShape) -> BatchShape {
 
 /// B_p × S_p, the shape of the probe for a batch of this shape (docs/method.md, section 1; products in f64).
 pub fn probe_shape(settings: &Settings, batch: BatchShape) -> BatchShape {
-    let BatchShape { samples, tokens } = probed_from(settings, batch);
-    let share =
-        |of: usize, ratio: f64, least: usize| ((ratio * of as f64).ceil() as usize).max(least).min(of);
-    let kept_samples = share(samples, settings.probe_samples, 1);
-    let kept_tokens = match settings.adapt.mode {
-        Adapt::Probe { tokens: Some(wanted) } => wanted.div_ceil(kept_samples).max(2).min(tokens),
-        _ => share(tokens, settings.probe_tokens, 2),
-    };
+    let batch = probed_from(settings, batch);
+    let samples = probe_samples(settings, batch);
+    BatchShape { samples, tokens: probe_tokens(settings, batch, samples.max(1)) }
+}
+
+/// B_p.
+fn probe_samples(settings: &Settings, batch: BatchShape) -> usize {
     match settings.probe_order {
-        ProbeOrder::TokensSamples | ProbeOrder::SamplesTokens => {
-            BatchShape { samples: kept_samples, tokens: kept_tokens }
-        }
-        ProbeOrder::Tokens => BatchShape { samples, tokens: kept_tokens },
-        ProbeOrder::Samples => BatchShape { samples: kept_samples, tokens },
+        ProbeOrder::Tokens => batch.samples,
+        _ => ((settings.probe_samples * batch.samples as f64).ceil() as usize).max(1).min(batch.samples),
     }
+}
+
+/// S_p for a B_p of `samples`.
+fn probe_tokens(settings: &Settings, batch: BatchShape, samples: usize) -> usize {
+    let of_each = match (settings.probe_order, settings.adapt.mode) {
+        (ProbeOrder::Samples, _) => batch.tokens,
+        (_, Adapt::Probe { tokens: Some(wanted) }) => wanted.div_ceil(samples),
+        _ => settings.probe_tokens.of_each(batch, samples),
+    };
+    of_each.max(2).min(batch.tokens)
+}
+
+/// The most that any probe has of batches up to some size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeRoom {
+    /// S_p.
+    pub tokens: usize,
+    /// B_p·S_p.
+    pub rows: usize,
+}
+
+/// Room for the probes of all batches up to `largest`. Where a probe's samples share a number of tokens, a smaller batch may
+/// have the larger probe: fewer samples take more tokens each, and rounding may add up to more rows.
+pub fn probe_room(settings: &Settings, largest: BatchShape) -> ProbeRoom {
+    let largest = probed_from(settings, largest);
+    let samples = probe_samples(settings, largest);
+    let tokens = probe_tokens(settings, largest, 1);
+    let shared = match (settings.probe_order, settings.adapt.mode, settings.probe_tokens) {
+        (ProbeOrder::Samples, ..) => None,
+        (_, Adapt::Probe { tokens: Some(wanted) }, _) => Some(wanted),
+        (_, _, ProbeTokens::Auto) => Some(ProbeTokens::most(largest)),
+        (_, _, ProbeTokens::Share(_)) => None,
+    };
+    // 2 of every sample, or the shared tokens and less than one more of every sample.
+    let rows = shared.map_or(usize::MAX, |shared| shared.max(samples).saturating_add(samples));
+    ProbeRoom { tokens, rows: rows.min(samples * tokens) }
 }
 
 /// Python's `round(x, 2)`: correct from the exact binary value, ties to even.
@@ -176,7 +208,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{prune::settings::Compensation, source::ModelSource};
+    use crate::{
+        prune::settings::{AdaptSettings, Compensation},
+        source::ModelSource,
+    };
 
     /// tiny-llama with another number of channels.
     fn config(intermediate_size: usize) -> ModelConfig {
@@ -251,10 +286,99 @@ mod tests {
         }
 
         #[test]
-        fn probe_fits_the_batch(b in 1usize..64, s in 1usize..300, rho_s in 0.001..=1.0f64, rho_b in 0.001..=1.0f64) {
-            let settings = Settings { probe_tokens: rho_s, probe_samples: rho_b, ..Settings::default() };
-            let BatchShape { samples, tokens } = probe_shape(&settings, BatchShape { samples: b, tokens: s });
-            prop_assert!((1..=b).contains(&samples) && (s.min(2)..=s).contains(&tokens));
+        fn probes_fit_their_batch_and_their_room(
+            (of, b) in batches(), (largest_s, s) in batches(), tokens in probe_tokens_of(), wanted in adapted(),
+            rho_b in 0.001..=1.0f64, order in proptest::sample::select(ProbeOrder::ALL),
+            probe_from in proptest::option::of(1usize..70),
+        ) {
+            let settings = Settings {
+                probe_tokens: tokens, probe_samples: rho_b, probe_order: order, probe_from,
+                adapt: AdaptSettings { mode: wanted, ..AdaptSettings::default() },
+                ..Settings::default()
+            };
+            let probe = probe_shape(&settings, BatchShape { samples: b, tokens: s });
+            prop_assert!((1..=b).contains(&probe.samples) && (s.min(2)..=s).contains(&probe.tokens));
+            let largest = BatchShape { samples: of, tokens: largest_s };
+            let ProbeRoom { tokens, rows } = probe_room(&settings, largest);
+            prop_assert!(probe.tokens <= tokens && probe.rows() <= rows, "{probe:?} in {tokens} and {rows}");
+            prop_assert!(tokens <= largest.tokens && rows <= largest.rows());
+            // Not much more than the largest batch takes.
+            let probe = probe_shape(&settings, largest);
+            prop_assert!(rows <= 2 * probe.rows().max(2 * probe.samples), "{rows} for {probe:?}");
         }
+
+        #[test]
+        fn auto_bounds_the_probe_of_a_batch(
+            b in 1usize..64, s in 1usize..600, rho_b in 0.001..=1.0f64,
+            order in proptest::sample::select(ProbeOrder::ALL),
+        ) {
+            let paper = Settings { probe_samples: rho_b, probe_order: order, ..Settings::default() };
+            let auto = Settings { probe_tokens: ProbeTokens::Auto, ..paper.clone() };
+            let batch = BatchShape { samples: b, tokens: s };
+            let [paper, probe] = [&paper, &auto].map(|settings| probe_shape(settings, batch));
+            prop_assert!(probe.samples == paper.samples && probe.tokens <= paper.tokens);
+            if order == ProbeOrder::Samples {
+                prop_assert_eq!(probe, paper);
+            } else {
+                prop_assert!(probe.rows() <= batch.rows().div_ceil(20).max(2 * probe.samples));
+                // One token more of each is too many, unless that is the paper's probe.
+                let more = (probe.tokens + 1) * probe.samples;
+                prop_assert!(probe.tokens == paper.tokens || more > batch.rows().div_ceil(20));
+            }
+            let longer = probe_shape(&auto, BatchShape { tokens: s + 1, ..batch });
+            prop_assert!(longer.samples == probe.samples && longer.tokens >= probe.tokens);
+            let more = probe_shape(&auto, BatchShape { samples: b + 1, ..batch });
+            prop_assert!(more.samples > probe.samples || more.tokens >= probe.tokens);
+        }
+    }
+
+    /// A number of samples or tokens, and one that is no larger.
+    fn batches() -> impl Strategy<Value = (usize, usize)> {
+        (1usize..300).prop_flat_map(|largest| (Just(largest), 1..=largest))
+    }
+
+    fn probe_tokens_of() -> impl Strategy<Value = ProbeTokens> {
+        prop_oneof![Just(ProbeTokens::Auto), (0.001..=1.0f64).prop_map(ProbeTokens::Share)]
+    }
+
+    fn adapted() -> impl Strategy<Value = Adapt> {
+        let wanted = proptest::option::of(1usize..200);
+        prop_oneof![Just(Adapt::None), wanted.prop_map(|tokens| Adapt::Probe { tokens })]
+    }
+
+    #[test]
+    fn auto_takes_half_of_a_sample_or_a_20th_of_the_batch() {
+        let probe = |order, samples, tokens| {
+            let settings =
+                Settings { probe_tokens: ProbeTokens::Auto, probe_order: order, ..Settings::default() };
+            let BatchShape { samples, tokens } = probe_shape(&settings, BatchShape { samples, tokens });
+            (samples, tokens)
+        };
+        let usual = |samples, tokens| probe(ProbeOrder::TokensSamples, samples, tokens);
+        // From 10 samples on it is the paper's probe.
+        for samples in 10..100 {
+            for tokens in [1, 2, 3, 64, 255, 256] {
+                let paper = probe_shape(&Settings::default(), BatchShape { samples, tokens });
+                assert_eq!(usual(samples, tokens), (paper.samples, paper.tokens), "{samples} × {tokens}");
+            }
+        }
+        assert_eq!((usual(20, 64), usual(10, 256)), ((1, 32), (1, 128)));
+        assert_eq!((usual(1, 256), usual(1, 4096), usual(4, 256)), ((1, 13), (1, 205), (1, 52)));
+        assert_eq!((usual(1, 1), usual(1, 2), usual(1, 40), usual(1, 41)), ((1, 1), (1, 2), (1, 2), (1, 3)));
+        assert_eq!(probe(ProbeOrder::Tokens, 10, 256), (10, 12));
+        assert_eq!(probe(ProbeOrder::Samples, 10, 256), (1, 256));
+    }
+
+    #[test]
+    fn a_smaller_batch_may_have_the_larger_probe() {
+        let adapt = AdaptSettings { mode: Adapt::Probe { tokens: Some(10) }, ..AdaptSettings::default() };
+        let settings = Settings { adapt, ..Settings::default() };
+        let rows = |samples| probe_shape(&settings, BatchShape { samples, tokens: 16 }).rows();
+        assert_eq!((rows(100), rows(80)), (10, 12));
+        assert!(probe_room(&settings, BatchShape { samples: 100, tokens: 16 }).rows >= 12);
+        let settings =
+            Settings { probe_tokens: ProbeTokens::Auto, probe_samples: 0.3, ..Settings::default() };
+        let tokens = |samples| probe_shape(&settings, BatchShape { samples, tokens: 40 }).tokens;
+        assert_eq!((tokens(7), tokens(6)), (4, 6));
     }
 }

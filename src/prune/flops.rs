@@ -238,7 +238,6 @@ mod tests {
             prune_ratio: 0.4,
             skip_layers: vec![0],
             round_channels: 1,
-            probe_tokens: 0.5,
             probe_samples: 0.5,
             ..Settings::default()
         }

@@ -11,6 +11,7 @@ pub mod fold;
 pub mod history;
 mod history_file;
 pub mod linear_fit;
+mod probe_tokens;
 pub mod second_moments;
 pub mod settings;
 mod shape;

@@ -7,6 +7,7 @@ pub use super::{
         AdaptMetric, Allocation, Compensation, FoldChoice, HistoryDtype, Method, Metric, Prefill, ProbeOrder,
     },
     history::HistoryLayout,
+    probe_tokens::ProbeTokens,
 };
 use crate::error::{Error, Result};
 
@@ -19,8 +20,8 @@ pub struct Settings {
     pub prune_ratio: f64,
     /// Score for `pp`.
     pub metric: Metric,
-    /// ρ_seq in (0, 1]: the probe's share of tokens.
-    pub probe_tokens: f64,
+    /// The probe's tokens of each of its samples.
+    pub probe_tokens: ProbeTokens,
     /// ρ_batch in (0, 1]: the probe's share of samples.
     pub probe_samples: f64,
     /// Which of the two is chosen first.
@@ -69,7 +70,7 @@ impl Default for Settings {
             method: Method::None,
             prune_ratio: 0.0,
             metric: Metric::Ppsp,
-            probe_tokens: 0.5,
+            probe_tokens: ProbeTokens::PAPER,
             probe_samples: 0.05,
             probe_order: ProbeOrder::TokensSamples,
             probe_from: None,
@@ -125,13 +126,9 @@ impl Settings {
             self.prune_ratio,
             "0.4 prunes 40 % of heads and channels.",
         )?;
-        range(
-            "probe_tokens",
-            share(self.probe_tokens),
-            share_text,
-            self.probe_tokens,
-            "The paper uses 0.5.",
-        )?;
+        if let ProbeTokens::Share(tokens) = self.probe_tokens {
+            range("probe_tokens", share(tokens), share_text, tokens, "The paper uses 0.5.")?;
+        }
         range(
             "probe_samples",
             share(self.probe_samples),

@@ -146,7 +146,7 @@ fn correction_scratch(config: &ModelConfig, settings: &Settings, limits: Limits)
     if !settings.adapt.is_on() {
         return Part::default();
     }
-    let t = counts::probe_shape(settings, limits.shape()).rows();
+    let t = counts::probe_room(settings, limits.shape()).rows;
     let at_mean_and_fault = config.hidden_size + 1;
     Part {
         elements: t * (widest(config) + config.intermediate_size),

@@ -218,28 +218,30 @@ pub const PROBEPRUNE_ORDER_SAMPLES_TOKENS: _bindgen_ty_6 = 1;
 pub const PROBEPRUNE_ORDER_TOKENS: _bindgen_ty_6 = 2;
 pub const PROBEPRUNE_ORDER_SAMPLES: _bindgen_ty_6 = 3;
 pub type _bindgen_ty_6 = ::std::os::raw::c_uint;
-pub const PROBEPRUNE_HISTORY_F32: _bindgen_ty_7 = 0;
-pub const PROBEPRUNE_HISTORY_F16: _bindgen_ty_7 = 1;
-pub type _bindgen_ty_7 = ::std::os::raw::c_uint;
-pub const PROBEPRUNE_FOLD_PIVOT: _bindgen_ty_8 = 0;
-pub const PROBEPRUNE_FOLD_SCORE: _bindgen_ty_8 = 1;
+pub const PROBEPRUNE_PROBE_TOKENS_AUTO: _bindgen_ty_7 = -1;
+pub type _bindgen_ty_7 = ::std::os::raw::c_int;
+pub const PROBEPRUNE_HISTORY_F32: _bindgen_ty_8 = 0;
+pub const PROBEPRUNE_HISTORY_F16: _bindgen_ty_8 = 1;
 pub type _bindgen_ty_8 = ::std::os::raw::c_uint;
-pub const PROBEPRUNE_ALLOCATION_UNIFORM: _bindgen_ty_9 = 0;
-pub const PROBEPRUNE_ALLOCATION_MEASURED: _bindgen_ty_9 = 1;
+pub const PROBEPRUNE_FOLD_PIVOT: _bindgen_ty_9 = 0;
+pub const PROBEPRUNE_FOLD_SCORE: _bindgen_ty_9 = 1;
 pub type _bindgen_ty_9 = ::std::os::raw::c_uint;
-pub const PROBEPRUNE_ADAPT_NONE: _bindgen_ty_10 = 0;
-pub const PROBEPRUNE_ADAPT_PROBE: _bindgen_ty_10 = 1;
+pub const PROBEPRUNE_ALLOCATION_UNIFORM: _bindgen_ty_10 = 0;
+pub const PROBEPRUNE_ALLOCATION_MEASURED: _bindgen_ty_10 = 1;
 pub type _bindgen_ty_10 = ::std::os::raw::c_uint;
-pub const PROBEPRUNE_ADAPT_METRIC_DIAGONAL: _bindgen_ty_11 = 0;
-pub const PROBEPRUNE_ADAPT_METRIC_FULL: _bindgen_ty_11 = 1;
+pub const PROBEPRUNE_ADAPT_NONE: _bindgen_ty_11 = 0;
+pub const PROBEPRUNE_ADAPT_PROBE: _bindgen_ty_11 = 1;
 pub type _bindgen_ty_11 = ::std::os::raw::c_uint;
-pub const PROBEPRUNE_PREFILL_PRUNED: _bindgen_ty_12 = 0;
-pub const PROBEPRUNE_PREFILL_DENSE: _bindgen_ty_12 = 1;
+pub const PROBEPRUNE_ADAPT_METRIC_DIAGONAL: _bindgen_ty_12 = 0;
+pub const PROBEPRUNE_ADAPT_METRIC_FULL: _bindgen_ty_12 = 1;
 pub type _bindgen_ty_12 = ::std::os::raw::c_uint;
-pub const PROBEPRUNE_COMPENSATE_NONE: _bindgen_ty_13 = 0;
-pub const PROBEPRUNE_COMPENSATE_PROBE_MEAN: _bindgen_ty_13 = 1;
-pub const PROBEPRUNE_COMPENSATE_LINEAR: _bindgen_ty_13 = 2;
+pub const PROBEPRUNE_PREFILL_PRUNED: _bindgen_ty_13 = 0;
+pub const PROBEPRUNE_PREFILL_DENSE: _bindgen_ty_13 = 1;
 pub type _bindgen_ty_13 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_COMPENSATE_NONE: _bindgen_ty_14 = 0;
+pub const PROBEPRUNE_COMPENSATE_PROBE_MEAN: _bindgen_ty_14 = 1;
+pub const PROBEPRUNE_COMPENSATE_LINEAR: _bindgen_ty_14 = 2;
+pub type _bindgen_ty_14 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_settings {
@@ -589,9 +591,9 @@ unsafe extern "C" {
         out: *mut *mut DLManagedTensorVersioned,
     ) -> probeprune_status;
 }
-pub const PROBEPRUNE_BLOCK_ATTENTION: _bindgen_ty_14 = 0;
-pub const PROBEPRUNE_BLOCK_MLP: _bindgen_ty_14 = 1;
-pub type _bindgen_ty_14 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_BLOCK_ATTENTION: _bindgen_ty_15 = 0;
+pub const PROBEPRUNE_BLOCK_MLP: _bindgen_ty_15 = 1;
+pub type _bindgen_ty_15 = ::std::os::raw::c_uint;
 unsafe extern "C" {
     pub fn probeprune_session_kept(
         session: *mut probeprune_session,
@@ -768,10 +770,10 @@ unsafe extern "C" {
         stream: *mut ::std::os::raw::c_void,
     ) -> probeprune_status;
 }
-pub const PROBEPRUNE_NORM_RMS: _bindgen_ty_15 = 0;
-pub const PROBEPRUNE_NORM_LAYER: _bindgen_ty_15 = 1;
-pub const PROBEPRUNE_NORM_COPY: _bindgen_ty_15 = 2;
-pub type _bindgen_ty_15 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_NORM_RMS: _bindgen_ty_16 = 0;
+pub const PROBEPRUNE_NORM_LAYER: _bindgen_ty_16 = 1;
+pub const PROBEPRUNE_NORM_COPY: _bindgen_ty_16 = 2;
+pub type _bindgen_ty_16 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_norm_args {
@@ -810,12 +812,12 @@ pub struct probeprune_probe_gather_args {
     pub slots: *const DLTensor,
     pub out: *const DLTensor,
 }
-pub const PROBEPRUNE_ACTIVATION_NONE: _bindgen_ty_16 = 0;
-pub const PROBEPRUNE_ACTIVATION_SILU: _bindgen_ty_16 = 1;
-pub const PROBEPRUNE_ACTIVATION_RELU: _bindgen_ty_16 = 2;
-pub const PROBEPRUNE_ACTIVATION_GELU: _bindgen_ty_16 = 3;
-pub const PROBEPRUNE_ACTIVATION_GELU_TANH: _bindgen_ty_16 = 4;
-pub type _bindgen_ty_16 = ::std::os::raw::c_uint;
+pub const PROBEPRUNE_ACTIVATION_NONE: _bindgen_ty_17 = 0;
+pub const PROBEPRUNE_ACTIVATION_SILU: _bindgen_ty_17 = 1;
+pub const PROBEPRUNE_ACTIVATION_RELU: _bindgen_ty_17 = 2;
+pub const PROBEPRUNE_ACTIVATION_GELU: _bindgen_ty_17 = 3;
+pub const PROBEPRUNE_ACTIVATION_GELU_TANH: _bindgen_ty_17 = 4;
+pub type _bindgen_ty_17 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct probeprune_gemm_sparse_rows_args {

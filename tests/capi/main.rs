@@ -13,6 +13,7 @@ mod gpu;
 mod gpu_fold;
 mod models;
 mod operations;
+mod probe_tokens;
 mod structs;
 mod support;
 mod tensors;

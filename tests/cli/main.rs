@@ -9,6 +9,7 @@ mod device;
 mod emulated_cuda;
 mod fold;
 mod outputs;
+mod probe;
 mod refusals;
 mod report_page;
 mod results;

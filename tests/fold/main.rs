@@ -22,7 +22,7 @@ use probeprune::{
     prune::{
         Block,
         calibration::Calibration,
-        settings::{Adapt, AdaptMetric, AdaptSettings, FoldChoice, Method, Settings},
+        settings::{Adapt, AdaptMetric, AdaptSettings, FoldChoice, Method, ProbeTokens, Settings},
     },
     session::{CalibrationOptions, Limits, Session, calibrate},
 };
@@ -59,7 +59,7 @@ fn adapting(metric: AdaptMetric) -> Settings {
         ..AdaptSettings::default()
     };
     // All tokens of all samples, so that the reference needs no choice.
-    Settings { adapt, probe_tokens: 1.0, probe_samples: 1.0, ..folding() }
+    Settings { adapt, probe_tokens: ProbeTokens::Share(1.0), probe_samples: 1.0, ..folding() }
 }
 
 #[test]

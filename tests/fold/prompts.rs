@@ -8,7 +8,7 @@ use probeprune::{
     prune::{
         Block,
         calibration::Calibration,
-        settings::{AdaptMetric, Method, Prefill, Settings},
+        settings::{AdaptMetric, Method, Prefill, ProbeTokens, Settings},
     },
     session::{Limits, Session},
 };
@@ -129,7 +129,7 @@ fn some_of_the_rows_correct_as_a_probe_of_them_does() {
         // All heads stay, so layer 1's MLP is the first block that computes less.
         let settings = Settings {
             prune_ratio: 0.15,
-            probe_tokens: 0.4,
+            probe_tokens: ProbeTokens::Share(0.4),
             probe_samples: 0.5,
             ..adapting(AdaptMetric::Diagonal)
         };
@@ -145,7 +145,7 @@ fn some_of_the_rows_correct_as_a_probe_of_them_does() {
         let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
         assert_close("weight", &got.weight, &wide(&want.weight), 1e-4);
         assert_close("bias", &got.bias, &wide(&want.bias), 1e-4);
-        let (more, _) = learned(dense(Settings { probe_tokens: 1.0, ..settings }));
+        let (more, _) = learned(dense(Settings { probe_tokens: ProbeTokens::Share(1.0), ..settings }));
         let change = got.weight.iter().zip(&more.weight).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(change > 1e-3, "more rows teach something else: {change}");
     }

@@ -6,7 +6,7 @@ use probeprune::{
     prune::{
         BatchShape,
         counts::{LEADING_SLOT_LIMIT, probe_shape},
-        settings::{ProbeOrder, Settings},
+        settings::{ProbeOrder, ProbeTokens, Settings},
     },
 };
 use rand::RngExt;
@@ -60,6 +60,7 @@ impl SelectCase {
         padding: Padding,
         squares: Squares,
     ) -> Self {
+        let probe_tokens = ProbeTokens::Share(probe_tokens);
         let settings = Settings { probe_tokens, probe_samples, probe_order: order, ..Settings::default() };
         Self { shape, probe: probe_shape(&settings, shape), order, padding, squares }
     }

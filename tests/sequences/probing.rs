@@ -1,12 +1,14 @@
-//! Probes of the first samples of a batch.
+//! Probes of the first samples of a batch, and of as many tokens as a batch's shape allows.
 
 use std::sync::Arc;
 
 use probeprune::{
     cpu::Cpu,
     prune::{
+        BatchShape,
         adapt::Corrections,
-        settings::{Adapt, AdaptSettings, Compensation, Method, ProbeOrder, Settings},
+        counts,
+        settings::{Adapt, AdaptSettings, Compensation, Method, ProbeOrder, ProbeTokens, Settings},
     },
     session::{CalibrationOptions, Limits, Session, calibrate},
 };
@@ -74,5 +76,58 @@ fn a_probe_of_the_first_samples_is_that_of_a_batch_of_them() {
             whole == decided(&mut session(Some(5)), &tokens, 5)
                 && whole == decided(&mut session(Some(9)), &tokens, 5)
         );
+    }
+}
+
+/// The largest batch of a session. Those of 6 samples have larger probes: under `auto` 6 tokens of 2 samples, not 4 of 3, and
+/// of 9 tokens in all 10, not 9.
+const LARGEST: BatchShape = BatchShape { samples: 7, tokens: 40 };
+
+fn variants_of(settings: &Settings) -> [Settings; 5] {
+    let compensated = |compensate| Settings { compensate, ..settings.clone() };
+    let adapted = |tokens| {
+        let adapt = AdaptSettings { mode: Adapt::Probe { tokens }, ..AdaptSettings::default() };
+        Settings { method: Method::Fold, adapt, ..settings.clone() }
+    };
+    [
+        compensated(Compensation::None),
+        compensated(Compensation::ProbeMean),
+        compensated(Compensation::Linear { rank: 2 }),
+        adapted(None),
+        adapted(Some(9)),
+    ]
+}
+
+#[test]
+fn auto_decides_as_the_equal_share_does() {
+    for folder in folders() {
+        let model = load(&folder);
+        let options = CalibrationOptions {
+            seq_len: LARGEST.tokens,
+            batch_size: 2,
+            linear_rank: 2,
+            fold: true,
+            ..Default::default()
+        };
+        let calibration = calibrate(&model, &random_tokens(9, 5 * LARGEST.tokens), options, |_| ()).unwrap();
+        let decided = |settings: &Settings, largest: BatchShape, batch: BatchShape| {
+            let limits = Limits { samples: largest.samples, tokens: largest.tokens, capacity: 0 };
+            let mut session =
+                Session::new(Arc::clone(&model), settings.clone(), limits, Some(&calibration)).unwrap();
+            decided(&mut session, &random_tokens(1, batch.rows()), batch.samples)
+        };
+        for &probe_order in ProbeOrder::ALL {
+            for auto in variants_of(&Settings { probe_tokens: ProbeTokens::Auto, probe_order, ..pruning() }) {
+                for (samples, tokens) in [(7, 40), (6, 40), (1, 40), (5, 23), (3, 1), (1, 2), (2, 11)] {
+                    let batch = BatchShape { samples, tokens };
+                    let probe = counts::probe_shape(&auto, batch);
+                    let share = (probe.tokens as f64 - 0.5) / tokens as f64;
+                    let explicit = Settings { probe_tokens: ProbeTokens::Share(share), ..auto.clone() };
+                    assert_eq!(counts::probe_shape(&explicit, batch), probe);
+                    let want = decided(&explicit, batch, batch);
+                    assert!(decided(&auto, LARGEST, batch) == want, "{auto:?} {batch:?}");
+                }
+            }
+        }
     }
 }

@@ -23,7 +23,7 @@ use device::{DeviceChoice, Task, with_weights};
 use failure::{Result, note, print};
 use input::{Loaded, Origin};
 use report::{Field, Report};
-use shared::{args, device, failure, flags, input, interrupt, progress, statistics, table};
+use shared::{args, device, failure, flags, input, interrupt, probe, progress, statistics, table};
 
 /// Warm-up rounds: on a GPU a forward becomes a graph on its second run, for each of three rotating residual buffers.
 const WARMUP: usize = 1;
@@ -89,7 +89,7 @@ fn settings(model: &str, variants: &[Settings], warmup: usize, cli: &Cli) -> Vec
         ("repetitions", json!(cli.tests.repetitions)),
         ("warmup", json!(warmup)),
         ("metric", json!(tuning.metric.name())),
-        ("probe_tokens", json!(tuning.probe_tokens)),
+        ("probe_tokens", probe::tokens_json(tuning.probe_tokens)),
         ("probe_samples", json!(tuning.probe_samples)),
         ("probe_order", json!(tuning.probe_order.name())),
         ("parallel_probe", json!(tuning.parallel_probe)),

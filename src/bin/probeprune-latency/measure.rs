@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     cli::{Cli, Test},
     failure::{Result, note},
-    progress,
+    probe, progress,
     statistics::median,
 };
 
@@ -139,6 +139,10 @@ pub(crate) fn measure<B: Backend>(
             plan.extend(decoded.iter().filter(|&&n| n > 0 && generating).map(|&n| (shape, n)));
         }
     }
+    let runs = plan
+        .iter()
+        .flat_map(|&(shape, decoded)| variants.iter().map(move |variant| (of_run(variant, decoded), shape)));
+    probe::note_large(model.config.num_hidden_layers, runs);
     let rounds = warmup + args.tests.repetitions as usize * (1 + usize::from(args.tests.breakdown));
     let bar = progress::bar("measuring", plan.len() * rounds * variants.len());
     let runner = Runner { model, variants, calibrations, args, warmup, bar };
@@ -221,12 +225,9 @@ impl<'a, B: Backend> Runner<'a, B> {
     }
 
     fn case(&self, settings: &Settings, shape: BatchShape, decoded: usize) -> Result<Case<'a, B>> {
-        let mut settings = settings.clone();
+        let settings = of_run(settings, decoded);
         // The prompt's run yields every sample's first token.
         let capacity = if decoded == 0 { 0 } else { shape.tokens + decoded + 1 };
-        if capacity > 0 {
-            settings.dense_below = 0;
-        }
         let mut calibrations = self.calibrations.iter().filter(|_| is_calibrated(&settings));
         let calibration = calibrations.find_map(|(length, of)| (*length == shape.tokens).then_some(of));
         let limits = Limits { samples: shape.samples, tokens: shape.tokens, capacity };
@@ -274,6 +275,12 @@ impl Round {
             Test::PromptDecode => self.first + self.rest,
         }
     }
+}
+
+/// A variant's settings for a run that decodes so many tokens: with a cache, no batch falls back to dense.
+fn of_run(settings: &Settings, decoded: usize) -> Settings {
+    let dense_below = if decoded == 0 { settings.dense_below } else { 0 };
+    Settings { dense_below, ..settings.clone() }
 }
 
 /// From recorded rounds. A generation has stamps of its last step only, so prompt+decode has no breakdown.

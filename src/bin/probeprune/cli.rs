@@ -28,6 +28,8 @@ pub(crate) enum Command {
     /// Fold a model with --method fold and save it as a Hugging Face folder
     Export(export::ExportArgs),
     /// Continue prompts, dense or pruned
+    ///
+    /// For one prompt, or a few, --probe-tokens auto is recommended: the default probe takes half of a prompt.
     Generate(generate::GenerateArgs),
     /// Show a model's config, tensors and memory, and the heads and channels kept at a prune ratio
     Inspect(inspect::InspectArgs),

@@ -8,7 +8,7 @@ use probeprune::{
     backend::Backend,
     config::{ModelConfig, RopeScaling},
     output::check_writable,
-    prune::settings::Method,
+    prune::{BatchShape, settings::Method},
     session::{GenerateOptions, Generated, Limits, Sampling, Session},
     tokenizer::Tokenizer,
 };
@@ -18,7 +18,7 @@ use crate::{
     device::{Task, with_model},
     failure::{Failure, Result, note, print},
     input::{Loaded, check_learns, note_empty_history, read_text, save_learned},
-    progress,
+    probe, progress,
 };
 
 /// Flags of `generate`.
@@ -136,7 +136,9 @@ impl Task for Generation<'_> {
         }
         let loaded = loaded.arranged(&settings, history.as_ref())?;
         let limits = Limits { samples: prompts.len(), tokens: longest, capacity };
-        let mut session = Session::new(loaded.model.clone(), settings, limits, history.as_ref())?;
+        let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, history.as_ref())?;
+        let shape = BatchShape { samples: prompts.len(), tokens: longest };
+        probe::note_large(loaded.model.config.num_hidden_layers, [(settings, shape)]);
         let start = Instant::now();
         let generated = match prompts.len() {
             1 => {

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
-use shared::{args, device, failure, flags, input, interrupt, progress, statistics, table};
+use shared::{args, device, failure, flags, input, interrupt, probe, progress, statistics, table};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

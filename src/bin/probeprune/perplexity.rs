@@ -7,7 +7,7 @@ use probeprune::{
     backend::Backend,
     output::{OutTensor, check_writable, write_safetensors},
     perplexity::{PerplexityOptions, PromptOptions, measure, measure_prompts, prompt_shares, shares},
-    prune::settings::Settings,
+    prune::{BatchShape, settings::Settings},
     session::{Limits, Session},
 };
 use serde::Serialize;
@@ -17,7 +17,7 @@ use crate::{
     device::{Task, with_model},
     failure::{Result, note, print},
     input::{Loaded, check_learns, save_learned},
-    interrupt, progress,
+    interrupt, probe, progress,
     table::{Format, Table, csv, json, percent},
 };
 
@@ -102,7 +102,8 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct SettingsReport {
     metric: &'static str,
-    probe_tokens: f64,
+    /// A share, or "auto".
+    probe_tokens: serde_json::Value,
     probe_samples: f64,
     probe_order: &'static str,
     probe_from: Option<usize>,
@@ -132,7 +133,7 @@ impl SettingsReport {
     fn new(settings: &Settings) -> Self {
         Self {
             metric: settings.metric.name(),
-            probe_tokens: settings.probe_tokens,
+            probe_tokens: probe::tokens_json(settings.probe_tokens),
             probe_samples: settings.probe_samples,
             probe_order: settings.probe_order.name(),
             probe_from: settings.probe_from,
@@ -198,8 +199,10 @@ impl Task for &PerplexityArgs {
         let loaded = loaded.arranged(&settings, calibration.as_ref())?;
         let (prompt_or_window, capacity) =
             prompts.map_or((seq_len, 0), |prompts| (prompts.prompt_tokens, seq_len));
-        let limits = Limits { samples: options.batch_size, tokens: prompt_or_window, capacity };
+        let shape = BatchShape { samples: options.batch_size, tokens: prompt_or_window };
+        let limits = Limits { samples: shape.samples, tokens: shape.tokens, capacity };
         let mut session = Session::new(loaded.model.clone(), settings.clone(), limits, calibration.as_ref())?;
+        probe::note_large(loaded.model.config.num_hidden_layers, [(settings.clone(), shape)]);
         let calibration_samples = calibration.as_ref().map_or(0, |calibration| calibration.samples);
         let mut dump = Vec::new();
         let bar = progress::bar("measuring", count.div_ceil(options.batch_size));

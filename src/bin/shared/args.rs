@@ -13,7 +13,7 @@ use probeprune::{
         counts,
         settings::{
             Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, FoldChoice, HistoryDtype,
-            HistoryLayout, Method, Metric, Prefill, ProbeOrder, Settings,
+            HistoryLayout, Method, Metric, Prefill, ProbeOrder, ProbeTokens, Settings,
         },
     },
 };
@@ -110,9 +110,10 @@ pub(crate) struct TuningArgs {
     /// Score of channels and heads under pp
     #[arg(long, default_value_t = Metric::Ppsp, value_parser = names::<Metric>(Metric::ALL, Metric::name))]
     metric: Metric,
-    /// Share of a sample's tokens in the probe
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
-    probe_tokens: f64,
+    /// Share of a sample's tokens in the probe; auto takes at most half of them, and of all samples at most about 5 % of the
+    /// batch's tokens, so that the probe of a small batch, such as one prompt, is cheap too
+    #[arg(long, value_name = "SHARE|auto", default_value_t = ProbeTokens::PAPER, value_parser = probe_tokens, allow_negative_numbers = true)]
+    probe_tokens: ProbeTokens,
     /// Share of a batch's samples in the probe
     #[arg(long, value_name = "SHARE", default_value_t = 0.05, allow_negative_numbers = true)]
     probe_samples: f64,
@@ -353,6 +354,11 @@ where
 
 /// Parses a compensation.
 pub(crate) fn compensation(text: &str) -> Result<Compensation, String> {
+    text.parse().map_err(|error| flags::message(&error))
+}
+
+/// Parses the probe's tokens.
+fn probe_tokens(text: &str) -> Result<ProbeTokens, String> {
     text.parse().map_err(|error| flags::message(&error))
 }
 
