@@ -70,7 +70,7 @@ fn assert_close(got: &[f32], expected: &[f64], what: &str) {
     }
 }
 
-/// Row counts on both sides of the dot-product path, features and depths around the panel sizes.
+/// Row counts around the blocks of the micro-kernel, features and depths around the panel sizes.
 const SHAPES: [(usize, usize, usize); 9] = [
     (1, 1, 1),
     (1, 33, 130),
@@ -446,6 +446,87 @@ fn rows_have_the_same_bits_alone_and_together() {
             for row in [0, t / 2, t - 1] {
                 let alone = run(&x[row * k..][..k]);
                 assert!(alone == together[row * n..][..n], "{}: row {row} of {t}×{k} · {n}×{k}", cpu.tier());
+            }
+        }
+    }
+}
+
+/// Root mean squares of errors over Σ|products|, for every weight type, kept rows, kept columns and groups of either.
+#[test]
+fn errors_are_no_larger_than_those_of_a_plain_loop() {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    for (t, n, k) in [(17, 40, 56), (64, 48, 576), (33, 72, 920), (3, 24, 4136)] {
+        for (dtype, block_width) in [(Dtype::F32, 1), (Dtype::BF16, 8), (Dtype::F16, 1)] {
+            let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+            let (tensor, w) = tensor(dtype, n, k, &w);
+            let w = &w[..];
+            let mut kept = |of: usize| KeptSet {
+                block_width,
+                ..subset(&mut rng, of / block_width, of / block_width - of / block_width / 3)
+            };
+            let (rows, columns) = (kept(n), kept(k));
+            let indices = |kept: &KeptSet<Buffer<u32>>| -> Vec<usize> {
+                let blocks = kept.indices.iter().map(|&block| block as usize * block_width);
+                blocks.flat_map(|first| first..first + block_width).collect()
+            };
+            let all: [Vec<usize>; 2] = [(0..n).collect(), (0..k).collect()];
+            let (some_rows, some_columns) = (indices(&rows), indices(&columns));
+            // Errors of a product of these rows and columns, whose x has the columns alone.
+            let error = |got: &dyn Fn(usize, usize) -> f32, rows: &[usize], columns: &[usize], x: &[f32]| {
+                let of = |i: usize, row: usize| {
+                    let pairs = columns.iter().enumerate().map(move |(c, &column)| {
+                        (f64::from(x[i * columns.len() + c]), f64::from(w[row * k + column]))
+                    });
+                    let sum = pairs.clone().map(|(x, w)| x * w).sum::<f64>();
+                    (sum, pairs.map(|(x, w)| (x * w).abs()).sum::<f64>())
+                };
+                let all = (0..t).flat_map(|i| rows.iter().enumerate().map(move |(j, &row)| (i, j, row)));
+                let squares = all.map(|(i, j, row)| {
+                    let (sum, magnitude) = of(i, row);
+                    ((f64::from(got(i, j)) - sum) / magnitude).powi(2)
+                });
+                (squares.sum::<f64>() / (t * rows.len()) as f64).sqrt()
+            };
+            let plain = |rows: &[usize], columns: &[usize], x: &[f32]| {
+                let sum = |i: usize, j: usize| {
+                    let pairs = columns.iter().enumerate();
+                    pairs.fold(0.0f32, |sum, (c, &column)| {
+                        sum + x[i * columns.len() + c] * w[rows[j] * k + column]
+                    })
+                };
+                error(&sum, rows, columns, x)
+            };
+            let few = random(&mut rng, t * some_columns.len());
+            // Up to 128 products are added in the same order: chance alone tells the errors apart.
+            let allowed = if k > 128 { 1.0 } else { 1.2 };
+            let bounds = [plain(&some_rows, &all[1], &x), plain(&all[0], &some_columns, &few)];
+            let bounds = bounds.map(|bound| allowed * bound);
+            for cpu in every_tier() {
+                let weight = linear(&cpu, &tensor, None);
+                let mut out: Buffer<f32> = vec![f32::NAN; t * some_rows.len()].into();
+                cpu.linear(LinearOperands {
+                    kept: Some(&rows),
+                    ..LinearOperands::new(&x, t, &weight, &mut out)
+                });
+                let of_rows = error(&|i, j| out[i * some_rows.len() + j], &some_rows, &all[1], &x);
+                let mut out: Buffer<f32> = vec![f32::NAN; t * n].into();
+                cpu.project(ProjectOperands {
+                    a: &few,
+                    rows: t,
+                    projection: &weight,
+                    kept: Some(&columns),
+                    bias: None,
+                    low_rank: None,
+                    residual: None,
+                    out: &mut out,
+                });
+                let of_columns = error(&|i, j| out[i * n + j], &all[0], &some_columns, &few);
+                let what = format!("{}: {t}×{k} · {n}×{k} {dtype:?} in groups of {block_width}", cpu.tier());
+                assert!(
+                    of_rows <= bounds[0] && of_columns <= bounds[1],
+                    "{what}: {of_rows:e}, {of_columns:e} over {bounds:?}"
+                );
+                assert!(of_rows > 0.0 && of_columns > 0.0, "{what}: errors are seen");
             }
         }
     }

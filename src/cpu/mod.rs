@@ -1,5 +1,5 @@
-//! The CPU backend: plain Rust and the `gemm` crate. It is the readable meaning of every operation, written
-//! independently of the CUDA kernels so that a shared misreading cannot hide.
+//! The CPU backend in plain Rust. It is the readable meaning of every operation, written independently of the CUDA kernels so
+//! that a shared misreading cannot hide.
 //!
 //! Weights stay in the checkpoint's mapping and dtype; activations and statistics are f32.
 

@@ -3,6 +3,7 @@
 Usage:
   python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
   python tools/measure/measure.py quality --smollm2 FOLDER
+  python tools/measure/measure.py prompts --smollm2 FOLDER
   python tools/measure/measure.py fold --smollm2 FOLDER [--qwen FOLDER] [--fresh]
   python tools/measure/measure.py fold-speed --smollm2 FOLDER
   python tools/measure/measure.py generation --smollm2 FOLDER
@@ -12,7 +13,8 @@ Usage:
 speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
 tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
-on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text; interrupted sweeps resume.
+on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text. prompts (smollm2-prompts.json) sweeps pp with
+the paper's probe and the automatic one at batch size 1. Interrupted sweeps resume.
 fold (fold.json) measures folds and their corrections on streams of both texts, for both models; those of the second at 40 %.
 It resumes too: results are kept by command under target/fold-MODEL-DIGEST, the digest of the model and the texts. After a
 change of the program or of a stream that may change numbers, --fresh deletes them first. fold-speed (fold-speed.json) times
@@ -118,12 +120,12 @@ def split(path, folder, share):
     return parts
 
 
-def sweep(args, name, text, calibration, variants, ratios):
+def sweep(args, name, text, calibration, variants, ratios, batch_size="10"):
     """A sweep without its single runs."""
     out = os.path.join(ROOT, "target", f"sweep-{name}")
     result = json.loads(run(
         PROGRAM, "sweep", "--model", os.path.abspath(args.smollm2), "--text", text, "--calibrate-text", *calibration,
-        "--seq-len", "256", "--batch-size", "10", "--max-tokens", args.max_tokens, "--threads", args.threads,
+        "--seq-len", "256", "--batch-size", batch_size, "--max-tokens", args.max_tokens, "--threads", args.threads,
         "--rounds", "1", "--variants", ",".join(variants), "--ratios", ratios, "--out", out, "--format", "json"))
     result.pop("runs")
     return result
@@ -144,6 +146,17 @@ def quality(args):
         result["technical"] = sweep(args, "technical", other[1], [own[0], other[0]], SHIFTED, "0.4")
         result["shifted"] = sweep(args, "shifted", other[1], own[:1], SHIFTED, "0.4")
     return result
+
+
+PROMPTS = ("pp", "pp+probe-tokens=auto", "pp+compensate=probe-mean", "pp+compensate=probe-mean+probe-tokens=auto",
+           "pp+compensate=linear:32", "pp+compensate=linear:32+probe-tokens=auto", "wanda-sp+compensate=probe-mean")
+
+
+def prompts(args):
+    """Everything of smollm2-prompts.json: one window at a time, as prompts come."""
+    with tempfile.TemporaryDirectory() as scratch:
+        own, _ = texts(os.path.join(scratch, "text"))
+        return sweep(args, "prompts", own[1], own[:1], PROMPTS, "0.2,0.4", "1")
 
 
 def folds(args):
@@ -198,7 +211,7 @@ def latency(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "quality", "fold", "fold-speed", "generation", "latency", "demo"))
+    parser.add_argument("what", choices=("speed", "quality", "prompts", "fold", "fold-speed", "generation", "latency", "demo"))
     parser.add_argument("--smollm2")
     parser.add_argument("--qwen")
     parser.add_argument("--fresh", action="store_true")
@@ -210,10 +223,11 @@ def main():
     args = parser.parse_args()
     if not os.path.exists(PROGRAM):
         sys.exit("build first: cargo build --release")
-    if args.what in ("speed", "quality", "fold", "fold-speed", "generation") and not args.smollm2:
+    if args.what in ("speed", "quality", "prompts", "fold", "fold-speed", "generation") and not args.smollm2:
         sys.exit(f"{args.what} needs --smollm2 FOLDER")
     measure, name, show = {"speed": (speed, "cpu.json", readme_tables.speed),
                            "quality": (quality, "smollm2.json", readme_tables.sweep),
+                           "prompts": (prompts, "smollm2-prompts.json", readme_tables.sweep),
                            "fold": (folds, "fold.json", fold_tables.fold),
                            "fold-speed": (fold_speeds, "fold-speed.json", fold_tables.speed),
                            "generation": (generations, "generation.json", fold_tables.generation),

@@ -321,7 +321,8 @@ def main():
     result, smollm2 = load("cpu.json"), load("smollm2.json")
     tables = {
         "README.md": {"headline": fold_tables.headline(load("fold.json")), "demo": printed(result["demo"]["tiny-llama"])},
-        "docs/results.md": {"smollm2": sweep(smollm2), "quality": quality(result["demo"]["tiny-llama"]),
+        "docs/results.md": {"smollm2": sweep(smollm2), "prompts": sweep(load("smollm2-prompts.json")),
+                            "quality": quality(result["demo"]["tiny-llama"]),
                             "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
                             "compensation": compensation(result), "fold": fold_tables.fold(load("fold.json")),
                             "fold-speed": fold_tables.speed(load("fold-speed.json")),

@@ -10,8 +10,7 @@ mod words;
 
 use std::ops::Range;
 
-use microkernel::SUM_STEPS;
-use microkernel::{Product, Strided};
+use microkernel::{Product, SUM_STEPS, Strided};
 use panel::{PANEL_COLUMNS, PANEL_FEATURES};
 pub(super) use rows::{DotProducts, Rows, RowsProduct};
 
