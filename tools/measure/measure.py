@@ -50,6 +50,12 @@ def cpu_name():
         return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
 
 
+def cpu_tier():
+    """The instruction set that the CPU backend takes, as `doctor` tells it."""
+    line = next(line for line in run(PROGRAM, "doctor").splitlines() if line.startswith("CPU tier"))
+    return line.split()[2]
+
+
 def peak_memory(folder, text, threads):
     """Bytes above the weight file that `perplexity` needs at its peak, batch 4 x 256."""
     json.loads(run(PROGRAM, "perplexity", "--model", folder, "--text", text, "--seq-len", "256", "--batch-size", "4",
@@ -83,7 +89,7 @@ def speed(args):
     if args.pytorch_python:
         result["pytorch"] = run(args.pytorch_python, "-c", "import torch; print(torch.__version__)").strip()
     result["memory"] = memory
-    result["machine"] = f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}"
+    result["machine"] = f"{cpu_name()} ({cpu_tier()}), {os.cpu_count()} cores, {platform.system()}"
     result["demo"] = demonstrations(args)
     return result
 
