@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     backend::AttentionShape,
-    cpu::{Cpu, Scratch},
+    cpu::{Cpu, SCRATCH_LEN, Scratch},
 };
 
 /// Keys that are worth a task of their own.
@@ -22,7 +22,8 @@ const PARTS_LEN: usize = 16 * 1024;
 
 /// How the work is cut: a task reads a range of keys of some key/value heads of a sample.
 struct Cut {
-    /// Key/value heads of a task: all of them, which lie one after another, or one where there would be too few tasks.
+    /// Key/value heads of a task: all of them, which lie one after another, or one where there would be too few tasks or no room
+    /// for the states of all.
     kv_heads: usize,
     /// Ranges of keys.
     ranges: usize,
@@ -35,8 +36,10 @@ impl Cut {
         let AttentionShape { queries, keys, heads, head_dim, window, .. } = *shape;
         let seen = window.map_or(keys, |window| keys.min(window.saturating_add(queries.tokens)));
         let most = seen / RANGE_KEYS;
-        let (kv_heads, rows) = if queries.samples * most.max(1) >= WHOLE_TASKS {
-            (shape.kv_heads, queries.tokens * heads)
+        let together = queries.tokens * heads;
+        let fit = State::len(together, head_dim) <= SCRATCH_LEN;
+        let (kv_heads, rows) = if fit && queries.samples * most.max(1) >= WHOLE_TASKS {
+            (shape.kv_heads, together)
         } else {
             (1, rows)
         };

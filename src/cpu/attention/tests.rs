@@ -170,6 +170,8 @@ fn cases() -> Vec<Case> {
     cases.push(Case::new(1, [1, 2000], &[1, 1, 2], 16));
     cases.push(Case::new(2, [40, 40], &[0; 50], 16));
     cases.push(Case::new(1, [9, 600], &[0, 0], 1100));
+    // More than a task has room for.
+    cases.push(Case::new(8, [20, 20], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 1100));
     cases
 }
 
