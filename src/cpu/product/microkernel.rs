@@ -296,7 +296,7 @@ fn prefetch<S: Simd, const V: usize>(from: *const f32) {
 
 /// a·b + c, rounded once where the processor can.
 #[inline(always)]
-fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+pub(super) fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
     // Without vectors there is no such instruction either, and a library call for each would take a hundred times as long.
     if S::F32_LANES == 1 { simd.add_f32s(simd.mul_f32s(a, b), c) } else { simd.mul_add_f32s(a, b, c) }
 }

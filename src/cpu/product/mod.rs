@@ -4,6 +4,7 @@
 //! depend on the number of threads.
 
 mod microkernel;
+mod one_row;
 pub(super) mod panel;
 mod rows;
 mod words;
@@ -218,6 +219,17 @@ unsafe fn panel_product(
 ) {
     let Factors { x, t, columns, .. } = factors;
     let (k, len) = (columns.len(), features.len());
+    if one_row::fits(&factors, panel.len()) {
+        let (x, row) = panel.split_at_mut(factors.weight.columns);
+        cpu.vectorized(
+            #[inline(always)]
+            || one_row::spread(factors, x),
+        );
+        // SAFETY: the one row of `out`.
+        let out = unsafe { std::slice::from_raw_parts_mut(out, len) };
+        cpu.arch.dispatch(one_row::OneRow { factors, x, first: features.start, out, row });
+        return;
+    }
     let group = cpu.panel_group();
     let most = if t <= FEW_ROWS { SUM_STEPS } else { PANEL_COLUMNS };
     for from in (0..k.max(1)).step_by(most) {
