@@ -14,11 +14,11 @@ pub(super) fn embed(cpu: &Cpu, operands: EmbedOperands<'_, Cpu>) {
     let EmbedOperands { table, tokens, position_table, rows, out } = operands;
     let width = table.columns;
     cpu.rows(&mut out[..rows * width], width, |t, out| {
-        table.row_to_f32(tokens[t] as usize, out);
+        table.row_to_f32(tokens[t] as usize, 0, out);
         if let Some((table, positions)) = position_table {
             cpu.with_scratch(|scratch| {
                 let row = &mut scratch.panel[..width];
-                table.row_to_f32(positions[t] as usize, row);
+                table.row_to_f32(positions[t] as usize, 0, row);
                 add(out, row);
             });
         }

@@ -42,7 +42,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 /// The transposed block. Without methods of arrays, which are not inlined everywhere.
 #[inline(always)]
-fn transpose4([a, b, c, d]: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+pub(super) fn transpose4([a, b, c, d]: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     // The compiler makes 16 scalar moves of the plain loop; SSE is part of every x86-64.
     #[cfg(target_arch = "x86_64")]
     {

@@ -1,5 +1,7 @@
 //! Weight matrices in the checkpoint's memory, and which of their rows and columns take part in a product.
 
+use std::ops::Range;
+
 use super::{Buffer, math};
 use crate::{
     backend::KeptSet,
@@ -24,49 +26,26 @@ impl Matrix {
         Self { tensor: unsafe { Tensor::borrow(start, dtype, vec![rows, columns]) }, rows, columns }
     }
 
-    /// Converts row `index` into `out` (columns).
+    /// Converts the columns of row `index` from column `from` on, as many as `out` holds.
     #[inline(always)]
-    pub(super) fn row_to_f32(&self, index: usize, out: &mut [f32]) {
-        self.picked_to_f32(index, Pick::All(self.columns), 0, out);
-    }
-
-    /// Converts the picked columns `from..from+out.len()` of row `index`.
-    #[inline(always)]
-    pub(super) fn picked_to_f32(&self, index: usize, columns: Pick<'_>, from: usize, out: &mut [f32]) {
+    pub(super) fn row_to_f32(&self, index: usize, from: usize, out: &mut [f32]) {
         #[inline(always)]
         fn copy<T: bytemuck::Pod>(
-            (bytes, at, width): (&[u8], usize, usize),
-            columns: Pick<'_>,
-            from: usize,
+            bytes: &[u8],
+            row: Range<usize>,
             out: &mut [f32],
             convert: impl Fn(T) -> f32,
         ) {
-            let row = &bytemuck::cast_slice::<u8, T>(bytes)[at..at + width];
-            if let Pick::Blocks { indices, block_width: 1 } = columns {
-                for (to, &column) in out.iter_mut().zip(&indices[from..]) {
-                    // SAFETY: `picked`, the only place that makes blocks of columns, has checked that they lie in
-                    // the matrix. A check here would cost more than the move.
-                    *to = convert(unsafe { *row.get_unchecked(column as usize) });
-                }
-                return;
+            for (to, &value) in out.iter_mut().zip(&bytemuck::cast_slice::<u8, T>(bytes)[row]) {
+                *to = convert(value);
             }
-            columns.runs(
-                from,
-                from + out.len(),
-                #[inline(always)]
-                |picked, column, length| {
-                    let to = &mut out[picked - from..][..length];
-                    for (to, &value) in to.iter_mut().zip(&row[column..column + length]) {
-                        *to = convert(value);
-                    }
-                },
-            );
         }
-        let row = (self.tensor.bytes(), index * self.columns, self.columns);
+        let (bytes, first) = (self.tensor.bytes(), index * self.columns + from);
+        let row = first..first + out.len();
         match self.tensor.dtype() {
-            Dtype::F32 => copy(row, columns, from, out, |x: f32| x),
-            Dtype::BF16 => copy(row, columns, from, out, math::bf16),
-            Dtype::F16 => copy(row, columns, from, out, math::f16),
+            Dtype::F32 => copy(bytes, row, out, |x: f32| x),
+            Dtype::BF16 => copy(bytes, row, out, math::bf16),
+            Dtype::F16 => copy(bytes, row, out, math::f16),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Cpu {
     /// # Errors
     /// If the threads cannot be started, or this processor lacks the tier.
     pub fn with_tier(threads: usize, tier: Tier) -> Result<Self> {
-        let arch = tier.arch().ok_or_else(|| tier.refusal())?;
+        let arch = tier.arch().ok_or_else(|| tier::refused(tier))?;
         let (pool, started) = threads::pool(threads).map_err(|error| {
             Error::argument(
                 "threads",

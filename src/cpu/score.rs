@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use half::f16;
 use rayon::prelude::*;
 
-use super::{Buffer, Cpu, matrix::Pick, probe::largest};
+use super::{Buffer, Cpu, probe::largest};
 use crate::{
     backend::{
         AccumulateMomentsOperands, ChannelScoreOperands, ColumnStatisticOperands, Fusion,
@@ -32,7 +32,7 @@ pub(super) fn column_statistic(cpu: &Cpu, operands: ColumnStatisticOperands<'_, 
         let row = &mut scratch.panel[..COLUMN_CHUNK.min(columns - from)];
         let mut sums = vec![0.0f64; row.len()];
         for o in 0..weight.rows {
-            weight.picked_to_f32(o, Pick::All(columns), from, row);
+            weight.row_to_f32(o, from, row);
             for (sum, &w) in sums.iter_mut().zip(&*row) {
                 let w = f64::from(w);
                 *sum += match metric {

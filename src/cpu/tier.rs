@@ -52,11 +52,6 @@ impl Tier {
         }
     }
 
-    /// The error of asking for a tier that this processor lacks.
-    pub(super) fn refusal(self) -> Error {
-        refused(self)
-    }
-
     /// What the tier is compiled for, if this processor has it.
     pub(super) fn arch(self) -> Option<pulp::Arch> {
         match self {
@@ -73,7 +68,8 @@ impl Tier {
     }
 }
 
-fn refused(got: impl fmt::Display) -> Error {
+/// The error of asking for a tier that this processor lacks.
+pub(super) fn refused(got: impl fmt::Display) -> Error {
     let names: Vec<_> = Tier::available().into_iter().map(Tier::name).collect();
     let expected = format!("one of {}, which this processor has", names.join(", "));
     Error::argument(TIER_VARIABLE, expected, got, "Unset it for the fastest.")

@@ -68,10 +68,8 @@ pub(super) fn attention(cpu: &Cpu, inputs: &Inputs<'_>, rows: usize, out: &mut [
         let Scratch { panel, values, queries: q } = scratch;
         read(cpu, inputs, sample, kv_heads.clone(), 0..shape.keys, values, [panel, q]);
         for (state, kv_head) in states(inputs, kv_heads, values) {
-            for (i, (query, head)) in inputs.rows(kv_head, 0..state.rows()).enumerate() {
-                // SAFETY: a key/value head of a sample belongs to one task, and each of its rows to one key/value head.
-                state.finish(i, unsafe { output.part(inputs.at(sample, query, head), shape.head_dim) });
-            }
+            // SAFETY: a key/value head of a sample belongs to one task, and each of its rows to one key/value head.
+            unsafe { output.finish(inputs, [sample, kv_head], 0..state.rows(), &state) };
         }
     });
 }
@@ -85,7 +83,8 @@ fn by_ranges(
     group_of: impl Fn(usize) -> (usize, Range<usize>) + Sync,
     out: &mut [f32],
 ) {
-    let AttentionShape { queries, keys, kv_heads, head_dim: d, .. } = inputs.shape;
+    let AttentionShape { queries, keys, kv_heads, .. } = inputs.shape;
+    let output = Output(out.as_mut_ptr());
     let &Cut { ranges, len, .. } = cut;
     let mut parts = [0.0; PARTS_LEN];
     let parts = &mut parts[..queries.samples * kv_heads / cut.kv_heads * ranges * len];
@@ -111,9 +110,8 @@ fn by_ranges(
             }
         }
         for (state, kv_head) in states(inputs, kv_heads, whole) {
-            for (i, (query, head)) in inputs.rows(kv_head, 0..state.rows()).enumerate() {
-                state.finish(i, &mut out[inputs.at(sample, query, head)..][..d]);
-            }
+            // SAFETY: `out` has every row and is borrowed mutably; the tasks are done.
+            unsafe { output.finish(inputs, [sample, kv_head], 0..state.rows(), &state) };
         }
     }
 }

@@ -74,12 +74,24 @@ struct Output(*mut f32);
 unsafe impl Sync for Output {}
 
 impl Output {
+    /// Writes what these rows of a key/value head have come to.
+    ///
     /// # Safety
-    /// These values lie in the output, and no other task uses them.
-    #[expect(clippy::mut_from_ref, reason = "the caller promises that nothing else refers to these values")]
-    unsafe fn part(&self, at: usize, len: usize) -> &mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    /// The output has the inputs' queries and heads, and no other task uses these rows.
+    unsafe fn finish(
+        &self,
+        inputs: &Inputs<'_>,
+        [sample, kv_head]: [usize; 2],
+        rows: Range<usize>,
+        state: &State<'_>,
+    ) {
+        let d = inputs.shape.head_dim;
+        for (i, (query, head)) in inputs.rows(kv_head, rows).enumerate() {
+            // SAFETY: the caller's promise.
+            let out =
+                unsafe { std::slice::from_raw_parts_mut(self.0.add(inputs.at(sample, query, head)), d) };
+            state.finish(i, out);
+        }
     }
 }
 
@@ -124,10 +136,7 @@ pub(super) fn attention(cpu: &Cpu, operands: AttentionOperands<'_, Cpu>) {
             panel,
             q,
         });
-        for (i, (query, head)) in inputs.rows(kv_head, rows).enumerate() {
-            // SAFETY: the query head of a query is a row of one task.
-            let out = unsafe { output.part(inputs.at(sample, query, head), d) };
-            state.finish(i, out);
-        }
+        // SAFETY: the query head of a query is a row of one task.
+        unsafe { output.finish(&inputs, [sample, kv_head], rows, &state) };
     });
 }

@@ -80,7 +80,7 @@ fn fill_as<W: Words<L>, const L: usize, const N: usize>(
     let groups = features.len().div_ceil(group);
     assert!(group.is_multiple_of(L) && groups * group * depth <= panel.len(), "the panel has room");
     for top in (0..features.len()).step_by(L) {
-        let source = Rows::<L>::new(weight, |i| {
+        let source = WeightRows::<L>::new(weight, |i| {
             (features.start + top + i < features.end).then(|| rows.index(features.start + top + i)).flatten()
         });
         let to = panel[top / group * group * depth + top % group..].as_mut_ptr();
@@ -137,7 +137,7 @@ fn convert_words<const L: usize>(
 }
 
 /// L rows of a weight in memory; rows of 0 where there are none.
-struct Rows<'a, const L: usize> {
+struct WeightRows<'a, const L: usize> {
     starts: [*const u8; L],
     /// All bits of a row that is there, none of one that is not: such a row always starts anew.
     present: [usize; L],
@@ -146,7 +146,7 @@ struct Rows<'a, const L: usize> {
     weight: PhantomData<&'a Matrix>,
 }
 
-impl<'a, const L: usize> Rows<'a, L> {
+impl<'a, const L: usize> WeightRows<'a, L> {
     #[inline(always)]
     fn new(weight: &'a Matrix, index: impl Fn(usize) -> Option<usize>) -> Self {
         static ZEROS: [u8; 64] = [0; 64];

@@ -17,6 +17,12 @@ impl Rows<'_> {
     fn holds(self, rows: usize, len: usize) -> bool {
         rows == 0 || self.values.len() >= (rows - 1) * self.stride + len
     }
+
+    /// The address of row `i`.
+    #[inline(always)]
+    fn row(self, i: usize) -> *const f32 {
+        self.values.as_ptr().wrapping_add(i * self.stride)
+    }
 }
 
 /// out (t, n) = x (t, k) · panel (k, n), added to `out` if `accumulate`.
@@ -51,26 +57,6 @@ impl WithSimd for RowsProduct<'_> {
     }
 }
 
-/// [`Rows`] by pointer.
-#[derive(Clone, Copy)]
-struct Source {
-    start: *const f32,
-    stride: usize,
-}
-
-impl Source {
-    #[inline(always)]
-    fn of(rows: Rows<'_>) -> Self {
-        Self { start: rows.values.as_ptr(), stride: rows.stride }
-    }
-
-    /// The address of row `i`.
-    #[inline(always)]
-    fn row(self, i: usize) -> *const f32 {
-        self.start.wrapping_add(i * self.stride)
-    }
-}
-
 /// out (t, n) = x (t, k) · y (n, k)ᵀ by dot products, for few rows of x: y is read once, as it lies.
 pub(in crate::cpu) struct DotProducts<'a> {
     /// t, n and k.
@@ -90,7 +76,6 @@ impl WithSimd for DotProducts<'_> {
         let Self { size: [t, n, k], x, y, out, stride } = self;
         let to = Rows { values: &*out, stride };
         assert!(x.holds(t, k) && y.holds(n, k) && to.holds(t, n) && stride >= n, "operands are there");
-        let (x, y) = (Source::of(x), Source::of(y));
         for j in (0..n).step_by(4) {
             for i in (0..t).step_by(3) {
                 // SAFETY: the assertion covers rows i.. before t and j.. before n, the only ones that are read.
@@ -115,16 +100,16 @@ unsafe fn dots<S: Simd, const R: usize, const J: usize>(
     simd: S,
     [first, last]: [usize; 2],
     [first_y, last_y]: [usize; 2],
-    x: Source,
-    y: Source,
+    x: Rows<'_>,
+    y: Rows<'_>,
     k: usize,
 ) -> [[S::f32s; J]; R] {
     let mut sums = [[simd.splat_f32s(0.0); J]; R];
-    let mut from = [x.start; R];
+    let mut from = [x.row(0); R];
     for i in 0..R {
         from[i] = x.row((first + i).min(last));
     }
-    let mut from_y = [y.start; J];
+    let mut from_y = [y.row(0); J];
     for j in 0..J {
         from_y[j] = y.row((first_y + j).min(last_y));
     }

@@ -2,6 +2,8 @@
 //!
 //! Loops instead of methods of arrays, which are not inlined everywhere.
 
+use crate::cpu::math;
+
 /// Vector instructions that transpose a block of L × L words.
 pub(super) trait Words<const L: usize>: Copy {
     /// to\[j\]\[i\] = word j of row i.
@@ -18,13 +20,12 @@ pub(super) struct Portable;
 impl Words<4> for Portable {
     #[inline(always)]
     unsafe fn transpose(self, rows: [*const u8; 4], to: &mut [[u32; 4]; 4]) {
-        for (i, row) in rows.into_iter().enumerate() {
+        let mut words = [[0.0f32; 4]; 4];
+        for i in 0..4 {
             // SAFETY: the caller promises four words in each row.
-            let row = unsafe { row.cast::<[u32; 4]>().read_unaligned() };
-            for (j, word) in row.into_iter().enumerate() {
-                to[j][i] = word;
-            }
+            words[i] = unsafe { rows[i].cast::<[f32; 4]>().read_unaligned() };
         }
+        *to = bytemuck::cast(math::transpose4(words));
     }
 }
 
