@@ -160,14 +160,21 @@ typedef int32_t (*probeprune_progress)(void *user, uint64_t done, uint64_t of);
 /* Called with every token of every sample as it is drawn. A result other than 0 ends generation. */
 typedef int32_t (*probeprune_token)(void *user, uint64_t sample, uint32_t token);
 
-enum { PROBEPRUNE_DTYPE_AUTO = 0, PROBEPRUNE_DTYPE_BF16 = 1, PROBEPRUNE_DTYPE_F16 = 2 };
+/* On a GPU, of weights and activations: bf16 or f16; auto follows the checkpoint. On the CPU, which keeps the checkpoint's
+ * weights, of activations in products: f32, which is auto, or bf16. */
+enum {
+    PROBEPRUNE_DTYPE_AUTO = 0,
+    PROBEPRUNE_DTYPE_BF16 = 1,
+    PROBEPRUNE_DTYPE_F16 = 2,
+    PROBEPRUNE_DTYPE_F32 = 3
+};
 
 typedef struct probeprune_model_options {
     uint32_t struct_size;
     int32_t device_type;  /* kDLCPU (the default) or kDLCUDA */
     int32_t device_id;    /* the GPU's number */
     uint32_t threads;     /* of the CPU; 0: all cores. Results do not depend on it */
-    int32_t dtype;        /* PROBEPRUNE_DTYPE_, of weights and activations on a GPU; auto follows the checkpoint */
+    int32_t dtype;        /* PROBEPRUNE_DTYPE_ */
     int32_t read_weights; /* 1: read weight files instead of mapping them */
     int32_t use_stream;   /* 1: work on `stream` instead of an own stream */
     uint32_t reserved;

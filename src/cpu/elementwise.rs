@@ -175,7 +175,7 @@ pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) 
     for at in (0..rows).step_by(product::ROW_CHUNK) {
         let chunk = product::ROW_CHUNK.min(rows - at);
         let targets = &targets[at..at + chunk];
-        let panels = product::for_each_panel(
+        let panels = product::for_each_part(
             cpu,
             &x[at * width..(at + chunk) * width],
             chunk,

@@ -6,6 +6,39 @@ pub(super) fn bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
+/// The nearest bf16 (even if in doubt), as bits, and what it leaves of x. Finite values too large for that are cut off
+/// instead, so that they stay finite, and what is not finite leaves nothing: infinity minus infinity would be NaN.
+#[inline(always)]
+pub(super) fn split_bf16(x: f32) -> (u16, f32) {
+    const INFINITY: u32 = f32::INFINITY.to_bits();
+    const ROUNDS_TO_INFINITY: u32 = 0x7f7f_8000;
+    const QUIET: u32 = 0x0040_0000;
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let cut = if magnitude > INFINITY { bits | QUIET } else { bits };
+    let term = if magnitude < ROUNDS_TO_INFINITY { rounded } else { cut } & 0xffff_0000;
+    let rest = if magnitude < INFINITY { x - f32::from_bits(term) } else { 0.0 };
+    ((term >> 16) as u16, rest)
+}
+
+/// to = x rounded to bf16, as by [`split_bf16`].
+#[inline(always)]
+pub(super) fn round_to_bf16(x: &[f32], to: &mut [f32]) {
+    for (to, &x) in to.iter_mut().zip(x) {
+        *to = bf16(split_bf16(x).0);
+    }
+}
+
+/// x rounded to bf16, as by [`split_bf16`].
+#[inline(always)]
+pub(super) fn round_in_place(x: &mut [f32]) {
+    x.iter_mut().for_each(
+        #[inline(always)]
+        |x| *x = bf16(split_bf16(*x).0),
+    );
+}
+
 /// IEEE half bits to f32, exactly: the exponent is rebiased by a multiplication, which handles subnormals too.
 #[inline(always)]
 pub(super) fn f16(bits: u16) -> f32 {

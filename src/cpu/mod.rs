@@ -34,6 +34,7 @@ use crate::{
 };
 pub use buffer::Buffer;
 pub use matrix::Matrix;
+use product::amx;
 pub use tier::{TIER_VARIABLE, Tier};
 
 /// Floats of each buffer of a [`Scratch`].
@@ -47,6 +48,29 @@ struct Scratch {
     values: Vec<f32>,
     /// Queries.
     queries: Vec<f32>,
+    /// What products by AMX need.
+    tiles: amx::Buffers,
+}
+
+/// How the CPU multiplies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuDtype {
+    /// To float32's accuracy.
+    #[default]
+    F32,
+    /// With activations, queries, keys, values and attention's weights rounded to bfloat16, as a bfloat16 model on a GPU does.
+    /// Sums, norms, softmax, residuals, statistics and history stay float32.
+    Bf16,
+}
+
+impl CpuDtype {
+    /// "f32" or "bf16".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// The CPU backend with its own pool of threads.
@@ -55,8 +79,12 @@ pub struct Cpu {
     /// After the pool: its threads end once that is gone.
     _threads: threads::Threads,
     scratch: Vec<Mutex<Scratch>>,
+    /// Activations packed or rounded for products.
+    tiles: Mutex<Vec<Vec<amx::Tile>>>,
     tier: Tier,
     arch: pulp::Arch,
+    amx: Option<amx::Unit>,
+    dtype: CpuDtype,
 }
 
 impl Cpu {
@@ -74,6 +102,7 @@ impl Cpu {
     /// If the threads cannot be started, or this processor lacks the tier.
     pub fn with_tier(threads: usize, tier: Tier) -> Result<Self> {
         let arch = tier.arch().ok_or_else(|| tier::refused(tier))?;
+        let amx = tier.amx();
         let (pool, started) = threads::pool(threads).map_err(|error| {
             Error::argument(
                 "threads",
@@ -83,9 +112,22 @@ impl Cpu {
             )
         })?;
         let buffer = || vec![0.0; SCRATCH_LEN];
-        let new = || Scratch { panel: buffer(), values: buffer(), queries: buffer() };
+        let tiles = || if amx.is_some() { amx::Buffers::new() } else { amx::Buffers::none() };
+        let new = || Scratch { panel: buffer(), values: buffer(), queries: buffer(), tiles: tiles() };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
-        Ok(Self { pool, _threads: started, scratch, tier, arch })
+        let (tiles, dtype) = (Mutex::new(Vec::new()), CpuDtype::F32);
+        Ok(Self { pool, _threads: started, scratch, tiles, tier, arch, amx, dtype })
+    }
+
+    /// The same backend with products of this type.
+    #[must_use]
+    pub fn with_dtype(self, dtype: CpuDtype) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// How it multiplies.
+    pub fn dtype(&self) -> CpuDtype {
+        self.dtype
     }
 
     /// Threads at work.

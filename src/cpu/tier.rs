@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use super::product::amx::{self, Unit};
 use crate::error::{Error, Result};
 
 /// The environment variable that forces a [`Tier`].
@@ -11,6 +12,9 @@ pub const TIER_VARIABLE: &str = "PROBEPRUNE_CPU_TIER";
 /// other, and are the same bits on every processor that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
+    /// As [`Self::Avx512`], but with bf16 weights by AMX-BF16's tile instructions under Linux: an f32 activation is the exact sum
+    /// of three bf16 terms.
+    Amx,
     /// x86-64 with AVX-512 F, BW, CD, DQ and VL.
     Avx512,
     /// x86-64 with AVX2 and FMA.
@@ -19,11 +23,13 @@ pub enum Tier {
     Neon,
     /// What every processor has.
     Portable,
+    /// As [`Self::Amx`], with emulated tile instructions: slow, and never chosen, but testable everywhere.
+    AmxEmulated,
 }
 
 impl Tier {
     /// Every tier, the fastest first.
-    pub const ALL: &[Self] = &[Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
+    pub const ALL: &[Self] = &[Self::Amx, Self::Avx512, Self::Avx2, Self::Neon, Self::Portable, Self::AmxEmulated];
 
     /// The tiers that this processor has, the fastest first.
     pub fn available() -> Vec<Self> {
@@ -45,10 +51,26 @@ impl Tier {
     /// The name that [`TIER_VARIABLE`] takes.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Amx => "amx",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Neon => "neon",
             Self::Portable => "portable",
+            Self::AmxEmulated => "amx-emulated",
+        }
+    }
+
+    /// Why this process may not use the AMX that its processor has, if so.
+    pub fn amx_refusal() -> Option<&'static str> {
+        amx::refusal()
+    }
+
+    /// What carries out its tile instructions.
+    pub(super) fn amx(self) -> Option<Unit> {
+        match self {
+            Self::Amx => Some(Unit::Processor),
+            Self::AmxEmulated => Some(Unit::Emulated),
+            _ => None,
         }
     }
 
@@ -56,12 +78,15 @@ impl Tier {
     pub(super) fn arch(self) -> Option<pulp::Arch> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => pulp::x86::V4::try_new().map(pulp::Arch::V4),
+            Self::Amx if !amx::available() => None,
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx | Self::Avx512 => pulp::x86::V4::try_new().map(pulp::Arch::V4),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => pulp::x86::V3::try_new().map(pulp::Arch::V3),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => pulp::aarch64::Neon::try_new().map(pulp::Arch::Neon),
             Self::Portable => Some(pulp::Arch::Scalar),
+            Self::AmxEmulated => Some(pulp::Arch::new()),
             #[allow(unreachable_patterns, reason = "those of other processors")]
             _ => None,
         }

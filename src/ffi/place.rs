@@ -15,7 +15,7 @@ use super::{
 use crate::{
     backend::Backend,
     config::{LayerShape, ModelConfig},
-    cpu::Cpu,
+    cpu::{Cpu, CpuDtype},
     error::Result,
     gpu::{Cuda, Gpu, GpuDtype},
     model::Model,
@@ -289,12 +289,9 @@ pub(super) unsafe fn load(
 ) -> Outcome<Box<dyn AnyModel>> {
     let mmap = options.read_weights == 0;
     match options.device_type {
-        dlpack::CPU if options.dtype != 0 => {
-            let help = "The CPU keeps the checkpoint's weights and computes in float32.";
-            Err(Failure::argument("dtype", "PROBEPRUNE_DTYPE_AUTO on the CPU", options.dtype, help))
-        }
         dlpack::CPU => {
-            let cpu = Arc::new(Cpu::new(options.threads as usize)?);
+            let cpu = Cpu::new(options.threads as usize)?.with_dtype(cpu_dtype(options.dtype)?);
+            let cpu = Arc::new(cpu);
             Ok(Box::new(Loaded::new(Model::load_ordered(source, mmap, cpu, order, progress)?)))
         }
         dlpack::CUDA => {
@@ -311,13 +308,24 @@ pub(super) unsafe fn load(
     }
 }
 
+fn cpu_dtype(dtype: i32) -> Outcome<CpuDtype> {
+    match dtype {
+        0 | 3 => Ok(CpuDtype::F32),
+        1 => Ok(CpuDtype::Bf16),
+        other => {
+            let expected = "PROBEPRUNE_DTYPE_AUTO, _F32 or _BF16 on the CPU";
+            Err(Failure::argument("dtype", expected, other, "Leave it at 0."))
+        }
+    }
+}
+
 pub(super) fn gpu_dtype(dtype: i32, source: &ModelSource) -> Outcome<GpuDtype> {
     match dtype {
         0 => Ok(GpuDtype::for_source(source)?),
         1 => Ok(GpuDtype::Bf16),
         2 => Ok(GpuDtype::F16),
         other => {
-            let expected = "a PROBEPRUNE_DTYPE_ constant";
+            let expected = "PROBEPRUNE_DTYPE_AUTO, _BF16 or _F16 on a GPU";
             Err(Failure::argument("dtype", expected, other, "Fill the struct with its _init function first."))
         }
     }

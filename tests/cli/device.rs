@@ -26,7 +26,7 @@ fn devices_and_dtypes_that_do_not_exist_are_refused() {
         crate::program(perplexity(&["--device", device])).assert().code(2);
     }
     let dtype = perplexity(&["--device", "cpu", "--dtype", "f16"]);
-    refused(&dtype, &["--dtype", "auto on the CPU", "f16", "--device cuda"]);
+    refused(&dtype, &["--dtype", "bf16 on the CPU", "f16", "--device cuda"]);
 }
 
 #[test]

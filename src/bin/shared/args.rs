@@ -55,7 +55,7 @@ pub(crate) struct DeviceArgs {
     /// cpu, cuda (the first GPU) or cuda:N; auto takes the first usable GPU, else the CPU
     #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value = "auto")]
     pub(crate) device: DeviceChoice,
-    /// Number format of weights and activations on a GPU; auto is f16 for f16 checkpoints, else bf16
+    /// Number format of products; auto is f32 on the CPU, and on a GPU f16 for f16 checkpoints, else bf16
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: DtypeChoice,
 }

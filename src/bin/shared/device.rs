@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use probeprune::{
     Error,
     backend::Backend,
-    cpu::Cpu,
+    cpu::{Cpu, CpuDtype},
     gpu::{
         Cuda, Driver, Gpu, GpuDtype,
         cuda::{driver_is_installed, survey},
@@ -16,7 +16,7 @@ use probeprune::{
 
 use crate::{
     args::{ComputeArgs, DeviceArgs},
-    failure::{Result, note},
+    failure::{Failure, Result, note},
     flags,
     input::{Loaded, Origin},
     progress,
@@ -54,12 +54,14 @@ impl FromStr for DeviceChoice {
 /// `--dtype`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeChoice {
-    /// f16 for f16 checkpoints, else bf16
+    /// f32 on the CPU; on a GPU f16 for f16 checkpoints, else bf16
     #[default]
     Auto,
-    /// bfloat16
+    /// float32's accuracy, on the CPU
+    F32,
+    /// bfloat16; on the CPU products of activations rounded to it, all else in float32
     Bf16,
-    /// float16
+    /// float16, on a GPU
     F16,
 }
 
@@ -67,10 +69,25 @@ impl DtypeChoice {
     /// The number format on a GPU; random weights are bfloat16.
     pub(crate) fn on_gpu(self, files: Option<&ModelSource>) -> Result<GpuDtype> {
         Ok(match (self, files) {
+            (Self::F32, _) => return Err(self.refused("auto, bf16 or f16 on a GPU", "or pass --device cpu")),
             (Self::Bf16, _) | (Self::Auto, None) => GpuDtype::Bf16,
             (Self::F16, _) => GpuDtype::F16,
             (Self::Auto, Some(source)) => GpuDtype::for_source(source)?,
         })
+    }
+
+    /// How the CPU multiplies.
+    fn on_cpu(self) -> Result<CpuDtype> {
+        match self {
+            Self::Auto | Self::F32 => Ok(CpuDtype::F32),
+            Self::Bf16 => Ok(CpuDtype::Bf16),
+            Self::F16 => Err(self.refused("auto, f32 or bf16 on the CPU", "or pass --device cuda")),
+        }
+    }
+
+    fn refused(self, expected: &str, instead: &str) -> Failure {
+        let got = self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
+        Error::argument("--dtype", expected, got, format!("Leave it out, {instead}.")).into()
     }
 }
 
@@ -114,11 +131,12 @@ pub(crate) fn with_model(model: &str, mmap: bool, compute: &ComputeArgs, task: i
 pub(crate) fn with_weights(origin: Origin, compute: &ComputeArgs, task: impl Task) -> Result<()> {
     match open_gpu(compute.device)? {
         None => {
-            let cpu = Cpu::new(compute.threads.threads.into())?;
+            let dtype = compute.device.dtype.on_cpu()?;
+            let cpu = Cpu::new(compute.threads.threads.into())?.with_dtype(dtype);
             let device = Device {
                 name: "cpu".into(),
                 gpu: None,
-                dtype: "f32",
+                dtype: dtype.name(),
                 threads: Some(cpu.threads()),
                 tier: Some(cpu.tier().name()),
             };
@@ -155,9 +173,6 @@ fn open_gpu(args: DeviceArgs) -> Result<Option<Cuda>> {
             }
         }
     };
-    if gpu.is_none() {
-        cpu_computes_in_f32(args.dtype)?;
-    }
     Ok(gpu)
 }
 
@@ -197,13 +212,4 @@ pub(crate) fn chosen_gpu(choice: DeviceChoice) -> Result<Option<usize>> {
 
 fn no_gpu(reason: &Error) {
     note(&format!("computing on the CPU. {}", flags::message(reason)));
-}
-
-fn cpu_computes_in_f32(dtype: DtypeChoice) -> Result<()> {
-    if dtype == DtypeChoice::Auto {
-        return Ok(());
-    }
-    let expected = "auto on the CPU, which keeps the checkpoint's weights and computes in float32";
-    let got = dtype.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
-    Err(Error::argument("--dtype", expected, got, "Leave it out, or pass --device cuda.").into())
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     backend::AttentionShape,
-    cpu::{Cpu, SCRATCH_LEN, Scratch},
+    cpu::{Cpu, CpuDtype, SCRATCH_LEN, Scratch},
 };
 
 /// Keys that are worth a task of their own.
@@ -65,7 +65,7 @@ pub(super) fn attention(cpu: &Cpu, inputs: &Inputs<'_>, rows: usize, out: &mut [
     let output = Output(out.as_mut_ptr());
     cpu.tasks(shape.queries.samples * groups, |task, scratch| {
         let (sample, kv_heads) = group_of(task);
-        let Scratch { panel, values, queries: q } = scratch;
+        let Scratch { panel, values, queries: q, .. } = scratch;
         read(cpu, inputs, sample, kv_heads.clone(), 0..shape.keys, values, [panel, q]);
         for (state, kv_head) in states(inputs, kv_heads, values) {
             // SAFETY: a key/value head of a sample belongs to one task, and each of its rows to one key/value head.
@@ -149,7 +149,8 @@ fn read(
             let (rows, keys) = (0..state.rows(), keys.clone());
             if !rows.is_empty() {
                 let state = &mut state;
-                cpu.arch.dispatch(Tile { inputs, sample, kv_head, rows, keys, state, panel, q });
+                let rounds = cpu.dtype == CpuDtype::Bf16;
+                cpu.arch.dispatch(Tile { inputs, sample, kv_head, rows, keys, state, panel, q, rounds });
             }
         }
     }

@@ -11,7 +11,7 @@ mod tile;
 
 use std::ops::Range;
 
-use super::{Buffer, Cpu, Scratch};
+use super::{Buffer, Cpu, CpuDtype, Scratch};
 use crate::backend::{AttentionOperands, AttentionShape};
 use tile::{State, Tile};
 
@@ -122,7 +122,7 @@ pub(super) fn attention(cpu: &Cpu, operands: AttentionOperands<'_, Cpu>) {
         if rows.is_empty() {
             return;
         }
-        let Scratch { panel, values, queries: q } = scratch;
+        let Scratch { panel, values, queries: q, .. } = scratch;
         let mut state = State::of(values, rows.len(), d);
         state.clear();
         let keys = 0..shape.keys;
@@ -135,6 +135,7 @@ pub(super) fn attention(cpu: &Cpu, operands: AttentionOperands<'_, Cpu>) {
             state: &mut state,
             panel,
             q,
+            rounds: cpu.dtype == CpuDtype::Bf16,
         });
         // SAFETY: the query head of a query is a row of one task.
         unsafe { output.finish(&inputs, [sample, kv_head], rows, &state) };

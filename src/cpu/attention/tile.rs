@@ -129,6 +129,8 @@ pub(super) struct Tile<'a, 'b> {
     pub(super) panel: &'a mut [f32],
     /// Buffer for queries (rows, D).
     pub(super) q: &'a mut [f32],
+    /// Whether queries, keys, values and weights are rounded to bf16.
+    pub(super) rounds: bool,
 }
 
 impl WithSimd for Tile<'_, '_> {
@@ -142,9 +144,14 @@ impl WithSimd for Tile<'_, '_> {
         let rows = inputs.rows(self.kv_head, self.rows.clone());
         for (to, (query, head)) in self.q.chunks_exact_mut(d).zip(rows) {
             let q = &inputs.q[inputs.at(self.sample, query, head)..][..d];
-            to.iter_mut().zip(q).for_each(
+            if self.rounds {
+                math::round_to_bf16(q, to);
+            } else {
+                to.copy_from_slice(q);
+            }
+            to.iter_mut().for_each(
                 #[inline(always)]
-                |(to, q)| *to = q * scale,
+                |q| *q *= scale,
             );
         }
         let group = inputs.heads(self.kv_head).count();
@@ -169,16 +176,29 @@ impl Tile<'_, '_> {
         if mask.is_some_and(|mask| mask.iter().all(|&real| real == 0)) {
             return;
         }
-        let [k, v] = [inputs.k, inputs.v].map(|x| Rows {
+        let stride = stride(d);
+        let (panel, rest) = self.panel.split_at_mut(d * stride);
+        let (scores, spare) = rest.split_at_mut(STEP_ROWS * stride);
+        let [mut k, mut v] = [inputs.k, inputs.v].map(|x| Rows {
             values: &x[(at * shape.kv_heads + self.kv_head) * d..],
             stride: shape.kv_heads * d,
         });
-        let stride = stride(d);
-        let (panel, scores) = self.panel.split_at_mut(d * stride);
-        let few = self.rows.len() < FEW_ROWS;
-        if !few {
-            math::transpose(k.values, k.stride, [len, d], &mut panel[..(d - 1) * stride + len], stride);
+        if self.rounds {
+            v = v.rounded([len, d], spare);
         }
+        let few = self.rows.len() < FEW_ROWS;
+        let panel: &[f32] = if few {
+            if self.rounds {
+                k = k.rounded([len, d], panel);
+            }
+            &[]
+        } else {
+            math::transpose(k.values, k.stride, [len, d], &mut panel[..(d - 1) * stride + len], stride);
+            if self.rounds {
+                math::round_in_place(panel);
+            }
+            panel
+        };
         let query = |i: usize| (self.rows.start + i) / group;
         for first in (0..self.rows.len()).step_by(STEP_ROWS) {
             let rows = STEP_ROWS.min(self.rows.len() - first);
@@ -212,6 +232,9 @@ impl Tile<'_, '_> {
                 let mask = mask.map(|mask| &mask[low + start..low + high]);
                 let (largest, total) = (&mut self.state.largest[first + i], &mut self.state.total[first + i]);
                 let shrink = Softmax { largest, total }.step(simd, &mut scores[start..high], mask);
+                if self.rounds {
+                    math::round_in_place(&mut scores[start..high]);
+                }
                 if shrink != 1.0 {
                     sums.iter_mut().for_each(
                         #[inline(always)]

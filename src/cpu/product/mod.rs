@@ -1,8 +1,11 @@
-//! Matrix products x·Wᵀ on mapped weights: panels of W are converted to f32 while they are gathered, never the whole W.
+//! Matrix products x·Wᵀ on mapped weights: panels of W are converted to f32 while they are gathered, never the whole W, or W
+//! is read where it lies by the tile instructions of [`amx`].
 //!
 //! How work is cut depends on shapes alone, and every output is accumulated by one thread in one order: the bits do not
 //! depend on the number of threads.
 
+mod activations;
+pub(super) mod amx;
 mod microkernel;
 mod one_row;
 pub(super) mod panel;
@@ -11,6 +14,7 @@ mod words;
 
 use std::ops::Range;
 
+use activations::Activations;
 use microkernel::{Product, SUM_STEPS, Strided};
 use panel::{PANEL_COLUMNS, PANEL_FEATURES};
 pub(super) use rows::{DotProducts, Rows, RowsProduct};
@@ -59,8 +63,8 @@ impl Shared {
 
 /// The factors of x (t, picked columns) · W\[rows, columns\]ᵀ.
 #[derive(Clone, Copy)]
-pub(super) struct Factors<'a> {
-    pub(super) x: &'a [f32],
+pub(super) struct Factors<'a, X = &'a [f32]> {
+    pub(super) x: X,
     pub(super) t: usize,
     pub(super) weight: &'a Matrix,
     pub(super) rows: Pick<'a>,
@@ -85,33 +89,36 @@ pub(super) fn multiply(
     let low_rank = low_rank.filter(|low_rank| low_rank.rank > 0);
     let low_rank = low_rank.map(|LowRank { z, rank, weight }| (&z[..t * rank], rank, &weight[..rank * n]));
     let shared = Shared(out.as_mut_ptr());
-    cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, scratch| {
-        let first = task * PANEL_FEATURES;
-        let len = PANEL_FEATURES.min(n - first);
-        // SAFETY: features first..first+len belong to this task; `out` holds t rows of n (asserted above), `z` t rows and
-        // `weight` `rank` rows (their slices' lengths).
-        unsafe {
-            let to = shared.from(first);
-            panel_product(cpu, &mut scratch.panel, factors, first..first + len, (to, n));
-            if let Some((z, rank, weight)) = low_rank {
-                cpu.product(Product {
-                    shape: [t, len, rank],
-                    x: Strided { start: z.as_ptr(), row: rank, column: 1 },
-                    panel: (weight.as_ptr().add(first), n),
-                    out: (to, n),
-                    accumulate: true,
-                });
-            }
-        };
-        cpu.vectorized(
-            #[inline(always)]
-            || {
-                for row in 0..t {
-                    // SAFETY: as above.
-                    epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
+    activations::by_chunks(cpu, factors, t, |factors, at| {
+        let (t, width) = (factors.t, factors.x.features(n));
+        cpu.tasks(n.div_ceil(width), |task, scratch| {
+            let first = task * width;
+            let len = width.min(n - first);
+            // SAFETY: features first..first+len belong to this task; `out` holds rows at..at+t of n (asserted above), `z` as
+            // many and `weight` `rank` rows (their slices' lengths).
+            unsafe {
+                let to = shared.from(at * n + first);
+                features_product(cpu, scratch, factors, first..first + len, (to, n));
+                if let Some((z, rank, weight)) = low_rank {
+                    cpu.product(Product {
+                        shape: [t, len, rank],
+                        x: Strided { start: z[at * rank..].as_ptr(), row: rank, column: 1 },
+                        panel: (weight.as_ptr().add(first), n),
+                        out: (to, n),
+                        accumulate: true,
+                    });
                 }
-            },
-        );
+            };
+            cpu.vectorized(
+                #[inline(always)]
+                || {
+                    for row in at..at + t {
+                        // SAFETY: as above.
+                        epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
+                    }
+                },
+            );
+        });
     });
 }
 
@@ -126,40 +133,42 @@ pub(super) fn multiply_pair(
     out: &mut [f32],
     finish: impl Fn(&mut [f32], &mut [f32], usize) + Sync,
 ) {
-    let (n, k) = (rows.len(), weights[0].columns);
+    let [gate, up] = weights;
+    let (n, k) = (rows.len(), gate.columns);
     assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
+    assert_eq!(gate.tensor.dtype(), up.tensor.dtype(), "both take x in the same form");
     let shared = Shared(out.as_mut_ptr());
-    let columns = Pick::All(k);
-    cpu.tasks(n.div_ceil(PANEL_FEATURES), |task, scratch| {
-        let first = task * PANEL_FEATURES;
-        let len = PANEL_FEATURES.min(n - first);
-        let Scratch { panel, values, .. } = scratch;
-        for at in (0..t).step_by(ROW_CHUNK) {
-            let chunk = ROW_CHUNK.min(t - at);
-            let x = &x[at * k..(at + chunk) * k];
-            // SAFETY: features first..first+len belong to this task; `values` holds ROW_CHUNK rows of a panel.
+    let factors = Factors { x, t, weight: gate, rows, columns: Pick::All(k) };
+    activations::by_chunks(cpu, factors, ROW_CHUNK, |factors, at| {
+        let (t, width) = (factors.t, factors.x.features(n));
+        cpu.tasks(n.div_ceil(width), |task, scratch| {
+            let first = task * width;
+            let len = width.min(n - first);
+            let mut values = std::mem::take(&mut scratch.values);
+            // SAFETY: features first..first+len belong to this task; `values` holds ROW_CHUNK rows of them.
             unsafe {
-                let (gate, up) = (shared.from(at * n + first), values.as_mut_ptr());
-                for (weight, to) in [(weights[0], (gate, n)), (weights[1], (up, len))] {
-                    let factors = Factors { x, t: chunk, weight, rows, columns };
-                    panel_product(cpu, panel, factors, first..first + len, to);
+                let (of_gate, of_up) = (shared.from(at * n + first), values.as_mut_ptr());
+                for (weight, to) in [(gate, (of_gate, n)), (up, (of_up, len))] {
+                    features_product(cpu, scratch, Factors { weight, ..factors }, first..first + len, to);
                 }
             }
             cpu.vectorized(
                 #[inline(always)]
                 || {
-                    for (row, up) in values.chunks_exact_mut(len).take(chunk).enumerate() {
+                    for (row, up) in values.chunks_exact_mut(len).take(t).enumerate() {
                         // SAFETY: as above.
                         finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
                     }
                 },
             );
-        }
+            scratch.values = values;
+        });
     });
 }
 
-/// Calls `f(first feature, values (t, features))` for every panel of x·Wᵀ, for x of at most [`ROW_CHUNK`] rows.
-pub(super) fn for_each_panel<R: Send>(
+/// Calls `f(first feature, features, values (t, features))` for parts of x·Wᵀ that make up the whole, for x of at most
+/// [`ROW_CHUNK`] rows.
+pub(super) fn for_each_part<R: Send>(
     cpu: &Cpu,
     x: &[f32],
     t: usize,
@@ -167,18 +176,22 @@ pub(super) fn for_each_panel<R: Send>(
     f: impl Fn(usize, usize, &mut [f32]) -> R + Sync,
 ) -> Vec<R> {
     let n = weight.rows;
-    let panels = n.div_ceil(PANEL_FEATURES);
     let factors = Factors { x, t, weight, rows: Pick::All(n), columns: Pick::All(weight.columns) };
-    cpu.map_tasks(panels, |task, scratch| {
-        let first = task * PANEL_FEATURES;
-        let len = PANEL_FEATURES.min(n - first);
-        let Scratch { panel, values, .. } = scratch;
-        // SAFETY: `values` belongs to this task and holds ROW_CHUNK rows of a panel.
-        unsafe {
-            panel_product(cpu, panel, factors, first..first + len, (values.as_mut_ptr(), len));
-        };
-        f(first, len, &mut values[..t * len])
-    })
+    let mut results = Vec::new();
+    activations::by_chunks(cpu, factors, ROW_CHUNK, |factors, _| {
+        let width = factors.x.features(n);
+        results = cpu.map_tasks(n.div_ceil(width), |task, scratch| {
+            let first = task * width;
+            let len = width.min(n - first);
+            let mut values = std::mem::take(&mut scratch.values);
+            // SAFETY: `values` belongs to this task and holds ROW_CHUNK rows of these features.
+            unsafe { features_product(cpu, scratch, factors, first..first + len, (values.as_mut_ptr(), len)) };
+            let result = f(first, len, &mut values[..t * len]);
+            scratch.values = values;
+            result
+        });
+    });
+    results
 }
 
 /// out (m, n) += aᵀ·b for a (t, m) and b (t, n).
@@ -205,11 +218,36 @@ pub(super) fn accumulate_product(cpu: &Cpu, operands: AccumulateProductOperands<
     });
 }
 
-/// out (t, len) = the `len` features of the product, by way of the buffer for a panel; `out` is its first entry and the
-/// distance between its rows.
+/// out (t, len) = the `len` features of the product; `out` is its first entry and the distance between its rows.
 ///
 /// # Safety
 /// `out` is valid for t rows of `len` floats, which no other thread uses.
+unsafe fn features_product(
+    cpu: &Cpu,
+    scratch: &mut Scratch,
+    factors: Factors<'_, Activations<'_>>,
+    features: Range<usize>,
+    out: (*mut f32, usize),
+) {
+    let Factors { x, t, weight, rows, columns } = factors;
+    match x {
+        Activations::Floats(x) => {
+            let factors = Factors { x, t, weight, rows, columns };
+            // SAFETY: the caller's promise.
+            unsafe { panel_product(cpu, &mut scratch.panel, factors, features, out) };
+        }
+        Activations::Tiles(x, unit) => {
+            let factors = Factors { x, t, weight, rows, columns };
+            // SAFETY: the caller's promise.
+            unsafe { amx::multiply(cpu, unit, &mut scratch.tiles, factors, features, out) };
+        }
+    }
+}
+
+/// As [`features_product`], for at most [`PANEL_FEATURES`] by way of the buffer for a panel.
+///
+/// # Safety
+/// As there.
 unsafe fn panel_product(
     cpu: &Cpu,
     panel: &mut [f32],

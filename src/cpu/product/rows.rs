@@ -3,6 +3,7 @@
 use pulp::{MemMask, Simd, WithSimd};
 
 use super::microkernel::{self, Product, Strided};
+use crate::cpu::math;
 
 /// Rows at a stride.
 #[derive(Clone, Copy)]
@@ -16,6 +17,15 @@ impl Rows<'_> {
     #[inline(always)]
     fn holds(self, rows: usize, len: usize) -> bool {
         rows == 0 || self.values.len() >= (rows - 1) * self.stride + len
+    }
+
+    /// These (rows, len) values rounded to bf16, in `to`.
+    #[inline(always)]
+    pub(in crate::cpu) fn rounded<'a>(&self, [rows, len]: [usize; 2], to: &'a mut [f32]) -> Rows<'a> {
+        for (row, to) in to.chunks_exact_mut(len).take(rows).enumerate() {
+            math::round_to_bf16(&self.values[row * self.stride..][..len], to);
+        }
+        Rows { values: to, stride: len }
     }
 
     /// The address of row `i`.

@@ -1,0 +1,98 @@
+//! The left factor of a product, in the form that the tier multiplies.
+
+use rayon::prelude::*;
+
+use super::{
+    Factors, ROW_CHUNK,
+    amx::{self, Packed, TILE_ROWS, Tile, Unit},
+    panel::PANEL_FEATURES,
+};
+use crate::{
+    checkpoint::Dtype,
+    cpu::{Cpu, CpuDtype, math},
+};
+
+/// Activations (t, k).
+#[derive(Clone, Copy)]
+pub(super) enum Activations<'a> {
+    Floats(&'a [f32]),
+    Tiles(Packed<'a>, Unit),
+}
+
+impl Activations<'_> {
+    /// Features, of n, that a task computes.
+    pub(super) fn features(self, n: usize) -> usize {
+        match self {
+            Self::Floats(_) => PANEL_FEATURES,
+            Self::Tiles(..) => amx::task_features(n),
+        }
+    }
+}
+
+/// Calls `f(factors, first row)` for at most `most` rows of x at a time.
+///
+/// What x is turned into lies in a buffer of the backend, which grows to the largest product's need: for [`ROW_CHUNK`] rows, at
+/// most 6 bytes per value.
+pub(super) fn by_chunks(
+    cpu: &Cpu,
+    factors: Factors<'_>,
+    most: usize,
+    mut f: impl FnMut(Factors<'_, Activations<'_>>, usize),
+) {
+    let Factors { x, t, weight, rows, columns } = factors;
+    let k = columns.len();
+    // A single row is bound by reading W, which the product for it does best.
+    let unit = cpu.amx.filter(|_| t > 1 && weight.tensor.dtype() == Dtype::BF16);
+    let rounds = cpu.dtype == CpuDtype::Bf16;
+    let most = if unit.is_some() || rounds { most.min(ROW_CHUNK) } else { most };
+    for at in (0..t).step_by(most.max(1)) {
+        let t = most.min(t - at);
+        let x = &x[at * k..(at + t) * k];
+        if let Some(unit) = unit {
+            let terms = if rounds { 1 } else { 3 };
+            let of_16 = amx::tiles_of_16(k, terms);
+            cpu.with_tiles(t.div_ceil(TILE_ROWS) * of_16, |tiles| {
+                cpu.pool.install(|| {
+                    let parts = tiles.par_chunks_exact_mut(of_16.max(1)).enumerate();
+                    parts.for_each(|(block, tiles)| {
+                        let first = block * TILE_ROWS;
+                        let tokens = TILE_ROWS.min(t - first);
+                        cpu.vectorized(
+                            #[inline(always)]
+                            || amx::pack(&x[first * k..], k, [tokens, k], terms, tiles),
+                        );
+                    });
+                });
+                let x = Activations::Tiles(Packed::new(tiles, [t, k], terms), unit);
+                f(Factors { x, t, weight, rows, columns }, at);
+            });
+        } else if rounds {
+            cpu.with_tiles((t * k * size_of::<f32>()).div_ceil(size_of::<Tile>()), |tiles| {
+                let rounded = &mut bytemuck::cast_slice_mut(tiles)[..t * k];
+                cpu.rows(rounded, k, |row, to| {
+                    cpu.vectorized(
+                        #[inline(always)]
+                        || math::round_to_bf16(&x[row * k..][..k], to),
+                    );
+                });
+                f(Factors { x: Activations::Floats(rounded), t, weight, rows, columns }, at);
+            });
+        } else {
+            f(Factors { x: Activations::Floats(x), t, weight, rows, columns }, at);
+        }
+    }
+}
+
+impl Cpu {
+    /// Calls `f` with a buffer of its own.
+    fn with_tiles(&self, len: usize, f: impl FnOnce(&mut [Tile])) {
+        // Taken out, not locked: while a product waits for its tasks, its thread may begin another session's product.
+        let pool = || self.tiles.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut buffer = pool().pop().unwrap_or_default();
+        if buffer.len() < len {
+            buffer = bytemuck::zeroed_vec(len);
+        }
+        f(&mut buffer[..len]);
+        pool().push(buffer);
+    }
+}
