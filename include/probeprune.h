@@ -474,7 +474,11 @@ probeprune_status probeprune_session_forward(probeprune_session *session, const 
 /* Logits (samples, length, V) of the first samples of the last batch, float32. */
 probeprune_status probeprune_session_logits(probeprune_session *session, size_t samples, float *out, size_t capacity,
                                             size_t *count);
-/* The same as a tensor on the model's device, complete when this returns. Free it by probeprune_tensor_free. */
+/* Logits (samples, slot_count, V) at these token slots, which ascend, of the first samples of the last batch; no others are
+ * computed. */
+probeprune_status probeprune_session_logits_at(probeprune_session *session, size_t samples, const uint32_t *slots,
+                                               size_t slot_count, float *out, size_t capacity, size_t *count);
+/* All of them as a tensor on the model's device, complete when this returns. Free it by probeprune_tensor_free. */
 probeprune_status probeprune_session_export_logits(probeprune_session *session, size_t samples,
                                                    DLManagedTensorVersioned **out);
 

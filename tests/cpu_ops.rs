@@ -9,7 +9,7 @@ use probeprune::{
     },
     checkpoint::{Checkpoint, Tensor},
     config::Activation,
-    cpu::{Buffer, Cpu, Tier},
+    cpu::{Buffer, Cpu, CpuDtype, Tier},
     prune::BatchShape,
     source::ModelSource,
 };
@@ -450,6 +450,36 @@ fn two_rows_or_more_have_the_same_bits_whatever_comes_with_them() {
                     "{}: row {row} of {t}×{k} · {n}×{k}",
                     cpu.tier()
                 );
+            }
+        }
+    }
+}
+
+/// Products in bf16 are those of rounded activations in f32: bit for bit by vector instructions, which multiply them in the same
+/// order.
+#[test]
+fn bf16_products_are_those_of_rounded_activations() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    for (t, n, k) in SHAPES {
+        let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
+        let rounded: Buffer<f32> = x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+        for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
+            let (tensor, _) = tensor(dtype, n, k, &w);
+            for tier in Tier::available() {
+                let run = |of, x: &Buffer<f32>| {
+                    let cpu = Cpu::with_tier(2, tier).unwrap().with_dtype(of);
+                    let mut out = vec![0.0; t * n].into();
+                    cpu.linear(LinearOperands::new(x, t, &linear(&cpu, &tensor, None), &mut out));
+                    out
+                };
+                let (got, want) = (run(CpuDtype::Bf16, &x), run(CpuDtype::F32, &rounded));
+                let context = format!("{tier}: {t}×{k} · {n}×{k}, {dtype}");
+                if matches!(tier, Tier::Amx | Tier::AmxEmulated) {
+                    let want: Vec<_> = want.iter().map(|&x| f64::from(x)).collect();
+                    assert_close(&got, &want, &context);
+                } else {
+                    assert!(got == want, "{context}");
+                }
             }
         }
     }

@@ -476,6 +476,15 @@ fn history_goes_back_to_where_it_began() {
                 assert!(logits.iter().zip(of_all).all(|(a, b)| (a - b).abs() < 1e-5));
                 assert!(logits.iter().all(|&x| x <= logits[best[sample] as usize]));
             }
+            let some = session.logits_at(3, &[2, 23]).unwrap();
+            for (row, logits) in [2, 23, 26, 47, 50, 71].into_iter().zip(some.chunks_exact(vocabulary)) {
+                assert!(bits(logits) == bits(&all[row * vocabulary..][..vocabulary]), "row {row}");
+            }
+            assert!(session.logits_at(3, &[]).unwrap().is_empty());
+            for slots in [&[24][..], &[5, 5], &[7, 3]] {
+                let refused = session.logits_at(3, slots).unwrap_err().to_string();
+                assert!(refused.contains("ascending slots below 24"), "{refused}");
+            }
             bits(&all)
         };
         let first = run(&mut session);

@@ -95,10 +95,12 @@ class ProbePrune(LM):
                 padded[row, length - len(tokens) :] = tokens
                 mask[row, length - len(tokens) :] = 1
             losses = self._scoring.losses(padded, None if mask.all() else mask).astype(np.float64)
-            best = np.from_dlpack(self._scoring.logits(len(batch))).argmax(-1) if greedy else None
+            first = length - 1 - max(count for _, count in batch)
+            slots = np.arange(first, length - 1)
+            best = self._scoring.logits_at(len(batch), slots).argmax(-1) if greedy else None
             for row, (tokens, count) in enumerate(batch):
                 scored = slice(length - 1 - count, length - 1)
-                same = greedy and bool((best[row, scored] == tokens[-count:]).all())
+                same = greedy and bool((best[row, -count:] == tokens[-count:]).all())
                 results.append((float(-losses[row, scored].sum()), same))
         return results
 

@@ -225,6 +225,25 @@ class Session(_Handle):
         """Logits (samples, length, V) of the last batch, as a DLPack tensor on the model's device."""
         return Exported(lambda out: _library.probeprune_session_export_logits(self.pointer, c.c_size_t(samples), out))
 
+    def logits_at(self, samples, slots):
+        """Logits (samples, slots, V) of the last batch at these token slots, which ascend; no others are computed."""
+        slots, count = np.ascontiguousarray(slots, np.uint32), c.c_size_t()
+        call = lambda out, capacity: _check(
+            _library.probeprune_session_logits_at(
+                self.pointer,
+                c.c_size_t(samples),
+                slots.ctypes.data_as(c.c_void_p),
+                c.c_size_t(slots.size),
+                out,
+                c.c_size_t(capacity),
+                c.byref(count),
+            )
+        )
+        call(None, 0)
+        out = np.empty(count.value, np.float32)
+        call(out.ctypes.data_as(c.c_void_p), out.size)
+        return out.reshape(samples, slots.size, -1)
+
     def kept(self, layer, block):
         """A layer's kept heads (block 0) or channels (block 1), as a DLPack tensor."""
         call = lambda out: _library.probeprune_session_export_kept(

@@ -64,6 +64,7 @@ def exports():
     losses = session.losses(np.arange(32).reshape(2, 16))
     logits = np.from_dlpack(session.logits(2))
     assert logits.shape == (2, 16, model.info.vocab_size)
+    check("logits at some slots", session.logits_at(2, [3, 9]), logits[:, [3, 9]])
     shifted = logits - logits.max(-1, keepdims=True)
     logarithms = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     expected = -np.take_along_axis(logarithms[:, :-1], np.arange(32).reshape(2, 16)[:, 1:, None], 2)[..., 0]

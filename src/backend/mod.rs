@@ -100,6 +100,13 @@ pub trait Backend: Sized + Send + Sync + 'static {
     /// # Errors
     /// Whatever went wrong on the device since the last download; other operations only record it.
     fn download_statistics(&self, values: &Self::Statistics, len: usize) -> Result<Vec<f32>>;
+    /// As [`Self::download_statistics`], for a buffer that is not needed any more: where it is on the host it need not be copied.
+    ///
+    /// # Errors
+    /// As there.
+    fn take_statistics(&self, values: Self::Statistics, len: usize) -> Result<Vec<f32>> {
+        self.download_statistics(&values, len)
+    }
     /// Device to host: the first `len` entries, once all work on them is done.
     ///
     /// # Errors

@@ -32,6 +32,19 @@ impl<T> Buffer<T> {
     }
 }
 
+impl<T: Clone> Buffer<T> {
+    /// The first `len` entries, where they lie if the memory is its own.
+    pub(super) fn into_vec(self, len: usize) -> Vec<T> {
+        match self.0 {
+            Memory::Owned(mut entries) => {
+                entries.truncate(len);
+                entries
+            }
+            Memory::Borrowed(..) => self[..len].to_vec(),
+        }
+    }
+}
+
 impl<T> From<Vec<T>> for Buffer<T> {
     fn from(entries: Vec<T>) -> Self {
         Self(Memory::Owned(entries))

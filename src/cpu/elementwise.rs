@@ -172,18 +172,28 @@ struct PanelLoss {
 pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) {
     let CrossEntropyOperands { x, rows, head, targets, scratch: _, out } = operands;
     let (head, width) = (&head.weight, head.in_features);
-    for at in (0..rows).step_by(product::ROW_CHUNK) {
-        let chunk = product::ROW_CHUNK.min(rows - at);
-        let targets = &targets[at..at + chunk];
+    let targets = &targets[..rows];
+    // Of rows without a target, pads for one, nothing is computed.
+    let scored: Vec<usize> = (0..rows).filter(|&row| targets[row] != u32::MAX).collect();
+    out[..rows].fill(0.0);
+    for rows in scored.chunks(product::ROW_CHUNK) {
+        let (first, chunk) = (rows[0], rows.len());
+        let mut gathered = Vec::new();
+        let x = if rows[chunk - 1] + 1 - first == chunk {
+            &x[first * width..(first + chunk) * width]
+        } else {
+            rows.iter().for_each(|row| gathered.extend_from_slice(&x[row * width..(row + 1) * width]));
+            &gathered
+        };
         let panels = product::for_each_part(
             cpu,
-            &x[at * width..(at + chunk) * width],
+            x,
             chunk,
             head,
             |first, len, logits| {
                 let mut loss = PanelLoss { partial: Vec::with_capacity(chunk), targets: Vec::new() };
                 for (t, row) in logits.chunks_exact_mut(len).enumerate() {
-                    if let Some(&logit) = (targets[t] as usize).checked_sub(first).and_then(|i| row.get(i)) {
+                    if let Some(&logit) = (targets[rows[t]] as usize).checked_sub(first).and_then(|i| row.get(i)) {
                         loss.targets.push((t, logit));
                     }
                     loss.partial.push(cpu.vectorized(
@@ -203,18 +213,18 @@ pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) 
                 loss
             },
         );
-        for t in 0..chunk {
+        for (t, &row) in rows.iter().enumerate() {
             let largest = panels.iter().fold(f32::NEG_INFINITY, |a, panel| a.max(panel.partial[t].0));
             let sum: f64 = panels
                 .iter()
                 .map(|panel| panel.partial[t])
                 .map(|(at, sum)| sum * f64::from(at - largest).exp())
                 .sum();
-            // The target's logit is subtracted below; a row without a target stays 0.
-            out[at + t] = if targets[t] == u32::MAX { 0.0 } else { (f64::from(largest) + sum.ln()) as f32 };
+            // The target's logit is subtracted below.
+            out[row] = (f64::from(largest) + sum.ln()) as f32;
         }
         for &(t, logit) in panels.iter().flat_map(|panel| &panel.targets) {
-            out[at + t] -= logit;
+            out[rows[t]] -= logit;
         }
     }
 }

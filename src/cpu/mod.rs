@@ -249,6 +249,10 @@ impl Backend for Cpu {
         Ok(values[..len].to_vec())
     }
 
+    fn take_statistics(&self, values: Buffer<f32>, len: usize) -> Result<Vec<f32>> {
+        Ok(values.into_vec(len))
+    }
+
     fn download_indices(&self, values: &Buffer<u32>, len: usize) -> Result<Vec<u32>> {
         Ok(values[..len].to_vec())
     }

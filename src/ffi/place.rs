@@ -107,6 +107,7 @@ pub(super) trait AnySession: Send {
     fn forward(&mut self, batch: Batch<'_>, update_history: bool) -> Result<()>;
     fn logits_shape(&self, samples: usize) -> [usize; 3];
     fn logits(&mut self, samples: usize) -> Result<Vec<f32>>;
+    fn logits_at(&mut self, samples: usize, slots: &[u32]) -> Result<Vec<f32>>;
     fn export_logits(&mut self, samples: usize) -> Result<Exported>;
     fn kept(&self, layer: usize, block: Block) -> Result<Option<Vec<u32>>>;
     fn scores(&self, layer: usize, block: Block) -> Result<Option<Vec<f32>>>;
@@ -203,6 +204,10 @@ impl<B: Place> AnySession for Session<B> {
 
     fn logits(&mut self, samples: usize) -> Result<Vec<f32>> {
         self.logits(samples)
+    }
+
+    fn logits_at(&mut self, samples: usize, slots: &[u32]) -> Result<Vec<f32>> {
+        self.logits_at(samples, slots)
     }
 
     fn export_logits(&mut self, samples: usize) -> Result<Exported> {

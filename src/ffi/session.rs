@@ -331,6 +331,36 @@ pub unsafe extern "C" fn probeprune_session_logits(
 
 /// See include/probeprune.h.
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn probeprune_session_logits_at(
+    session: *mut Session,
+    samples: usize,
+    slots: *const u32,
+    slot_count: usize,
+    out: *mut f32,
+    capacity: usize,
+    count: *mut usize,
+) -> i32 {
+    // SAFETY: the header requires `session` to be null or not freed, `slots` to have `slot_count` entries, `out` to be null
+    // or to have room for `capacity` logits, and `count` to be null or writable.
+    call(|| unsafe {
+        with_session(session, |state| {
+            check_ran(state)?;
+            let out = Buffer::new(out, capacity, count, "out")?;
+            let slots = check::array(slots, slot_count, "slots")?;
+            let [samples, _, vocab_size] = state.session.logits_shape(samples);
+            let needed = entries(samples, slot_count)?.saturating_mul(vocab_size);
+            if out.is_query() {
+                out.answer(needed);
+                return Ok(());
+            }
+            out.check(needed)?;
+            out.write(&state.session.logits_at(samples, slots)?)
+        })
+    })
+}
+
+/// See include/probeprune.h.
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn probeprune_session_export_logits(
     session: *mut Session,
     samples: usize,

@@ -7,6 +7,7 @@ mod checks;
 mod footprint;
 mod generate;
 mod kept;
+mod logits;
 mod losses;
 mod measure;
 mod next;
@@ -29,7 +30,7 @@ use next::NextTokens;
 pub use sampling::Sampling;
 
 use crate::{
-    backend::{Backend, LogitsOperands},
+    backend::Backend,
     config::RopeScaling,
     error::{Error, Result},
     kv_cache::KvCache,
@@ -289,37 +290,6 @@ impl<B: Backend> Session<B> {
         let fold = || selections.for_each(|selection| block::update_history(&context, selection));
         self.model.backend.scope(fold);
         self.scratch.timeline.mark(&self.model.backend, Step::History);
-    }
-
-    /// Logits (samples·S, V) of the first `samples` samples of the batch that ran last.
-    ///
-    /// # Errors
-    /// A device that has no room for them or failed.
-    pub fn logits(&mut self, samples: usize) -> Result<Vec<f32>> {
-        let (logits, shape) = self.device_logits(samples)?;
-        self.model.backend.download_statistics(&logits, shape.iter().product())
-    }
-
-    /// Shape \[samples, S, V\] of [`Session::logits`].
-    pub fn logits_shape(&self, samples: usize) -> [usize; 3] {
-        let BatchShape { samples: all, tokens } = self.batch.shape;
-        [samples.min(all), tokens, self.model.weights.lm_head.out_features]
-    }
-
-    /// As [`Session::logits`], in new memory on the device, with their shape \[samples, S, V\].
-    ///
-    /// # Errors
-    /// As [`Session::logits`].
-    pub fn device_logits(&mut self, samples: usize) -> Result<(B::Statistics, [usize; 3])> {
-        let shape = self.logits_shape(samples);
-        let rows = shape[0] * shape[1];
-        let backend = &*self.model.backend;
-        let Scratch { current, x, embedded, .. } = &mut self.scratch;
-        let input = forward::head_input(&self.model, current, rows, x, embedded);
-        let mut logits = backend.statistics(rows * shape[2])?;
-        let head = &self.model.weights.lm_head;
-        backend.logits(LogitsOperands { x: input, rows, head, out: &mut logits });
-        Ok((logits, shape))
     }
 
     /// Checks a batch and puts it on the device.

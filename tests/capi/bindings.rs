@@ -117,6 +117,7 @@ pub type probeprune_token = ::std::option::Option<
 pub const PROBEPRUNE_DTYPE_AUTO: _bindgen_ty_2 = 0;
 pub const PROBEPRUNE_DTYPE_BF16: _bindgen_ty_2 = 1;
 pub const PROBEPRUNE_DTYPE_F16: _bindgen_ty_2 = 2;
+pub const PROBEPRUNE_DTYPE_F32: _bindgen_ty_2 = 3;
 pub type _bindgen_ty_2 = ::std::os::raw::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -579,6 +580,17 @@ unsafe extern "C" {
     pub fn probeprune_session_logits(
         session: *mut probeprune_session,
         samples: usize,
+        out: *mut f32,
+        capacity: usize,
+        count: *mut usize,
+    ) -> probeprune_status;
+}
+unsafe extern "C" {
+    pub fn probeprune_session_logits_at(
+        session: *mut probeprune_session,
+        samples: usize,
+        slots: *const u32,
+        slot_count: usize,
         out: *mut f32,
         capacity: usize,
         count: *mut usize,

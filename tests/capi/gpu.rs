@@ -288,6 +288,14 @@ fn a_model_on_the_gpu() {
             let mut there = vec![0u8; 4 * count];
             Cuda::new(0).unwrap().read(logits.data.expose_provenance() as u64, &mut there).unwrap();
             assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&there), read);
+            let vocabulary = count / 8;
+            let mut some = vec![0.0f32; 2 * vocabulary];
+            let (slots, out, room) = ([1, 6], some.as_mut_ptr(), some.len());
+            ok(probeprune_session_logits_at(session.0, 1, slots.as_ptr(), 2, out, room, &mut count));
+            assert_eq!(count, some.len());
+            for (slot, got) in slots.into_iter().zip(some.chunks_exact(vocabulary)) {
+                assert_eq!(got, &read[slot as usize * vocabulary..][..vocabulary], "slot {slot}");
+            }
             probeprune_tensor_free(tensor);
             ok(probeprune_session_prefill(session.0, batch.as_ptr(), null(), 2, 8, 0));
             let mut next = [0; 2];

@@ -60,6 +60,11 @@ fn null_is_refused_where_it_is_not_documented() {
             invalid,
             &["batch that has run"],
         );
+        refused(
+            probeprune_session_logits_at(session.0, 1, &0, 1, null_mut(), 0, &mut count),
+            invalid,
+            &["batch that has run"],
+        );
         refused(probeprune_tokenizer_load(null(), null_mut()), invalid, &["model"]);
         refused(probeprune_tensor_import(null(), 0, null_mut()), invalid, &["managed"]);
         refused(probeprune_synchronize(null(), null_mut()), invalid, &["device"]);

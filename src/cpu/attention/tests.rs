@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::prune::BatchShape;
+use crate::{cpu::math, prune::BatchShape};
 
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
@@ -99,8 +99,16 @@ impl Case {
             && self.mask.as_ref().is_none_or(|mask| mask[sample * key_capacity + key] != 0)
     }
 
-    /// The outputs and the errors that they may have, in f64.
-    fn expected(&self) -> Vec<(f64, f64)> {
+    /// With queries, keys and values rounded to bf16.
+    fn rounded(mut self) -> Self {
+        for x in [&mut self.q, &mut self.k, &mut self.v] {
+            math::round_in_place(x);
+        }
+        self
+    }
+
+    /// The outputs and the errors that they may have, in f64, if weights are rounded by at most `rounding`.
+    fn expected(&self, rounding: f64) -> Vec<(f64, f64)> {
         let AttentionShape { queries, keys, key_capacity, heads, kv_heads, head_dim: d, scale, .. } =
             self.shape;
         let mut out = Vec::new();
@@ -122,7 +130,8 @@ impl Case {
                 let terms =
                     || seen.iter().zip(&weights).map(|(&j, weight)| weight * f64::from(self.v[at(j) + c]));
                 // Weights err by what their scores do, and by the rounding of powers, sums and the last product.
-                let error = UNIT * (2.0 * magnitude + 8.0) * terms().map(f64::abs).sum::<f64>() / total;
+                let error = UNIT * (2.0 * magnitude + 8.0) + rounding;
+                let error = error * terms().map(f64::abs).sum::<f64>() / total;
                 out.push(if seen.is_empty() { (0.0, 0.0) } else { (terms().sum::<f64>() / total, error) });
             }
         }
@@ -175,22 +184,35 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-#[test]
-fn attention_agrees_with_f64_at_ragged_shapes() {
-    let backends = backends();
-    // The largest error as a share of what it may be.
+/// Checks every case. Returned is the largest error as a share of what it may be: a bound that is nearly reached hides
+/// nothing.
+fn check(backends: &[Cpu], case_of: impl Fn(Case) -> Case, rounding: f64) -> f64 {
     let mut worst = 0.0f64;
     for case in cases() {
-        let expected = case.expected();
-        for cpu in &backends {
-            for (i, (got, &(want, error))) in case.run(cpu).into_iter().zip(&expected).enumerate() {
+        let (shape, results) = (case.shape, backends.iter().map(|cpu| case.run(cpu)).collect::<Vec<_>>());
+        let expected = case_of(case).expected(rounding);
+        for got in results {
+            for (i, (got, &(want, error))) in got.into_iter().zip(&expected).enumerate() {
                 let have = (f64::from(got) - want).abs();
-                assert!(have <= error, "{:?}: {i} is {got}, expected {want} ± {error:e}", case.shape);
+                assert!(have <= error, "{shape:?}: {i} is {got}, expected {want} ± {error:e}");
                 worst = worst.max(have / error.max(f64::MIN_POSITIVE));
             }
         }
     }
-    // A bound that is nearly reached hides nothing.
+    worst
+}
+
+#[test]
+fn attention_agrees_with_f64_at_ragged_shapes() {
+    let worst = check(&backends(), |case| case, 0.0);
+    assert!(worst > 0.2, "{worst}");
+}
+
+/// In bf16, queries, keys and values are rounded, and weights by at most 2⁻⁸.
+#[test]
+fn attention_in_bf16_agrees_with_f64_on_rounded_inputs() {
+    let backends: Vec<Cpu> = backends().into_iter().map(|cpu| cpu.with_dtype(CpuDtype::Bf16)).collect();
+    let worst = check(&backends, Case::rounded, 2f64.powi(-8));
     assert!(worst > 0.2, "{worst}");
 }
 
