@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, math, product};
+use super::{Cpu, math, product, vector};
 use crate::{
     backend::{
         CacheSlots, CrossEntropyOperands, EmbedOperands, Norm, NormKind, NormOperands, RopeCacheOperands,
@@ -80,14 +80,46 @@ fn norm_row(x: &[f32], norm: Option<&Norm<Cpu>>, out: &mut [f32]) -> f32 {
 /// values += other\[..values.len()\].
 #[inline(always)]
 pub(super) fn add(values: &mut [f32], other: &[f32]) {
-    for (value, other) in values.iter_mut().zip(other) {
-        *value += other;
+    combine(
+        values,
+        other,
+        #[inline(always)]
+        |a, b| a + b,
+    );
+}
+
+/// values *= other\[..values.len()\].
+#[inline(always)]
+pub(super) fn multiply(values: &mut [f32], other: &[f32]) {
+    combine(
+        values,
+        other,
+        #[inline(always)]
+        |a, b| a * b,
+    );
+}
+
+/// By parts of a known length: rows of a few dozen values are too short for the loop that the compiler makes otherwise.
+#[inline(always)]
+fn combine(values: &mut [f32], other: &[f32], f: impl Fn(f32, f32) -> f32) {
+    const PART: usize = 16;
+    let whole = values.len() / PART * PART;
+    let (values, last) = values.split_at_mut(whole);
+    let (other, last_other) = other[..whole + last.len()].split_at(whole);
+    for (values, other) in values.chunks_exact_mut(PART).zip(other.chunks_exact(PART)) {
+        for i in 0..PART {
+            values[i] = f(values[i], other[i]);
+        }
+    }
+    for (value, other) in last.iter_mut().zip(last_other) {
+        *value = f(*value, *other);
     }
 }
 
 /// values = activation(values + bias\[first..\]) · scale.
 #[inline(always)]
 pub(super) fn bias_activation_scale(
+    cpu: &Cpu,
     values: &mut [f32],
     bias: Option<&[f32]>,
     first: usize,
@@ -99,10 +131,7 @@ pub(super) fn bias_activation_scale(
     }
     match activation {
         None => {}
-        Some(Activation::Silu) => values.iter_mut().for_each(
-            #[inline(always)]
-            |x| *x = math::silu(*x),
-        ),
+        Some(Activation::Silu) => cpu.arch.dispatch(vector::Silu(values)),
         Some(Activation::Relu) => values.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
         Some(Activation::Gelu) => {
             values
@@ -185,44 +214,27 @@ pub(super) fn cross_entropy(cpu: &Cpu, operands: CrossEntropyOperands<'_, Cpu>) 
             rows.iter().for_each(|row| gathered.extend_from_slice(&x[row * width..(row + 1) * width]));
             &gathered
         };
-        let panels = product::for_each_part(
-            cpu,
-            x,
-            chunk,
-            head,
-            |first, len, logits| {
-                let mut loss = PanelLoss { partial: Vec::with_capacity(chunk), targets: Vec::new() };
-                for (t, row) in logits.chunks_exact_mut(len).enumerate() {
-                    if let Some(&logit) = (targets[rows[t]] as usize).checked_sub(first).and_then(|i| row.get(i)) {
-                        loss.targets.push((t, logit));
-                    }
-                    loss.partial.push(cpu.vectorized(
-                        #[inline(always)]
-                        || {
-                            let largest = math::max(row);
-                            // 0, or NaN where a logit is not finite: the loss then is NaN too.
-                            let fault = math::sum(row, |x| if x.is_finite() { 0.0 } else { f32::NAN });
-                            row.iter_mut().for_each(
-                                #[inline(always)]
-                                |x| *x = math::exp(*x - largest),
-                            );
-                            (largest, f64::from(math::sum(row, |x| x) + fault))
-                        },
-                    ));
+        let panels = product::for_each_part(cpu, x, chunk, head, |first, len, logits| {
+            let mut loss = PanelLoss { partial: Vec::with_capacity(chunk), targets: Vec::new() };
+            for (t, row) in logits.chunks_exact_mut(len).enumerate() {
+                if let Some(&logit) = (targets[rows[t]] as usize).checked_sub(first).and_then(|i| row.get(i))
+                {
+                    loss.targets.push((t, logit));
                 }
-                loss
-            },
-        );
-        for (t, &row) in rows.iter().enumerate() {
-            let largest = panels.iter().fold(f32::NEG_INFINITY, |a, panel| a.max(panel.partial[t].0));
-            let sum: f64 = panels
-                .iter()
-                .map(|panel| panel.partial[t])
-                .map(|(at, sum)| sum * f64::from(at - largest).exp())
-                .sum();
-            // The target's logit is subtracted below.
-            out[row] = (f64::from(largest) + sum.ln()) as f32;
-        }
+                let (largest, sum) = cpu.arch.dispatch(vector::LogSumExp(row));
+                loss.partial.push((largest, f64::from(sum)));
+            }
+            loss
+        });
+        let mut totals = vec![0.0; chunk];
+        cpu.rows(&mut totals, 1, |t, total| {
+            let parts = || panels.iter().map(|panel| panel.partial[t]);
+            let largest = parts().fold(f32::NEG_INFINITY, |most, (largest, _)| most.max(largest));
+            let sum: f64 = parts().map(|(at, sum)| sum * f64::from(at - largest).exp()).sum();
+            total[0] = (f64::from(largest) + sum.ln()) as f32;
+        });
+        // The targets' logits are subtracted below.
+        rows.iter().zip(totals).for_each(|(&row, total)| out[row] = total);
         for &(t, logit) in panels.iter().flat_map(|panel| &panel.targets) {
             out[rows[t]] -= logit;
         }

@@ -22,7 +22,7 @@ pub(super) fn linear(cpu: &Cpu, operands: LinearOperands<'_, Cpu>) {
         out,
         #[inline(always)]
         |values, _, first| {
-            elementwise::bias_activation_scale(values, bias.as_deref(), first, activation, scale);
+            elementwise::bias_activation_scale(cpu, values, bias.as_deref(), first, activation, scale);
         },
     );
     energy_of(cpu, out, pick.len(), energy);
@@ -41,11 +41,9 @@ pub(super) fn gated_linear(cpu: &Cpu, operands: GatedLinearOperands<'_, Cpu>) {
         out,
         #[inline(always)]
         |gate, up, first| {
-            elementwise::bias_activation_scale(up, up_bias.as_deref(), first, None, 1.0);
-            elementwise::bias_activation_scale(gate, gate_bias.as_deref(), first, Some(activation), 1.0);
-            for (gate, up) in gate.iter_mut().zip(up) {
-                *gate *= *up;
-            }
+            elementwise::bias_activation_scale(cpu, up, up_bias.as_deref(), first, None, 1.0);
+            elementwise::bias_activation_scale(cpu, gate, gate_bias.as_deref(), first, Some(activation), 1.0);
+            elementwise::multiply(gate, up);
         },
     );
     energy_of(cpu, out, pick.len(), energy);

@@ -48,31 +48,6 @@ pub(super) fn f16(bits: u16) -> f32 {
     f32::from_bits(value | u32::from(bits & 0x8000) << 16)
 }
 
-/// eˣ to about 1 ulp for finite x; overflow gives infinity, NaN stays NaN.
-#[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
-    let x = if x > 89.0 { 89.0 } else { x };
-    let x = if x < -104.0 { -104.0 } else { x };
-    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    // ln 2 in two parts, so that n·ln 2 is exact to more than f32.
-    let r = n.mul_add(-0.693_359_4, x);
-    let r = n.mul_add(2.121_944_4e-4, r);
-    let p = 1.987_569_1e-4f32;
-    let p = p.mul_add(r, 1.398_199_9e-3);
-    let p = p.mul_add(r, 8.333_452e-3);
-    let p = p.mul_add(r, 4.166_579_6e-2);
-    let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 0.5);
-    let p = (p * r).mul_add(r, r) + 1.0;
-    // 2ⁿ in two factors, because n may leave the exponent's range at either end.
-    let n = n as i32;
-    let half = n >> 1;
-    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
-    p * power(half) * power(n - half)
-}
-
 /// The transposed block. Without methods of arrays, which are not inlined everywhere.
 #[inline(always)]
 pub(super) fn transpose4([a, b, c, d]: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
@@ -138,12 +113,6 @@ pub(super) fn transpose(
     }
 }
 
-/// x·sigmoid(x).
-#[inline(always)]
-pub(super) fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
-}
-
 /// Σ a·b over equally long slices, in a fixed order.
 #[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -174,21 +143,6 @@ pub(super) fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     reduce(&mut sums) + tail
 }
 
-/// The largest element; −∞ for none. NaN is ignored, it shows in the sum that follows.
-#[inline(always)]
-pub(super) fn max(x: &[f32]) -> f32 {
-    const LANES: usize = 32;
-    let mut best = [f32::NEG_INFINITY; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let tail = chunks.remainder().iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    for x in chunks {
-        for i in 0..LANES {
-            best[i] = if x[i] > best[i] { x[i] } else { best[i] };
-        }
-    }
-    best.iter().fold(tail, |a, &b| if b > a { b } else { a })
-}
-
 #[inline(always)]
 fn reduce<const N: usize>(sums: &mut [f32; N]) -> f32 {
     let mut half = N / 2;
@@ -216,29 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn exp_is_close_over_the_whole_range() {
-        let mut worst = 0.0f64;
-        for i in -870_000..=880_000 {
-            let x = i as f32 * 1e-4;
-            let exact = f64::from(x).exp();
-            worst = worst.max((f64::from(exp(x)) / exact - 1.0).abs());
-        }
-        assert!(worst < 2e-7, "relative error {worst:e}");
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert!(exp(f32::NAN).is_nan() && silu(f32::NAN).is_nan());
-    }
-
-    #[test]
-    fn sums_and_maxima_cover_ragged_lengths() {
+    fn sums_cover_ragged_lengths() {
         for n in [0, 1, 31, 32, 33, 63, 64, 65, 200] {
             let x: Vec<f32> = (0..n).map(|i| ((i * 37) % 19) as f32 - 9.0).collect();
             let y: Vec<f32> = (0..n).map(|i| ((i * 11) % 7) as f32).collect();
             let exact: f32 = x.iter().zip(&y).map(|(a, b)| a * b).sum();
             assert_eq!(dot(&x, &y), exact, "dot of {n}");
             assert_eq!(sum(&x, |x| x), x.iter().sum::<f32>(), "sum of {n}");
-            assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max), "max of {n}");
         }
     }
 

@@ -15,6 +15,7 @@ mod product;
 mod score;
 mod threads;
 mod tier;
+mod vector;
 
 use std::{sync::Mutex, time::Instant};
 

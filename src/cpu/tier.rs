@@ -29,7 +29,8 @@ pub enum Tier {
 
 impl Tier {
     /// Every tier, the fastest first.
-    pub const ALL: &[Self] = &[Self::Amx, Self::Avx512, Self::Avx2, Self::Neon, Self::Portable, Self::AmxEmulated];
+    pub const ALL: &[Self] =
+        &[Self::Amx, Self::Avx512, Self::Avx2, Self::Neon, Self::Portable, Self::AmxEmulated];
 
     /// The tiers that this processor has, the fastest first.
     pub fn available() -> Vec<Self> {

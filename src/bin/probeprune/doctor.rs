@@ -73,7 +73,8 @@ fn tier() -> String {
     let names: Vec<_> = Tier::available().into_iter().map(Tier::name).collect();
     match Tier::chosen() {
         Ok(tier) => {
-            let refusal = Tier::amx_refusal().map_or_else(String::new, |reason| format!("; no amx: {reason}"));
+            let refusal =
+                Tier::amx_refusal().map_or_else(String::new, |reason| format!("; no amx: {reason}"));
             format!("{tier} (of {}; {TIER_VARIABLE} forces one{refusal})", names.join(", "))
         }
         Err(reason) => flags::message(&reason),

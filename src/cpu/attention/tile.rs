@@ -4,13 +4,11 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{
-    Inputs,
-    softmax::{self, Softmax},
-};
+use super::{Inputs, softmax::Softmax};
 use crate::cpu::{
     math,
     product::{DotProducts, Rows, RowsProduct},
+    vector,
 };
 
 /// Keys of one step of the online softmax. With 64 channels their panel takes 68 KiB and their values 64 KiB: they stay in
@@ -103,7 +101,7 @@ impl WithSimd for Add<'_, '_> {
             let base = if best == f32::NEG_INFINITY { 0.0 } else { best };
             let factors = [0, 1].map(
                 #[inline(always)]
-                |i| softmax::power(simd, largest[i] - base),
+                |i| vector::power(simd, largest[i] - base),
             );
             whole.largest[i] = best;
             whole.total[i] = whole.total[i] * factors[0] + part.total[i] * factors[1];

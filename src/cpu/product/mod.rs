@@ -185,7 +185,9 @@ pub(super) fn for_each_part<R: Send>(
             let len = width.min(n - first);
             let mut values = std::mem::take(&mut scratch.values);
             // SAFETY: `values` belongs to this task and holds ROW_CHUNK rows of these features.
-            unsafe { features_product(cpu, scratch, factors, first..first + len, (values.as_mut_ptr(), len)) };
+            unsafe {
+                features_product(cpu, scratch, factors, first..first + len, (values.as_mut_ptr(), len))
+            };
             let result = f(first, len, &mut values[..t * len]);
             scratch.values = values;
             result

@@ -38,7 +38,13 @@ impl<'a> Packed<'a> {
 /// x (t, k; row stride `stride`) as tiles (⌈t/16⌉, ⌈k/32⌉, terms), padded with zeros. Threads may share the work, 16
 /// tokens each into their own [`tiles_of_16`].
 #[inline(always)]
-pub(in crate::cpu::product) fn pack(x: &[f32], stride: usize, [t, k]: [usize; 2], terms: usize, to: &mut [Tile]) {
+pub(in crate::cpu::product) fn pack(
+    x: &[f32],
+    stride: usize,
+    [t, k]: [usize; 2],
+    terms: usize,
+    to: &mut [Tile],
+) {
     assert!((1..=3).contains(&terms), "one to three terms");
     for first in (0..t).step_by(TILE_ROWS) {
         let tokens = TILE_ROWS.min(t - first);
