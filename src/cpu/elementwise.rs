@@ -19,7 +19,7 @@ pub(super) fn embed(cpu: &Cpu, operands: EmbedOperands<'_, Cpu>) {
             cpu.with_scratch(|scratch| {
                 let row = &mut scratch.panel[..width];
                 table.row_to_f32(positions[t] as usize, 0, row);
-                add(out, row);
+                cpu.arch.dispatch(vector::Add(out, row));
             });
         }
     });
@@ -72,48 +72,11 @@ fn norm_row(x: &[f32], norm: Option<&Norm<Cpu>>, out: &mut [f32]) -> f32 {
         }
     }
     if let Some(bias) = &norm.bias {
-        add(out, bias);
-    }
-    sum_squares
-}
-
-/// values += other\[..values.len()\].
-#[inline(always)]
-pub(super) fn add(values: &mut [f32], other: &[f32]) {
-    combine(
-        values,
-        other,
-        #[inline(always)]
-        |a, b| a + b,
-    );
-}
-
-/// values *= other\[..values.len()\].
-#[inline(always)]
-pub(super) fn multiply(values: &mut [f32], other: &[f32]) {
-    combine(
-        values,
-        other,
-        #[inline(always)]
-        |a, b| a * b,
-    );
-}
-
-/// By parts of a known length: rows of a few dozen values are too short for the loop that the compiler makes otherwise.
-#[inline(always)]
-fn combine(values: &mut [f32], other: &[f32], f: impl Fn(f32, f32) -> f32) {
-    const PART: usize = 16;
-    let whole = values.len() / PART * PART;
-    let (values, last) = values.split_at_mut(whole);
-    let (other, last_other) = other[..whole + last.len()].split_at(whole);
-    for (values, other) in values.chunks_exact_mut(PART).zip(other.chunks_exact(PART)) {
-        for i in 0..PART {
-            values[i] = f(values[i], other[i]);
+        for (out, bias) in out.iter_mut().zip(bias) {
+            *out += bias;
         }
     }
-    for (value, other) in last.iter_mut().zip(last_other) {
-        *value = f(*value, *other);
-    }
+    sum_squares
 }
 
 /// values = activation(values + bias\[first..\]) · scale.
@@ -127,7 +90,7 @@ pub(super) fn bias_activation_scale(
     scale: f32,
 ) {
     if let Some(bias) = bias {
-        add(values, &bias[first..]);
+        cpu.arch.dispatch(vector::Add(values, &bias[first..]));
     }
     match activation {
         None => {}

@@ -5,6 +5,7 @@ use super::{
     matrix::{Pick, picked, picked_bias, picked_rows},
     probe,
     product::{self, Factors},
+    vector,
 };
 use crate::backend::{
     EnergyOperands, EnergyOutput, GatedLinearOperands, LinearOperands, LowRank, ProjectOperands,
@@ -43,7 +44,7 @@ pub(super) fn gated_linear(cpu: &Cpu, operands: GatedLinearOperands<'_, Cpu>) {
         |gate, up, first| {
             elementwise::bias_activation_scale(cpu, up, up_bias.as_deref(), first, None, 1.0);
             elementwise::bias_activation_scale(cpu, gate, gate_bias.as_deref(), first, Some(activation), 1.0);
-            elementwise::multiply(gate, up);
+            cpu.arch.dispatch(vector::Multiply(gate, up));
         },
     );
     energy_of(cpu, out, pick.len(), energy);
@@ -62,13 +63,13 @@ pub(super) fn project(cpu: &Cpu, operands: ProjectOperands<'_, Cpu>) {
         #[inline(always)]
         |values, row, first| {
             if let Some(bias) = bias {
-                elementwise::add(values, &bias[first..]);
+                cpu.arch.dispatch(vector::Add(values, &bias[first..]));
             }
             if let Some(constant) = constant {
-                elementwise::add(values, &constant[first..]);
+                cpu.arch.dispatch(vector::Add(values, &constant[first..]));
             }
             if let Some(residual) = residual {
-                elementwise::add(values, &residual[row * width + first..]);
+                cpu.arch.dispatch(vector::Add(values, &residual[row * width + first..]));
             }
         },
     );

@@ -101,6 +101,56 @@ fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.select_f32s(simd.less_than_f32s(x, lowest), simd.splat_f32s(0.0), power)
 }
 
+/// a += b\[..a.len()\].
+pub(super) struct Add<'a>(pub(super) &'a mut [f32], pub(super) &'a [f32]);
+
+impl WithSimd for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        combine(
+            simd,
+            self.0,
+            self.1,
+            #[inline(always)]
+            |a, b| simd.add_f32s(a, b),
+        );
+    }
+}
+
+/// a *= b\[..a.len()\].
+pub(super) struct Multiply<'a>(pub(super) &'a mut [f32], pub(super) &'a [f32]);
+
+impl WithSimd for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        combine(
+            simd,
+            self.0,
+            self.1,
+            #[inline(always)]
+            |a, b| simd.mul_f32s(a, b),
+        );
+    }
+}
+
+/// a = f(a, b\[..a.len()\]).
+#[inline(always)]
+fn combine<S: Simd>(simd: S, a: &mut [f32], b: &[f32], f: impl Fn(S::f32s, S::f32s) -> S::f32s) {
+    let b = &b[..a.len()];
+    let ((a, a_tail), (b, b_tail)) = (S::as_mut_simd_f32s(a), S::as_simd_f32s(b));
+    for i in 0..a.len() {
+        a[i] = f(a[i], b[i]);
+    }
+    if !a_tail.is_empty() {
+        let last = f(simd.partial_load_f32s(a_tail), simd.partial_load_f32s(b_tail));
+        simd.partial_store_f32s(a_tail, last);
+    }
+}
+
 /// x·sigmoid(x).
 #[inline(always)]
 fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
@@ -204,6 +254,22 @@ mod tests {
             arch.dispatch(Silu(&mut got));
             assert_eq!(got[..3], [f32::INFINITY, 0.0, 0.0]);
             assert!(got[3].is_nan() && got[4].is_nan());
+        }
+    }
+
+    #[test]
+    fn slices_of_every_length_are_combined() {
+        for arch in [pulp::Arch::new(), pulp::Arch::Scalar] {
+            for len in 0..70 {
+                let a: Vec<f32> = (0..len).map(|i| i as f32 - 9.0).collect();
+                let b: Vec<f32> = (0..len + 3).map(|i| (i * 7 % 11) as f32).collect();
+                let (mut sum, mut product) = (a.clone(), a.clone());
+                arch.dispatch(Add(&mut sum, &b));
+                arch.dispatch(Multiply(&mut product, &b));
+                for i in 0..len {
+                    assert_eq!((sum[i], product[i]), (a[i] + b[i], a[i] * b[i]), "{i} of {len}");
+                }
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     checkpoint::Dtype,
-    cpu::{Cpu, CpuDtype, math},
+    cpu::{Cpu, CpuDtype, math, matrix::Matrix},
 };
 
 /// Activations (t, k).
@@ -29,20 +29,21 @@ impl Activations<'_> {
     }
 }
 
-/// Calls `f(factors, first row)` for at most `most` rows of x at a time.
+/// Calls `f(factors, first row)` for at most `most` rows of x at a time, which will be multiplied with all of `weights`.
 ///
 /// What x is turned into lies in a buffer of the backend, which grows to the largest product's need: for [`ROW_CHUNK`] rows, at
 /// most 6 bytes per value.
 pub(super) fn by_chunks(
     cpu: &Cpu,
     factors: Factors<'_>,
+    weights: &[&Matrix],
     most: usize,
     mut f: impl FnMut(Factors<'_, Activations<'_>>, usize),
 ) {
     let Factors { x, t, weight, rows, columns } = factors;
     let k = columns.len();
     // A single row is bound by reading W, which the product for it does best.
-    let unit = cpu.amx.filter(|_| t > 1 && weight.tensor.dtype() == Dtype::BF16);
+    let unit = cpu.amx.filter(|_| t > 1 && weights.iter().all(|weight| weight.tensor.dtype() == Dtype::BF16));
     let rounds = cpu.dtype == CpuDtype::Bf16;
     let most = if unit.is_some() || rounds { most.min(ROW_CHUNK) } else { most };
     for at in (0..t).step_by(most.max(1)) {

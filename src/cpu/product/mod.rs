@@ -80,7 +80,7 @@ pub(super) fn multiply(
     out: &mut [f32],
     epilogue: impl Fn(&mut [f32], usize, usize) + Sync,
 ) {
-    let Factors { x, t, rows, columns, .. } = factors;
+    let Factors { x, t, weight, rows, columns } = factors;
     let (n, k) = (rows.len(), columns.len());
     if t == 0 || n == 0 {
         return;
@@ -89,35 +89,40 @@ pub(super) fn multiply(
     let low_rank = low_rank.filter(|low_rank| low_rank.rank > 0);
     let low_rank = low_rank.map(|LowRank { z, rank, weight }| (&z[..t * rank], rank, &weight[..rank * n]));
     let shared = Shared(out.as_mut_ptr());
-    activations::by_chunks(cpu, factors, t, |factors, at| {
-        let (t, width) = (factors.t, factors.x.features(n));
+    activations::by_chunks(cpu, factors, &[weight], t, |factors, at| {
+        let width = factors.x.features(n);
         cpu.tasks(n.div_ceil(width), |task, scratch| {
             let first = task * width;
             let len = width.min(n - first);
-            // SAFETY: features first..first+len belong to this task; `out` holds rows at..at+t of n (asserted above), `z` as
+            let (Scratch { panel, tiles, .. }, features) = (scratch, first..first + len);
+            // SAFETY: these features belong to this task; `out` holds rows at..at+t of n (asserted above), `z` as
             // many and `weight` `rank` rows (their slices' lengths).
             unsafe {
                 let to = shared.from(at * n + first);
-                features_product(cpu, scratch, factors, first..first + len, (to, n));
-                if let Some((z, rank, weight)) = low_rank {
-                    cpu.product(Product {
-                        shape: [t, len, rank],
-                        x: Strided { start: z[at * rank..].as_ptr(), row: rank, column: 1 },
-                        panel: (weight.as_ptr().add(first), n),
-                        out: (to, n),
-                        accumulate: true,
-                    });
-                }
-            };
-            cpu.vectorized(
-                #[inline(always)]
-                || {
-                    for row in at..at + t {
-                        // SAFETY: as above.
-                        epilogue(unsafe { shared.row(row, n, first, len) }, row, first);
+                features_products(cpu, (panel, tiles), factors, [weight], features, [(to, n)], |done| {
+                    if let Some((z, rank, weight)) = low_rank {
+                        cpu.product(Product {
+                            shape: [done.len(), len, rank],
+                            x: Strided {
+                                start: z[(at + done.start) * rank..].as_ptr(),
+                                row: rank,
+                                column: 1,
+                            },
+                            panel: (weight.as_ptr().add(first), n),
+                            out: (to.add(done.start * n), n),
+                            accumulate: true,
+                        });
                     }
-                },
-            );
+                    cpu.vectorized(
+                        #[inline(always)]
+                        || {
+                            for row in at + done.start..at + done.end {
+                                epilogue(shared.row(row, n, first, len), row, first);
+                            }
+                        },
+                    );
+                });
+            }
         });
     });
 }
@@ -133,35 +138,32 @@ pub(super) fn multiply_pair(
     out: &mut [f32],
     finish: impl Fn(&mut [f32], &mut [f32], usize) + Sync,
 ) {
-    let [gate, up] = weights;
-    let (n, k) = (rows.len(), gate.columns);
+    let (n, k) = (rows.len(), weights[0].columns);
     assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
-    assert_eq!(gate.tensor.dtype(), up.tensor.dtype(), "both take x in the same form");
     let shared = Shared(out.as_mut_ptr());
-    let factors = Factors { x, t, weight: gate, rows, columns: Pick::All(k) };
-    activations::by_chunks(cpu, factors, ROW_CHUNK, |factors, at| {
-        let (t, width) = (factors.t, factors.x.features(n));
+    let factors = Factors { x, t, weight: weights[0], rows, columns: Pick::All(k) };
+    activations::by_chunks(cpu, factors, &weights, ROW_CHUNK, |factors, at| {
+        let width = factors.x.features(n);
         cpu.tasks(n.div_ceil(width), |task, scratch| {
             let first = task * width;
             let len = width.min(n - first);
-            let mut values = std::mem::take(&mut scratch.values);
+            let Scratch { panel, values, tiles, .. } = scratch;
             // SAFETY: features first..first+len belong to this task; `values` holds ROW_CHUNK rows of them.
             unsafe {
-                let (of_gate, of_up) = (shared.from(at * n + first), values.as_mut_ptr());
-                for (weight, to) in [(gate, (of_gate, n)), (up, (of_up, len))] {
-                    features_product(cpu, scratch, Factors { weight, ..factors }, first..first + len, to);
-                }
+                let of_up = Shared(values.as_mut_ptr());
+                let to = [(shared.from(at * n + first), n), (of_up.from(0), len)];
+                features_products(cpu, (panel, tiles), factors, weights, first..first + len, to, |done| {
+                    cpu.vectorized(
+                        #[inline(always)]
+                        || {
+                            for row in done.clone() {
+                                let gate = shared.row(at + row, n, first, len);
+                                finish(gate, of_up.row(row, len, 0, len), first);
+                            }
+                        },
+                    );
+                });
             }
-            cpu.vectorized(
-                #[inline(always)]
-                || {
-                    for (row, up) in values.chunks_exact_mut(len).take(t).enumerate() {
-                        // SAFETY: as above.
-                        finish(unsafe { shared.row(at + row, n, first, len) }, up, first);
-                    }
-                },
-            );
-            scratch.values = values;
         });
     });
 }
@@ -178,19 +180,18 @@ pub(super) fn for_each_part<R: Send>(
     let n = weight.rows;
     let factors = Factors { x, t, weight, rows: Pick::All(n), columns: Pick::All(weight.columns) };
     let mut results = Vec::new();
-    activations::by_chunks(cpu, factors, ROW_CHUNK, |factors, _| {
+    activations::by_chunks(cpu, factors, &[weight], ROW_CHUNK, |factors, _| {
         let width = factors.x.features(n);
         results = cpu.map_tasks(n.div_ceil(width), |task, scratch| {
             let first = task * width;
             let len = width.min(n - first);
-            let mut values = std::mem::take(&mut scratch.values);
+            let Scratch { panel, values, tiles, .. } = scratch;
             // SAFETY: `values` belongs to this task and holds ROW_CHUNK rows of these features.
             unsafe {
-                features_product(cpu, scratch, factors, first..first + len, (values.as_mut_ptr(), len))
-            };
-            let result = f(first, len, &mut values[..t * len]);
-            scratch.values = values;
-            result
+                let to = (values.as_mut_ptr(), len);
+                features_products(cpu, (panel, tiles), factors, [weight], first..first + len, [to], |_| ());
+            }
+            f(first, len, &mut values[..t * len])
         });
     });
     results
@@ -220,75 +221,94 @@ pub(super) fn accumulate_product(cpu: &Cpu, operands: AccumulateProductOperands<
     });
 }
 
-/// out (t, len) = the `len` features of the product; `out` is its first entry and the distance between its rows.
+/// out (t, len) = the `len` features of the products with each of these weights in place of the factors'; `out` are their
+/// first entries and the distances between their rows. Calls `done` for rows that are ready, while they are in the cache.
 ///
 /// # Safety
-/// `out` is valid for t rows of `len` floats, which no other thread uses.
-unsafe fn features_product(
+/// Each `out` is valid for t rows of `len` floats, which no other thread uses.
+unsafe fn features_products<const W: usize>(
     cpu: &Cpu,
-    scratch: &mut Scratch,
+    (panels, tiles): (&mut [f32], &mut amx::Buffers),
     factors: Factors<'_, Activations<'_>>,
+    weights: [&Matrix; W],
     features: Range<usize>,
-    out: (*mut f32, usize),
+    out: [(*mut f32, usize); W],
+    mut done: impl FnMut(Range<usize>),
 ) {
-    let Factors { x, t, weight, rows, columns } = factors;
+    let Factors { x, t, rows, columns, .. } = factors;
     match x {
         Activations::Floats(x) => {
-            let factors = Factors { x, t, weight, rows, columns };
+            let factors = weights.map(|weight| Factors { x, t, weight, rows, columns });
             // SAFETY: the caller's promise.
-            unsafe { panel_product(cpu, &mut scratch.panel, factors, features, out) };
+            unsafe { panel_products(cpu, panels, factors, features, out, done) };
         }
         Activations::Tiles(x, unit) => {
-            let factors = Factors { x, t, weight, rows, columns };
-            // SAFETY: the caller's promise.
-            unsafe { amx::multiply(cpu, unit, &mut scratch.tiles, factors, features, out) };
+            for (weight, out) in weights.into_iter().zip(out) {
+                let factors = Factors { x, t, weight, rows, columns };
+                // SAFETY: the caller's promise.
+                unsafe { amx::multiply(cpu, unit, tiles, factors, features.clone(), out) };
+            }
+            done(0..t);
         }
     }
 }
 
-/// As [`features_product`], for at most [`PANEL_FEATURES`] by way of the buffer for a panel.
+/// As [`features_products`], for at most [`PANEL_FEATURES`] of factors that differ in the weight alone, by way of the buffer for
+/// panels.
 ///
 /// # Safety
 /// As there.
-unsafe fn panel_product(
+unsafe fn panel_products<const W: usize>(
     cpu: &Cpu,
-    panel: &mut [f32],
-    factors: Factors<'_>,
+    panels: &mut [f32],
+    factors: [Factors<'_>; W],
     features: Range<usize>,
-    (out, out_row): (*mut f32, usize),
+    out: [(*mut f32, usize); W],
+    mut done: impl FnMut(Range<usize>),
 ) {
-    let Factors { x, t, columns, .. } = factors;
+    let Factors { x, t, columns, .. } = factors[0];
     let (k, len) = (columns.len(), features.len());
-    if one_row::fits(&factors, panel.len()) {
-        let (x, row) = panel.split_at_mut(factors.weight.columns);
+    if factors.iter().all(|factors| one_row::fits(factors, panels.len())) {
+        let (x, row) = panels.split_at_mut(factors[0].weight.columns);
         cpu.vectorized(
             #[inline(always)]
-            || one_row::spread(factors, x),
+            || one_row::spread(factors[0], x),
         );
-        // SAFETY: the one row of `out`.
-        let out = unsafe { std::slice::from_raw_parts_mut(out, len) };
-        cpu.arch.dispatch(one_row::OneRow { factors, x, first: features.start, out, row });
-        return;
+        for (factors, (out, _)) in factors.into_iter().zip(out) {
+            // SAFETY: the one row of `out`.
+            let out = unsafe { std::slice::from_raw_parts_mut(out, len) };
+            cpu.arch.dispatch(one_row::OneRow { factors, x, first: features.start, out, row });
+        }
+        return done(0..1);
     }
     let group = cpu.panel_group();
     let most = if t <= FEW_ROWS { SUM_STEPS } else { PANEL_COLUMNS };
     for from in (0..k.max(1)).step_by(most) {
         let depth = most.min(k - from);
-        panel::fill(cpu, panel, group, factors, features.clone(), from..from + depth);
+        let room = len.next_multiple_of(group) * depth;
+        for (i, factors) in factors.into_iter().enumerate() {
+            panel::fill(cpu, &mut panels[i * room..], group, factors, features.clone(), from..from + depth);
+        }
         for row in (0..t).step_by(GROUP_ROWS) {
-            for first in (0..len).step_by(group) {
-                let x = Strided { start: x[row * k + from..].as_ptr(), row: k, column: 1 };
-                // SAFETY: the panel holds depth × group floats from first × depth on, `x` holds these rows and columns (its
-                // length was asserted), and `out` is the caller's promise.
-                unsafe {
-                    cpu.product(Product {
-                        shape: [GROUP_ROWS.min(t - row), group.min(len - first), depth],
-                        x,
-                        panel: (panel[first * depth..].as_ptr(), group),
-                        out: (out.add(row * out_row + first), out_row),
-                        accumulate: from > 0,
-                    });
+            let rows = row..t.min(row + GROUP_ROWS);
+            let x = Strided { start: x[row * k + from..].as_ptr(), row: k, column: 1 };
+            for (i, (out, out_row)) in out.into_iter().enumerate() {
+                for first in (0..len).step_by(group) {
+                    // SAFETY: the panel holds depth × group floats from first × depth on, `x` holds these rows and columns
+                    // (its length was asserted), and `out` is the caller's promise.
+                    unsafe {
+                        cpu.product(Product {
+                            shape: [rows.len(), group.min(len - first), depth],
+                            x,
+                            panel: (panels[i * room + first * depth..].as_ptr(), group),
+                            out: (out.add(row * out_row + first), out_row),
+                            accumulate: from > 0,
+                        });
+                    }
                 }
+            }
+            if from + depth == k {
+                done(rows);
             }
         }
     }
