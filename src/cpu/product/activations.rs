@@ -5,17 +5,20 @@ use rayon::prelude::*;
 use super::{
     Factors, ROW_CHUNK,
     amx::{self, Packed, TILE_ROWS, Tile, Unit},
+    few_rows::{self, MOST_ROWS},
     panel::PANEL_FEATURES,
 };
 use crate::{
     checkpoint::Dtype,
-    cpu::{Cpu, CpuDtype, math, matrix::Matrix},
+    cpu::{Cpu, CpuDtype, SCRATCH_LEN, math, matrix::Matrix},
 };
 
 /// Activations (t, k).
 #[derive(Clone, Copy)]
 pub(super) enum Activations<'a> {
     Floats(&'a [f32]),
+    /// Over all columns of the weight, for [`few_rows`].
+    Spread(&'a [f32]),
     Tiles(Packed<'a>, Unit),
 }
 
@@ -23,7 +26,7 @@ impl Activations<'_> {
     /// Features, of n, that a task computes.
     pub(super) fn features(self, n: usize) -> usize {
         match self {
-            Self::Floats(_) => PANEL_FEATURES,
+            Self::Floats(_) | Self::Spread(_) => PANEL_FEATURES,
             Self::Tiles(..) => amx::task_features(n),
         }
     }
@@ -42,8 +45,10 @@ pub(super) fn by_chunks(
 ) {
     let Factors { x, t, weight, rows, columns } = factors;
     let k = columns.len();
-    // A single row is bound by reading W, which the product for it does best.
-    let unit = cpu.amx.filter(|_| t > 1 && weights.iter().all(|weight| weight.tensor.dtype() == Dtype::BF16));
+    let in_bf16 = weights.iter().all(|weight| weight.tensor.dtype() == Dtype::BF16);
+    // A single row is bound by reading W, which tiles do no faster.
+    let unit = cpu.amx.filter(|_| in_bf16 && t > 1);
+    let few = in_bf16 && unit.is_none() && t <= MOST_ROWS && (1..=SCRATCH_LEN).contains(&weight.columns);
     let rounds = cpu.dtype == CpuDtype::Bf16;
     let most = if unit.is_some() || rounds { most.min(ROW_CHUNK) } else { most };
     for at in (0..t).step_by(most.max(1)) {
@@ -66,6 +71,23 @@ pub(super) fn by_chunks(
                 });
                 let x = Activations::Tiles(Packed::new(tiles, [t, k], terms), unit);
                 f(Factors { x, t, weight, rows, columns }, at);
+            });
+        } else if few {
+            let width = weight.columns;
+            cpu.with_tiles((t * width * size_of::<f32>()).div_ceil(size_of::<Tile>()), |tiles| {
+                let spread = &mut bytemuck::cast_slice_mut(tiles)[..t * width];
+                cpu.vectorized(
+                    #[inline(always)]
+                    || {
+                        for (row, to) in spread.chunks_exact_mut(width).enumerate() {
+                            few_rows::spread(&x[row * k..][..k], columns, to);
+                        }
+                        if rounds {
+                            math::round_in_place(spread);
+                        }
+                    },
+                );
+                f(Factors { x: Activations::Spread(spread), t, weight, rows, columns }, at);
             });
         } else if rounds {
             cpu.with_tiles((t * k * size_of::<f32>()).div_ceil(size_of::<Tile>()), |tiles| {

@@ -6,8 +6,8 @@
 
 mod activations;
 pub(super) mod amx;
+mod few_rows;
 mod microkernel;
-mod one_row;
 pub(super) mod panel;
 mod rows;
 mod words;
@@ -15,6 +15,7 @@ mod words;
 use std::ops::Range;
 
 use activations::Activations;
+use few_rows::{FewRows, MOST_ROWS};
 use microkernel::{Product, SUM_STEPS, Strided};
 use panel::{PANEL_COLUMNS, PANEL_FEATURES};
 pub(super) use rows::{DotProducts, Rows, RowsProduct};
@@ -27,9 +28,6 @@ use crate::backend::{AccumulateProductOperands, LowRank};
 
 /// Rows multiplied at a time where an intermediate product is kept (gate·up, cross-entropy).
 pub(super) const ROW_CHUNK: usize = 1024;
-/// For so few rows reading W takes the time: panels of [`SUM_STEPS`] stay in the first-level cache and are multiplied soon, so
-/// that the next part of W is always under way.
-const FEW_ROWS: usize = 16;
 /// Rows that meet all of a panel's groups before the next rows do: few enough to stay in the second-level cache.
 const GROUP_ROWS: usize = 96;
 
@@ -242,6 +240,15 @@ unsafe fn features_products<const W: usize>(
             // SAFETY: the caller's promise.
             unsafe { panel_products(cpu, panels, factors, features, out, done) };
         }
+        Activations::Spread(x) => {
+            for (weight, out) in weights.into_iter().zip(out) {
+                let factors = Factors { x, t, weight, rows, columns };
+                let (first, features) = (features.start, features.len());
+                // SAFETY: the caller's promise.
+                unsafe { FewRows { factors, first, features, out, row: &mut *panels }.run(cpu.arch) };
+            }
+            done(0..t);
+        }
         Activations::Tiles(x, unit) => {
             for (weight, out) in weights.into_iter().zip(out) {
                 let factors = Factors { x, t, weight, rows, columns };
@@ -268,21 +275,10 @@ unsafe fn panel_products<const W: usize>(
 ) {
     let Factors { x, t, columns, .. } = factors[0];
     let (k, len) = (columns.len(), features.len());
-    if factors.iter().all(|factors| one_row::fits(factors, panels.len())) {
-        let (x, row) = panels.split_at_mut(factors[0].weight.columns);
-        cpu.vectorized(
-            #[inline(always)]
-            || one_row::spread(factors[0], x),
-        );
-        for (factors, (out, _)) in factors.into_iter().zip(out) {
-            // SAFETY: the one row of `out`.
-            let out = unsafe { std::slice::from_raw_parts_mut(out, len) };
-            cpu.arch.dispatch(one_row::OneRow { factors, x, first: features.start, out, row });
-        }
-        return done(0..1);
-    }
     let group = cpu.panel_group();
-    let most = if t <= FEW_ROWS { SUM_STEPS } else { PANEL_COLUMNS };
+    // For few rows reading W takes the time: panels of `SUM_STEPS` stay in the first-level cache and are multiplied soon, so that
+    // the next part of W is always under way.
+    let most = if t <= MOST_ROWS { SUM_STEPS } else { PANEL_COLUMNS };
     for from in (0..k.max(1)).step_by(most) {
         let depth = most.min(k - from);
         let room = len.next_multiple_of(group) * depth;
