@@ -18,7 +18,7 @@ declare -A least=(
   [memcheck]=15 [racecheck]=15 [synccheck]=15 [initcheck]=15
 )
 
-# Rows of design goals that a step measures; see benches/kernels/goals.rs and, for the CPU's, benches/cpu.rs.
+# Rows of design goals that a step measures; see benches/kernels/goals.rs and, for the CPU's, benches/cpu/goals.rs.
 declare -A goals_of=(
   [goals-products]=9,3,4,5,6,12 [goals-layers]=1,2,7,10,11 [goals-memory]=14 [goals-peers]=8,13,15 [goals-cpu]=16,17,18
 )
@@ -92,8 +92,8 @@ command_of() {
     ;;
   goals-cpu)
     pytorch || lacking='PyTorch, numpy or safetensors'
-    command=(sh -c '"$1" "$2/peers/random_model.py" "$2/random" && exec "$2/bin/bench-cpu" --bench --model "$2/random" \
-      --pytorch "$1 $2/peers/pytorch.py $2/random --interactive --prompt 16" --repeat 3 --rows "$3" --step goals-cpu' \
+    command=(sh -c '"$1" "$2/peers/random_model.py" "$2/random" && exec "$2/bin/bench-cpu" --bench --items mlp,prefill \
+      --classes a --model "$2/random" --pytorch "$1 $2/peers/pytorch.py $2/random" --repeat 3 --rows "$3" --step goals-cpu' \
       sh "$python" "$tree" "$rows")
     ;;
   esac

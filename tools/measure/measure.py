@@ -1,7 +1,7 @@
 """Measures the published numbers, writes them to benches/results and prints them; then run tools/measure/readme_tables.py.
 
 Usage:
-  python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...]
+  python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...] [--items LIST]
   python tools/measure/measure.py quality --smollm2 FOLDER
   python tools/measure/measure.py prompts --smollm2 FOLDER
   python tools/measure/measure.py fold --smollm2 FOLDER [--qwen FOLDER] [--fresh]
@@ -10,8 +10,10 @@ Usage:
   python tools/measure/measure.py latency
   python tools/measure/measure.py demo
 
-speed (cpu.json) takes the ratios of the CPU goals in one interleaved run; PYTHON is an interpreter with the packages of
-tools/peers/requirements.txt, whose PyTorch is the peer, and other peers are commands as in tools/peers. quality
+speed (cpu.json) takes the ratios of the CPU goals in interleaved runs, in class A (as accurate as float32) and in class B
+(bfloat16); PYTHON is an interpreter with the packages of tools/peers/requirements.txt, whose PyTorch is a peer, and other
+peers are commands as in tools/peers, with {dtype} and {threads} where these belong. --items measures some of it only, as
+benches/cpu/main.rs names it, and keeps the rest of the file; "long" (32,768 tokens) has to be asked for. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
 on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text. prompts (smollm2-prompts.json) sweeps pp with
 the paper's probe and the automatic one at batch size 1. Interrupted sweeps resume.
@@ -32,12 +34,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import fold_tables
 import readme_tables
+import speed_tables
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-PROGRAM = os.path.join(ROOT, "target", "release", "probeprune")
+TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+PROGRAM = os.path.join(TARGET, "release", "probeprune")
 
 
 def run(*command):
@@ -45,25 +50,60 @@ def run(*command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
 
 
-def cpu_name():
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+def processor():
+    """The processor's name, those of its features that matter to products, and the tier that the CPU backend takes."""
     with open("/proc/cpuinfo", encoding="utf-8") as f:
-        return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
+        lines = [line.partition(":") for line in f]
+    first = lambda key: next((value.strip() for name, _, value in lines if name.strip() == key), "")
+    flags = first("flags").split()
+    tier = next(line for line in run(PROGRAM, "doctor").splitlines() if line.startswith("CPU tier"))
+    return {"name": first("model name"), "features": [feature for feature in FEATURES if feature in flags],
+            "tier": tier.split()[2]}
 
 
-def cpu_tier():
-    """The instruction set that the CPU backend takes, as `doctor` tells it."""
-    line = next(line for line in run(PROGRAM, "doctor").splitlines() if line.startswith("CPU tier"))
-    return line.split()[2]
+def machine(of=None):
+    """A line that names this machine."""
+    of = of or processor()
+    return (f"{of['name']} ({', '.join(of['features'])}; tier {of['tier']}), {os.cpu_count()} cores, {platform.system()}")
 
 
-def peak_memory(folder, text, threads):
-    """Bytes above the weight file that `perplexity` needs at its peak, batch 4 x 256."""
-    json.loads(run(PROGRAM, "perplexity", "--model", folder, "--text", text, "--seq-len", "256", "--batch-size", "4",
-                   "--max-tokens", "2048", "--threads", threads, "--format", "json"))
-    # The largest of the children so far; the others (git, rustc's driver) ran in earlier processes of their own.
+PERPLEXITY_TOKENS = 4096
+
+
+def perplexity(folder, text, threads, dtype, method):
+    """Tokens per second of `perplexity` at 4 x 256, of its batches alone and of the whole command."""
+    begin = time.perf_counter()
+    printed = run(PROGRAM, "perplexity", "--model", folder, "--text", text, "--seq-len", "256", "--batch-size", "4",
+                  "--max-tokens", str(PERPLEXITY_TOKENS), "--threads", threads, "--dtype", dtype, "--method", method,
+                  "--prune-ratio", "0.4", "--format", "json")
+    seconds = time.perf_counter() - begin
+    result = json.loads(printed)
+    return {"tokens_per_second": result["tokens_per_second"], "end_to_end": result["tokens"] / seconds}
+
+
+def peak_memory(folder):
+    """Bytes above the weight file that the largest child so far needed."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     size = os.path.getsize(os.path.join(folder, "model.safetensors"))
     return {"file_bytes": size, "peak_bytes": peak, "above_file_bytes": peak - size}
+
+
+def bench(args, folder, out):
+    """Runs the CPU bench; its results."""
+    command = ["cargo", "bench", "--bench", "cpu", "--", "--threads", args.threads, "--repeat", args.repeat, "--out", out,
+               "--model", folder]
+    if args.items:
+        command += ["--items", args.items]
+    if args.pytorch_python:
+        command += ["--pytorch", f"{args.pytorch_python} tools/peers/pytorch.py {folder} --dtype {{dtype}} --threads {{threads}}"]
+    for peer in args.peer:
+        command += ["--peer", peer]
+    run(*command)
+    with open(out, encoding="utf-8") as f:
+        return json.load(f)
 
 
 def speed(args):
@@ -71,25 +111,25 @@ def speed(args):
     folder = os.path.abspath(args.smollm2)
     with tempfile.TemporaryDirectory() as scratch:
         text, out = os.path.join(scratch, "text.txt"), os.path.join(scratch, "bench.json")
+        if args.items:
+            old, new = readme_tables.load("cpu.json"), bench(args, folder, out)
+            return speed_tables.merged(old, new)
         with open(text, "w", encoding="utf-8") as f:
             f.write(run(PROGRAM, "corpus", "--topic", "all", "--seed", "9000", "--bytes", "100000"))
-        memory = peak_memory(folder, text, args.threads)
-        bench = ["cargo", "bench", "--bench", "cpu", "--", "--threads", args.threads, "--repeat", args.repeat,
-                 "--out", out, "--model", folder]
-        if args.pytorch_python:
-            peer = f"{args.pytorch_python} tools/peers/pytorch.py {folder} --interactive --prompt 16"
-            bench += ["--pytorch", f"{peer} --threads {args.threads}"]
-        for peer in args.peer:
-            bench += ["--peer", peer]
-        run(*bench)
-        with open(out, encoding="utf-8") as f:
-            result = json.load(f)
-    result["model"]["name"] = "SmolLM2-135M"
-    result["model"].pop("model")
+        # Before anything larger runs: memory is that of the largest child.
+        of = lambda dtype, method: perplexity(folder, text, args.threads, dtype, method)
+        dense = of("f32", "none")
+        memory = peak_memory(folder)
+        perplexities = {"A": {"dense": dense, "pp": of("f32", "pp")}, "B": {"dense": of("bf16", "none"), "pp": of("bf16", "pp")}}
+        result = bench(args, folder, out)
+    for name, measured in perplexities.items():
+        result["classes"][name]["perplexity"] = measured
+    result["model"] = "SmolLM2-135M"
     if args.pytorch_python:
         result["pytorch"] = run(args.pytorch_python, "-c", "import torch; print(torch.__version__)").strip()
     result["memory"] = memory
-    result["machine"] = f"{cpu_name()} ({cpu_tier()}), {os.cpu_count()} cores, {platform.system()}"
+    result["processor"] = processor()
+    result["machine"] = machine(result["processor"])
     result["demo"] = demonstrations(args)
     return result
 
@@ -182,7 +222,7 @@ def folds(args):
                 shutil.rmtree(folder, ignore_errors=True)
             os.makedirs(folder, exist_ok=True)
             results[name] = fold.measure(PROGRAM, model, own, other, folder, args.threads, ratios)
-    return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", "threads": args.threads, "models": results}
+    return {"machine": machine(), "threads": args.threads, "models": results}
 
 
 def fold_speeds(args):
@@ -193,7 +233,7 @@ def fold_speeds(args):
             "--model", os.path.abspath(args.smollm2))
         with open(out, encoding="utf-8") as f:
             result = json.load(f)
-    return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", **result}
+    return {"machine": machine(), **result}
 
 
 def generations(args):
@@ -204,13 +244,13 @@ def generations(args):
         own, other = texts(os.path.join(scratch, "text"))
         rows = generation.measure(PROGRAM, os.path.abspath(args.smollm2), own[0], {"technical": other[1], "prose": own[1]}, scratch,
                                   args.threads)
-    return {"machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()}", "threads": args.threads, "rows": rows}
+    return {"machine": machine(), "threads": args.threads, "rows": rows}
 
 
 def latency(args):
     """Everything of latency-cpu.json."""
     return json.loads(run(
-        os.path.join(ROOT, "target", "release", "probeprune-latency"), "--device", "cpu", "--threads", args.threads,
+        os.path.join(TARGET, "release", "probeprune-latency"), "--device", "cpu", "--threads", args.threads,
         "--shape", "llama-2-7b", "--layers", "2", "--prompt-len", "128", "--gen-len", "16", "--batch-size", "1,4",
         "--prune-ratio", "0,0.2,0.4,0.6", "--repetitions", "3", "--breakdown", "--format", "json"))
 
@@ -222,6 +262,7 @@ def main():
     parser.add_argument("--qwen")
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--pytorch-python")
+    parser.add_argument("--items")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--max-tokens", default="10240")
     parser.add_argument("--threads", default="2")
@@ -231,14 +272,14 @@ def main():
         sys.exit("build first: cargo build --release")
     if args.what in ("speed", "quality", "prompts", "fold", "fold-speed", "generation") and not args.smollm2:
         sys.exit(f"{args.what} needs --smollm2 FOLDER")
-    measure, name, show = {"speed": (speed, "cpu.json", readme_tables.speed),
+    measure, name, show = {"speed": (speed, "cpu.json", speed_tables.speed),
                            "quality": (quality, "smollm2.json", readme_tables.sweep),
                            "prompts": (prompts, "smollm2-prompts.json", readme_tables.sweep),
                            "fold": (folds, "fold.json", fold_tables.fold),
                            "fold-speed": (fold_speeds, "fold-speed.json", fold_tables.speed),
                            "generation": (generations, "generation.json", fold_tables.generation),
                            "latency": (latency, "latency-cpu.json", readme_tables.latency),
-                           "demo": (with_new_demonstrations, "cpu.json", readme_tables.speed)}[args.what]
+                           "demo": (with_new_demonstrations, "cpu.json", speed_tables.speed)}[args.what]
     result = measure(args)
     path = os.path.join(ROOT, "benches", "results", name)
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -10,11 +10,10 @@ import statistics
 import sys
 
 import fold_tables
+import speed_tables
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 METHODS = {"none": "dense"}
-# Speed-ups over the authors' operations, by batch and sequence length.
-AUTHORS_GOALS = {(20, 64): 1.25, (4, 256): 1.45, (1, 128): 2.6}
 
 
 def quality(demo):
@@ -47,43 +46,6 @@ def printed(demo):
     line = lambda row: "│ " + " ┆ ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " │"
     return "\n".join(["```console", "$ cargo run --release", line(table[0]), "╞" + "╪".join("═" * (width + 2) for width in widths) + "╡",
                       *map(line, table[1:]), "…", "```"])
-
-
-def spread(median, quartiles, digits=2):
-    """A median with its quartiles, where there are any.
-
-    >>> spread(1.9731, [1.9, 2.04]), spread(1.9731, None)
-    ('1.97 (1.90 to 2.04)', '1.97')
-    """
-    shown = lambda value: f"{value:.{digits}f}"
-    return shown(median) + (f" ({shown(quartiles[0])} to {shown(quartiles[1])})" if quartiles else "")
-
-
-def speed(result):
-    """Ratios of the CPU bench, each beside its goal."""
-    rows = [f"{result['machine']}, {result['threads']} threads, medians (and quartiles) of interleaved runs.", "",
-            "| what | measured | goal |", "|---|---|---|"]
-    for case in result["mlp"]:
-        over = spread(case["time_ratio_over_share"], case.get("time_ratio_over_share_quartiles"), 3)
-        rows.append(f"| pruned MLP block (hidden 1024, intermediate 2816, bf16) at 40 %, {case['batch']}×{case['seq']}: "
-                    f"time / (FLOP share incl. probe {case['flops_share']:.3f} × dense time) | {over} | ≤ 1.05 |")
-    model = result["model"]
-    versions = {"PyTorch": f"PyTorch {result.get('pytorch', '')}"}
-    for name, what in (("prefill", "prefill 4×256, all logits"), ("decode", "decode, batch 1")):
-        case = model[name]
-        for peer, ratio in case["speed_over"].items() or [("PyTorch", None)]:
-            against = spread(ratio["median"], ratio.get("quartiles")) if ratio else "not measured yet"
-            rows.append(f"| {model['name']} {what}: tokens/s over {versions.get(peer, peer)} float32 "
-                        f"({case['tokens_per_second']:.0f} tokens/s here) | {against} | ≥ 1.0 |")
-    measured = {(case["batch"], case["seq"]): case["speed_over"] for case in model.get("authors", [])}
-    for (batch, seq), goal in AUTHORS_GOALS.items():
-        ratio = measured.get((batch, seq))
-        against = spread(ratio["median"], ratio["quartiles"]) if ratio else "not measured yet"
-        rows.append(f"| {model['name']} pp at 40 %, prefill {batch}×{seq}: tokens/s over the authors' operations in PyTorch "
-                    f"| {against} | ≥ {goal} |")
-    rows.append(f"| {model['name']} `perplexity` 4×256: peak memory above the weight file "
-                f"| {result['memory']['above_file_bytes'] / 1e6:.0f} MB | ≤ 400 MB |")
-    return "\n".join(rows)
 
 
 def over(variant, rows):
@@ -134,18 +96,6 @@ def sweep(result):
             rows += [f"| {row['variant']} | {100 * row['prune_ratio']:.0f} % | {row['perplexity']:.2f} | {over_pp(row)} |"
                      for row in result[key]["rows"]]
     return "\n".join(rows)
-
-
-def compensation(result):
-    """The cost of compensation in the pruned block's time."""
-    rows = ["| pruned MLP block (hidden 1024, intermediate 2816, bf16) at 40 % | compensation | time over the same without | goal |",
-            "|---|---|---|---|"]
-    for case in result["mlp"]:
-        for key, name, goal in (("probe_mean", "probe-mean", 1.01), ("linear_32", "linear:32", 1.03)):
-            if key in case:
-                rows.append(f"| {case['batch']}×{case['seq']}, {case[key]['kept_channels']} channels kept | {name} "
-                            f"| {spread(case[key]['time_over_pruned'], case[key]['quartiles'], 3)} | ≤ {goal} |")
-    return "\n".join(rows) if len(rows) > 2 else "Not measured yet."
 
 
 def latency(result):
@@ -323,8 +273,8 @@ def main():
         "README.md": {"headline": fold_tables.headline(load("fold.json")), "demo": printed(result["demo"]["tiny-llama"])},
         "docs/results.md": {"smollm2": sweep(smollm2), "prompts": sweep(load("smollm2-prompts.json")),
                             "quality": quality(result["demo"]["tiny-llama"]),
-                            "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed(result),
-                            "compensation": compensation(result), "fold": fold_tables.fold(load("fold.json")),
+                            "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed_tables.speed(result),
+                            "compensation": speed_tables.compensation(result), "fold": fold_tables.fold(load("fold.json")),
                             "fold-speed": fold_tables.speed(load("fold-speed.json")),
                             "generation": fold_tables.generation(load("generation.json")), "gpu": gpu(load_runs())},
         "docs/latency.md": {"latency": latency(load("latency-cpu.json"))},

@@ -1,11 +1,11 @@
-"""llama.cpp's speed on a LLaMA folder, float32 weights: dense prefill and decode.
+"""llama.cpp's speed on a LLaMA folder: dense prefill and decode.
 
 Usage:
-  python tools/peers/llamacpp.py --convert FOLDER OUT.gguf
-  python tools/peers/llamacpp.py FILE.gguf [--threads 2] [--batch 4] [--seq 256] [--prompt 16] [--decode 64]
+  python tools/peers/llamacpp.py --convert FOLDER OUT.gguf [--dtype float32|bfloat16]
+  python tools/peers/llamacpp.py FILE.gguf [--threads 2] [--prompt 16] [--decode 32]
 
-The first form writes the model's weights as float32, without a tokenizer. The second prints "ready" and then answers
-every line of stdin, "prefill" or "decode", with the seconds of one run, as pytorch.py --interactive does.
+The first form writes the model's matrices in that type and its norms as float32, without a tokenizer. The second prints
+"ready" and then answers every line of stdin, "prefill B S" or "decode B", with the seconds of one run, as pytorch.py does.
 """
 import argparse
 import json
@@ -47,9 +47,9 @@ def permute(weight, heads):
     return np.ascontiguousarray(weight.reshape(heads, 2, half, columns).swapaxes(1, 2).reshape(rows, columns))
 
 
-def convert(folder, out):
+def convert(folder, out, dtype):
     """Write the GGUF file."""
-    from gguf import GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFWriter, quants
     from safetensors.torch import load_file
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
         c = json.load(f)
@@ -70,7 +70,11 @@ def convert(folder, out):
         weight = tensor.float().numpy()
         if "q_proj" in name or "k_proj" in name:
             weight = permute(weight, heads if "q_proj" in name else kv_heads)
-        writer.add_tensor(gguf_name(name), weight)
+        if weight.ndim == 2 and dtype == "bfloat16":
+            kind = GGMLQuantizationType.BF16
+            writer.add_tensor(gguf_name(name), quants.quantize(weight, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(gguf_name(name), weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -84,48 +88,56 @@ class Bench:
         import llama_cpp
         self.api, self.args = llama_cpp, args
         llama_cpp.llama_backend_init()
-        model = llama_cpp.llama_model_load_from_file(args.file.encode(), llama_cpp.llama_model_default_params())
-        if not model:
+        self.model = llama_cpp.llama_model_load_from_file(args.file.encode(), llama_cpp.llama_model_default_params())
+        if not self.model:
             sys.exit(f"llama.cpp cannot load {args.file}")
-        rows = args.batch * args.seq
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = max(rows, args.prompt + args.decode), rows, rows
-        params.n_seq_max, params.n_threads, params.n_threads_batch = args.batch, args.threads, args.threads
-        self.context = llama_cpp.llama_init_from_model(model, params)
-        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-        self.room = llama_cpp.llama_batch_init(rows, 0, 1)
-        self.tokens = np.random.default_rng(0).integers(self.vocab, size=rows).tolist()
+        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.contexts = {}
 
-    def run(self, tokens, length, start=0, all_logits=True):
-        """One call on sequences of `length` tokens, whose first has position `start`."""
-        room = self.room
+    def context(self, batch, seq):
+        """A context for so many sequences of so many tokens, and a batch that holds all of them; made once."""
+        if (batch, seq) not in self.contexts:
+            rows, params = batch * seq, self.api.llama_context_default_params()
+            params.n_ctx, params.n_batch, params.n_ubatch = rows, rows, rows
+            params.n_seq_max, params.n_threads, params.n_threads_batch = batch, self.args.threads, self.args.threads
+            context = self.api.llama_init_from_model(self.model, params)
+            if not context:
+                sys.exit(f"llama.cpp has no room for {batch} sequences of {seq} tokens")
+            self.contexts[batch, seq] = context, self.api.llama_batch_init(rows, 0, 1)
+        context, room = self.contexts[batch, seq]
+        self.api.llama_memory_clear(self.api.llama_get_memory(context), True)
+        return context, room
+
+    def random(self, rows):
+        return np.random.default_rng(0).integers(self.vocab, size=rows).tolist()
+
+    def run(self, context, room, tokens, length, start=0, all_logits=True):
+        """Seconds of one call on sequences of `length` tokens, whose first has position `start`."""
         room.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
             room.token[i], room.pos[i] = token, start + i % length
             room.n_seq_id[i], room.seq_id[i][0] = 1, i // length
-            room.logits[i] = all_logits or i == len(tokens) - 1
+            room.logits[i] = all_logits or i % length == length - 1
         begin = time.perf_counter()
-        if self.api.llama_decode(self.context, room) != 0:
+        if self.api.llama_decode(context, room) != 0:
             sys.exit("llama.cpp failed")
-        logits = self.api.llama_get_logits_ith(self.context, -1)
-        return time.perf_counter() - begin, logits
+        self.api.llama_get_logits_ith(context, -1)
+        return time.perf_counter() - begin
 
-    def clear(self):
-        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
+    def prefill(self, batch, seq):
+        return self.run(*self.context(batch, seq), self.random(batch * seq), seq)
 
-    def prefill(self):
-        self.clear()
-        return self.run(self.tokens, self.args.seq)[0]
-
-    def decode(self):
-        """Seconds for the decode steps alone; choosing the token is not counted."""
-        self.clear()
-        prompt, total = self.tokens[:self.args.prompt], 0.0
-        _, logits = self.run(prompt, len(prompt), all_logits=False)
-        for i in range(self.args.decode):
-            token = int(np.ctypeslib.as_array(logits, shape=(self.vocab,)).argmax())
-            seconds, logits = self.run([token], 1, len(prompt) + i)
-            total += seconds
+    def decode(self, batch):
+        """Seconds for the decode steps alone; choosing the tokens is not counted."""
+        prompt, steps = self.args.prompt, self.args.decode
+        context, room = self.context(batch, prompt + steps)
+        self.run(context, room, self.random(batch * prompt), prompt, all_logits=False)
+        total, rows = 0.0, [(i + 1) * prompt - 1 for i in range(batch)]
+        for i in range(steps):
+            logits = (self.api.llama_get_logits_ith(context, row) for row in rows)
+            tokens = [int(np.ctypeslib.as_array(row, shape=(self.vocab,)).argmax()) for row in logits]
+            total += self.run(context, room, tokens, 1, prompt + i)
+            rows = range(batch)
         return total
 
 
@@ -133,20 +145,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", nargs="?")
     parser.add_argument("--convert", nargs=2, metavar=("FOLDER", "OUT"))
-    for name, default in (("threads", 2), ("batch", 4), ("seq", 256), ("prompt", 16), ("decode", 64)):
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of --convert")
+    for name, default in (("threads", 2), ("prompt", 16), ("decode", 32)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     if args.convert:
-        return convert(*args.convert)
+        return convert(*args.convert, args.dtype)
     if not args.file:
         parser.error("expected FILE.gguf or --convert")
     # Its log would come between the lines.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     bench = Bench(args)
-    bench.prefill()
     print("ready", flush=True)
     for line in sys.stdin:
-        print(f"{getattr(bench, line.strip())():.9f}", flush=True)
+        what, *numbers = line.split()
+        print(f"{getattr(bench, what)(*map(int, numbers)):.9f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,27 @@
 """PyTorch's speed on a LLaMA folder: dense prefill and decode, and Probe Pruning by plain operations (reference.py).
 
-A plain forward pass: each weight is loaded to float32 once, q/k/v and gate/up run as one
-matrix product each, and nothing is copied that need not be. Prefill computes all logits of a
-(batch, seq) block of tokens; decode makes one sequence longer, its cache allocated beforehand.
+A plain forward pass: each weight is loaded once, q/k/v and gate/up run as one matrix product each, and nothing is copied
+that need not be. Prefill computes all logits of a block of tokens; decode makes sequences longer, their cache allocated
+beforehand. In bfloat16 weights, activations and cache are bfloat16, which PyTorch multiplies through oneDNN on a CPU;
+norms and softmax compute in float32 inside.
 
-Usage:
-  python tools/peers/pytorch.py FOLDER [--batch 4] [--seq 256] [--threads 2] [--repeat 5] [--decode 64]
-  python tools/peers/pytorch.py FOLDER --interactive [...]
+Usage: python tools/peers/pytorch.py FOLDER [--dtype float32|bfloat16] [--threads 2] [--prompt 16] [--decode 32]
 
-The first form prints one JSON object. The second prints "ready" and then answers every line of stdin with one
-line, so that another program's runs can be interleaved with it: "prefill" and "decode" with their seconds (for decode:
-of all --decode tokens), "reference B S" with the seconds of a prefill of B x S tokens that is pruned by 40 %, and
-"counts" with the heads and channels that each pruned layer of it keeps.
+Prints "ready" and then answers every line of stdin with one line, so that another program's runs can take turns with it:
+  prefill B S     seconds of B sequences of S tokens, all logits included
+  decode B        seconds of all --decode steps of B sequences, behind --prompt tokens each
+  sdpa S          seconds of causal attention alone, one sequence of S tokens, as many heads as the model's queries have
+  reference B S   as prefill, pruned by 40 %
+  counts          the heads and channels that each pruned layer of that keeps
 
-float32 on the CPU; bfloat16 with --device cuda.
-
-The numbers mean something only with a PyTorch whose matrix product is fast: some
-distributions link it to the reference BLAS, which is some 20 times slower. Hence
-"matmul_gflops" in the output and a warning where it is low; on such a system put the folder
-of an OpenBLAS libblas.so.3 into LD_LIBRARY_PATH.
+The numbers mean something only with a PyTorch whose matrix product is fast: some distributions link it to the reference
+BLAS, which is some 20 times slower. Hence a warning where it is; on such a system put the folder of an OpenBLAS
+libblas.so.3 into LD_LIBRARY_PATH.
 """
 import argparse
 import glob
 import json
 import os
-import statistics
 import sys
 import time
 
@@ -33,14 +30,11 @@ def arguments():
     """The command line, read before PyTorch starts its threads."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--seq", type=int, default=256)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--decode", type=int, default=64, help="tokens to decode")
-    parser.add_argument("--prompt", type=int, default=32, help="prompt tokens before decoding")
+    parser.add_argument("--decode", type=int, default=32, help="tokens to decode")
+    parser.add_argument("--prompt", type=int, default=16, help="prompt tokens before decoding")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--interactive", action="store_true")
     return parser.parse_args()
 
 
@@ -56,20 +50,20 @@ from safetensors.torch import load_file  # noqa: E402
 from reference import Reference  # noqa: E402
 
 RATIO = 0.4
-HAS_SDPA = hasattr(F, "scaled_dot_product_attention")
+# Positions that the rotary tables have.
+LONGEST = 8192
 
 
 class Llama:
     """Weights on a device, with the first projections of each block fused."""
 
-    def __init__(self, folder, device="cpu"):
+    def __init__(self, folder, device="cpu", dtype=torch.float32):
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
             c = json.load(f)
         if c["model_type"] != "llama" or c.get("rope_scaling"):
             sys.exit("only plain LLaMA folders without rope_scaling are benchmarked")
         w = {}
         for path in sorted(glob.glob(os.path.join(folder, "*.safetensors"))):
-            dtype = torch.bfloat16 if device == "cuda" else torch.float32
             w.update({k: t.to(device, dtype) for k, t in load_file(path).items()})
         self.hidden, self.vocab, self.layers = c["hidden_size"], c["vocab_size"], c["num_hidden_layers"]
         self.heads = c["num_attention_heads"]
@@ -94,7 +88,7 @@ class Llama:
         }
 
     def rms(self, x, weight):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True).add_(self.eps)) * weight
+        return F.rms_norm(x, weight.shape, weight, self.eps)
 
     def angles(self, length):
         """cos and sin of all positions, (length, head_dim)."""
@@ -109,18 +103,7 @@ class Llama:
 
     def attend(self, q, k, v, causal):
         """q (B, heads, S, D) over k, v (B, kv_heads, T, D); causal only if S == T."""
-        groups = self.heads // self.kv_heads
-        b, _, s, d = q.shape
-        if HAS_SDPA:
-            if groups > 1:
-                k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        # Query heads that share a k/v head are stacked along the row axis: k and v are not copied.
-        q = q.reshape(b, self.kv_heads, groups * s, d)
-        scores = torch.matmul(q, k.transpose(2, 3)).mul_(d ** -0.5)
-        if causal:
-            scores.view(b, self.kv_heads, groups, s, s).add_(self.mask[:s, :s])
-        return torch.matmul(scores.softmax(-1), v).view(b, self.heads, s, d)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=self.heads > self.kv_heads)
 
     def mlp(self, r, w):
         gate, up = F.linear(self.rms(r, w["norm2"]), w["gate_up"]).split(self.inter, -1)
@@ -148,10 +131,9 @@ class Llama:
     def prepare(self, length):
         """Tables for sequences of up to `length` tokens."""
         self.cos, self.sin = (t.to(self.embed) for t in self.angles(length))
-        self.mask = torch.full((length, length), float("-inf")).triu_(1).to(self.embed)
 
-    def new_cache(self, length):
-        shape = (1, self.kv_heads, length, self.head_dim)
+    def new_cache(self, batch, length):
+        shape = (batch, self.kv_heads, length, self.head_dim)
         new = lambda: torch.zeros(shape, dtype=self.embed.dtype, device=self.embed.device)
         return [(new(), new()) for _ in range(self.layers)]
 
@@ -161,11 +143,7 @@ class Bench:
 
     def __init__(self, model, args):
         self.model, self.decode_tokens, self.prompt = model, args.decode, args.prompt
-        self.length = args.prompt + args.decode
-        self.tokens = self.random(args.batch, args.seq)
-        self.line = self.random(1, args.prompt)
-        model.prepare(max(args.seq, self.length))
-        self.cache = model.new_cache(self.length)
+        model.prepare(LONGEST)
         self.pruned, self.shape = Reference(model, RATIO), None
 
     def random(self, batch, seq):
@@ -181,30 +159,36 @@ class Bench:
         wait()
         return time.perf_counter() - begin
 
-    def prefill(self):
-        return self.seconds(lambda: self.model.forward(self.tokens))
+    def prefill(self, batch, seq):
+        tokens = self.random(batch, seq)
+        return self.seconds(lambda: self.model.forward(tokens))
 
-    def decode(self):
-        """Seconds for the decode steps alone; the prompt's prefill is not counted."""
-        token = self.model.forward(self.line, 0, self.cache)[:, -1:].argmax(-1)
+    def decode(self, batch):
+        """Seconds for the decode steps alone; the prompts' prefill is not counted."""
+        cache = self.model.new_cache(batch, self.prompt + self.decode_tokens)
+        first = self.model.forward(self.random(batch, self.prompt), 0, cache)[:, -1:].argmax(-1)
 
-        def steps(token=token):
+        def steps(token=first):
             for i in range(self.decode_tokens):
-                token = self.model.forward(token, self.prompt + i, self.cache)[:, -1:].argmax(-1)
+                token = self.model.forward(token, self.prompt + i, cache)[:, -1:].argmax(-1)
         return self.seconds(steps)
+
+    def sdpa(self, seq):
+        like = self.model.embed
+        new = lambda: torch.randn(1, self.model.heads, seq, self.model.head_dim, dtype=like.dtype, device=like.device)
+        q, k, v = new(), new(), new()
+        return self.seconds(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
     def reference(self, batch, seq):
         """Of a pruned prefill; history goes on while the shape stays."""
         if self.shape != (batch, seq):
             self.shape, self.batch = (batch, seq), self.random(batch, seq)
-            self.model.prepare(max(seq, self.length))
             self.pruned.reset(seq)
-            self.pruned.forward(self.batch)
         return self.seconds(lambda: self.pruned.forward(self.batch))
 
 
-def matmul_gflops(n=1024):
-    """Speed of a float32 matrix product, best of three."""
+def warn_of_slow_products(n=1024):
+    """Measures a float32 matrix product, best of three."""
     a, best = torch.rand(n, n), float("inf")
     for _ in range(3):
         begin = time.perf_counter()
@@ -213,31 +197,13 @@ def matmul_gflops(n=1024):
     gflops = 2e-9 * n ** 3 / best
     if gflops < 10.0:
         print(f"warning: {gflops:.1f} GFLOP/s: this PyTorch uses a slow BLAS", file=sys.stderr, flush=True)
-    return gflops
 
 
-def report(bench, args):
-    """Warm up, measure, and print one JSON object."""
-    gflops = matmul_gflops()
-    bench.prefill()
-    bench.decode()
-    prefill = [bench.prefill() for _ in range(args.repeat)]
-    decode = [args.decode / bench.decode() for _ in range(args.repeat)]
-    print(json.dumps({
-        "torch": torch.__version__, "threads": torch.get_num_threads(), "sdpa": HAS_SDPA, "dtype": "float32",
-        "matmul_gflops": gflops,
-        "batch": args.batch, "seq": args.seq, "prompt": args.prompt, "decode": args.decode,
-        "prefill_seconds_median": statistics.median(prefill), "prefill_seconds": prefill,
-        "prefill_tokens_per_second": args.batch * args.seq / statistics.median(prefill),
-        "decode_tokens_per_second_median": statistics.median(decode), "decode_tokens_per_second": decode,
-    }))
-
-
-def interactive(bench):
-    """Answer each line of stdin."""
-    matmul_gflops()
-    bench.prefill()
-    bench.decode()
+def main(args):
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(args.threads)
+    warn_of_slow_products()
+    bench = Bench(Llama(args.folder, args.device, getattr(torch, args.dtype)), args)
     print("ready", flush=True)
     for line in sys.stdin:
         what, *numbers = line.split()
@@ -245,13 +211,6 @@ def interactive(bench):
             print(*bench.pruned.counts, flush=True)
         else:
             print(f"{getattr(bench, what)(*map(int, numbers)):.9f}", flush=True)
-
-
-def main(args):
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(args.threads)
-    bench = Bench(Llama(args.folder, args.device), args)
-    interactive(bench) if args.interactive else report(bench, args)
 
 
 if __name__ == "__main__":
