@@ -98,7 +98,8 @@ def bench(args, folder, out):
     if args.items:
         command += ["--items", args.items]
     if args.pytorch_python:
-        command += ["--pytorch", f"{args.pytorch_python} tools/peers/pytorch.py {folder} --dtype {{dtype}} --threads {{threads}}"]
+        pytorch = f"{args.pytorch_python} tools/peers/pytorch.py {folder} --compile"
+        command += ["--pytorch", pytorch + " --dtype {dtype} --threads {threads}"]
     for peer in args.peer:
         command += ["--peer", peer]
     run(*command)

@@ -5,7 +5,10 @@ that need not be. Prefill computes all logits of a block of tokens; decode makes
 beforehand. In bfloat16 weights, activations and cache are bfloat16, which PyTorch multiplies through oneDNN on a CPU;
 norms and softmax compute in float32 inside.
 
-Usage: python tools/peers/pytorch.py FOLDER [--dtype float32|bfloat16] [--threads 2] [--prompt 16] [--decode 32]
+Usage:
+  python tools/peers/pytorch.py FOLDER [--dtype float32|bfloat16] [--threads 2] [--prompt 16] [--decode 32] [--compile]
+
+--compile has PyTorch compile the layers, which needs a C++ compiler; where that fails they run as they are.
 
 Prints "ready" and then answers every line of stdin with one line, so that another program's runs can take turns with it:
   prefill B S     seconds of B sequences of S tokens, all logits included
@@ -34,6 +37,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--decode", type=int, default=32, help="tokens to decode")
     parser.add_argument("--prompt", type=int, default=16, help="prompt tokens before decoding")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser.parse_args()
 
@@ -56,6 +60,9 @@ LONGEST = 8192
 
 class Llama:
     """Weights on a device, with the first projections of each block fused."""
+
+    # Layers of prefill and of decoding, where they are compiled.
+    compiled = None
 
     def __init__(self, folder, device="cpu", dtype=torch.float32):
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
@@ -109,24 +116,35 @@ class Llama:
         gate, up = F.linear(self.rms(r, w["norm2"]), w["gate_up"]).split(self.inter, -1)
         return r.add_(F.linear(F.silu(gate).mul_(up), w["down"]))
 
+    def layer(self, r, w, cos, sin, start, cache):
+        """A decoder layer on r (B, S, H); with a cache, of tokens placed from position `start` on."""
+        b, s, _ = r.shape
+        nq, nk = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        split = lambda t: t.view(b, s, -1, self.head_dim).transpose(1, 2)
+        q, k, v = F.linear(self.rms(r, w["norm1"]), w["qkv"]).split([nq, nk, nk], -1)
+        q, k, v = self.rotate(split(q), cos, sin), self.rotate(split(k), cos, sin), split(v)
+        if cache is not None:
+            keys, values = cache
+            keys[:, :, start:start + s], values[:, :, start:start + s] = k, v
+            k, v = keys[:, :, :start + s], values[:, :, :start + s]
+        a = self.attend(q, k, v, causal=s > 1)
+        r = r.add_(F.linear(a.transpose(1, 2).reshape(b, s, -1), w["o"]))
+        return self.mlp(r, w)
+
     def forward(self, tokens, start=0, cache=None):
         """Logits of all positions; with a cache, of `tokens` placed from position `start` on."""
-        b, s = tokens.shape
-        nq, nk = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        cos, sin = self.cos[start:start + s], self.sin[start:start + s]
-        split = lambda t: t.view(b, s, -1, self.head_dim).transpose(1, 2)
+        cos, sin = (table[start:start + tokens.shape[1]] for table in (self.cos, self.sin))
         r = F.embedding(tokens, self.embed)
+        layer = self.layer
+        if self.compiled and (cache is None or tokens.shape[1] == 1):
+            layer = self.compiled[cache is not None]
         for i, w in enumerate(self.blocks):
-            q, k, v = F.linear(self.rms(r, w["norm1"]), w["qkv"]).split([nq, nk, nk], -1)
-            q, k, v = self.rotate(split(q), cos, sin), self.rotate(split(k), cos, sin), split(v)
-            if cache is not None:
-                keys, values = cache[i]
-                keys[:, :, start:start + s], values[:, :, start:start + s] = k, v
-                k, v = keys[:, :, :start + s], values[:, :, :start + s]
-            a = self.attend(q, k, v, causal=s > 1)
-            r = r.add_(F.linear(a.transpose(1, 2).reshape(b, s, -1), w["o"]))
-            r = self.mlp(r, w)
+            r = layer(r, w, cos, sin, start, cache and cache[i])
         return F.linear(self.rms(r, self.norm), self.head)
+
+    def compile(self):
+        """Has layers compiled: for each shape of a prefill, and for steps at any place of the cache."""
+        self.compiled = (torch.compile(self.layer, dynamic=False), torch.compile(lambda *operands: self.layer(*operands)))
 
     def prepare(self, length):
         """Tables for sequences of up to `length` tokens."""
@@ -203,7 +221,15 @@ def main(args):
     torch.set_grad_enabled(False)
     torch.set_num_threads(args.threads)
     warn_of_slow_products()
-    bench = Bench(Llama(args.folder, args.device, getattr(torch, args.dtype)), args)
+    model = Llama(args.folder, args.device, getattr(torch, args.dtype))
+    bench = Bench(model, args)
+    if args.compile:
+        model.compile()
+        try:
+            bench.prefill(1, 8)
+        except Exception as error:  # whatever a compiler that is missing or too old may say
+            print(f"not compiled: {error}", file=sys.stderr, flush=True)
+            model.compiled = None
     print("ready", flush=True)
     for line in sys.stdin:
         what, *numbers = line.split()
