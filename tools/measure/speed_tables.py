@@ -108,7 +108,7 @@ def ratios(name, measured, amx):
     for case in measured.get("decode", {"batches": []})["batches"]:
         rows.add_best(f"decode, batch {case['batch']}, dense", case["dense"]["speed_over"], DECODE[case["batch"]])
         rows.add_best(f"decode, batch {case['batch']}, pp at 40 %", case["pp"]["speed_over"])
-    return ["| what | measured | goal | |", "|---|---|---|---|", *rows.lines]
+    return ["| what | measured | goal | |", "|---|---|---|---|", *rows.lines] if rows.lines else ["Not measured yet."]
 
 
 def tokens(measured):
@@ -116,6 +116,8 @@ def tokens(measured):
     runs = [(f"prefill {case['batch']}×{case['seq']}", case) for case in measured.get("prefill", [])]
     runs += [(f"decode, batch {case['batch']}", case) for case in measured.get("decode", {"batches": []})["batches"]]
     peers = list(dict.fromkeys(peer for _, case in runs for peer in case["dense"]["speed_over"]))
+    if not runs:
+        return []
     lines = [f"| tokens/s | dense | pp at 40 % |{''.join(f' dense over {peer} |' for peer in peers)}",
              f"|---|---|---|{'---|' * len(peers)}"]
     for what, case in runs:
