@@ -2,13 +2,13 @@
 
 use super::tiles::Tiles;
 
-/// Whether this process can multiply with AMX.
-pub(in crate::cpu) fn available() -> bool {
+/// Whether the processor has AMX, and this build knows how to use it.
+pub(super) fn exists() -> bool {
     false
 }
 
-/// Why this process can't, although the processor could: never so.
-pub(in crate::cpu) fn refusal() -> Option<&'static str> {
+/// Why this process may not use it: it does not exist.
+pub(super) fn refusal() -> Option<&'static str> {
     None
 }
 

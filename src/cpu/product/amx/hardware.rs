@@ -11,31 +11,21 @@ use std::{
 
 use super::tiles::{ROW_BYTES, TILE_ROWS, Tiles};
 
-/// Whether this process can multiply with AMX.
-pub(in crate::cpu) fn available() -> bool {
-    has_amx() && refusal().is_none()
+/// Why this process may not use the tiles that [`exist`](exists), if so.
+pub(super) fn refusal() -> Option<&'static str> {
+    if !is_enabled() {
+        Some("the operating system leaves AMX off")
+    } else if !is_permitted() {
+        Some("Linux does not let this process use AMX (arch_prctl ARCH_REQ_XCOMP_PERM)")
+    } else {
+        None
+    }
 }
 
-/// Why this process can't, although the processor could. Asked once; the answer holds for all threads.
-pub(in crate::cpu) fn refusal() -> Option<&'static str> {
-    static ANSWER: OnceLock<Option<&'static str>> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        if !has_amx() {
-            None
-        } else if !is_enabled() {
-            Some("the operating system leaves AMX off")
-        } else if !is_permitted() {
-            Some("Linux does not let this process use AMX (arch_prctl ARCH_REQ_XCOMP_PERM)")
-        } else {
-            None
-        }
-    })
-}
-
-/// CPUID's bits of AMX-TILE and AMX-BF16, and of XGETBV for the operating system's answer.
+/// Whether the processor has AMX: CPUID's bits of AMX-TILE and AMX-BF16, and of XGETBV for the operating system's answer.
 // Newer compilers know that CPUID is safe.
 #[allow(unused_unsafe)]
-fn has_amx() -> bool {
+pub(super) fn exists() -> bool {
     // SAFETY: every x86-64 processor has CPUID; leaf 7 is read only where it exists.
     unsafe {
         let has_xgetbv = __cpuid(1).ecx >> 27 & 1 == 1;
@@ -47,7 +37,7 @@ fn has_amx() -> bool {
 /// XCR0's bits of the tiles' configuration and of their data.
 fn is_enabled() -> bool {
     let enabled: u32;
-    // SAFETY: `has_amx` has seen CPUID's bit of XGETBV; register 0 always exists.
+    // SAFETY: `exists` has seen CPUID's bit of XGETBV; register 0 always exists.
     unsafe {
         asm!("xgetbv", in("ecx") 0u32, out("eax") enabled, out("edx") _, options(nomem, nostack));
     }
@@ -97,9 +87,10 @@ impl Hardware {
     /// Configures this thread's tiles.
     ///
     /// # Panics
-    /// Where AMX is not [`available`].
+    /// Where there are none, or they may not be used.
     pub(super) fn new() -> Self {
-        assert!(available(), "the tier was checked");
+        static USABLE: OnceLock<bool> = OnceLock::new();
+        assert!(*USABLE.get_or_init(|| exists() && refusal().is_none()), "tiles may be used");
         let mut tiles = Self { rows: 0, _not_send: PhantomData };
         tiles.configure(TILE_ROWS);
         tiles

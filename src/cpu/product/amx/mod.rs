@@ -18,6 +18,7 @@
 //! three terms. Both stay in the L2 cache, which has 2 MiB in processors with AMX. From beyond it, x is read once per 256
 //! features, which takes 4 bytes per cycle, and W once per 1024 tokens. Sums of further columns wait in f32, up to 1 MiB.
 
+mod check;
 mod emulated;
 #[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), path = "elsewhere.rs")]
 mod hardware;
@@ -27,11 +28,10 @@ mod strip;
 mod tests;
 mod tiles;
 
-use std::ops::Range;
+use std::{ops::Range, sync::OnceLock};
 
 use emulated::Emulated;
 use hardware::Hardware;
-pub(in crate::cpu) use hardware::{available, refusal};
 pub(super) use pack::{Packed, pack, tiles_of_16};
 use strip::Strip;
 pub(super) use tiles::TILE_ROWS;
@@ -85,6 +85,25 @@ impl Buffers {
 pub(in crate::cpu) enum Unit {
     Processor,
     Emulated,
+}
+
+/// Whether this process can multiply with AMX.
+pub(in crate::cpu) fn available() -> bool {
+    hardware::exists() && refusal().is_none()
+}
+
+/// Why this process does not, although the processor could. Asked once; the answer holds for all threads.
+pub(in crate::cpu) fn refusal() -> Option<&'static str> {
+    static ANSWER: OnceLock<Option<&'static str>> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        if !hardware::exists() {
+            return None;
+        }
+        hardware::refusal().or_else(|| {
+            let agree = check::agree(&mut Hardware::new(), &mut Emulated::new());
+            (!agree).then_some("its results are not those that its manual specifies")
+        })
+    })
 }
 
 /// Features, of n, that a task computes: about an eighth of them in whole pairs of strips, at most a panel.
