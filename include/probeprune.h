@@ -241,6 +241,8 @@ enum {
 /* probe_tokens in place of a share: at most half of a sample's tokens, and of all samples together at most a 20th of the batch's
  * tokens, but at least 2 of each. For small batches, such as one prompt. */
 enum { PROBEPRUNE_PROBE_TOKENS_AUTO = -1 };
+/* dense_below in place of a number: the batches that pruning would make no faster on this device run dense, by their expected cost. */
+#define PROBEPRUNE_DENSE_BELOW_AUTO UINT32_MAX
 enum { PROBEPRUNE_HISTORY_F32 = 0, PROBEPRUNE_HISTORY_F16 = 1 };
 /* What a fold keeps: what explains most of the rest; or by the score of pp. */
 enum { PROBEPRUNE_FOLD_PIVOT = 0, PROBEPRUNE_FOLD_SCORE = 1 };
@@ -280,7 +282,7 @@ typedef struct probeprune_settings {
     uint32_t compensate_rank;   /* of LINEAR; 0: 32 */
     uint32_t channel_group;     /* keeps MLP channels in groups of 8 or 16, in a model loaded with channel_order;
                                    1 or 0: single channels */
-    uint32_t dense_below;       /* batches of fewer tokens, pads included, run dense; 0: none */
+    uint32_t dense_below;       /* batches of fewer tokens, pads included, run dense, or PROBEPRUNE_DENSE_BELOW_AUTO; 0: none */
     int32_t fold_choice;        /* PROBEPRUNE_FOLD_; PIVOT */
     int32_t adapt;              /* PROBEPRUNE_ADAPT_, of fold; NONE */
     int32_t adapt_metric;       /* PROBEPRUNE_ADAPT_METRIC_; DIAGONAL */

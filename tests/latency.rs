@@ -222,8 +222,12 @@ fn batches_that_fall_back_to_dense_are_counted_and_dense() {
     ]);
     for row in rows(&report) {
         let small = number(row, "prompt_len") < 24.0 && row["method"] == "pp";
-        let falls_back =
-            small && row["test"].as_str().unwrap().starts_with("prompt") && number(row, "gen_len") == 0.0;
+        let is_prompt = number(row, "gen_len") == 0.0;
+        // Fallen batches come first and are measured pruned as well.
+        let same = |other: &&Value| ["test", "method"].iter().all(|&of| other[of] == row[of]);
+        let all: Vec<_> = rows(&report).iter().filter(same).collect();
+        assert_eq!(all.len(), if small && is_prompt { 2 } else { 1 }, "{row}");
+        let falls_back = small && is_prompt && std::ptr::eq(all[0], row);
         assert_eq!(number(row, "dense_batches"), if falls_back { 3.0 } else { 0.0 }, "{row}");
         if falls_back {
             assert_eq!(number(row, "flops_share"), 1.0);
@@ -232,7 +236,21 @@ fn batches_that_fall_back_to_dense_are_counted_and_dense() {
         }
     }
     let table = stdout(&[&MODEL, &SMALL, &["--test", "prompt", "--dense-below", "100"]]);
-    assert!(table.contains("--dense-below ran 2 of the batches dense."), "{table}");
+    assert!(table.contains("--dense-below ran 2 of the batches dense; the row after"), "{table}");
+}
+
+#[test]
+fn auto_shows_both_the_dense_and_the_pruned_time() {
+    let report = json(&[&MODEL, &SMALL, &["--test", "prompt", "--dense-below", "auto"]]);
+    assert_eq!(report["settings"]["dense_below"], "auto");
+    let [dense, fallen, pruned] = rows(&report) else { panic!("three rows: {report}") };
+    assert_eq!((number(fallen, "dense_batches"), number(pruned, "dense_batches")), (2.0, 0.0));
+    assert!(fallen["method"] == "pp" && pruned["method"] == "pp");
+    assert!(
+        fallen["logits_blake3"] == dense["logits_blake3"]
+            && pruned["logits_blake3"] != dense["logits_blake3"]
+    );
+    assert!(number(fallen, "flops_share") == 1.0 && number(pruned, "flops_share") < 1.0);
 }
 
 #[test]

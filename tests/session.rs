@@ -15,7 +15,7 @@ use probeprune::{
     prune::{
         Block,
         calibration::Calibration,
-        settings::{Compensation, Method, Settings},
+        settings::{Compensation, DenseBelow, Method, Settings},
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
 };
@@ -411,6 +411,7 @@ fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
     for folder in folders() {
         let model = load(&folder);
         let new = |dense_below| {
+            let dense_below = DenseBelow::Tokens(dense_below);
             let settings = Settings { dense_below, ..pruning(Method::ProbePruning) };
             let limits = Limits { capacity: 0, ..LIMITS };
             Session::new(Arc::clone(&model), settings, limits, Some(&calibrated(&model))).unwrap()
@@ -440,9 +441,35 @@ fn a_small_batch_falls_back_to_dense_and_leaves_history_alone() {
             "16 rows are not fewer than 16"
         );
 
-        let settings = Settings { dense_below: 17, ..pruning(Method::ProbePruning) };
-        let refused = Session::new(Arc::clone(&model), settings, LIMITS, None);
-        common::assert_error(refused.map(drop), &["dense_below", "key/value cache", "17"]);
+        for (dense_below, got) in [(DenseBelow::Tokens(17), "17"), (DenseBelow::Auto, "auto")] {
+            let settings = Settings { dense_below, ..pruning(Method::ProbePruning) };
+            let refused = Session::new(Arc::clone(&model), settings, LIMITS, None);
+            common::assert_error(refused.map(drop), &["dense_below", "key/value cache", got]);
+        }
+    }
+}
+
+#[test]
+fn auto_runs_a_batch_dense_that_pruning_would_not_make_faster() {
+    for folder in folders() {
+        let model = load(&folder);
+        let new = |method, dense_below| {
+            let settings = Settings { dense_below, ..pruning(method) };
+            let limits = Limits { capacity: 0, ..LIMITS };
+            Session::new(Arc::clone(&model), settings, limits, Some(&calibrated(&model))).unwrap()
+        };
+        let tokens = random_tokens(1, 4 * 24);
+        let run = |session: &mut Session<Cpu>| session.evaluate(&tokens, 4, None, true).unwrap().to_bits();
+        // In so small a model a probe never pays; sets that are fixed do.
+        let mut probed = new(Method::ProbePruning, DenseBelow::Auto);
+        assert_eq!(run(&mut probed), run(&mut dense(&model)));
+        assert_eq!((probed.dense_batches(), probed.kept_channels(2).unwrap()), (1, None));
+        let shape = probeprune::prune::BatchShape { samples: 4, tokens: 24 };
+        let cost = probed.expected_cost(shape);
+        assert!(!cost.pays() && probed.falls_back(shape) && probed.shares(shape).total == 1.0, "{cost:?}");
+        let mut fixed = new(Method::Magnitude, DenseBelow::Auto);
+        assert_eq!(run(&mut fixed), run(&mut new(Method::Magnitude, DenseBelow::NEVER)));
+        assert!(fixed.dense_batches() == 0 && fixed.kept_channels(2).unwrap().is_some());
     }
 }
 

@@ -15,6 +15,7 @@ ADAPTATIONS = ["none", "probe"]
 ADAPT_METRICS = ["full", "diagonal"]
 PREFILLS = ["pruned", "dense"]
 PROBE_TOKENS_AUTO = -1.0
+DENSE_BELOW_AUTO = 2**32 - 1
 CPU, CUDA = 1, 2
 
 

@@ -15,6 +15,7 @@ from header import (
     COMPENSATIONS,
     CPU,
     CUDA,
+    DENSE_BELOW_AUTO,
     FOLD_CHOICES,
     METHODS,
     OPERATIONS,

@@ -13,9 +13,11 @@
 //! probe's. All matrices are row-major; rows of a (B, S, ·) tensor are ordered sample by sample.
 
 mod operands;
+mod rates;
 mod types;
 
 pub use operands::*;
+pub use rates::Rates;
 pub use types::*;
 
 use crate::{checkpoint::Tensor, config::ModelConfig, error::Result};
@@ -56,6 +58,9 @@ pub trait Backend: Sized + Send + Sync + 'static {
     fn check_sizes(&self, _sizes: &[(&str, usize)]) -> Result<()> {
         Ok(())
     }
+
+    /// What the device's work costs.
+    fn rates(&self) -> Rates;
 
     /// Puts a checkpoint tensor (rows, columns) on the device.
     ///

@@ -12,6 +12,7 @@ mod math;
 mod matrix;
 mod probe;
 mod product;
+mod rates;
 mod score;
 mod threads;
 mod tier;
@@ -27,7 +28,7 @@ use crate::{
         AttentionOperands, Backend, CentreEnergyOperands, ChannelScoreOperands, CheckFiniteOperands,
         ColumnStatisticOperands, CrossEntropyOperands, EmbedOperands, EnergyOperands, GatedLinearOperands,
         GatherPrunedOperands, HistoryUpdateOperands, KeepKvHeadsOperands, LinearOperands, LogitsOperands,
-        NormOperands, ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, RopeCacheOperands,
+        NormOperands, ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, Rates, RopeCacheOperands,
         TopKKeepOperands, WeightUse,
     },
     checkpoint::Tensor,
@@ -196,6 +197,10 @@ impl Backend for Cpu {
 
     fn scope<R: Send>(&self, operations: impl FnOnce() -> R + Send) -> R {
         self.pool.install(operations)
+    }
+
+    fn rates(&self) -> Rates {
+        self.tier.rates()
     }
 
     fn weight(&self, tensor: &Tensor, _usage: WeightUse) -> Result<Matrix> {

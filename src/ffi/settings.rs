@@ -10,8 +10,8 @@ use super::{
 use crate::prune::{
     history::HistoryLayout,
     settings::{
-        Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, FoldChoice, HistoryDtype, Method,
-        Metric, Prefill, ProbeOrder, ProbeTokens, Settings,
+        Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, DenseBelow, FoldChoice, HistoryDtype,
+        Method, Metric, Prefill, ProbeOrder, ProbeTokens, Settings,
     },
 };
 
@@ -20,6 +20,9 @@ const DEFAULT_LAYERS: u64 = u64::MAX;
 
 /// `PROBEPRUNE_PROBE_TOKENS_AUTO`: no share.
 const AUTO: f64 = -1.0;
+
+/// `PROBEPRUNE_DENSE_BELOW_AUTO`: no number of tokens.
+const DENSE_BELOW_AUTO: u32 = u32::MAX;
 
 /// `probeprune_settings`. A new setting takes a reserved word if its default is 0, the value that older programs pass
 /// there; otherwise it is added at the end, and older programs get its default.
@@ -86,7 +89,10 @@ versioned!(MethodSettings, "probeprune_settings", probeprune_settings_init, firs
         compensate: 0,
         compensate_rank: 0,
         channel_group: settings.channel_group as u32,
-        dense_below: settings.dense_below as u32,
+        dense_below: match settings.dense_below {
+            DenseBelow::Tokens(tokens) => tokens as u32,
+            DenseBelow::Auto => DENSE_BELOW_AUTO,
+        },
         fold_choice: settings.fold_choice as i32,
         adapt: 0,
         adapt_metric: 0,
@@ -173,7 +179,10 @@ impl MethodSettings {
             },
             prefill: choice(self.prefill, Prefill::ALL, "prefill")?,
             seed: self.seed,
-            dense_below: self.dense_below as usize,
+            dense_below: match self.dense_below {
+                DENSE_BELOW_AUTO => DenseBelow::Auto,
+                tokens => DenseBelow::Tokens(tokens as usize),
+            },
         })
     }
 }

@@ -17,7 +17,10 @@ use std::{
 use cudarc::driver::{
     CudaContext, CudaStream, DriverError,
     result::{self, graph, stream},
-    sys::{self, CUdevice_attribute, CUfunction, CUgraphExec, CUgraphInstantiate_flags, CUresult, CUstream},
+    sys::{
+        self, CUdevice_attribute as Attribute, CUfunction, CUgraphExec, CUgraphInstantiate_flags, CUresult,
+        CUstream,
+    },
 };
 pub use devices::{Device, Survey, build, driver_is_installed, survey, version};
 pub use event::Event;
@@ -27,7 +30,7 @@ use link::Link;
 pub use on_stream::OnStream;
 use staging::Ring;
 
-use super::{Driver, Launch};
+use super::{Driver, Launch, Speed};
 use crate::error::{Error, Result};
 
 /// Small writes (tokens, positions, masks) of a few forwards fit side by side, so that none waits for the device.
@@ -40,7 +43,7 @@ const LARGE: (usize, usize) = (2, 8 << 20);
 pub struct Cuda {
     device: Device,
     driver: u32,
-    multiprocessors: u32,
+    speed: Speed,
     kernels: Arc<Kernels>,
     small: Mutex<Ring>,
     large: Mutex<Ring>,
@@ -136,12 +139,18 @@ impl Cuda {
         survey.supports(&device)?;
         let label = device.to_string();
         let opened = CudaContext::new(ordinal).and_then(|context| {
-            let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-            let multiprocessors = context.attribute(attribute)?;
+            let attribute = |attribute| Ok(context.attribute(attribute)?.unsigned_abs());
+            let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+            let rates = [
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+            ];
+            let speed = Speed::of(device.capability, multiprocessors, rates);
             let (stream, capture) = (stream(&context)?, context.new_stream()?);
-            Ok((context, stream, capture, multiprocessors as u32))
+            Ok((context, stream, capture, speed))
         });
-        let (context, stream, capture, multiprocessors) = opened.map_err(|error| {
+        let (context, stream, capture, speed) = opened.map_err(|error| {
             let help = "Check nvidia-smi: other programs may use all of it. Or use the CPU (`device` cpu).";
             Error::device(&label, "context", "one more on this GPU", devices::describe(error), help)
         })?;
@@ -152,7 +161,7 @@ impl Cuda {
             large: Mutex::new(Ring::new(&link, LARGE.0, LARGE.1)?),
             capture: Mutex::new(capture),
             driver: survey.driver,
-            multiprocessors,
+            speed,
             device,
             link,
         })
@@ -328,7 +337,11 @@ impl Driver for Cuda {
     }
 
     fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
+        self.speed.multiprocessors
+    }
+
+    fn speed(&self) -> Speed {
+        self.speed
     }
 
     fn description(&self) -> String {

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 
+use super::Speed;
 use crate::error::Result;
 
 /// A kernel by its file in `cuda/` and its name there.
@@ -134,6 +135,11 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Multiprocessors of the device, which launch geometry may depend on.
     fn multiprocessors(&self) -> u32;
+
+    /// How fast the device is, by its attributes: which batches run dense may depend on it.
+    fn speed(&self) -> Speed {
+        Speed { multiprocessors: self.multiprocessors(), ..Speed::A100 }
+    }
 
     /// The device's name and main properties.
     fn description(&self) -> String;

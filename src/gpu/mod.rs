@@ -20,6 +20,7 @@ mod linear;
 mod memory;
 mod probe;
 mod project;
+mod rates;
 mod score;
 mod tile;
 
@@ -33,6 +34,7 @@ pub use cuda::{Cuda, OnStream};
 pub use driver::{Driver, Geometry, Kernel, Launch};
 pub use limits::LARGEST_SIZE;
 pub use memory::{Activations, Buffer, Indices, Statistics, Weight, weights_on_gpu};
+pub use rates::Speed;
 pub use tile::Tile;
 
 use crate::{
@@ -41,7 +43,7 @@ use crate::{
         AttentionOperands, Backend, CentreEnergyOperands, ChannelScoreOperands, CheckFiniteOperands,
         ColumnStatisticOperands, CrossEntropyOperands, EmbedOperands, EnergyOperands, GatedLinearOperands,
         GatherPrunedOperands, HistoryUpdateOperands, KeepKvHeadsOperands, LinearOperands, LogitsOperands,
-        NormOperands, ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, RopeCacheOperands,
+        NormOperands, ProbeGatherOperands, ProbeSelectOperands, ProjectOperands, Rates, RopeCacheOperands,
         TopKKeepOperands, WeightUse,
     },
     checkpoint::{self, Checkpoint, Tensor},
@@ -170,6 +172,10 @@ impl<D: Driver> Backend for Gpu<D> {
 
     fn check_sizes(&self, sizes: &[(&str, usize)]) -> Result<()> {
         limits::check_sizes(sizes)
+    }
+
+    fn rates(&self) -> Rates {
+        self.driver.speed().rates()
     }
 
     fn weight(&self, tensor: &Tensor, usage: WeightUse) -> Result<Weight<D>> {

@@ -166,7 +166,7 @@ pub fn prompt_shares(
 
 /// FLOPs of a probed block's compensation: for the whole batch (z, its product, and the matrix of that product), and for
 /// the probe (z and B·z).
-fn compensation(
+pub(super) fn compensation(
     config: &ModelConfig,
     layer: LayerCounts,
     block: Block,

@@ -6,6 +6,7 @@ pub use super::{
     choices::{
         AdaptMetric, Allocation, Compensation, FoldChoice, HistoryDtype, Method, Metric, Prefill, ProbeOrder,
     },
+    dense_below::DenseBelow,
     history::HistoryLayout,
     probe_tokens::ProbeTokens,
 };
@@ -59,9 +60,8 @@ pub struct Settings {
     pub prefill: Prefill,
     /// For `random`.
     pub seed: u64,
-    /// Batches of fewer rows (samples × tokens) run dense and leave history as it is; 0 prunes every batch. Not for
-    /// sessions with a key/value cache, which has room for kept heads only.
-    pub dense_below: usize,
+    /// Which batches run dense.
+    pub dense_below: DenseBelow,
 }
 
 impl Default for Settings {
@@ -89,7 +89,7 @@ impl Default for Settings {
             adapt: AdaptSettings::default(),
             prefill: Prefill::Pruned,
             seed: 0,
-            dense_below: 0,
+            dense_below: DenseBelow::NEVER,
         }
     }
 }
@@ -199,7 +199,7 @@ impl Settings {
             let help = "Under other methods the cache holds what the prompt chose.";
             return Err(Error::argument("prefill dense", "`method` fold", self.method, help));
         }
-        if self.method == Method::Fold && self.dense_below > 0 {
+        if self.method == Method::Fold && self.dense_below != DenseBelow::NEVER {
             let expected = "0 for `method` fold, which has no dense weights";
             return Err(Error::argument("dense_below", expected, self.dense_below, "Leave it out."));
         }

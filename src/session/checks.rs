@@ -4,7 +4,7 @@ use super::Limits;
 use crate::{
     config::{ModelConfig, RopeScaling},
     error::{Error, Result},
-    prune::settings::Settings,
+    prune::settings::{DenseBelow, Settings},
 };
 
 /// Limits that the model has positions for.
@@ -23,7 +23,7 @@ pub(super) fn check_limits(config: &ModelConfig, settings: &Settings, limits: Li
     if limits.samples == 0 || limits.tokens == 0 {
         return Err(Error::argument("batch", "at least one sample of one token", "none", "Pass some input."));
     }
-    if settings.dense_below > 0 && limits.capacity > 0 {
+    if settings.dense_below != DenseBelow::NEVER && limits.capacity > 0 {
         return Err(Error::argument(
             "dense_below",
             "0 where text is generated: the key/value cache has room for kept heads only",

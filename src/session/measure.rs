@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl<B: Backend> Session<B> {
-    /// Batches so far that ran dense because they were smaller than [`dense_below`](crate::prune::settings::Settings::dense_below).
+    /// Batches so far that ran dense because of [`dense_below`](crate::prune::settings::Settings::dense_below).
     pub fn dense_batches(&self) -> usize {
         self.fallback.batches
     }

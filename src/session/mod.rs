@@ -48,8 +48,9 @@ use crate::{
         BatchShape, Block,
         adapt::Corrections as Learned,
         calibration::Calibration,
+        cost::{self, Cost},
         flops::{self, LayerCounts, Shares},
-        settings::{Method, Settings},
+        settings::{DenseBelow, Method, Settings},
     },
 };
 
@@ -191,7 +192,7 @@ impl<B: Backend> Session<B> {
         }
         let prunes = selections.iter().flatten().any(|selection| selection.kept().is_some());
         let dense = || selections.iter().map(|_| [Selection::Dense, Selection::Dense]).collect();
-        let dense = (prunes && settings.dense_below > 0).then(dense);
+        let dense = (prunes && settings.dense_below != DenseBelow::NEVER).then(dense);
         let cache = match limits.capacity {
             0 => None,
             capacity => {
@@ -255,8 +256,18 @@ impl<B: Backend> Session<B> {
         flops::prompt_shares(&self.model.config, &self.settings, &self.counts, shape)
     }
 
-    fn falls_back(&self, shape: BatchShape) -> bool {
-        self.fallback.selections.is_some() && shape.rows() < self.settings.dense_below
+    /// Whether a batch of this shape runs dense because of [`Settings::dense_below`].
+    pub fn falls_back(&self, shape: BatchShape) -> bool {
+        self.fallback.selections.is_some()
+            && match self.settings.dense_below {
+                DenseBelow::Tokens(tokens) => shape.rows() < tokens,
+                DenseBelow::Auto => !self.expected_cost(shape).pays(),
+            }
+    }
+
+    /// What a batch of this shape is expected to cost on this device, dense and pruned.
+    pub fn expected_cost(&self, shape: BatchShape) -> Cost {
+        cost::expected(&self.model.config, &self.settings, &self.counts, shape, &self.model.backend.rates())
     }
 
     /// Runs the decoder on a batch; see [`Session::evaluate`] for the arguments. Read the results with

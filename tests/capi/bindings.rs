@@ -9,6 +9,7 @@
 )]
 
 pub const PROBEPRUNE_ABI_VERSION: u32 = 1;
+pub const PROBEPRUNE_DENSE_BELOW_AUTO: u32 = 4294967295;
 pub const DLDeviceType_kDLCPU: DLDeviceType = 1;
 pub const DLDeviceType_kDLCUDA: DLDeviceType = 2;
 pub const DLDeviceType_kDLCUDAHost: DLDeviceType = 3;

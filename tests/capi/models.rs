@@ -139,6 +139,21 @@ fn small_batches_run_densely_where_that_is_asked_for() {
     }
 }
 
+#[test]
+fn batches_that_pruning_makes_no_faster_run_densely_under_auto() {
+    let model = tiny_llama();
+    let settings = probeprune_settings { dense_below: PROBEPRUNE_DENSE_BELOW_AUTO, ..pruning(0.4) };
+    let [dense, auto] =
+        [&pruning(0.0), &settings].map(|settings| session(&model, settings, limits(2, 16, 0)));
+    let batch = tokens(2 * 16, 3);
+    assert_eq!(evaluate(&auto, &batch, 2).to_bits(), evaluate(&dense, &batch, 2).to_bits());
+    // With a cache no batch can.
+    let (limits, mut made) = (limits(2, 16, 20), null_mut());
+    // SAFETY: living handles and structs.
+    let status = unsafe { probeprune_session_create(model.0, &settings, &limits, null(), &mut made) };
+    refused(status, PROBEPRUNE_INVALID_ARGUMENT, &["dense_below", "key/value cache", "auto"]);
+}
+
 /// Tokens that follow two prompts of different lengths.
 fn continued(session: &Session, on_token: probeprune_token, user: *mut c_void) -> (i32, Vec<u32>) {
     let (long, short) = (tokens(9, 4), tokens(5, 5));

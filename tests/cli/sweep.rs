@@ -27,7 +27,7 @@ pub(crate) fn lines(out: &Path) -> Vec<Value> {
 fn its_perplexities_are_those_of_perplexity() {
     let folder = TempDir::new().unwrap();
     // With a small momentum a warm-up that went into history would show.
-    let variants = "pp,flap,pp+metric=flap,pp+momentum=0.1";
+    let variants = "pp,flap,pp+metric=flap,pp+momentum=0.1,pp+dense-below=auto";
     let args = ["--variants", variants, "--ratios", "0.4", "--format", "json"];
     let report: Value = serde_json::from_str(&stdout(sweep(folder.path(), &args))).unwrap();
     let rows = report["rows"].as_array().unwrap();
@@ -38,6 +38,7 @@ fn its_perplexities_are_those_of_perplexity() {
         ("flap", [&history[..], &["--method", "flap"]].concat()),
         ("pp+metric=flap", [&history[..], &["--metric", "flap"]].concat()),
         ("pp+momentum=0.1", [&history[..], &["--momentum", "0.1"]].concat()),
+        ("pp+dense-below=auto", [&history[..], &["--dense-below", "auto"]].concat()),
     ];
     assert_eq!(rows.len(), expected.len());
     for (row, (name, args)) in rows.iter().zip(expected) {
@@ -51,7 +52,7 @@ fn its_perplexities_are_those_of_perplexity() {
         assert_eq!(row["head_overlap"].is_null(), !name.starts_with("pp"));
     }
     let csv = fs::read_to_string(folder.path().join("sweep.csv")).unwrap();
-    assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 6);
+    assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 7);
     let saved: Value =
         serde_json::from_str(&fs::read_to_string(folder.path().join("sweep.json")).unwrap()).unwrap();
     assert_eq!(saved, report);
@@ -217,6 +218,7 @@ fn invalid_sweeps_are_refused_before_anything_runs() {
         (&["--variants", "pp+metric=magic"], &["--variants", "magic", "possible values", "ppsp"]),
         (&["--variants", "pp+prune-ratio=0.3"], &["--variants", "prune-ratio"]),
         (&["--variants", "pp+probe-tokens=2"], &["--probe-tokens", "at most 1"]),
+        (&["--variants", "pp+dense-below=few"], &["--dense-below", "or auto"]),
         (&["--ratios", "0.4,1"], &["--prune-ratio", "not including 1"]),
         (&["--ratios", "0,0.4"], &["--ratios", "above 0", "got 0"]),
         (&["--method", "pp"], &["--method", "--variants"]),

@@ -22,7 +22,9 @@ use probeprune::{
     prune::{
         Block,
         calibration::Calibration,
-        settings::{Adapt, AdaptMetric, AdaptSettings, FoldChoice, Method, ProbeTokens, Settings},
+        settings::{
+            Adapt, AdaptMetric, AdaptSettings, DenseBelow, FoldChoice, Method, ProbeTokens, Settings,
+        },
     },
     session::{CalibrationOptions, Limits, Session, calibrate},
 };
@@ -199,7 +201,12 @@ fn what_cannot_be_folded_is_refused() {
     assert_error(new(folding(), Some(&without)), &["method fold", "second moments"]);
     let other = Calibration { fingerprint: "other".to_string(), ..calibration.clone() };
     assert_error(new(folding(), Some(&other)), &["fingerprint"]);
-    assert_error(new(Settings { dense_below: 5, ..folding() }, Some(&calibration)), &["dense_below", "fold"]);
+    for dense_below in [DenseBelow::Tokens(5), DenseBelow::Auto] {
+        assert_error(
+            new(Settings { dense_below, ..folding() }, Some(&calibration)),
+            &["dense_below", "fold"],
+        );
+    }
     let pp = Settings { method: Method::ProbePruning, ..adapting(AdaptMetric::Full) };
     assert_error(new(pp, None), &["adapt probe", "fold"]);
     assert_error(new(Settings { channel_group: 8, ..folding() }, Some(&calibration)), &["channel_group 8"]);

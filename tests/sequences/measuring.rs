@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Instant};
 use probeprune::{
     cpu::Cpu,
     perplexity::{PerplexityOptions, PromptOptions, measure, measure_prompts, prompt_shares, shares},
-    prune::{BatchShape, settings::Settings},
+    prune::{
+        BatchShape,
+        settings::{DenseBelow, Settings},
+    },
     session::{Limits, Session},
 };
 
@@ -95,6 +98,7 @@ fn shares_are_flops_of_all_batches_over_the_dense_models() {
         let model = load(&folder);
         // Probes of 2 of 4 samples, but of 1 of 1; batches of one window run dense, or not.
         for dense_below in [0, 2 * SEQ_LEN] {
+            let dense_below = DenseBelow::Tokens(dense_below);
             let settings = Settings { probe_samples: 0.5, dense_below, ..pruning() };
             let limits = Limits { samples: 4, tokens: SEQ_LEN, capacity: 0 };
             let session = Session::new(Arc::clone(&model), settings, limits, None).unwrap();

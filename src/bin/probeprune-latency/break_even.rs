@@ -15,7 +15,8 @@ pub(crate) struct BreakEven {
     largest: (usize, f64),
 }
 
-/// One break-even point per pruned variant, from the rows of prompts.
+/// One break-even point per pruned variant, from the rows of prompts. Those that fell back to dense do not count: they are
+/// there pruned as well.
 pub(crate) fn find(rows: &[Row]) -> Vec<BreakEven> {
     let mut variants: Vec<usize> =
         rows.iter().map(|row| row.variant).filter(|&variant| variant > 0).collect();
@@ -23,7 +24,9 @@ pub(crate) fn find(rows: &[Row]) -> Vec<BreakEven> {
     variants.dedup();
     variants
         .iter()
-        .filter_map(|&variant| of_variant(rows.iter().filter(|row| row.variant == variant)))
+        .filter_map(|&variant| {
+            of_variant(rows.iter().filter(|row| row.variant == variant && row.is_pruned()))
+        })
         .collect()
 }
 
@@ -31,7 +34,7 @@ fn of_variant<'a>(rows: impl Iterator<Item = &'a Row>) -> Option<BreakEven> {
     let mut rows: Vec<&Row> = rows.collect();
     // Of batches with equal tokens the slowest counts: it comes first, so that it ends a run of wins.
     rows.sort_by(|a, b| a.rows.cmp(&b.rows).then(b.time_ratio.total_cmp(&a.time_ratio)));
-    let losses = rows.iter().rposition(|row| !row.wins()).map_or(0, |last| last + 1);
+    let losses = rows.iter().rposition(|row| row.time_ratio >= 1.0).map_or(0, |last| last + 1);
     let wins = rows[losses..].iter().find(|row| losses == 0 || row.rows > rows[losses - 1].rows);
     let largest = rows.last()?;
     Some(BreakEven {

@@ -100,7 +100,7 @@ fn settings(model: &str, variants: &[Settings], warmup: usize, cli: &Cli) -> Vec
         ("channel_group", json!(tuning.channel_group)),
         ("history_dtype", json!(tuning.history_layout.dtype.name())),
         ("history_bucket", json!(tuning.history_layout.bucket)),
-        ("dense_below", json!(tuning.dense_below)),
+        ("dense_below", args::dense_below_json(tuning.dense_below)),
         ("seed", json!(tuning.seed)),
     ]
 }

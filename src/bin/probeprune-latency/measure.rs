@@ -9,7 +9,7 @@ use probeprune::{
     prune::{
         BatchShape,
         calibration::Calibration,
-        settings::{Method, Settings},
+        settings::{DenseBelow, Method, Settings},
     },
     session::{CalibrationOptions, GenerateOptions, Limits, Session, calibrate},
 };
@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    cli::{Cli, Test},
+    cli::{Cli, Test, TestArgs},
     failure::{Result, note},
     probe, progress,
     statistics::median,
@@ -60,6 +60,7 @@ pub(crate) struct Breakdown {
 
 /// A session of one variant.
 struct Case<'a, B: Backend> {
+    variant: usize,
     session: Session<B>,
     calibration: Option<&'a Calibration>,
 }
@@ -143,9 +144,9 @@ pub(crate) fn measure<B: Backend>(
         .iter()
         .flat_map(|&(shape, decoded)| variants.iter().map(move |variant| (of_run(variant, decoded), shape)));
     probe::note_large(model.config.num_hidden_layers, runs);
-    let rounds = warmup + args.tests.repetitions as usize * (1 + usize::from(args.tests.breakdown));
-    let bar = progress::bar("measuring", plan.len() * rounds * variants.len());
+    let bar = progress::bar("measuring", 0);
     let runner = Runner { model, variants, calibrations, args, warmup, bar };
+    runner.bar.set_length((plan.len() * runner.rounds_of_case() * variants.len()) as u64);
     let mut measured = Vec::new();
     for (shape, decoded) in plan {
         measured.extend(runner.group(shape, decoded)?);
@@ -164,14 +165,29 @@ struct Runner<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Runner<'a, B> {
-    /// All variants at one size; `decoded` of 0 for prompts alone.
+    /// Warm-up included.
+    fn rounds_of_case(&self) -> usize {
+        let TestArgs { repetitions, breakdown, .. } = self.args.tests;
+        self.warmup + repetitions as usize * (1 + usize::from(breakdown))
+    }
+
+    /// All variants at one size, those that fall back to dense pruned as well; `decoded` of 0 for prompts alone.
     fn group(&self, shape: BatchShape, decoded: usize) -> Result<Vec<Measured>> {
         let tokens = tokens(self.model, self.args, shape.rows());
         let mut cases = Vec::new();
-        for settings in self.variants {
-            cases.push(self.case(settings, shape, decoded)?);
+        for (variant, settings) in self.variants.iter().enumerate() {
+            let case = self.case(variant, settings, shape, decoded)?;
+            let falls_back = case.session.falls_back(shape);
+            cases.push(case);
+            if falls_back {
+                // What pruning would have taken.
+                let pruned = Settings { dense_below: DenseBelow::NEVER, ..settings.clone() };
+                cases.push(self.case(variant, &pruned, shape, decoded)?);
+            }
         }
         let repetitions = self.args.tests.repetitions as usize;
+        let more = (cases.len() - self.variants.len()) * self.rounds_of_case();
+        self.bar.inc_length(more as u64);
         self.rounds(&mut cases, self.warmup, &tokens, shape, decoded)?;
         let before: Vec<usize> = cases.iter().map(|case| case.session.dense_batches()).collect();
         let rounds = self.rounds(&mut cases, repetitions, &tokens, shape, decoded)?;
@@ -187,18 +203,18 @@ impl<'a, B: Backend> Runner<'a, B> {
         let tests: &[Test] = if decoded == 0 { &[Test::Prompt] } else { &[Test::Decode, Test::PromptDecode] };
         let mut measured = Vec::new();
         for &test in tests.iter().filter(|&&test| self.args.tests.wants(test)) {
-            for (variant, (rounds, case)) in rounds.iter().zip(&cases).enumerate() {
+            for (at, (rounds, case)) in rounds.iter().zip(&cases).enumerate() {
                 measured.push(Measured {
                     test,
-                    variant,
+                    variant: case.variant,
                     shape,
                     decoded,
                     seconds: rounds.iter().map(|round| round.seconds(test)).collect(),
                     flops_share: (test == Test::Prompt).then(|| case.session.shares(shape).total),
-                    dense_batches: fallen[variant],
+                    dense_batches: fallen[at],
                     logits: rounds[0].logits.to_string(),
                     same_logits: rounds.iter().all(|round| round.logits == rounds[0].logits),
-                    breakdown: recorded.get(variant).and_then(|rounds| breakdown(rounds, test, decoded)),
+                    breakdown: recorded.get(at).and_then(|rounds| breakdown(rounds, test, decoded)),
                 });
             }
         }
@@ -224,7 +240,13 @@ impl<'a, B: Backend> Runner<'a, B> {
         Ok(rounds)
     }
 
-    fn case(&self, settings: &Settings, shape: BatchShape, decoded: usize) -> Result<Case<'a, B>> {
+    fn case(
+        &self,
+        variant: usize,
+        settings: &Settings,
+        shape: BatchShape,
+        decoded: usize,
+    ) -> Result<Case<'a, B>> {
         let settings = of_run(settings, decoded);
         // The prompt's run yields every sample's first token.
         let capacity = if decoded == 0 { 0 } else { shape.tokens + decoded + 1 };
@@ -232,7 +254,7 @@ impl<'a, B: Backend> Runner<'a, B> {
         let calibration = calibrations.find_map(|(length, of)| (*length == shape.tokens).then_some(of));
         let limits = Limits { samples: shape.samples, tokens: shape.tokens, capacity };
         let session = Session::new(Arc::clone(self.model), settings, limits, calibration)?;
-        Ok(Case { session, calibration })
+        Ok(Case { variant, session, calibration })
     }
 }
 
@@ -279,7 +301,7 @@ impl Round {
 
 /// A variant's settings for a run that decodes so many tokens: with a cache, no batch falls back to dense.
 fn of_run(settings: &Settings, decoded: usize) -> Settings {
-    let dense_below = if decoded == 0 { settings.dense_below } else { 0 };
+    let dense_below = if decoded == 0 { settings.dense_below } else { DenseBelow::NEVER };
     Settings { dense_below, ..settings.clone() }
 }
 

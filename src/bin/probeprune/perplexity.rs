@@ -13,7 +13,7 @@ use probeprune::{
 use serde::Serialize;
 
 use crate::{
-    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs},
+    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs, dense_below_json},
     device::{Task, with_model},
     failure::{Result, note, print},
     input::{Loaded, check_learns, save_learned},
@@ -126,7 +126,8 @@ struct SettingsReport {
     adapt_threshold: f64,
     prefill: &'static str,
     seed: u64,
-    dense_below: usize,
+    /// A number of tokens, or "auto".
+    dense_below: serde_json::Value,
 }
 
 impl SettingsReport {
@@ -156,7 +157,7 @@ impl SettingsReport {
             adapt_threshold: settings.adapt.threshold,
             prefill: settings.prefill.name(),
             seed: settings.seed,
-            dense_below: settings.dense_below,
+            dense_below: dense_below_json(settings.dense_below),
         }
     }
 }

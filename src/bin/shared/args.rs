@@ -12,11 +12,12 @@ use probeprune::{
     prune::{
         counts,
         settings::{
-            Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, FoldChoice, HistoryDtype,
-            HistoryLayout, Method, Metric, Prefill, ProbeOrder, ProbeTokens, Settings,
+            Adapt, AdaptMetric, AdaptSettings, Allocation, Compensation, DenseBelow, FoldChoice,
+            HistoryDtype, HistoryLayout, Method, Metric, Prefill, ProbeOrder, ProbeTokens, Settings,
         },
     },
 };
+use serde_json::{Value, json};
 
 use crate::{
     device::{DeviceChoice, DtypeChoice},
@@ -194,9 +195,10 @@ pub(crate) struct TuningArgs {
     /// Seed of --method random and of sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Run batches of fewer tokens (samples × tokens) dense, where pruning would be slower; 0 prunes every batch
-    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
-    pub(crate) dense_below: usize,
+    /// Run batches of fewer tokens (samples × tokens) dense; auto runs those dense that pruning would make no faster, by their
+    /// expected cost on the device; 0 prunes every batch, as in the paper
+    #[arg(long, value_name = "TOKENS|auto", default_value_t = DenseBelow::NEVER, value_parser = dense_below)]
+    pub(crate) dense_below: DenseBelow,
 }
 
 impl MethodArgs {
@@ -359,6 +361,19 @@ pub(crate) fn compensation(text: &str) -> Result<Compensation, String> {
 
 /// Parses the probe's tokens.
 fn probe_tokens(text: &str) -> Result<ProbeTokens, String> {
+    text.parse().map_err(|error| flags::message(&error))
+}
+
+/// As JSON: a number, or "auto".
+pub(crate) fn dense_below_json(below: DenseBelow) -> Value {
+    match below {
+        DenseBelow::Tokens(tokens) => json!(tokens),
+        DenseBelow::Auto => json!("auto"),
+    }
+}
+
+/// Parses which batches run dense.
+fn dense_below(text: &str) -> Result<DenseBelow, String> {
     text.parse().map_err(|error| flags::message(&error))
 }
 

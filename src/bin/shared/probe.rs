@@ -2,7 +2,7 @@
 
 use probeprune::prune::{
     BatchShape, counts,
-    settings::{Method, ProbeTokens, Settings},
+    settings::{DenseBelow, Method, ProbeTokens, Settings},
 };
 use serde_json::{Value, json};
 
@@ -44,7 +44,11 @@ pub(crate) fn note_large(layers: usize, batches: impl IntoIterator<Item = (Setti
 fn probed_rows(layers: usize, settings: &Settings, batch: BatchShape) -> Option<usize> {
     let ratio = counts::layer_ratio(settings, layers).ok().flatten()?;
     let probes = match settings.method {
-        Method::ProbePruning => batch.rows() >= settings.dense_below,
+        Method::ProbePruning => match settings.dense_below {
+            DenseBelow::Tokens(tokens) => batch.rows() >= tokens,
+            // A probe that is too large for the batch leaves it dense.
+            DenseBelow::Auto => false,
+        },
         Method::Fold => settings.adapt.is_on() && !settings.prefills_dense(),
         _ => false,
     };

@@ -8,7 +8,7 @@ use super::{Cuda, Event, Graph};
 use crate::{
     backend::WeightUse,
     error::{Error, Result},
-    gpu::{Activations, Buffer, Driver, Gpu, Indices, Launch, Statistics, Weight},
+    gpu::{Activations, Buffer, Driver, Gpu, Indices, Launch, Speed, Statistics, Weight},
 };
 
 /// A [`Cuda`] that launches on the caller's stream: cheap to make, for one call. It has no memory of its own and copies
@@ -105,7 +105,11 @@ impl Driver for OnStream {
     }
 
     fn multiprocessors(&self) -> u32 {
-        self.cuda.multiprocessors
+        self.cuda.multiprocessors()
+    }
+
+    fn speed(&self) -> Speed {
+        self.cuda.speed()
     }
 
     fn description(&self) -> String {

@@ -53,7 +53,10 @@ api! {
         let capability = std::env::var("EMULATED_CUDA_CAPABILITY").unwrap_or_else(|_| "8.0".to_string());
         let (major, minor) = capability.split_once('.').unwrap_or((&capability, "0"));
         let found = match attribute {
-            16 => 4, // multiprocessors
+            13 => 1_000_000, // clock, kHz
+            16 => 4,         // multiprocessors
+            36 => 1_000_000, // memory clock, kHz
+            37 => 64,        // bits of the memory bus
             75 => major.parse().map_err(|_| INVALID_VALUE)?,
             76 => minor.parse().map_err(|_| INVALID_VALUE)?,
             115 => 0, // memory pools
