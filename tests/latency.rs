@@ -224,7 +224,7 @@ fn batches_that_fall_back_to_dense_are_counted_and_dense() {
         let small = number(row, "prompt_len") < 24.0 && row["method"] == "pp";
         let is_prompt = number(row, "gen_len") == 0.0;
         // Fallen batches come first and are measured pruned as well.
-        let same = |other: &&Value| ["test", "method"].iter().all(|&of| other[of] == row[of]);
+        let same = |other: &&Value| ["test", "method", "prompt_len"].iter().all(|&of| other[of] == row[of]);
         let all: Vec<_> = rows(&report).iter().filter(same).collect();
         assert_eq!(all.len(), if small && is_prompt { 2 } else { 1 }, "{row}");
         let falls_back = small && is_prompt && std::ptr::eq(all[0], row);
@@ -250,7 +250,7 @@ fn auto_shows_both_the_dense_and_the_pruned_time() {
         fallen["logits_blake3"] == dense["logits_blake3"]
             && pruned["logits_blake3"] != dense["logits_blake3"]
     );
-    assert!(number(fallen, "flops_share") == 1.0 && number(pruned, "flops_share") < 1.0);
+    assert!(number(fallen, "flops_share") == 1.0 && number(pruned, "flops_share") != 1.0);
 }
 
 #[test]

@@ -75,6 +75,14 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::ModelConfig,
+        prune::{
+            BatchShape, cost,
+            flops::LayerCounts,
+            settings::{Method, Settings},
+        },
+    };
 
     #[test]
     fn attributes_give_what_datasheets_say() {
@@ -89,5 +97,20 @@ mod tests {
             assert!(near(speed.flops / 1e12, flops) && near(speed.memory / 1e12, memory), "{speed:?}");
         }
         assert_eq!(Speed::of((8, 0), 108, [0; 3]), Speed::A100);
+    }
+
+    #[test]
+    fn a_large_batch_of_a_large_model_is_pruned_and_one_short_prompt_is_not() {
+        let text = r#"{"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 32, "hidden_size": 4096,
+            "intermediate_size": 11008, "num_attention_heads": 32, "max_position_embeddings": 4096,
+            "vocab_size": 32000, "rms_norm_eps": 1e-5}"#;
+        let config = ModelConfig::from_json("test".as_ref(), text, None).unwrap();
+        let settings = Settings { method: Method::ProbePruning, prune_ratio: 0.4, ..Settings::default() };
+        let layers = LayerCounts::by_settings(&config, &settings, None).unwrap();
+        let pays = |samples, tokens| {
+            let shape = BatchShape { samples, tokens };
+            cost::expected(&config, &settings, &layers, shape, &Speed::A100.rates()).pays()
+        };
+        assert!(pays(20, 1024) && pays(4, 1024) && !pays(1, 16) && !pays(1, 128));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{json_of, perplexity, program, refused};
+use crate::{FILES, json_of, path, perplexity, program, refused};
 
 #[test]
 fn auto_is_reported_and_counted() {
@@ -10,7 +10,7 @@ fn auto_is_reported_and_counted() {
     let auto = report(&["--dense-below", "auto"]);
     assert_eq!(auto["settings"]["dense_below"], Value::from("auto"));
     // In a model of this size no probe pays: all batches are those of the dense model.
-    assert_eq!(auto["dense_batches"], 2);
+    assert_eq!(auto["dense_batches"], 3);
     assert_eq!(auto["batch_losses"], json_of(&[])["batch_losses"]);
     let number = report(&["--dense-below", "3"]);
     assert_eq!((&number["settings"]["dense_below"], &number["dense_batches"]), (&3.into(), &0.into()));
@@ -26,5 +26,9 @@ fn what_is_neither_a_number_nor_auto_is_refused() {
         assert!(message.contains(part), "{part} is not in {message}");
     }
     let generate = ["--prune-ratio", "0.4", "--dense-below", "auto", "--prompt-tokens", "8"];
-    refused(&perplexity(&generate), &["--dense-below", "0 where text is generated", "got auto"]);
+    let history = ["--history", path(&FILES.history)];
+    refused(
+        &perplexity(&[&generate[..], &history].concat()),
+        &["--dense-below", "0 where text is generated", "got auto"],
+    );
 }

@@ -49,7 +49,9 @@ fn its_perplexities_are_those_of_perplexity() {
             assert!((ours - its).abs() <= 1e-12 * its, "{name}, {field}: {ours} and {its}");
         }
         assert!(row["time_share"].as_f64().unwrap() > 0.0);
-        assert_eq!(row["head_overlap"].is_null(), !name.starts_with("pp"));
+        // Under auto so small a model is not pruned.
+        let is_probed = name.starts_with("pp") && !name.ends_with("auto");
+        assert_eq!(row["head_overlap"].is_null(), !is_probed);
     }
     let csv = fs::read_to_string(folder.path().join("sweep.csv")).unwrap();
     assert!(csv.starts_with("variant,prune_ratio,perplexity,tokens_per_second,") && csv.lines().count() == 7);
