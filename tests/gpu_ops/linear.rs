@@ -220,7 +220,7 @@ fn slots_end_anywhere() {
 #[test]
 fn steps_of_the_cpu_backend() {
     let rows = around([
-        constant!("src/cpu/product/mod.rs", "FEW_ROWS"),
+        constant!("src/cpu/product/few_rows.rs", "MOST_ROWS"),
         constant!("src/cpu/product/mod.rs", "GROUP_ROWS"),
         constant!("src/cpu/product/mod.rs", "ROW_CHUNK"),
     ]);

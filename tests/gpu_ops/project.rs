@@ -134,7 +134,7 @@ fn more_rows_than_a_raster_group_has() {
 #[test]
 fn steps_of_the_cpu_backend() {
     let rows = around([
-        constant!("src/cpu/product/mod.rs", "FEW_ROWS"),
+        constant!("src/cpu/product/few_rows.rs", "MOST_ROWS"),
         constant!("src/cpu/product/mod.rs", "GROUP_ROWS"),
     ]);
     // Words of 16 rows of W are transposed together.

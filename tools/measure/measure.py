@@ -4,6 +4,7 @@ Usage:
   python tools/measure/measure.py speed --smollm2 FOLDER [--pytorch-python PYTHON] [--peer NAME=COMMAND ...] [--items LIST]
   python tools/measure/measure.py quality --smollm2 FOLDER
   python tools/measure/measure.py prompts --smollm2 FOLDER
+  python tools/measure/measure.py dtype --smollm2 FOLDER
   python tools/measure/measure.py fold --smollm2 FOLDER [--qwen FOLDER] [--fresh]
   python tools/measure/measure.py fold-speed --smollm2 FOLDER
   python tools/measure/measure.py generation --smollm2 FOLDER
@@ -16,7 +17,8 @@ peers are commands as in tools/peers, with {dtype} and {threads} where these bel
 benches/cpu/main.rs names it, and keeps the rest of the file; "long" (32,768 tokens) has to be asked for. quality
 (smollm2.json) sweeps dense, pp with and without compensation and groups, full-batch, wanda-sp and flap at 20, 40 and 60 %
 on the prose of tools/fetch/text.py, and pp and wanda-sp on its technical text. prompts (smollm2-prompts.json) sweeps pp with
-the paper's probe and the automatic one at batch size 1. Interrupted sweeps resume.
+the paper's probe and the automatic one at batch size 1. Interrupted sweeps resume. dtype (smollm2-dtype.json) compares
+--dtype bf16 with f32 on the same prose, method by method.
 fold (fold.json) measures folds and their corrections on streams of both texts, for both models; those of the second at 40 %.
 It resumes too: results are kept by command under target/fold-MODEL-DIGEST, the digest of the model and the texts. After a
 change of the program or of a stream that may change numbers, --fresh deletes them first. fold-speed (fold-speed.json) times
@@ -36,6 +38,7 @@ import sys
 import tempfile
 import time
 
+import dtype
 import fold_tables
 import readme_tables
 import speed_tables
@@ -206,6 +209,14 @@ def prompts(args):
         return sweep(args, "prompts", own[1], own[:1], PROMPTS, "0.2,0.4", "1")
 
 
+def dtypes(args):
+    """Everything of smollm2-dtype.json."""
+    with tempfile.TemporaryDirectory() as scratch:
+        own, _ = texts(os.path.join(scratch, "text"))
+        rows = dtype.measure(PROGRAM, os.path.abspath(args.smollm2), own[0], own[1], scratch, args.threads, args.max_tokens)
+    return {"machine": machine(), "rows": rows}
+
+
 def folds(args):
     """Everything of fold.json."""
     import fold  # Its packages are those of tools/fetch/requirements.txt.
@@ -258,7 +269,8 @@ def latency(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "quality", "prompts", "fold", "fold-speed", "generation", "latency", "demo"))
+    parser.add_argument("what", choices=("speed", "quality", "prompts", "dtype", "fold", "fold-speed", "generation", "latency",
+                                         "demo"))
     parser.add_argument("--smollm2")
     parser.add_argument("--qwen")
     parser.add_argument("--fresh", action="store_true")
@@ -271,11 +283,12 @@ def main():
     args = parser.parse_args()
     if not os.path.exists(PROGRAM):
         sys.exit("build first: cargo build --release")
-    if args.what in ("speed", "quality", "prompts", "fold", "fold-speed", "generation") and not args.smollm2:
+    if args.what not in ("latency", "demo") and not args.smollm2:
         sys.exit(f"{args.what} needs --smollm2 FOLDER")
     measure, name, show = {"speed": (speed, "cpu.json", speed_tables.speed),
                            "quality": (quality, "smollm2.json", readme_tables.sweep),
                            "prompts": (prompts, "smollm2-prompts.json", readme_tables.sweep),
+                           "dtype": (dtypes, "smollm2-dtype.json", dtype.table),
                            "fold": (folds, "fold.json", fold_tables.fold),
                            "fold-speed": (fold_speeds, "fold-speed.json", fold_tables.speed),
                            "generation": (generations, "generation.json", fold_tables.generation),
