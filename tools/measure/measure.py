@@ -110,6 +110,13 @@ def bench(args, folder, out):
         return json.load(f)
 
 
+def pytorch_version(args):
+    """PyTorch's version, if it is a peer."""
+    if not args.pytorch_python:
+        return {}
+    return {"pytorch": run(args.pytorch_python, "-c", "import torch; print(torch.__version__)").strip()}
+
+
 def speed(args):
     """Everything of cpu.json."""
     folder = os.path.abspath(args.smollm2)
@@ -117,7 +124,7 @@ def speed(args):
         text, out = os.path.join(scratch, "text.txt"), os.path.join(scratch, "bench.json")
         if args.items:
             old, new = readme_tables.load("cpu.json"), bench(args, folder, out)
-            return speed_tables.merged(old, new)
+            return {**speed_tables.merged(old, new), **pytorch_version(args)}
         with open(text, "w", encoding="utf-8") as f:
             f.write(run(PROGRAM, "corpus", "--topic", "all", "--seed", "9000", "--bytes", "100000"))
         # Before anything larger runs: memory is that of the largest child.
@@ -129,8 +136,7 @@ def speed(args):
     for name, measured in perplexities.items():
         result["classes"][name]["perplexity"] = measured
     result["model"] = "SmolLM2-135M"
-    if args.pytorch_python:
-        result["pytorch"] = run(args.pytorch_python, "-c", "import torch; print(torch.__version__)").strip()
+    result.update(pytorch_version(args))
     result["memory"] = memory
     result["processor"] = processor()
     result["machine"] = machine(result["processor"])
