@@ -36,22 +36,19 @@ impl PlainRead {
 
     /// The sum of one thread's share of each weight.
     fn sum_of(&self, part: usize) -> u64 {
-        const LINE: usize = 8;
-        // Several places at once keep more of memory busy than one; sums apart keep the loads independent of each other.
-        let mut sums = [[0u64; LINE]; 4];
+        // Sums apart keep the loads independent of each other; a known length makes vectors of them.
+        const PART: usize = 32;
+        let mut sums = [0u64; PART];
         for weight in &self.weights {
             let (_, words, _) = bytemuck::pod_align_to::<u8, u64>(weight.bytes());
             let at = |part: usize| words.len() * part / self.threads;
-            let words = &words[at(part)..at(part + 1)];
-            let [mut a, mut b, mut c, mut d] = [0, 1, 2, 3]
-                .map(|i| words[words.len() * i / 4..words.len() * (i + 1) / 4].chunks_exact(LINE));
-            while let (Some(a), Some(b), Some(c), Some(d)) = (a.next(), b.next(), c.next(), d.next()) {
-                for (sums, words) in sums.iter_mut().zip([a, b, c, d]) {
-                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+            for words in words[at(part)..at(part + 1)].chunks_exact(PART) {
+                for i in 0..PART {
+                    sums[i] = sums[i].wrapping_add(words[i]);
                 }
             }
         }
-        sums.into_iter().flatten().fold(0, u64::wrapping_add)
+        sums.into_iter().fold(0, u64::wrapping_add)
     }
 }
 

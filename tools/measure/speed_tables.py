@@ -144,8 +144,8 @@ def speed(result):
         if left_out:
             rows += ["", f"Without {'; '.join(left_out)}."]
         for key, model in (("decode", result["model"]), ("large", "2 layers of LLaMA-2-7B's shape")):
-            if key in measured:
-                read = measured[key]["plain_read"]
+            read = measured.get(key, {}).get("plain_read", {})
+            if read.get("bytes_per_second"):
                 rows += ["", f"A plain read of the {read['bytes'] / 1e6:.0f} MB of weights ({model}): "
                          f"{read['bytes_per_second'] / 1e9:.1f} GB/s."]
     memory = result["memory"]["above_file_bytes"]
