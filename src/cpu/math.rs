@@ -22,17 +22,9 @@ pub(super) fn split_bf16(x: f32) -> (u16, f32) {
     ((term >> 16) as u16, rest)
 }
 
-/// to = x rounded to bf16, as by [`split_bf16`].
-#[inline(always)]
-pub(super) fn round_to_bf16(x: &[f32], to: &mut [f32]) {
-    for (to, &x) in to.iter_mut().zip(x) {
-        *to = bf16(split_bf16(x).0);
-    }
-}
-
 /// x rounded to bf16, as by [`split_bf16`].
 #[inline(always)]
-pub(super) fn round_in_place(x: &mut [f32]) {
+pub(super) fn round_to_bf16(x: &mut [f32]) {
     x.iter_mut().for_each(
         #[inline(always)]
         |x| *x = bf16(split_bf16(*x).0),

@@ -148,13 +148,14 @@ impl<T: Copy> Buffer<T> {
         Err(Failure::new(Status::TooSmall, self.what, expected, self.capacity, help))
     }
 
-    pub(super) fn is_query(&self) -> bool {
-        self.out.is_null()
-    }
-
-    /// Answers a query.
-    pub(super) fn answer(self, len: usize) {
-        self.count.write(len);
+    /// Answers a query with the number of entries, or else writes them; `values` is called only where there is room for them.
+    pub(super) fn fill(self, len: usize, values: impl FnOnce() -> Outcome<Vec<T>>) -> Outcome {
+        if self.out.is_null() {
+            self.count.write(len);
+            return Ok(());
+        }
+        self.check(len)?;
+        self.write(&values()?)
     }
 
     pub(super) fn write(self, values: &[T]) -> Outcome {

@@ -261,16 +261,12 @@ pub unsafe extern "C" fn probeprune_session_losses(
     call(|| unsafe {
         with_session(session, |state| {
             let out = Buffer::new(out, capacity, count, "out")?;
-            let needed = entries(samples, length)?;
-            if out.is_query() {
-                out.answer(needed);
-                return Ok(());
-            }
-            out.check(needed)?;
-            let batch = batch(tokens, mask, samples, length)?;
-            let losses = state.session.losses(batch, update_history != 0)?;
-            state.ran = true;
-            out.write(&losses)
+            out.fill(entries(samples, length)?, || {
+                let batch = batch(tokens, mask, samples, length)?;
+                let losses = state.session.losses(batch, update_history != 0)?;
+                state.ran = true;
+                Ok(losses)
+            })
         })
     })
 }
@@ -319,12 +315,7 @@ pub unsafe extern "C" fn probeprune_session_logits(
             check_ran(state)?;
             let out = Buffer::new(out, capacity, count, "out")?;
             let needed = state.session.logits_shape(samples).iter().product();
-            if out.is_query() {
-                out.answer(needed);
-                return Ok(());
-            }
-            out.check(needed)?;
-            out.write(&state.session.logits(samples)?)
+            out.fill(needed, || Ok(state.session.logits(samples)?))
         })
     })
 }
@@ -349,12 +340,7 @@ pub unsafe extern "C" fn probeprune_session_logits_at(
             let slots = check::array(slots, slot_count, "slots")?;
             let [samples, _, vocab_size] = state.session.logits_shape(samples);
             let needed = entries(samples, slot_count)?.saturating_mul(vocab_size);
-            if out.is_query() {
-                out.answer(needed);
-                return Ok(());
-            }
-            out.check(needed)?;
-            out.write(&state.session.logits_at(samples, slots)?)
+            out.fill(needed, || Ok(state.session.logits_at(samples, slots)?))
         })
     })
 }

@@ -4,7 +4,7 @@ use super::Session;
 use crate::{
     backend::{Backend, LogitsOperands, Probe, ProbeGatherOperands},
     error::{Error, Result},
-    model::{forward, scratch::Scratch},
+    model::{Model, forward, scratch::Scratch},
     prune::BatchShape,
 };
 
@@ -52,7 +52,7 @@ impl<B: Backend> Session<B> {
             let expected = format!("ascending slots below {tokens}, the length of the batch that ran last");
             return Err(Error::argument("slots", expected, format!("{slots:?}"), "Sort them."));
         }
-        let (backend, shape) = (&*self.model.backend, self.batch.shape);
+        let backend = &*self.model.backend;
         let rows = samples * slots.len();
         let mut logits = backend.statistics(rows * vocab_size)?;
         if rows > 0 {
@@ -66,18 +66,29 @@ impl<B: Backend> Session<B> {
             };
             backend.upload_indices(&(0..samples as u32).collect::<Vec<_>>(), &mut probe.samples);
             backend.upload_indices(slots, &mut probe.slots);
-            let Scratch { current, next, x, embedded, .. } = &mut self.scratch;
-            backend.probe_gather(ProbeGatherOperands {
-                x: &current.rows,
-                shape,
-                hidden_size: self.model.config.hidden_size,
-                probe: &probe,
-                out: &mut next.rows,
-            });
-            let input = forward::head_input(&self.model, next, rows, x, embedded);
-            let head = &self.model.weights.lm_head;
-            backend.logits(LogitsOperands { x: input, rows, head, out: &mut logits });
+            of_rows(&self.model, self.batch.shape, &mut self.scratch, &probe, &mut logits);
         }
         backend.take_statistics(logits, rows * vocab_size)
     }
+}
+
+/// out (rows, V) = the logits of a probe's rows of the batch that ran last, which has this shape.
+pub(super) fn of_rows<B: Backend>(
+    model: &Model<B>,
+    shape: BatchShape,
+    scratch: &mut Scratch<B>,
+    probe: &Probe<B>,
+    out: &mut B::Statistics,
+) {
+    let (backend, rows) = (&*model.backend, probe.shape.rows());
+    let Scratch { current, next, x, embedded, .. } = scratch;
+    backend.probe_gather(ProbeGatherOperands {
+        x: &current.rows,
+        shape,
+        hidden_size: model.config.hidden_size,
+        probe,
+        out: &mut next.rows,
+    });
+    let input = forward::head_input(model, next, rows, x, embedded);
+    backend.logits(LogitsOperands { x: input, rows, head: &model.weights.lm_head, out });
 }

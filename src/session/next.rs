@@ -1,11 +1,11 @@
 //! The next token of every sample: its logits, and the most likely one.
 
-use super::{Limits, Session};
+use super::{Limits, Session, logits};
 use crate::{
-    backend::{ArgmaxOperands, Backend, LogitsOperands, Probe, ProbeGatherOperands},
+    backend::{ArgmaxOperands, Backend, Probe},
     config::ModelConfig,
     error::{Error, Result},
-    model::{forward, scratch::Scratch, timeline::Step},
+    model::timeline::Step,
     prune::BatchShape,
 };
 
@@ -96,22 +96,12 @@ impl<B: Backend> Session<B> {
     /// Leaves the logits at every sample's last of `tokens` slots for [`Session::next_logits`].
     pub(super) fn last_logits(&mut self, tokens: usize) {
         let (backend, shape) = (&*self.model.backend, self.batch.shape);
-        let NextTokens { last, logits: Some(logits), predicted, .. } = &mut self.next else { return };
+        let NextTokens { last, logits: Some(out), predicted, .. } = &mut self.next else { return };
         last.shape.samples = shape.samples;
         backend.upload_indices(&[tokens as u32 - 1], &mut last.slots);
-        let Scratch { current, next, x, embedded, timeline, .. } = &mut self.scratch;
-        timeline.mark(backend, None);
-        backend.probe_gather(ProbeGatherOperands {
-            x: &current.rows,
-            shape,
-            hidden_size: self.model.config.hidden_size,
-            probe: last,
-            out: &mut next.rows,
-        });
-        let input = forward::head_input(&self.model, next, shape.samples, x, embedded);
-        let head = &self.model.weights.lm_head;
-        backend.logits(LogitsOperands { x: input, rows: shape.samples, head, out: logits });
-        timeline.mark(backend, Step::Head);
+        self.scratch.timeline.mark(backend, None);
+        logits::of_rows(&self.model, shape, &mut self.scratch, last, out);
+        self.scratch.timeline.mark(backend, Step::Head);
         *predicted = Some(shape.samples);
     }
 }

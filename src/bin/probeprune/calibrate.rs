@@ -11,7 +11,7 @@ use probeprune::{
 };
 
 use crate::{
-    args::{ModelArgs, TensorKey, at_least_one, compensation, names},
+    args::{ModelArgs, TensorKey, at_least_one, names, setting},
     device::{Task, with_model},
     failure::{Result, print},
     input::Loaded,
@@ -46,7 +46,7 @@ pub(crate) struct CalibrateArgs {
     #[arg(long, visible_alias = "samples", value_name = "N", value_parser = at_least_one())]
     calibrate_samples: Option<usize>,
     /// Compensation of later runs: linear or linear:RANK fits low-rank maps, in a second pass
-    #[arg(long, value_name = "HOW", default_value_t = Compensation::ProbeMean, value_parser = compensation)]
+    #[arg(long, value_name = "HOW", default_value_t = Compensation::ProbeMean, value_parser = setting::<Compensation>)]
     compensate: Compensation,
     /// Also gather the second moments that --method fold needs; they take C·(C + 1)/2 floats per block of C channels
     #[arg(long)]

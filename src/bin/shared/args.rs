@@ -113,7 +113,7 @@ pub(crate) struct TuningArgs {
     metric: Metric,
     /// Share of a sample's tokens in the probe; auto takes at most half of them, and of all samples at most about 5 % of the
     /// batch's tokens, so that the probe of a small batch, such as one prompt, is cheap too
-    #[arg(long, value_name = "SHARE|auto", default_value_t = ProbeTokens::PAPER, value_parser = probe_tokens, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE|auto", default_value_t = ProbeTokens::PAPER, value_parser = setting::<ProbeTokens>, allow_negative_numbers = true)]
     probe_tokens: ProbeTokens,
     /// Share of a batch's samples in the probe
     #[arg(long, value_name = "SHARE", default_value_t = 0.05, allow_negative_numbers = true)]
@@ -155,7 +155,7 @@ pub(crate) struct TuningArgs {
     history_bucket: usize,
     /// Compensation for pruned channels: none, probe-mean (their mean over the probe), linear or linear:RANK (a low-rank
     /// map of the block's input, fitted by calibration). pp takes all of them, wanda-sp probe-mean
-    #[arg(long, value_name = "HOW", default_value_t, value_parser = compensation)]
+    #[arg(long, value_name = "HOW", default_value_t, value_parser = setting::<Compensation>)]
     compensate: Compensation,
     /// Weight of the calibration mean under --compensate, in probe tokens; 0 takes the probe's mean alone
     #[arg(long, value_name = "N", default_value_t = 40)]
@@ -171,7 +171,7 @@ pub(crate) struct TuningArgs {
     fold_choice: FoldChoice,
     /// Correct --method fold by a probe: none, probe or probe:TOKENS (of each batch). --parallel-probe corrects after the
     /// batch
-    #[arg(long, value_name = "HOW", default_value_t, value_parser = adapt)]
+    #[arg(long, value_name = "HOW", default_value_t, value_parser = setting::<Adapt>)]
     adapt: Adapt,
     /// What the correction knows of kept channels: full (their second moments) or diagonal (their variances)
     #[arg(long, value_name = "HOW", default_value_t = AdaptMetric::Diagonal, value_parser = names::<AdaptMetric>(AdaptMetric::ALL, AdaptMetric::name))]
@@ -197,7 +197,7 @@ pub(crate) struct TuningArgs {
     pub(crate) seed: u64,
     /// Run batches of fewer tokens (samples × tokens) dense; auto runs those dense that pruning would make no faster, by their
     /// expected cost on the device; 0 prunes every batch, as in the paper
-    #[arg(long, value_name = "TOKENS|auto", default_value_t = DenseBelow::NEVER, value_parser = dense_below)]
+    #[arg(long, value_name = "TOKENS|auto", default_value_t = DenseBelow::NEVER, value_parser = setting::<DenseBelow>)]
     pub(crate) dense_below: DenseBelow,
 }
 
@@ -354,13 +354,8 @@ where
     PossibleValuesParser::new(all.iter().map(move |&value| name(value))).try_map(|text| text.parse::<T>())
 }
 
-/// Parses a compensation.
-pub(crate) fn compensation(text: &str) -> Result<Compensation, String> {
-    text.parse().map_err(|error| flags::message(&error))
-}
-
-/// Parses the probe's tokens.
-fn probe_tokens(text: &str) -> Result<ProbeTokens, String> {
+/// Parses a setting of the library.
+pub(crate) fn setting<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error| flags::message(&error))
 }
 
@@ -370,16 +365,6 @@ pub(crate) fn dense_below_json(below: DenseBelow) -> Value {
         DenseBelow::Tokens(tokens) => json!(tokens),
         DenseBelow::Auto => json!("auto"),
     }
-}
-
-/// Parses which batches run dense.
-fn dense_below(text: &str) -> Result<DenseBelow, String> {
-    text.parse().map_err(|error| flags::message(&error))
-}
-
-/// Parses a way to correct a fold.
-fn adapt(text: &str) -> Result<Adapt, String> {
-    text.parse().map_err(|error| flags::message(&error))
 }
 
 /// Parses a count of at least 1.

@@ -158,22 +158,17 @@ pub(crate) fn with_weights(origin: Origin, compute: &ComputeArgs, task: impl Tas
 
 /// The GPU that `--device` asks for; none for the CPU.
 fn open_gpu(args: DeviceArgs) -> Result<Option<Cuda>> {
-    let gpu = match chosen_gpu(args.device)? {
-        None => None,
-        Some(ordinal) => {
-            let spinner = progress::spinner("starting the GPU");
-            let gpu = Cuda::new(ordinal);
-            spinner.finish_and_clear();
-            match gpu {
-                Err(reason) if args.device == DeviceChoice::Auto => {
-                    no_gpu(&reason);
-                    None
-                }
-                gpu => Some(gpu?),
-            }
+    let Some(ordinal) = chosen_gpu(args.device)? else { return Ok(None) };
+    let spinner = progress::spinner("starting the GPU");
+    let gpu = Cuda::new(ordinal);
+    spinner.finish_and_clear();
+    match gpu {
+        Err(reason) if args.device == DeviceChoice::Auto => {
+            no_gpu(&reason);
+            Ok(None)
         }
-    };
-    Ok(gpu)
+        gpu => Ok(Some(gpu?)),
+    }
 }
 
 /// The processor, its cores and the operating system.

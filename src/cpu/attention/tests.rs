@@ -102,7 +102,7 @@ impl Case {
     /// With queries, keys and values rounded to bf16.
     fn rounded(mut self) -> Self {
         for x in [&mut self.q, &mut self.k, &mut self.v] {
-            math::round_in_place(x);
+            math::round_to_bf16(x);
         }
         self
     }

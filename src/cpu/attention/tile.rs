@@ -142,10 +142,9 @@ impl WithSimd for Tile<'_, '_> {
         let rows = inputs.rows(self.kv_head, self.rows.clone());
         for (to, (query, head)) in self.q.chunks_exact_mut(d).zip(rows) {
             let q = &inputs.q[inputs.at(self.sample, query, head)..][..d];
+            to.copy_from_slice(q);
             if self.rounds {
-                math::round_to_bf16(q, to);
-            } else {
-                to.copy_from_slice(q);
+                math::round_to_bf16(to);
             }
             to.iter_mut().for_each(
                 #[inline(always)]
@@ -193,7 +192,7 @@ impl Tile<'_, '_> {
         } else {
             math::transpose(k.values, k.stride, [len, d], &mut panel[..(d - 1) * stride + len], stride);
             if self.rounds {
-                math::round_in_place(panel);
+                math::round_to_bf16(panel);
             }
             panel
         };
@@ -231,7 +230,7 @@ impl Tile<'_, '_> {
                 let (largest, total) = (&mut self.state.largest[first + i], &mut self.state.total[first + i]);
                 let shrink = Softmax { largest, total }.step(simd, &mut scores[start..high], mask);
                 if self.rounds {
-                    math::round_in_place(&mut scores[start..high]);
+                    math::round_to_bf16(&mut scores[start..high]);
                 }
                 if shrink != 1.0 {
                     sums.iter_mut().for_each(

@@ -74,8 +74,7 @@ pub(super) fn by_chunks(
             });
         } else if few {
             let width = weight.columns;
-            cpu.with_tiles((t * width * size_of::<f32>()).div_ceil(size_of::<Tile>()), |tiles| {
-                let spread = &mut bytemuck::cast_slice_mut(tiles)[..t * width];
+            cpu.with_floats(t * width, |spread| {
                 cpu.vectorized(
                     #[inline(always)]
                     || {
@@ -83,19 +82,19 @@ pub(super) fn by_chunks(
                             few_rows::spread(&x[row * k..][..k], columns, to);
                         }
                         if rounds {
-                            math::round_in_place(spread);
+                            math::round_to_bf16(spread);
                         }
                     },
                 );
                 f(Factors { x: Activations::Spread(spread), t, weight, rows, columns }, at);
             });
         } else if rounds {
-            cpu.with_tiles((t * k * size_of::<f32>()).div_ceil(size_of::<Tile>()), |tiles| {
-                let rounded = &mut bytemuck::cast_slice_mut(tiles)[..t * k];
+            cpu.with_floats(t * k, |rounded| {
                 cpu.rows(rounded, k, |row, to| {
+                    to.copy_from_slice(&x[row * k..][..k]);
                     cpu.vectorized(
                         #[inline(always)]
-                        || math::round_to_bf16(&x[row * k..][..k], to),
+                        || math::round_to_bf16(to),
                     );
                 });
                 f(Factors { x: Activations::Floats(rounded), t, weight, rows, columns }, at);
@@ -107,6 +106,13 @@ pub(super) fn by_chunks(
 }
 
 impl Cpu {
+    /// As [`Self::with_tiles`], for floats.
+    fn with_floats(&self, len: usize, f: impl FnOnce(&mut [f32])) {
+        self.with_tiles((len * size_of::<f32>()).div_ceil(size_of::<Tile>()), |tiles| {
+            f(&mut bytemuck::cast_slice_mut(tiles)[..len]);
+        });
+    }
+
     /// Calls `f` with a buffer of its own.
     fn with_tiles(&self, len: usize, f: impl FnOnce(&mut [Tile])) {
         // Taken out, not locked: while a product waits for its tasks, its thread may begin another session's product.

@@ -6,7 +6,10 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{Factors, microkernel::multiply_add};
+use super::{
+    Factors,
+    microkernel::{multiply_add, prefetch},
+};
 use crate::cpu::{math, matrix::Pick};
 
 /// More take less time by panels.
@@ -152,19 +155,6 @@ struct Next<'a, const R: usize> {
     distance: usize,
 }
 
-/// Asks for a line to be brought into the second-level cache; it need not be there.
-#[inline(always)]
-fn prefetch_far(from: *const u16) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: every x86-64 has this instruction, and it reads nothing from an address that is not valid.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = from;
-}
-
 /// The dot products of T rows of x, even columns first, with R rows of W.
 #[inline(always)]
 fn dots<S: Simd, const R: usize, const T: usize>(
@@ -200,7 +190,7 @@ fn dots<S: Simd, const R: usize, const T: usize>(
                 odd[t] = odd_at[t].add(at).cast::<S::f32s>().read_unaligned();
             }
             for r in 0..R {
-                prefetch_far(ahead_rows[r].as_ptr().wrapping_add(ahead));
+                prefetch::<true>(ahead_rows[r].as_ptr().wrapping_add(ahead).cast());
                 let pairs = row_at[r].add(2 * at).cast::<S::u32s>().read_unaligned();
                 let first = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(pairs, sixteen));
                 let second = simd.transmute_f32s_u32s(simd.and_u32s(pairs, high));

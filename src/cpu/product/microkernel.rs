@@ -212,7 +212,9 @@ unsafe fn sum<S: Simd, const T: usize, const V: usize>(
         // SAFETY: step by step the entries that the caller promises.
         unsafe {
             columns.load(panel, &mut weights);
-            prefetch::<S, V>(panel.wrapping_add(PREFETCHED * panel_row));
+            for v in 0..V {
+                prefetch::<false>(panel.wrapping_add(PREFETCHED * panel_row + v * S::F32_LANES).cast());
+            }
             for t in 0..T {
                 let x_value = simd.splat_f32s(*x_at[t]);
                 x_at[t] = x_at[t].wrapping_add(x.column);
@@ -281,14 +283,16 @@ impl<S: Simd> Columns<S> {
     }
 }
 
-/// Asks for V vectors to be brought near; they need not be there.
+/// Asks for a line to be brought into the first level of the cache, or no nearer than the second; it need not be there.
 #[inline(always)]
-fn prefetch<S: Simd, const V: usize>(from: *const f32) {
+pub(super) fn prefetch<const SECOND_LEVEL: bool>(from: *const i8) {
     #[cfg(target_arch = "x86_64")]
-    for v in 0..V {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
         // SAFETY: every x86-64 has this instruction, and it reads nothing from an address that is not valid.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(v * S::F32_LANES).cast()) };
+        unsafe {
+            if SECOND_LEVEL { _mm_prefetch::<_MM_HINT_T1>(from) } else { _mm_prefetch::<_MM_HINT_T0>(from) }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = from;

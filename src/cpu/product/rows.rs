@@ -23,7 +23,8 @@ impl Rows<'_> {
     #[inline(always)]
     pub(in crate::cpu) fn rounded<'a>(&self, [rows, len]: [usize; 2], to: &'a mut [f32]) -> Rows<'a> {
         for (row, to) in to.chunks_exact_mut(len).take(rows).enumerate() {
-            math::round_to_bf16(&self.values[row * self.stride..][..len], to);
+            to.copy_from_slice(&self.values[row * self.stride..][..len]);
+            math::round_to_bf16(to);
         }
         Rows { values: to, stride: len }
     }

@@ -1,4 +1,5 @@
-//! The tile instructions in plain Rust, by the pseudo-code of Intel's manual: for tests where there is no AMX.
+//! The tile instructions in plain Rust, by the pseudo-code of Intel's manual: for tests where there is no AMX, and
+//! to compare the processor's with.
 
 use std::ops::Range;
 
