@@ -8,6 +8,8 @@ pub struct Rates {
     pub weight: f64,
     /// The same of single kept channels of a last projection, which do not lie side by side.
     pub kept_channel: f64,
+    /// Products of at most so many rows read weights at this share of the two costs above.
+    pub few_rows: (usize, f64),
     /// Whether weights are read while others are multiplied, so that the longer of the two counts, and not their sum.
     pub overlaps: bool,
     /// Outputs (rows × features) of the smallest product that takes less time than one of more.
@@ -22,6 +24,7 @@ pub struct Rates {
     pub operation: f64,
     /// Choosing a probe's rows and, from the scores, a block's kept set, besides starting these operations.
     pub choice: f64,
-    /// Share of a dense batch's cost that pruning must save at least: for costs that were not measured.
+    /// Share of a dense batch's cost that pruning by probes must save at least: for what these costs leave out, or were not
+    /// measured.
     pub doubt: f64,
 }

@@ -59,6 +59,7 @@ impl Speed {
         Rates {
             weight: 2.0 / memory * flops,
             kept_channel: 2.0 / memory * flops,
+            few_rows: (0, 1.0),
             overlaps: true,
             least_outputs: f64::from(self.multiprocessors) * TILE,
             attention: PRODUCT / ATTENTION,

@@ -48,7 +48,11 @@ pub fn expected(
     Cost {
         dense: layers.len() as f64 * work.layer(dense),
         pruned: layers.iter().map(of_layer).sum(),
-        doubt: rates.doubt,
+        doubt: if layers.iter().any(|layer| layer.probes_attention || layer.probes_mlp) {
+            rates.doubt
+        } else {
+            0.0
+        },
     }
 }
 
@@ -132,7 +136,8 @@ impl Work<'_> {
 
     /// The same where reading a weight costs `weight`.
     fn product_of(&self, weight: f64, rows: usize, outputs: usize, inputs: usize) -> f64 {
-        let Rates { overlaps, least_outputs, operation, .. } = *self.rates;
+        let Rates { few_rows: (few, share), overlaps, least_outputs, operation, .. } = *self.rates;
+        let weight = if rows <= few { share * weight } else { weight };
         let read = weight * outputs as f64 * inputs as f64;
         let multiply = 2.0 * inputs as f64 * (rows as f64 * outputs as f64).max(least_outputs);
         operation + if overlaps { read.max(multiply) } else { read + multiply }
@@ -162,6 +167,7 @@ mod tests {
     const RATES: Rates = Rates {
         weight: 30.0,
         kept_channel: 90.0,
+        few_rows: (0, 1.0),
         overlaps: false,
         least_outputs: 0.0,
         attention: 1.5,
@@ -258,14 +264,15 @@ mod tests {
     #[test]
     fn a_product_that_reads_beside_multiplying_takes_the_longer_of_the_two() {
         let product = |overlaps, rows, least_outputs| {
-            let rates = Rates { overlaps, least_outputs, operation: 0.0, ..RATES };
+            let rates = Rates { few_rows: (8, 0.5), overlaps, least_outputs, operation: 0.0, ..RATES };
             let (config, settings) = (config(), Settings::default());
             let shape = BatchShape { samples: 1, tokens: rows };
             Work { config: &config, settings: &settings, rates: &rates, shape }.product(rows, 10, 7)
         };
-        // A weight costs as much as 15 rows.
-        assert_eq!((product(true, 5, 0.0), product(true, 20, 0.0)), (2100.0, 2800.0));
-        assert_eq!((product(false, 5, 0.0), product(false, 20, 0.0)), (2800.0, 4900.0));
+        // A weight costs as much as 15 rows, and half of it where there are few.
+        assert_eq!((product(true, 5, 0.0), product(true, 9, 0.0)), (1050.0, 2100.0));
+        assert_eq!(product(true, 20, 0.0), 2800.0);
+        assert_eq!((product(false, 5, 0.0), product(false, 20, 0.0)), (1750.0, 4900.0));
         assert_eq!(product(true, 20, 300.0), 4200.0);
     }
 }
