@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use probeprune::{
     backend::{
         AttentionOperands, AttentionShape, Backend, CrossEntropyOperands, GatedLinearOperands, KeptSet,
-        Linear, LinearOperands, ProjectOperands, WeightUse,
+        Linear, LinearOperands, LowRank, ProjectOperands, WeightUse,
     },
     checkpoint::{Checkpoint, Tensor},
     config::Activation,
@@ -405,20 +405,27 @@ fn one_two_and_three_threads_give_the_same_bits() {
     for (t, n, k) in SHAPES {
         let (x, w) = (random(&mut rng, t * k), random(&mut rng, n * k));
         let (tensor, _) = tensor(Dtype::BF16, n, k, &w);
+        let [z, weight, residual] = [t * 3, 4 * n, t * n].map(|len| random(&mut rng, len));
         let run = |tier, threads| {
             let cpu = Cpu::with_tier(threads, tier).unwrap();
-            let mut out = vec![0.0; t * n].into();
+            let weights = linear(&cpu, &tensor, None);
+            let [mut gated, mut projected] = [(); 2].map(|()| vec![0.0; t * n].into());
             cpu.gated_linear(GatedLinearOperands {
                 x: &x,
                 rows: t,
-                gate: &linear(&cpu, &tensor, None),
-                up: &linear(&cpu, &tensor, None),
+                gate: &weights,
+                up: &weights,
                 kept: None,
                 activation: Activation::Silu,
                 energy: None,
-                out: &mut out,
+                out: &mut gated,
             });
-            out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            cpu.project(ProjectOperands {
+                low_rank: Some(LowRank { z: &z, rank: 3, weight: &weight }),
+                residual: Some(&residual),
+                ..ProjectOperands::new(&x, t, &weights, &mut projected)
+            });
+            gated.iter().chain(&projected[..]).map(|x| x.to_bits()).collect::<Vec<_>>()
         };
         for tier in Tier::available() {
             let [one, two, three] = [1, 2, 3].map(|threads| run(tier, threads));

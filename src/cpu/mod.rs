@@ -39,7 +39,7 @@ pub use matrix::Matrix;
 use product::amx;
 pub use tier::{TIER_VARIABLE, Tier};
 
-/// Floats of each buffer of a [`Scratch`].
+/// Floats of a [`Scratch`]'s values and of its queries.
 const SCRATCH_LEN: usize = 4096 * 64;
 
 /// Conversion and accumulation buffers of one thread.
@@ -113,9 +113,14 @@ impl Cpu {
                 "Ask for fewer.",
             )
         })?;
-        let buffer = || vec![0.0; SCRATCH_LEN];
+        let buffer = |len| vec![0.0; len];
         let tiles = || if amx.is_some() { amx::Buffers::new() } else { amx::Buffers::none() };
-        let new = || Scratch { panel: buffer(), values: buffer(), queries: buffer(), tiles: tiles() };
+        let new = || Scratch {
+            panel: buffer(product::PANELS_LEN),
+            values: buffer(SCRATCH_LEN),
+            queries: buffer(SCRATCH_LEN),
+            tiles: tiles(),
+        };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
         let (tiles, dtype) = (Mutex::new(Vec::new()), CpuDtype::F32);
         Ok(Self { pool, _threads: started, scratch, tiles, tier, arch, amx, dtype })

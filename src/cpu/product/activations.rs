@@ -1,17 +1,24 @@
 //! The left factor of a product, in the form that the tier multiplies.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{
-    Factors, ROW_CHUNK,
+    Factors, GROUP_ROWS, PANELS_LEN, ROW_CHUNK,
     amx::{self, Packed, TILE_ROWS, Tile, Unit},
     few_rows::{self, MOST_ROWS},
-    panel::PANEL_FEATURES,
+    panel::{self, PANEL_FEATURES},
 };
 use crate::{
     checkpoint::Dtype,
-    cpu::{Cpu, CpuDtype, SCRATCH_LEN, math, matrix::Matrix},
+    cpu::{Cpu, CpuDtype, math, matrix::Matrix},
 };
+
+/// Parts of a product per thread, so that threads end at about the same time.
+const TASKS_PER_THREAD: usize = 2;
+/// Rows of such a part at least: every part converts its weights anew.
+const LEAST_ROWS: usize = 2 * GROUP_ROWS;
 
 /// Activations (t, k).
 #[derive(Clone, Copy)]
@@ -22,13 +29,37 @@ pub(super) enum Activations<'a> {
     Tiles(Packed<'a>, Unit),
 }
 
-impl Activations<'_> {
-    /// Features, of n, that a task computes.
-    pub(super) fn features(self, n: usize) -> usize {
-        match self {
-            Self::Floats(_) | Self::Spread(_) => PANEL_FEATURES,
-            Self::Tiles(..) => amx::task_features(n),
+impl<'a> Factors<'a, Activations<'a>> {
+    /// Most features that a task computes, whatever the number of threads.
+    pub(super) fn features(self) -> usize {
+        match self.x {
+            Activations::Floats(_) => panel::shape(self.t)[0],
+            Activations::Spread(_) => few_rows::FEATURES,
+            Activations::Tiles(..) => amx::task_features(self.rows.len()),
         }
+    }
+
+    /// Features and rows that a task computes so that there is work for all threads.
+    pub(super) fn cut(self, threads: usize) -> [usize; 2] {
+        let (n, features) = (self.rows.len(), self.features());
+        let Activations::Floats(_) = self.x else {
+            return [features, self.t];
+        };
+        let enough = TASKS_PER_THREAD * threads;
+        let features = if n.div_ceil(features) < enough { PANEL_FEATURES / 2 } else { features };
+        let parts = enough.div_ceil(n.div_ceil(features));
+        [features, self.t.div_ceil(parts).next_multiple_of(GROUP_ROWS).max(LEAST_ROWS)]
+    }
+
+    /// The product of these rows of x alone.
+    pub(super) fn of_rows(self, rows: Range<usize>) -> Self {
+        if rows.len() == self.t {
+            return self;
+        }
+        let (k, Activations::Floats(x)) = (self.columns.len(), self.x) else {
+            unreachable!("only products of floats are cut into rows");
+        };
+        Self { x: Activations::Floats(&x[rows.start * k..rows.end * k]), t: rows.len(), ..self }
     }
 }
 
@@ -48,7 +79,7 @@ pub(super) fn by_chunks(
     let in_bf16 = weights.iter().all(|weight| weight.tensor.dtype() == Dtype::BF16);
     // A single row is bound by reading W, which tiles do no faster.
     let unit = cpu.amx.filter(|_| in_bf16 && t > 1);
-    let few = in_bf16 && unit.is_none() && t <= MOST_ROWS && (1..=SCRATCH_LEN).contains(&weight.columns);
+    let few = in_bf16 && unit.is_none() && t <= MOST_ROWS && (1..=PANELS_LEN).contains(&weight.columns);
     let rounds = cpu.dtype == CpuDtype::Bf16;
     let most = if unit.is_some() || rounds { most.min(ROW_CHUNK) } else { most };
     for at in (0..t).step_by(most.max(1)) {

@@ -14,6 +14,8 @@ use crate::cpu::{math, matrix::Pick};
 
 /// More take less time by panels.
 pub(super) const MOST_ROWS: usize = 8;
+/// Features of a task.
+pub(super) const FEATURES: usize = 48;
 /// Columns between a weight that is used and the one that is fetched.
 const AHEAD: usize = 1024;
 

@@ -1,8 +1,7 @@
 //! Matrix products x·Wᵀ on mapped weights: panels of W are converted to f32 while they are gathered, never the whole W, or W
 //! is read where it lies by the tile instructions of [`amx`].
 //!
-//! How work is cut depends on shapes alone, and every output is accumulated by one thread in one order: the bits do not
-//! depend on the number of threads.
+//! Every output is accumulated by one thread in one order, however work is cut: the bits do not depend on the number of threads.
 
 mod activations;
 pub(super) mod amx;
@@ -15,8 +14,8 @@ mod words;
 use std::ops::Range;
 
 use activations::Activations;
-use few_rows::{FewRows, MOST_ROWS};
-use microkernel::{Product, SUM_STEPS, Strided};
+use few_rows::FewRows;
+use microkernel::{Product, Strided};
 use panel::{PANEL_COLUMNS, PANEL_FEATURES};
 pub(super) use rows::{DotProducts, Rows, RowsProduct};
 
@@ -28,6 +27,8 @@ use crate::backend::{AccumulateProductOperands, LowRank};
 
 /// Rows multiplied at a time where an intermediate product is kept (gate·up, cross-entropy).
 pub(super) const ROW_CHUNK: usize = 1024;
+/// Floats of the buffer for panels: of two weights, or for a row of [`few_rows`].
+pub(super) const PANELS_LEN: usize = 2 * PANEL_FEATURES * PANEL_COLUMNS;
 /// Rows that meet all of a panel's groups before the next rows do: few enough to stay in the second-level cache.
 const GROUP_ROWS: usize = 96;
 
@@ -80,21 +81,15 @@ pub(super) fn multiply(
 ) {
     let Factors { x, t, weight, rows, columns } = factors;
     let (n, k) = (rows.len(), columns.len());
-    if t == 0 || n == 0 {
-        return;
-    }
     assert!(x.len() >= t * k && out.len() >= t * n, "buffers hold the product's operands");
     let low_rank = low_rank.filter(|low_rank| low_rank.rank > 0);
     let low_rank = low_rank.map(|LowRank { z, rank, weight }| (&z[..t * rank], rank, &weight[..rank * n]));
     let shared = Shared(out.as_mut_ptr());
     activations::by_chunks(cpu, factors, &[weight], t, |factors, at| {
-        let width = factors.x.features(n);
-        cpu.tasks(n.div_ceil(width), |task, scratch| {
-            let first = task * width;
-            let len = width.min(n - first);
-            let (Scratch { panel, tiles, .. }, features) = (scratch, first..first + len);
-            // SAFETY: these features belong to this task; `out` holds rows at..at+t of n (asserted above), `z` as
-            // many and `weight` `rank` rows (their slices' lengths).
+        for_each_cut(cpu, factors, |factors, row, features, Scratch { panel, tiles, .. }| {
+            let (at, first, len) = (at + row, features.start, features.len());
+            // SAFETY: these features of these rows belong to this task; `out` holds rows of n (asserted above), `z` as many and
+            // `weight` `rank` rows (their slices' lengths).
             unsafe {
                 let to = shared.from(at * n + first);
                 features_products(cpu, (panel, tiles), factors, [weight], features, [(to, n)], |done| {
@@ -141,16 +136,13 @@ pub(super) fn multiply_pair(
     let shared = Shared(out.as_mut_ptr());
     let factors = Factors { x, t, weight: weights[0], rows, columns: Pick::All(k) };
     activations::by_chunks(cpu, factors, &weights, ROW_CHUNK, |factors, at| {
-        let width = factors.x.features(n);
-        cpu.tasks(n.div_ceil(width), |task, scratch| {
-            let first = task * width;
-            let len = width.min(n - first);
-            let Scratch { panel, values, tiles, .. } = scratch;
-            // SAFETY: features first..first+len belong to this task; `values` holds ROW_CHUNK rows of them.
+        for_each_cut(cpu, factors, |factors, row, features, Scratch { panel, values, tiles, .. }| {
+            let (at, first, len) = (at + row, features.start, features.len());
+            // SAFETY: these features of these rows belong to this task; `values` holds ROW_CHUNK rows of them.
             unsafe {
                 let of_up = Shared(values.as_mut_ptr());
                 let to = [(shared.from(at * n + first), n), (of_up.from(0), len)];
-                features_products(cpu, (panel, tiles), factors, weights, first..first + len, to, |done| {
+                features_products(cpu, (panel, tiles), factors, weights, features, to, |done| {
                     cpu.vectorized(
                         #[inline(always)]
                         || {
@@ -179,7 +171,7 @@ pub(super) fn for_each_part<R: Send>(
     let factors = Factors { x, t, weight, rows: Pick::All(n), columns: Pick::All(weight.columns) };
     let mut results = Vec::new();
     activations::by_chunks(cpu, factors, &[weight], ROW_CHUNK, |factors, _| {
-        let width = factors.x.features(n);
+        let width = factors.features();
         results = cpu.map_tasks(n.div_ceil(width), |task, scratch| {
             let first = task * width;
             let len = width.min(n - first);
@@ -216,6 +208,25 @@ pub(super) fn accumulate_product(cpu: &Cpu, operands: AccumulateProductOperands<
         };
         // SAFETY: columns first..first+len of `out` belong to this task, and the assertion covers the rest.
         unsafe { cpu.product(product) };
+    });
+}
+
+/// Calls `task(factors of some rows, the first of these rows, some features, the thread's buffers)` for all rows and features.
+fn for_each_cut(
+    cpu: &Cpu,
+    factors: Factors<'_, Activations<'_>>,
+    task: impl Fn(Factors<'_, Activations<'_>>, usize, Range<usize>, &mut Scratch) + Sync + Send,
+) {
+    let (t, n) = (factors.t, factors.rows.len());
+    if t == 0 || n == 0 {
+        return;
+    }
+    let [features, rows] = factors.cut(cpu.threads());
+    let across = n.div_ceil(features);
+    cpu.tasks(across * t.div_ceil(rows), |i, scratch| {
+        let (row, first) = (i / across * rows, i % across * features);
+        let factors = factors.of_rows(row..t.min(row + rows));
+        task(factors, row, first..n.min(first + features), scratch);
     });
 }
 
@@ -276,9 +287,7 @@ unsafe fn panel_products<const W: usize>(
     let Factors { x, t, columns, .. } = factors[0];
     let (k, len) = (columns.len(), features.len());
     let group = cpu.panel_group();
-    // For few rows reading W takes the time: panels of `SUM_STEPS` stay in the first-level cache and are multiplied soon, so that
-    // the next part of W is always under way.
-    let most = if t <= MOST_ROWS { SUM_STEPS } else { PANEL_COLUMNS };
+    let [_, most] = panel::shape(t);
     for from in (0..k.max(1)).step_by(most) {
         let depth = most.min(k - from);
         let room = len.next_multiple_of(group) * depth;

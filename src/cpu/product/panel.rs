@@ -1,9 +1,10 @@
-//! Panels of a weight: up to 48 output features, converted to f32 and transposed, as the micro-kernel reads them.
+//! Panels of a weight: up to 96 output features, converted to f32 and transposed, as the micro-kernel reads them.
 
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    Factors,
+    Factors, GROUP_ROWS,
+    microkernel::SUM_STEPS,
     words::{Portable, Words},
 };
 use crate::{
@@ -11,10 +12,20 @@ use crate::{
     cpu::{Cpu, math, matrix::Matrix},
 };
 
-/// Output features of a panel.
-pub(in crate::cpu) const PANEL_FEATURES: usize = 48;
-/// Columns of W converted at a time: a panel of 288 KiB, which stays in the second-level cache.
+/// Output features of a panel, for which x is read once.
+pub(in crate::cpu) const PANEL_FEATURES: usize = 96;
+/// Columns of W converted at a time.
 pub(super) const PANEL_COLUMNS: usize = 1536;
+
+/// Features and columns of a panel that t rows are multiplied with. The fewer rows, the more of the time goes into filling it: a
+/// small one stays in the first-level cache and is multiplied soon, so that the next part of W is always under way.
+pub(super) fn shape(t: usize) -> [usize; 2] {
+    match t {
+        ..=32 => [PANEL_FEATURES / 2, SUM_STEPS],
+        ..=GROUP_ROWS => [PANEL_FEATURES, 4 * SUM_STEPS],
+        _ => [PANEL_FEATURES, PANEL_COLUMNS],
+    }
+}
 
 /// Panel = W\[features, inputs\]ᵀ of the picked rows and columns in f32, in groups of `group` features that follow one another,
 /// each (inputs, group); skipped rows give 0, and so do features that the last group lacks.
