@@ -37,6 +37,8 @@ struct Args {
 const HIDDEN: usize = 1024;
 const CHANNELS: usize = 2816;
 const ROWS: usize = 384;
+/// Measurements between two of the unit.
+const PER_UNIT: usize = 4;
 /// Kept channels of a pruned block.
 const KEPT: usize = 1664;
 
@@ -44,19 +46,19 @@ const KEPT: usize = 1664;
 struct Bench {
     cpu: Cpu,
     repeat: usize,
-    /// Seconds of a floating-point operation.
-    unit: f64,
 }
 
 impl Bench {
     fn new(tier: Tier, args: &Args) -> Self {
-        let cpu = Cpu::with_tier(args.threads, tier).expect("threads");
-        let mut bench = Self { cpu, repeat: args.repeat, unit: 1.0 };
+        Self { cpu: Cpu::with_tier(args.threads, tier).expect("threads"), repeat: args.repeat }
+    }
+
+    /// Calls `f` with a product of many rows, whose operations are the unit, and their number.
+    fn with_unit<R>(&self, f: impl FnOnce(&mut (dyn FnMut() + Send), f64) -> R) -> R {
         let [x, mut out] = [vec![0.1; ROWS * HIDDEN], vec![0.0; ROWS * CHANNELS]].map(Into::into);
-        let linear = bench.linear(CHANNELS, HIDDEN, WeightUse::Rows);
-        let seconds = bench.seconds(|cpu| cpu.linear(LinearOperands::new(&x, ROWS, &linear, &mut out)));
-        bench.unit = seconds / (2 * ROWS * CHANNELS * HIDDEN) as f64;
-        bench
+        let linear = self.linear(CHANNELS, HIDDEN, WeightUse::Rows);
+        let mut product = || self.cpu.linear(LinearOperands::new(&x, ROWS, &linear, &mut out));
+        f(&mut product, (2 * ROWS * CHANNELS * HIDDEN) as f64)
     }
 
     fn linear(&self, out_features: usize, in_features: usize, usage: WeightUse) -> Linear<Cpu> {
@@ -65,19 +67,36 @@ impl Bench {
         Linear { weight, bias: None, out_features, in_features }
     }
 
-    fn seconds(&self, mut run: impl FnMut(&Cpu) + Send) -> f64 {
-        let mut several = |count: u32| {
-            let start = Instant::now();
-            self.cpu.scope(|| (0..count).for_each(|_| run(&self.cpu)));
-            start.elapsed().as_secs_f64() / f64::from(count)
-        };
-        // Entering the pool must take little of the time.
-        let count = (5e-4 / several(8)).clamp(1.0, 100.0) as u32;
-        (0..self.repeat).map(|_| several(count)).fold(f64::INFINITY, f64::min)
+    /// Seconds of a run, of `count` of them.
+    fn seconds(&self, count: u32, run: &mut (dyn FnMut() + Send)) -> f64 {
+        let start = Instant::now();
+        self.cpu.scope(|| (0..count).for_each(|_| run()));
+        start.elapsed().as_secs_f64() / f64::from(count)
     }
 
-    fn cost(&self, run: impl FnMut(&Cpu) + Send) -> f64 {
-        self.seconds(run) / self.unit
+    /// Operations per second of the unit.
+    fn speed(&self) -> f64 {
+        self.with_unit(|unit, operations| {
+            let fastest = (0..self.repeat).map(|_| self.seconds(1, unit)).fold(f64::INFINITY, f64::min);
+            operations / fastest
+        })
+    }
+
+    /// Of a run. The unit is measured in between, since the processor's speed changes.
+    fn cost(&self, mut run: impl FnMut(&Cpu) + Send) -> f64 {
+        let mut run = || run(&self.cpu);
+        // Entering the pool must take little of the time.
+        let count = (5e-4 / self.seconds(8, &mut run)).clamp(1.0, 100.0) as u32;
+        self.with_unit(|unit, operations| {
+            let mut fastest = [f64::INFINITY; 2];
+            for _ in 0..self.repeat.div_ceil(PER_UNIT) {
+                fastest[0] = fastest[0].min(self.seconds(1, unit));
+                for _ in 0..PER_UNIT {
+                    fastest[1] = fastest[1].min(self.seconds(count, &mut run));
+                }
+            }
+            operations * fastest[1] / fastest[0]
+        })
     }
 
     /// Of a weight, in a product of so many rows, beyond multiplying.
@@ -226,7 +245,7 @@ fn main() {
     let args = Args::parse();
     for tier in Tier::available().into_iter().filter(|&tier| tier != Tier::AmxEmulated) {
         let bench = Bench::new(tier, &args);
-        println!("{tier}: {:.1} GFLOP/s", 1e-9 / bench.unit);
+        println!("{tier}: {:.1} GFLOP/s", 1e-9 * bench.speed());
         for rows in [2, 8, 16, 32, 64, 128, 256] {
             let [single, heads] = [1, 64].map(|width| bench.kept_weight(rows, width));
             let all = bench.weight(rows);

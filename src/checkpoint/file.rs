@@ -9,7 +9,6 @@ use std::{
     sync::Arc,
 };
 
-use memmap2::Mmap;
 use safetensors::Dtype as FileDtype;
 
 use super::{
@@ -74,12 +73,12 @@ impl TensorFile {
         file.read_exact(&mut json).map_err(read_error)?;
         let header = header::parse(path, total, &json)?;
         let storage = if mmap {
-            // SAFETY: the mapping is read-only and private to `Storage`, and nothing here writes to the file.
-            // `Checkpoint::open` requires its caller to let no other process shorten it meanwhile.
-            let map = unsafe { Mmap::map(&file) }
+            // SAFETY: nothing here writes to the file. `Checkpoint::open` requires its caller to let no other process shorten it
+            // meanwhile.
+            let map = unsafe { Storage::map(&file) }
                 .map_err(|error| Error::io(path, "map", error, "Read it into memory instead."))?;
-            if map.len() as u64 != total {
-                let got = format!("{} bytes", map.len());
+            if map.bytes().len() as u64 != total {
+                let got = format!("{} bytes", map.bytes().len());
                 return Err(Error::file(
                     path,
                     "size",
@@ -88,7 +87,7 @@ impl TensorFile {
                     "Do not write to it while it loads.",
                 ));
             }
-            Storage::Mapped(map)
+            map
         } else {
             read_all(path, file, total)?
         };

@@ -75,6 +75,23 @@ impl Storage {
         }
     }
 
+    /// All of a file. Linux is asked for large pages, which it makes where it has to read the file first: weights in small ones that
+    /// lie here and there in memory take several times as long to read.
+    ///
+    /// # Errors
+    /// If it cannot be mapped.
+    ///
+    /// # Safety
+    /// Nothing writes to the file or shortens it while it is mapped.
+    pub(super) unsafe fn map(file: &std::fs::File) -> std::io::Result<Self> {
+        // SAFETY: the caller's promise.
+        let map = unsafe { Mmap::map(file) }?;
+        // Only a hint: without large pages the kernel refuses it.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Self::Mapped(map))
+    }
+
     /// A copy of `bytes` that is aligned for every element type.
     pub(super) fn copy_of(bytes: &[u8]) -> Self {
         let mut words = vec![0u64; bytes.len().div_ceil(8)];
@@ -117,7 +134,7 @@ impl Tensor {
     pub(crate) fn mapped(file: &std::fs::File, shape: Vec<usize>) -> std::io::Result<Self> {
         let length = shape.iter().product::<usize>() * 4;
         // SAFETY: the caller's file is a temporary one that nobody else knows, so nothing writes to it or shortens it.
-        let storage = Storage::Mapped(unsafe { Mmap::map(file) }?);
+        let storage = unsafe { Storage::map(file) }?;
         assert_eq!(storage.bytes().len(), length, "the file fills the shape");
         Ok(Self { storage: Arc::new(storage), range: 0..length, dtype: Dtype::F32, shape })
     }

@@ -22,7 +22,7 @@ pub(super) const PANEL_COLUMNS: usize = 1536;
 pub(super) fn shape(t: usize) -> [usize; 2] {
     match t {
         ..=32 => [PANEL_FEATURES / 2, SUM_STEPS],
-        ..=GROUP_ROWS => [PANEL_FEATURES, 4 * SUM_STEPS],
+        33..=GROUP_ROWS => [PANEL_FEATURES, 4 * SUM_STEPS],
         _ => [PANEL_FEATURES, PANEL_COLUMNS],
     }
 }
