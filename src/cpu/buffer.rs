@@ -107,6 +107,34 @@ impl<T> AsRef<[T]> for Buffer<T> {
     }
 }
 
+/// Floats in whole cache lines, so that no vector of them lies in two: loading such a one takes twice as long.
+pub(super) struct Lines(Vec<Line>);
+
+#[repr(C, align(64))]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Line([f32; 16]);
+
+impl Lines {
+    /// At least so many zeros.
+    pub(super) fn new(len: usize) -> Self {
+        Self(bytemuck::zeroed_vec(len.div_ceil(16)))
+    }
+}
+
+impl Deref for Lines {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,6 +35,7 @@ use crate::{
     error::{Error, Result},
 };
 pub use buffer::Buffer;
+use buffer::Lines;
 pub use matrix::Matrix;
 use product::amx;
 pub use tier::{TIER_VARIABLE, Tier};
@@ -45,11 +46,11 @@ const SCRATCH_LEN: usize = 4096 * 64;
 /// Conversion and accumulation buffers of one thread.
 struct Scratch {
     /// Converted weights.
-    panel: Vec<f32>,
+    panel: Lines,
     /// Products on their way to the output.
-    values: Vec<f32>,
+    values: Lines,
     /// Queries.
-    queries: Vec<f32>,
+    queries: Lines,
     /// What products by AMX need.
     tiles: amx::Buffers,
 }
@@ -113,12 +114,11 @@ impl Cpu {
                 "Ask for fewer.",
             )
         })?;
-        let buffer = |len| vec![0.0; len];
         let tiles = || if amx.is_some() { amx::Buffers::new() } else { amx::Buffers::none() };
         let new = || Scratch {
-            panel: buffer(product::PANELS_LEN),
-            values: buffer(SCRATCH_LEN),
-            queries: buffer(SCRATCH_LEN),
+            panel: Lines::new(product::PANELS_LEN),
+            values: Lines::new(SCRATCH_LEN),
+            queries: Lines::new(SCRATCH_LEN),
             tiles: tiles(),
         };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
