@@ -103,8 +103,8 @@ check() {
   local prefix
   prefix=$(mktemp -d)
   trap 'rm -rf "'"$prefix"'"' EXIT
-  cargo test --release --locked --no-default-features --features capi --test capi
-  cargo test --release --locked --no-default-features --features capi --lib ffi
+  cargo test --release --locked --features capi --test capi
+  cargo test --release --locked --features capi --lib ffi
   install_to "$prefix"
   symbols
   examples "$prefix"
