@@ -25,6 +25,8 @@ mod goals;
 mod mlp;
 mod peer;
 mod prefill;
+#[path = "../../src/bin/probeprune/sweep/quartiles.rs"]
+mod quartiles;
 mod read;
 #[path = "../kernels/rows.rs"]
 mod rows;

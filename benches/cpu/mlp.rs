@@ -28,7 +28,10 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
-use crate::samples::{median, quartiles, seconds};
+use crate::{
+    quartiles::quartiles,
+    samples::{median, seconds},
+};
 
 const HIDDEN: usize = 1024;
 const INTERMEDIATE: usize = 2816;

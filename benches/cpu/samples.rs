@@ -4,16 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-/// A quarter, a half and three quarters of the way through the sorted list, between neighbours in proportion.
-pub fn quartiles(values: &[f64]) -> [f64; 3] {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    [0.25, 0.5, 0.75].map(|share| {
-        let at = share * (sorted.len() - 1) as f64;
-        let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-        below + (above - below) * at.fract()
-    })
-}
+use crate::quartiles::quartiles;
 
 pub fn median(values: &[f64]) -> f64 {
     quartiles(values)[1]

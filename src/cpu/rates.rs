@@ -4,7 +4,7 @@ use super::Tier;
 use crate::backend::Rates;
 
 impl Tier {
-    /// Measured on an Intel Xeon (Sapphire Rapids), one thread, by `cargo bench --bench rates`. NEON is taken to be like AVX2; it
+    /// Measured on an Intel Xeon (Emerald Rapids), one thread, by `cargo bench --bench rates`. NEON is taken to be like AVX2; it
     /// was not measured, nor was AMX.
     pub(super) fn rates(self) -> Rates {
         let measured =

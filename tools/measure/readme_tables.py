@@ -273,7 +273,7 @@ def main():
     tables = {
         "README.md": {"headline": fold_tables.headline(load("fold.json")), "demo": printed(result["demo"]["tiny-llama"])},
         "docs/results.md": {"smollm2": sweep(smollm2), "prompts": sweep(load("smollm2-prompts.json")),
-                             "dtype": dtype.table(load("smollm2-dtype.json")),
+                            "dtype": dtype.table(load("smollm2-dtype.json")),
                             "quality": quality(result["demo"]["tiny-llama"]),
                             "quality-opt": quality(result["demo"]["tiny-opt"]), "speed": speed_tables.speed(result),
                             "compensation": speed_tables.compensation(result), "fold": fold_tables.fold(load("fold.json")),

@@ -47,8 +47,8 @@ impl<'a> Factors<'a, Activations<'a>> {
         };
         let enough = TASKS_PER_THREAD * threads;
         let features = if n.div_ceil(features) < enough { PANEL_FEATURES / 2 } else { features };
-        let parts = enough.div_ceil(n.div_ceil(features));
-        [features, self.t.div_ceil(parts).next_multiple_of(GROUP_ROWS).max(LEAST_ROWS)]
+        let parts = enough.div_ceil(n.div_ceil(features)).min(self.t / LEAST_ROWS).max(1);
+        [features, self.t.div_ceil(parts)]
     }
 
     /// The product of these rows of x alone.

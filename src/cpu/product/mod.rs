@@ -32,10 +32,10 @@ pub(super) const PANELS_LEN: usize = 2 * PANEL_FEATURES * PANEL_COLUMNS;
 /// Rows that meet all of a panel's groups before the next rows do: few enough to stay in the second-level cache.
 const GROUP_ROWS: usize = 96;
 
-/// Output that several threads write, each its own features.
+/// Output that several threads write, each its own features of some rows.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
-// SAFETY: every user of `Shared` writes disjoint features of the output it was made from, within its borrow.
+// SAFETY: the threads that share it write disjoint parts of the output it was made from, within its borrow.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -53,7 +53,7 @@ impl Shared {
     /// The features `from..from+len` of row `t`.
     ///
     /// # Safety
-    /// The range lies in the output and no other thread uses these features.
+    /// The range lies in the output and no other thread uses these features of this row.
     unsafe fn row<'a>(self, t: usize, stride: usize, from: usize, len: usize) -> &'a mut [f32] {
         // SAFETY: the caller promises that the range lies in the output and is used by this thread alone.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(t * stride + from), len) }

@@ -5,6 +5,7 @@ mod command;
 mod figures;
 mod measure;
 mod plots;
+mod quartiles;
 mod record;
 mod report;
 mod summary;

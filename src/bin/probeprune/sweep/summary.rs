@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{measure::quartiles, record::Record};
+use super::{quartiles::quartiles, record::Record};
 use crate::{
     statistics::median,
     table::{Table, percent},
