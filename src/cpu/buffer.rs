@@ -2,13 +2,17 @@
 
 use std::ops::{Deref, DerefMut};
 
+/// Floats of a cache line.
+const LINE: usize = 16;
+
 /// Entries in host memory; reads and writes as a slice. `Vec` turns into one by `into`.
 #[derive(Debug)]
 pub struct Buffer<T>(Memory<T>);
 
 #[derive(Debug)]
 enum Memory<T> {
-    Owned(Vec<T>),
+    /// All but the first so many entries.
+    Owned(Vec<T>, usize),
     /// Of another owner, who keeps it alive.
     Borrowed(*mut T, usize),
 }
@@ -32,12 +36,23 @@ impl<T> Buffer<T> {
     }
 }
 
+impl Buffer<f32> {
+    /// `len` zeros from the beginning of a cache line on, so that no vector of a row of whole lines lies in two lines.
+    pub(super) fn zeros(len: usize) -> Self {
+        let mut entries = vec![0.0; len + LINE - 1];
+        let skipped = entries.as_ptr().align_offset(LINE * size_of::<f32>());
+        entries.truncate(skipped + len);
+        Self(Memory::Owned(entries, skipped))
+    }
+}
+
 impl<T: Clone> Buffer<T> {
     /// The first `len` entries, where they lie if the memory is its own.
     pub(super) fn into_vec(self, len: usize) -> Vec<T> {
         match self.0 {
-            Memory::Owned(mut entries) => {
-                entries.truncate(len);
+            Memory::Owned(mut entries, skipped) => {
+                entries.truncate(skipped + len);
+                entries.drain(..skipped);
                 entries
             }
             Memory::Borrowed(..) => self[..len].to_vec(),
@@ -47,7 +62,7 @@ impl<T: Clone> Buffer<T> {
 
 impl<T> From<Vec<T>> for Buffer<T> {
     fn from(entries: Vec<T>) -> Self {
-        Self(Memory::Owned(entries))
+        Self(Memory::Owned(entries, 0))
     }
 }
 
@@ -56,7 +71,7 @@ impl<T> Deref for Buffer<T> {
 
     fn deref(&self) -> &[T] {
         match &self.0 {
-            Memory::Owned(entries) => entries,
+            Memory::Owned(entries, skipped) => &entries[*skipped..],
             // SAFETY: the lender promised `borrow` that `len` entries are readable.
             Memory::Borrowed(start, len) => unsafe { std::slice::from_raw_parts(*start, *len) },
         }
@@ -66,7 +81,7 @@ impl<T> Deref for Buffer<T> {
 impl<T> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         match &mut self.0 {
-            Memory::Owned(entries) => entries,
+            Memory::Owned(entries, skipped) => &mut entries[*skipped..],
             // SAFETY: the lender promised `borrow` that `len` entries are writable, and nothing else uses them meanwhile.
             Memory::Borrowed(start, len) => unsafe { std::slice::from_raw_parts_mut(*start, *len) },
         }
@@ -112,12 +127,12 @@ pub(super) struct Lines(Vec<Line>);
 
 #[repr(C, align(64))]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Line([f32; 16]);
+struct Line([f32; LINE]);
 
 impl Lines {
     /// At least so many zeros.
     pub(super) fn new(len: usize) -> Self {
-        Self(bytemuck::zeroed_vec(len.div_ceil(16)))
+        Self(bytemuck::zeroed_vec(len.div_ceil(LINE)))
     }
 }
 
@@ -138,6 +153,16 @@ impl DerefMut for Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_begin_at_a_cache_line() {
+        for len in [0, 1, 576, 50_000] {
+            let mut zeros = Buffer::zeros(len);
+            assert_eq!((zeros.as_ptr() as usize % 64, zeros.len()), (0, len));
+            zeros.fill(2.0);
+            assert_eq!(zeros.into_vec(len / 2), vec![2.0; len / 2]);
+        }
+    }
 
     #[test]
     fn buffers_compare_by_their_entries() {

@@ -225,7 +225,7 @@ impl Backend for Cpu {
     }
 
     fn activations(&self, len: usize) -> Result<Buffer<f32>> {
-        Ok(vec![0.0; len].into())
+        Ok(Buffer::zeros(len))
     }
 
     fn statistics(&self, len: usize) -> Result<Buffer<f32>> {

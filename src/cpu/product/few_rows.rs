@@ -13,7 +13,9 @@ use super::{
 use crate::cpu::{math, matrix::Pick};
 
 /// More take less time by panels.
-pub(super) const MOST_ROWS: usize = 8;
+pub(super) const MOST_ROWS: usize = 16;
+/// Rows of x that meet a row of W at a time.
+const PASS_ROWS: usize = 4;
 /// Features of a task.
 pub(super) const FEATURES: usize = 48;
 /// Columns between a weight that is used and the one that is fetched.
@@ -100,30 +102,32 @@ impl FewRows<'_> {
         let row = |i: usize| rows.index(first + i).map(|index| &weights[index * k..][..k]);
         for at in (0..features).step_by(R) {
             let many = R.min(features - at);
-            let (mut some, mut next) = ([&weights[..k]; R], [&weights[..k]; R]);
+            let mut some = [&weights[..k]; R];
             for i in 0..many {
                 some[i] = row(at + i).unwrap_or(some[i]);
             }
-            for i in 0..R.min(features.saturating_sub(at + R)) {
-                next[i] = row(at + R + i).unwrap_or(next[i]);
-            }
-            for token in (0..t).step_by(4) {
-                // What is read next: soon while these rows come from memory, later on the whole of the next ones.
-                let next = Next { rows: next, distance: if token == 0 { AHEAD.min(k) } else { k } };
+            let passes = t.div_ceil(PASS_ROWS);
+            for pass in 0..passes {
+                let token = pass * PASS_ROWS;
+                // What is read next: soon where these rows come from memory, else the following ones, some in each pass.
+                let mut next = Next { rows: some, distance: if passes == 1 { AHEAD.min(k) } else { k } };
+                for i in pass * R / passes..((pass + 1) * R / passes).min(features.saturating_sub(at + R)) {
+                    next.rows[i] = row(at + R + i).unwrap_or(next.rows[i]);
+                }
                 let of = |i: usize| &x[(token + i).min(t - 1) * k..][..k];
-                let mut sums = [[0.0; R]; 4];
+                let mut sums = [[0.0; R]; PASS_ROWS];
                 match t - token {
                     1 => [sums[0]] = dots(simd, some, [of(0)], next),
                     2 => [sums[0], sums[1]] = dots(simd, some, [of(0), of(1)], next),
                     3 => [sums[0], sums[1], sums[2]] = dots(simd, some, [of(0), of(1), of(2)], next),
                     _ => sums = dots(simd, some, [of(0), of(1), of(2), of(3)], next),
                 }
-                for token in token..t.min(token + 4) {
+                for token in token..t.min(token + PASS_ROWS) {
                     for i in 0..many {
                         let sum = match row(at + i) {
                             None => 0.0,
                             // 0 times a weight that is not finite is NaN, but a column that is not picked has no say.
-                            Some(row) if sums[token % 4][i].is_nan() => {
+                            Some(row) if sums[token % PASS_ROWS][i].is_nan() => {
                                 let picked = &mut spare[..k];
                                 picked.fill(0);
                                 columns.runs(0, columns.len(), |_, column, length| {
@@ -137,7 +141,7 @@ impl FewRows<'_> {
                                     Next { rows: [&*picked], distance: k },
                                 )[0][0]
                             }
-                            Some(_) => sums[token % 4][i],
+                            Some(_) => sums[token % PASS_ROWS][i],
                         };
                         // SAFETY: `run`'s caller promised these rows and features.
                         unsafe { *out.0.add(token * out.1 + at + i) = sum };
