@@ -11,7 +11,7 @@ impl Tier {
             |weights: [f64; 2], attention, [entry, update]: [f64; 2], [operation, choice]: [f64; 2]| Rates {
                 weight: weights[0],
                 kept_channel: weights[1],
-                few_rows: (16, 0.3),
+                few_rows: (16, 0.5),
                 overlaps: false,
                 least_outputs: 0.0,
                 attention,
