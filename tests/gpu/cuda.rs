@@ -7,7 +7,7 @@ mod emulated;
 use std::{env, process::Command, sync::Arc, time::Instant};
 
 use cudarc::driver::{
-    result::{graph, stream},
+    result::{graph, stream, stream::StreamKind},
     sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
 };
 use probeprune::{

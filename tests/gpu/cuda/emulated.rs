@@ -195,3 +195,32 @@ fn a_full_gpu() {
         gpu.statistics(51).unwrap();
     });
 }
+
+#[test]
+fn an_event_is_awaited_while_another_thread_captures() {
+    on_driver("an_event_is_awaited_while_another_thread_captures", &[], || {
+        let cuda = Cuda::new(0).unwrap();
+        let memory = cuda.alloc(4).unwrap();
+        // The driver goes through its streams in any order: of so many, a captured one comes before the one with the event.
+        let captured = [(); 8].map(|()| stream::create(StreamKind::NonBlocking).unwrap());
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: these are new streams, which nothing else uses.
+        captured.iter().for_each(|&stream| unsafe { stream::begin_capture(stream, mode).unwrap() });
+        std::thread::scope(|scope| {
+            // More than there are buffers for: later ones wait for the events of earlier ones.
+            scope.spawn(|| {
+                (0..64u32).for_each(|i| cuda.write(cuda.address(&memory), &i.to_le_bytes()).unwrap())
+            });
+        });
+        for stream in captured {
+            // SAFETY: each capture ends once, its graph and its stream are destroyed once.
+            unsafe {
+                graph::destroy(stream::end_capture(stream).unwrap()).unwrap();
+                stream::destroy(stream).unwrap();
+            }
+        }
+        let mut last = [0; 4];
+        cuda.read(cuda.address(&memory), &mut last).unwrap();
+        assert_eq!(u32::from_le_bytes(last), 63);
+    });
+}
