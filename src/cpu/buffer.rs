@@ -37,7 +37,8 @@ impl<T> Buffer<T> {
 }
 
 impl Buffer<f32> {
-    /// `len` zeros from the beginning of a cache line on, so that no vector of a row of whole lines lies in two lines.
+    /// `len` zeros from the beginning of a cache line on, so that no vector of them lies in two: loading such a one takes twice
+    /// as long.
     pub(super) fn zeros(len: usize) -> Self {
         let mut entries = vec![0.0; len + LINE - 1];
         let skipped = entries.as_ptr().align_offset(LINE * size_of::<f32>());
@@ -119,34 +120,6 @@ impl<T: PartialEq, O: AsRef<[T]>> PartialEq<O> for Buffer<T> {
 impl<T> AsRef<[T]> for Buffer<T> {
     fn as_ref(&self) -> &[T] {
         self
-    }
-}
-
-/// Floats in whole cache lines, so that no vector of them lies in two: loading such a one takes twice as long.
-pub(super) struct Lines(Vec<Line>);
-
-#[repr(C, align(64))]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Line([f32; LINE]);
-
-impl Lines {
-    /// At least so many zeros.
-    pub(super) fn new(len: usize) -> Self {
-        Self(bytemuck::zeroed_vec(len.div_ceil(LINE)))
-    }
-}
-
-impl Deref for Lines {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.0)
-    }
-}
-
-impl DerefMut for Lines {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0)
     }
 }
 

@@ -35,7 +35,6 @@ use crate::{
     error::{Error, Result},
 };
 pub use buffer::Buffer;
-use buffer::Lines;
 pub use matrix::Matrix;
 use product::amx;
 pub use tier::{TIER_VARIABLE, Tier};
@@ -46,11 +45,11 @@ const SCRATCH_LEN: usize = 4096 * 64;
 /// Conversion and accumulation buffers of one thread.
 struct Scratch {
     /// Converted weights.
-    panel: Lines,
+    panel: Buffer<f32>,
     /// Products on their way to the output.
-    values: Lines,
+    values: Buffer<f32>,
     /// Queries.
-    queries: Lines,
+    queries: Buffer<f32>,
     /// What products by AMX need.
     tiles: amx::Buffers,
 }
@@ -116,9 +115,9 @@ impl Cpu {
         })?;
         let tiles = || if amx.is_some() { amx::Buffers::new() } else { amx::Buffers::none() };
         let new = || Scratch {
-            panel: Lines::new(product::PANELS_LEN),
-            values: Lines::new(SCRATCH_LEN),
-            queries: Lines::new(SCRATCH_LEN),
+            panel: Buffer::zeros(product::PANELS_LEN),
+            values: Buffer::zeros(SCRATCH_LEN),
+            queries: Buffer::zeros(SCRATCH_LEN),
             tiles: tiles(),
         };
         let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();

@@ -1,6 +1,6 @@
 //! What the CPU backend's work costs, by instruction set.
 
-use super::Tier;
+use super::{Tier, product::MOST_ROWS};
 use crate::backend::Rates;
 
 impl Tier {
@@ -11,7 +11,7 @@ impl Tier {
             |weights: [f64; 2], attention, [entry, update]: [f64; 2], [operation, choice]: [f64; 2]| Rates {
                 weight: weights[0],
                 kept_channel: weights[1],
-                few_rows: (16, 0.5),
+                few_rows: (MOST_ROWS, 0.5),
                 overlaps: false,
                 least_outputs: 0.0,
                 attention,

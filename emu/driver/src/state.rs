@@ -221,6 +221,19 @@ impl State {
         SUCCESS
     }
 
+    /// As [`State::run`], for every stream but those that are captured, perhaps by another thread.
+    pub(crate) fn run_all(&mut self, until: impl Fn(&Self) -> bool) -> Code {
+        for stream in self.streams.keys().copied().collect::<Vec<_>>() {
+            if self.stream(stream).capturing.is_none() {
+                let code = self.run(stream, &until);
+                if code != SUCCESS {
+                    return code;
+                }
+            }
+        }
+        SUCCESS
+    }
+
     fn execute(&mut self, operation: Operation) -> ptx_emu::Result<()> {
         match operation {
             Operation::Launch(Call { function, launch, arguments }) => {

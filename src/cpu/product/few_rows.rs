@@ -13,7 +13,7 @@ use super::{
 use crate::cpu::{math, matrix::Pick};
 
 /// More take less time by panels.
-pub(super) const MOST_ROWS: usize = 16;
+pub(in crate::cpu) const MOST_ROWS: usize = 16;
 /// Rows of x that meet a row of W at a time.
 const PASS_ROWS: usize = 4;
 /// Features of a task.
@@ -155,7 +155,7 @@ impl FewRows<'_> {
 /// Which weights to fetch while others are used.
 #[derive(Clone, Copy)]
 struct Next<'a, const R: usize> {
-    /// The rows that follow.
+    /// Rows that follow, and in place of those that another pass fetches, the current ones, which are there.
     rows: [&'a [u16]; R],
     /// Columns between a weight that is used and the one that is fetched, in these rows or, past their end, in the next.
     distance: usize,

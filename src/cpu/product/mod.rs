@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use activations::Activations;
 use few_rows::FewRows;
+pub(super) use few_rows::MOST_ROWS;
 use microkernel::{Product, Strided};
 use panel::{PANEL_COLUMNS, PANEL_FEATURES};
 pub(super) use rows::{DotProducts, Rows, RowsProduct};

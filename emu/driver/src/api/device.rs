@@ -106,12 +106,7 @@ api! {
         CURRENT.set(context)
     }
     fn cuCtxSynchronize() since 2000 {
-        let mut state = State::enter()?;
-        for stream in state.streams.keys().copied().collect::<Vec<_>>() {
-            if state.stream(stream).capturing.is_none() {
-                check(state.run(stream, |_| false))?;
-            }
-        }
+        check(State::enter()?.run_all(|_| false))?
     }
 }
 

@@ -82,14 +82,8 @@ api! {
         check(state.enqueue(stream, Operation::Event(event)))?
     }
     fn cuEventSynchronize(event: usize) since 2000 {
-        let mut state = State::enter()?;
-        for stream in state.streams.keys().copied().collect::<Vec<_>>() {
-            let done = |state: &State| state.events.get(&event).is_none_or(|&waiting| waiting == 0);
-            // What another thread captures meanwhile is of no concern.
-            if !done(&state) && state.stream(stream).capturing.is_none() {
-                check(state.run(stream, done))?;
-            }
-        }
+        let done = |state: &State| state.events.get(&event).is_none_or(|&waiting| waiting == 0);
+        check(State::enter()?.run_all(done))?
     }
     fn cuEventElapsedTime(milliseconds: *mut f32, from: usize, to: usize) since 2000 {
         // SAFETY: the API's contract.
