@@ -181,11 +181,11 @@ pub enum Precision<S> {
 /// Buffers of [`Backend::adapt`], for probes of T_p rows and n kept channels.
 #[derive(Debug)]
 pub struct AdaptScratch<B: Backend> {
-    /// a_K − μ_K (T_p, n); the CPU has it, and the next two, transposed.
+    /// a_K − μ_K (T_p, n); the CPU has it transposed.
     pub features: B::Statistics,
     /// Their product with P (T_p, n).
     pub images: B::Statistics,
-    /// (T_p, H).
+    /// (T_p, H); the CPU has them transposed.
     pub errors: B::Statistics,
     /// (T_p, T_p), and one more row (T_p).
     pub gram: B::Statistics,

@@ -2,31 +2,31 @@
 //! U = F·P and the constant feature o, all that is needed comes from V = L⁻¹·U, G = L⁻¹·E and v = L⁻¹·o:
 //! W' += Gᵀ·V, P −= Vᵀ·V, and b' += Gᵀ·(c·v − V·μ_K), since c·Gᵀ·v is added to the output at the mean.
 //!
-//! F, U, V, E and G lie transposed, with a column for every token: products with W' (H, n) are fastest then.
+//! Every product has the form of [`RowsProduct`], without copies: W' (H, n) and E (H, T_p) have a row for every output, U and V
+//! (T_p, n) one for every token, F (n, T_p) one for every channel.
 
 use rayon::prelude::*;
 
 use super::{
-    Cpu, math,
+    Cpu,
+    factor::inverse_factor,
+    math,
     matrix::{Pick, picked},
+    product::{Rows, RowsProduct},
+    vector,
 };
 use crate::{
     backend::{AdaptOperands, AdaptScratch, Precision},
     checkpoint::round_into,
-    products::{View, add_product, add_product_parallel},
-    prune::fold::factor::cholesky,
+    products::{View, add_product_parallel},
 };
 
-/// Tasks that share W', and the most rows of it that one of them takes: what a product changes is rounded while it is in cache.
-const TASKS: usize = 4;
-const TASK_ROWS: usize = 256;
-/// Rows that one task solves for.
-const SOLVED: usize = 96;
-/// Entries of a row that are solved together.
-const TOGETHER: usize = 32;
-/// Channels that one task gathers, and tokens at a time.
-const GATHERED: usize = 64;
-const TOKENS: usize = 16;
+/// Rows of W', E or U that one task takes: what a product changes is rounded while it is in cache.
+const TASK_ROWS: usize = 48;
+/// Rows of S or V that one task takes: a block of the micro-kernel, since those of a triangle differ in length.
+const TASK_TOKENS: usize = 6;
+/// Channels that one task transposes.
+const TRANSPOSED: usize = 64;
 
 pub(super) fn adapt(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
     cpu.pool.install(|| correct(cpu, operands));
@@ -57,20 +57,28 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
     for (row, one) in ones.iter_mut().enumerate() {
         *one = f32::from(u8::from(mask.is_none_or(|mask| mask[row] != 0)));
     }
-    let task_rows = h.div_ceil(TASKS * h.div_ceil(TASKS * TASK_ROWS));
 
-    // F, and E = target − (output at the mean) − F·W'ᵀ.
+    // F, and −E = F·W'ᵀ + (output at the mean) − target.
     let width = kept.of * kept.block_width;
-    gather(cpu, a, width, picked(Some(kept), width), means, ones, features);
-    let of_features = View::rows(&*features, t);
+    let channels = picked(Some(kept), width);
+    cpu.rows(images, n, |row, out| gather(&a[row * width..][..width], channels, means, ones[row], out));
+    features.par_chunks_mut(TRANSPOSED * t).enumerate().for_each(|(task, features)| {
+        let shape = [t, features.len() / t];
+        cpu.vectorized(
+            #[inline(always)]
+            || math::transpose(&images[task * TRANSPOSED..], n, shape, features, t),
+        );
+    });
+    let of_features = Rows { values: features, stride: t };
     let sums: Vec<f64> = errors
-        .par_chunks_mut(task_rows * t)
-        .zip(weight.par_chunks(task_rows * n))
-        .zip(bias.par_chunks(task_rows))
+        .par_chunks_mut(TASK_ROWS * t)
+        .zip(weight.par_chunks(TASK_ROWS * n))
+        .zip(bias.par_chunks(TASK_ROWS))
         .enumerate()
         .map(|(task, ((errors, weight), bias))| {
-            deviations(cpu, &target[task * task_rows..], h, (weight, bias), means, ones, errors);
-            add_product(errors, t, [bias.len(), t, n], -1.0, View::rows(weight, n), of_features);
+            deviations(cpu, &target[task * TASK_ROWS..], h, (weight, bias), means, ones, errors);
+            let x = Rows { values: weight, stride: n };
+            multiply(cpu, [bias.len(), t, n], x, of_features, (errors, t), true);
             cpu.vectorized(
                 #[inline(always)]
                 || errors.chunks_exact(t).map(|row| f64::from(math::sum(row, |x| x * x))).sum::<f64>(),
@@ -82,64 +90,97 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
         return;
     }
 
-    // U and S.
+    // U, and the upper triangle of S.
     match &*precision {
-        Precision::Full(p) => {
-            images.fill(0.0);
-            let p = View::rows(&p[..n * n], n).transposed();
-            add_product_parallel(images, t, [n, t, n], 1.0, p, of_features);
-        }
-        Precision::Diagonal(p) => cpu.rows(images, t, |channel, out| {
-            let features = &features[channel * t..][..t];
-            out.iter_mut().zip(features).for_each(|(out, x)| *out = x * p[channel]);
+        Precision::Full(p) => images.par_chunks_mut(TASK_ROWS * n).for_each(|rows| {
+            let features = rows.to_vec();
+            let x = Rows { values: &features, stride: n };
+            multiply(
+                cpu,
+                [rows.len() / n, n, n],
+                x,
+                Rows { values: &p[..n * n], stride: n },
+                (rows, n),
+                false,
+            );
         }),
-    }
-    for (i, row) in gram.chunks_exact_mut(t).enumerate() {
-        for (j, s) in row.iter_mut().enumerate() {
-            *s = bias_gain * ones[i] * ones[j] + f32::from(u8::from(i == j));
+        Precision::Diagonal(p) => {
+            cpu.rows(images, n, |_, row| cpu.arch.dispatch(vector::Multiply(row, &p[..n])))
         }
     }
-    let of_images = View::rows(&*images, t).transposed();
-    add_product_parallel(gram, t, [t, t, n], 1.0, of_images, of_features);
+    gram.par_chunks_mut(TASK_TOKENS * t).enumerate().for_each(|(task, gram)| {
+        let first = task * TASK_TOKENS;
+        for (i, row) in gram.chunks_exact_mut(t).enumerate() {
+            for (j, s) in row.iter_mut().enumerate() {
+                *s = bias_gain * ones[first + i] * ones[j] + f32::from(u8::from(first + i == j));
+            }
+        }
+        let x = Rows { values: &images[first * n..], stride: n };
+        let panel = Rows { values: &features[first..], stride: t };
+        multiply(cpu, [gram.len() / t, t - first, n], x, panel, (&mut gram[first..], t), true);
+    });
     if !gram.iter().all(|s| s.is_finite()) {
         return;
     }
 
-    factor(gram, t);
-    let rows = SOLVED * t;
-    let solved = images.par_chunks_mut(rows).chain(errors.par_chunks_mut(rows)).chain(ones.par_chunks_mut(t));
-    solved.for_each(|rows| solve(cpu, gram, t, rows));
-
-    // P, W' and b'.
-    let shift = ones;
-    cpu.vectorized(
-        #[inline(always)]
-        || {
-            shift.iter_mut().for_each(|x| *x *= bias_gain);
-            for (image, mean) in images.chunks_exact(t).zip(means) {
-                shift.iter_mut().zip(image).for_each(|(x, image)| *x -= mean * image);
-            }
-        },
-    );
-    let images = View::rows(&*images, t);
-    match precision {
-        Precision::Full(p) => shrink(&mut p[..n * n], n, t, images, forgetting),
-        Precision::Diagonal(p) => shrink_diagonal(cpu, &mut p[..n], features, forgetting),
+    // L⁻¹ and −L⁻ᵀ. The pivots are at least 1 because S is at least I: rounding that says otherwise has no say.
+    let inverse = inverse_factor(cpu, gram, t, 1.0);
+    let lower = gram;
+    let mut upper = vec![0.0; t * t];
+    for (i, row) in inverse.rows().enumerate() {
+        for (j, &x) in row.iter().enumerate() {
+            (lower[i * t + j], upper[j * t + i]) = (x as f32, -x as f32);
+        }
     }
+    let upper = Rows { values: &upper, stride: t };
+
+    // P, V where F was, and c·v − V·μ_K.
+    if let Precision::Diagonal(p) = &mut *precision {
+        shrink_diagonal(cpu, &mut p[..n], features, forgetting);
+    }
+    let (of_images, solved) = (Rows { values: images, stride: n }, features);
+    solved.par_chunks_mut(TASK_TOKENS * n).enumerate().for_each(|(task, solved)| {
+        let (first, rows) = (task * TASK_TOKENS, solved.len() / n);
+        let x = Rows { values: &lower[first * t..], stride: t };
+        multiply(cpu, [rows, n, first + rows], x, of_images, (solved, n), false);
+    });
+    let shift: Vec<f32> = (solved.par_chunks_exact(n).zip(lower.par_chunks_exact(t)))
+        .map(|(solved, lower)| {
+            cpu.vectorized(
+                #[inline(always)]
+                || bias_gain * math::dot(lower, ones) - math::dot(solved, means),
+            )
+        })
+        .collect();
+    if let Precision::Full(p) = precision {
+        shrink(&mut p[..n * n], n, t, View::rows(solved, n), forgetting);
+    }
+
+    // G, W' and b'.
     let dtype = last.weight.tensor.dtype();
+    let solved = Rows { values: solved, stride: n };
     weight
-        .par_chunks_mut(task_rows * n)
-        .zip(last.weight.tensor.own_bytes().par_chunks_mut(task_rows * n * dtype.size()))
-        .zip(bias.par_chunks_mut(task_rows))
-        .zip(errors.par_chunks(task_rows * t))
+        .par_chunks_mut(TASK_ROWS * n)
+        .zip(last.weight.tensor.own_bytes().par_chunks_mut(TASK_ROWS * n * dtype.size()))
+        .zip(bias.par_chunks_mut(TASK_ROWS))
+        .zip(errors.par_chunks(TASK_ROWS * t))
         .for_each(|(((weight, rounded), bias), errors)| {
-            let shape = [bias.len(), n, t];
-            add_product(weight, n, shape, 1.0, View::rows(errors, t), images.transposed());
+            let mut gains = vec![0.0; errors.len()];
+            multiply(
+                cpu,
+                [bias.len(), t, t],
+                Rows { values: errors, stride: t },
+                upper,
+                (&mut gains, t),
+                false,
+            );
+            let of_gains = Rows { values: &gains, stride: t };
+            multiply(cpu, [bias.len(), n, t], of_gains, solved, (weight, n), true);
             cpu.vectorized(
                 #[inline(always)]
                 || {
-                    for (bias, errors) in bias.iter_mut().zip(errors.chunks_exact(t)) {
-                        *bias += math::dot(errors, shift);
+                    for (bias, gains) in bias.iter_mut().zip(gains.chunks_exact(t)) {
+                        *bias += math::dot(gains, &shift);
                     }
                     round_into(dtype, weight, rounded);
                 },
@@ -147,44 +188,38 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
         });
 }
 
-/// F: the picked channels of every token less their means; 0 for a pad.
-fn gather(
+/// out (m, n; rows `stride` apart) = x (m, k) · panel (k, n), or what it holds plus that.
+fn multiply(
     cpu: &Cpu,
-    a: &[f32],
-    width: usize,
-    channels: Pick<'_>,
-    means: &[f32],
-    is_token: &[f32],
-    features: &mut [f32],
+    size: [usize; 3],
+    x: Rows<'_>,
+    panel: Rows<'_>,
+    (out, stride): (&mut [f32], usize),
+    accumulate: bool,
 ) {
-    let t = is_token.len();
-    features.par_chunks_mut(GATHERED * t).zip(means.par_chunks(GATHERED)).enumerate().for_each(
-        |(task, (features, means))| {
-            let index = |i: usize| channels.index(task * GATHERED + i).expect("no block is skipped");
-            let indices: Vec<usize> = (0..means.len()).map(index).collect();
-            let mut tile = [0.0; TOKENS * GATHERED];
-            for first in (0..t).step_by(TOKENS) {
-                let tokens = TOKENS.min(t - first);
-                for (row, tile) in tile.chunks_exact_mut(GATHERED).enumerate().take(tokens) {
-                    if is_token[first + row] == 0.0 {
-                        tile.fill(0.0);
-                        continue;
-                    }
-                    let a = &a[(first + row) * width..][..width];
-                    for ((x, &channel), mean) in tile.iter_mut().zip(&indices).zip(means) {
-                        *x = a[channel] - mean;
-                    }
-                }
-                cpu.vectorized(
-                    #[inline(always)]
-                    || math::transpose(&tile, GATHERED, [tokens, means.len()], &mut features[first..], t),
-                );
-            }
-        },
-    );
+    cpu.arch.dispatch(RowsProduct { size, x, panel, out, stride, accumulate });
 }
 
-/// What some outputs of the tokens, in columns of `target` (T_p, H), differ by from the fold's output at the mean; 0 for pads.
+/// The picked channels of a token less their means; 0 for a pad.
+fn gather(a: &[f32], channels: Pick<'_>, means: &[f32], is_token: f32, out: &mut [f32]) {
+    if is_token == 0.0 {
+        return out.fill(0.0);
+    }
+    if let Pick::Blocks { indices, block_width: 1 } = channels {
+        for ((x, &channel), mean) in out.iter_mut().zip(indices).zip(means) {
+            *x = a[channel as usize] - mean;
+        }
+        return;
+    }
+    channels.runs(0, means.len(), |first, channel, length| {
+        let (out, means) = (&mut out[first..][..length], &means[first..]);
+        for ((x, a), mean) in out.iter_mut().zip(&a[channel..]).zip(means) {
+            *x = a - mean;
+        }
+    });
+}
+
+/// What the fold's output at the mean differs by from some outputs of the tokens, in columns of `target` (T_p, H); 0 for pads.
 fn deviations(
     cpu: &Cpu,
     target: &[f32],
@@ -202,7 +237,7 @@ fn deviations(
             for ((out, weight), bias) in out.chunks_exact_mut(t).zip(weight.chunks_exact(n)).zip(bias) {
                 let at_mean = bias + math::dot(weight, means);
                 for (x, is_token) in out.iter_mut().zip(is_token) {
-                    *x = if *is_token == 0.0 { 0.0 } else { *x - at_mean };
+                    *x = if *is_token == 0.0 { 0.0 } else { at_mean - *x };
                 }
             }
         },
@@ -210,8 +245,8 @@ fn deviations(
 }
 
 /// P = (P − Vᵀ·V) / forgetting, symmetric to the bit.
-fn shrink(p: &mut [f32], n: usize, t: usize, images: View<'_, f32>, forgetting: f32) {
-    add_product_parallel(p, n, [n, n, t], -1.0, images, images.transposed());
+fn shrink(p: &mut [f32], n: usize, t: usize, solved: View<'_, f32>, forgetting: f32) {
+    add_product_parallel(p, n, [n, n, t], -1.0, solved.transposed(), solved);
     if forgetting != 1.0 {
         p.par_iter_mut().for_each(|x| *x /= forgetting);
     }
@@ -233,47 +268,5 @@ fn shrink_diagonal(cpu: &Cpu, p: &mut [f32], features: &[f32], forgetting: f32) 
                 *p /= forgetting * (1.0 + *p * math::sum(features, |x| x * x));
             }
         },
-    );
-}
-
-/// The lower Cholesky factor of S (t, t), in place. Its pivots are at least 1 because S is at least I: rounding that says
-/// otherwise has no say.
-fn factor(s: &mut [f32], t: usize) {
-    let mut wide: Vec<f64> = s.iter().map(|&x| x.into()).collect();
-    cholesky(&mut wide, t, 1.0);
-    s.iter_mut().zip(wide).for_each(|(x, y)| *x = y as f32);
-}
-
-/// Rows L⁻¹·x for some rows x (T_p) of a matrix, in place; L (T_p, T_p) is the lower triangle of `factor`.
-fn solve(cpu: &Cpu, factor: &[f32], t: usize, x: &mut [f32]) {
-    let width = x.len() / t;
-    let mut columns = vec![0.0; x.len()];
-    cpu.vectorized(
-        #[inline(always)]
-        || math::transpose(x, t, [width, t], &mut columns, width),
-    );
-    for first in (0..t).step_by(TOGETHER) {
-        let rows = TOGETHER.min(t - first);
-        let (done, rest) = columns.split_at_mut(first * width);
-        let left = View::rows(&factor[first * t..], t);
-        add_product(rest, width, [rows, width, first], -1.0, left, View::rows(done, width));
-        cpu.vectorized(
-            #[inline(always)]
-            || {
-                for i in 0..rows {
-                    let (done, rest) = rest.split_at_mut(i * width);
-                    let row = &mut rest[..width];
-                    let left = &factor[(first + i) * t + first..];
-                    for (known, &l) in done.chunks_exact(width).zip(left) {
-                        row.iter_mut().zip(known).for_each(|(x, y)| *x -= l * y);
-                    }
-                    row.iter_mut().for_each(|x| *x /= left[i]);
-                }
-            },
-        );
-    }
-    cpu.vectorized(
-        #[inline(always)]
-        || math::transpose(&columns, width, [t, width], x, t),
     );
 }

@@ -7,6 +7,7 @@ mod adapt;
 mod attention;
 mod buffer;
 mod elementwise;
+mod factor;
 mod linear;
 mod math;
 mod matrix;
