@@ -47,23 +47,9 @@ impl Square {
         at: impl Fn(usize, usize) -> Range<usize> + Sync,
         finish: impl Fn(&mut [f64], usize),
     ) {
-        let width = self.width;
+        let (width, scale, at) = (self.width, &scale, &at);
         let subtract = |row: &mut [Lanes], i: usize, above: &[Lanes], first: usize| {
-            let count = above.len() / width;
-            for k in (0..count).step_by(TOGETHER) {
-                let lanes = at(first + (k + TOGETHER).min(count) - 1, i);
-                let (mut scales, mut rows) = ([0.0; TOGETHER], [&above[..0]; TOGETHER]);
-                for j in 0..TOGETHER {
-                    // A row that is not there is the last one, times 0.
-                    let there = (k + j).min(count - 1);
-                    let row = &above[there * width..][..width];
-                    rows[j] = &row[lanes.clone()];
-                    if k + j == there {
-                        scales[j] = scale(row.as_flattened(), first + there, i);
-                    }
-                }
-                cpu.arch.dispatch(Subtract { from: &mut row[lanes], scales, rows });
-            }
+            cpu.arch.dispatch(Subtract { from: row, i, above, first, scale, at });
         };
         for first in (0..self.t).step_by(BLOCK) {
             let (above, rest) = self.lanes.split_at_mut(first * width);
@@ -80,30 +66,48 @@ impl Square {
     }
 }
 
-/// from −= Σ scale · row.
-struct Subtract<'a> {
+/// Row i less the multiples of the rows `above`, of which the first has the number `first`; see [`Square::eliminate`].
+struct Subtract<'a, F, G> {
     from: &'a mut [Lanes],
-    scales: [f64; TOGETHER],
-    rows: [&'a [Lanes]; TOGETHER],
+    i: usize,
+    above: &'a [Lanes],
+    first: usize,
+    scale: F,
+    at: G,
 }
 
-impl WithSimd for Subtract<'_> {
+impl<F, G> WithSimd for Subtract<'_, F, G>
+where
+    F: Fn(&[f64], usize, usize) -> f64,
+    G: Fn(usize, usize) -> Range<usize>,
+{
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let from = S::as_mut_simd_f64s(self.from.as_flattened_mut()).0;
-        let (mut scales, mut rows) = ([simd.splat_f64s(0.0); TOGETHER], [&[][..]; TOGETHER]);
-        for j in 0..TOGETHER {
-            scales[j] = simd.splat_f64s(-self.scales[j]);
-            rows[j] = &S::as_simd_f64s(self.rows[j].as_flattened()).0[..from.len()];
-        }
-        for i in 0..from.len() {
-            let mut left = from[i];
+        let Self { from, i, above, first, scale, at } = self;
+        let width = from.len();
+        let count = above.len() / width;
+        for k in (0..count).step_by(TOGETHER) {
+            let lanes = at(first + (k + TOGETHER).min(count) - 1, i);
+            let from = S::as_mut_simd_f64s(from[lanes.clone()].as_flattened_mut()).0;
+            let (mut scales, mut rows) = ([simd.splat_f64s(0.0); TOGETHER], [&[][..]; TOGETHER]);
             for j in 0..TOGETHER {
-                left = simd.mul_add_e_f64s(scales[j], rows[j][i], left);
+                // A row that is not there is the last one, times 0.
+                let there = (k + j).min(count - 1);
+                let row = &above[there * width..][..width];
+                rows[j] = &S::as_simd_f64s(row[lanes.clone()].as_flattened()).0[..from.len()];
+                if k + j == there {
+                    scales[j] = simd.splat_f64s(-scale(row.as_flattened(), first + there, i));
+                }
             }
-            from[i] = left;
+            for v in 0..from.len() {
+                let mut left = from[v];
+                for j in 0..TOGETHER {
+                    left = simd.mul_add_e_f64s(scales[j], rows[j][v], left);
+                }
+                from[v] = left;
+            }
         }
     }
 }
