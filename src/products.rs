@@ -1,4 +1,4 @@
-//! Products of matrices that lie in memory as they are, for what is computed beside the forward: folds and their
+//! Products of matrices that lie in memory as they are, for what is computed beside the forward: folds, and P of their
 //! corrections. Work is cut into pieces that do not depend on the number of threads, so neither do results.
 
 use rayon::prelude::*;

@@ -94,15 +94,8 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
     match &*precision {
         Precision::Full(p) => images.par_chunks_mut(TASK_ROWS * n).for_each(|rows| {
             let features = rows.to_vec();
-            let x = Rows { values: &features, stride: n };
-            multiply(
-                cpu,
-                [rows.len() / n, n, n],
-                x,
-                Rows { values: &p[..n * n], stride: n },
-                (rows, n),
-                false,
-            );
+            let (x, panel) = (Rows { values: &features, stride: n }, Rows { values: &p[..n * n], stride: n });
+            multiply(cpu, [rows.len() / n, n, n], x, panel, (rows, n), false);
         }),
         Precision::Diagonal(p) => {
             cpu.rows(images, n, |_, row| cpu.arch.dispatch(vector::Multiply(row, &p[..n])))
@@ -166,16 +159,10 @@ fn correct(cpu: &Cpu, operands: AdaptOperands<'_, Cpu>) {
         .zip(errors.par_chunks(TASK_ROWS * t))
         .for_each(|(((weight, rounded), bias), errors)| {
             let mut gains = vec![0.0; errors.len()];
-            multiply(
-                cpu,
-                [bias.len(), t, t],
-                Rows { values: errors, stride: t },
-                upper,
-                (&mut gains, t),
-                false,
-            );
-            let of_gains = Rows { values: &gains, stride: t };
-            multiply(cpu, [bias.len(), n, t], of_gains, solved, (weight, n), true);
+            let x = Rows { values: errors, stride: t };
+            multiply(cpu, [bias.len(), t, t], x, upper, (&mut gains, t), false);
+            let x = Rows { values: &gains, stride: t };
+            multiply(cpu, [bias.len(), n, t], x, solved, (weight, n), true);
             cpu.vectorized(
                 #[inline(always)]
                 || {
@@ -219,7 +206,7 @@ fn gather(a: &[f32], channels: Pick<'_>, means: &[f32], is_token: f32, out: &mut
     });
 }
 
-/// What the fold's output at the mean differs by from some outputs of the tokens, in columns of `target` (T_p, H); 0 for pads.
+/// The fold's output at the mean less some outputs of the tokens, which are columns of `target` (T_p, H); 0 for pads.
 fn deviations(
     cpu: &Cpu,
     target: &[f32],

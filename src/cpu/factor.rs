@@ -112,7 +112,7 @@ where
     }
 }
 
-fn scale(cpu: &Cpu, row: &mut [f64], by: f64) {
+fn multiply_row(cpu: &Cpu, row: &mut [f64], by: f64) {
     cpu.vectorized(
         #[inline(always)]
         || row.iter_mut().for_each(|x| *x *= by),
@@ -136,7 +136,7 @@ pub(super) fn inverse_factor(cpu: &Cpu, s: &[f32], t: usize, floor: f64) -> Squa
         |row, i| {
             let pivot = row[i].max(floor).sqrt();
             row[i] = pivot;
-            scale(cpu, &mut row[i + 1..], 1.0 / pivot);
+            multiply_row(cpu, &mut row[i + 1..], 1.0 / pivot);
         },
     );
     // Row i: (the unit vector − Σ L[i, k] · row k) / L[i, i].
@@ -147,7 +147,7 @@ pub(super) fn inverse_factor(cpu: &Cpu, s: &[f32], t: usize, floor: f64) -> Squa
         |k, _| 0..k / WIDTH + 1,
         |row, i| {
             row[i] = 1.0;
-            scale(cpu, &mut row[..=i], 1.0 / upper.row(i)[i]);
+            multiply_row(cpu, &mut row[..=i], 1.0 / upper.row(i)[i]);
         },
     );
     inverse

@@ -11,7 +11,7 @@ pub(super) const BLOCK: usize = 64;
 const ROWS: usize = 128;
 
 /// The lower Cholesky factor of `a` (n, n), in the lower triangle of `a`. Pivots are at least `floor`.
-pub(crate) fn cholesky(a: &mut [f64], n: usize, floor: f64) {
+pub(super) fn cholesky(a: &mut [f64], n: usize, floor: f64) {
     let mut panel = Vec::new();
     for first in (0..n).step_by(BLOCK) {
         let width = BLOCK.min(n - first);

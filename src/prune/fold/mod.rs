@@ -10,7 +10,7 @@
 //! ```
 
 mod choice;
-pub(crate) mod factor;
+mod factor;
 
 use factor::{cholesky, solve};
 
