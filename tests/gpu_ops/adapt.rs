@@ -72,23 +72,24 @@ fn tiles_end_anywhere() {
 
 #[test]
 fn steps_of_the_cpu_backend() {
-    let [solved, together, gathered, tokens, tasks, task_rows] = [
-        constant!("src/cpu/adapt.rs", "SOLVED"),
-        constant!("src/cpu/adapt.rs", "TOGETHER"),
-        constant!("src/cpu/adapt.rs", "GATHERED"),
-        constant!("src/cpu/adapt.rs", "TOKENS"),
-        constant!("src/cpu/adapt.rs", "TASKS"),
+    let [task_rows, task_tokens, transposed, block, together, width] = [
         constant!("src/cpu/adapt.rs", "TASK_ROWS"),
+        constant!("src/cpu/adapt.rs", "TASK_TOKENS"),
+        constant!("src/cpu/adapt.rs", "TRANSPOSED"),
+        constant!("src/cpu/factor.rs", "BLOCK"),
+        constant!("src/cpu/factor.rs", "TOGETHER"),
+        constant!("src/cpu/factor.rs", "WIDTH"),
     ];
-    for (i, n) in around([gathered, solved, 2 * solved]).into_iter().enumerate() {
+    for (i, n) in around([transposed]).into_iter().enumerate() {
         let case = AdaptCase { forgetting: [1.0, 0.75][i % 2], ..AdaptCase::new(3 + i, n, n, 7) };
         check_on_the_cpu(&case, DTYPES[i % 2]);
         check_on_the_cpu(&AdaptCase { full: false, hidden: n, ..AdaptCase::new(4, 9, 5, 7) }, DTYPES[i % 2]);
     }
-    for (i, rows) in around([tokens, together, 2 * together]).into_iter().enumerate() {
+    let steps = [task_tokens, together, width, block, task_rows, 2 * block];
+    for (i, rows) in around(steps).into_iter().enumerate() {
         check_on_the_cpu(&AdaptCase { full: i % 2 == 0, ..AdaptCase::new(rows, 9, 5, 3) }, DTYPES[i % 2]);
     }
-    for (i, hidden) in around([tasks, tasks * task_rows]).into_iter().enumerate() {
+    for (i, hidden) in around([task_rows, 2 * task_rows]).into_iter().enumerate() {
         check_on_the_cpu(&AdaptCase { full: i % 2 == 0, ..AdaptCase::new(3, 4, 3, hidden) }, DTYPES[i % 2]);
     }
 }
