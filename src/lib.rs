@@ -52,6 +52,7 @@ pub mod export;
 #[cfg(feature = "capi")]
 pub mod ffi;
 pub mod gpu;
+mod json;
 pub mod kv_cache;
 pub mod model;
 pub mod output;

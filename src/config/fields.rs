@@ -4,7 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result, printable};
+use crate::{
+    error::{Error, Result, printable},
+    json::with_quoted_constants,
+};
 
 /// No size of a real model comes near; products of two such sizes still fit 64 bits.
 pub(super) const MAX_SIZE: usize = i32::MAX as usize;
@@ -20,13 +23,13 @@ pub(super) struct Fields<'a> {
 
 /// The whole file as a JSON object.
 pub(super) fn parse_object(path: &Path, text: &str) -> Result<Map<String, Value>> {
-    match serde_json::from_str::<Value>(text) {
+    match serde_json::from_str::<Value>(&with_quoted_constants(text)) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(Error::file(path, "content", "a JSON object", shown(&other), HELP)),
         Err(error) => {
             let near = text.lines().nth(error.line().saturating_sub(1)).unwrap_or("").trim();
             let got = format!("{error}, in {}", printable(near));
-            Err(Error::file(path, "content", "valid JSON (no NaN, no comments, not cut off)", got, HELP))
+            Err(Error::file(path, "content", "valid JSON (no comments, not cut off)", got, HELP))
         }
     }
 }

@@ -102,6 +102,8 @@ pub struct ModelConfig {
     pub layer_shapes: Option<Vec<LayerShape>>,
     /// `torch_dtype` (newer: `dtype`) as written; what counts is each tensor's own dtype.
     pub torch_dtype: Option<String>,
+    /// What a user should know of how the files were read, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl ModelConfig {

@@ -160,6 +160,7 @@ fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Resul
         pad_token_id: fields.token_id("pad_token_id", None)?,
         layer_shapes: None,
         torch_dtype: torch_dtype(fields)?,
+        notes: Vec::new(),
     })
 }
 
@@ -196,6 +197,7 @@ fn opt(fields: &Fields, model_type: &str) -> Result<ModelConfig> {
         pad_token_id: fields.token_id("pad_token_id", Some(1))?,
         layer_shapes: None,
         torch_dtype: torch_dtype(fields)?,
+        notes: Vec::new(),
     })
 }
 

@@ -108,6 +108,7 @@ impl<B: Backend> Loaded<B> {
     /// Loads a model onto a device.
     pub(crate) fn open(origin: Origin, backend: Arc<B>, device: Device) -> Result<Self> {
         let model = Arc::new(load(&origin, backend, &device, None)?);
+        model.config.notes.iter().for_each(|text| note(text));
         Ok(Self { name: origin.name(), origin, model, device })
     }
 
