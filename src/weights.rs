@@ -25,6 +25,8 @@ pub struct Attention<B: Backend> {
     pub o_proj: Linear<B>,
     /// The key/value head of every query head (N).
     pub kv_head_of: B::Indices,
+    /// A token sees itself and this many minus one tokens before it; `None`: all before it.
+    pub window: Option<usize>,
 }
 
 /// The MLP block of a layer.
@@ -239,6 +241,7 @@ impl<B: Backend> Loader<'_, B> {
                 v_proj: self.linear(&name("self_attn.v_proj"))?,
                 o_proj: self.last(&name(names.o_proj))?,
                 kv_head_of,
+                window: self.config.window(index),
             },
             mlp: Mlp {
                 norm: self.norm(&name(names.mlp_norm))?,

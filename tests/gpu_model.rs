@@ -310,12 +310,15 @@ fn gpu_only_mode_fails_without_a_gpu() {
 }
 
 /// Small random models with every feature that changes a launch: GQA, biases, head_dim that is not a multiple of 8,
-/// sliding window, OPT with and without affine norms, post-norm with projections (350m).
+/// a sliding window in one of the layers, OPT with and without affine norms, post-norm with projections (350m).
 fn folders() -> Vec<Folder> {
     vec![
         Folder::llama(),
         Folder::llama_with(json!({ "num_key_value_heads": 1, "attention_bias": true, "mlp_bias": true })),
-        Folder::llama_with(json!({ "head_dim": 6, "sliding_window": 5 })),
+        Folder::llama_with(json!({
+            "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "head_dim": 6,
+            "use_sliding_window": true, "sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"],
+        })),
         Folder::opt(),
         Folder::opt_with(json!({ "do_layer_norm_before": false, "word_embed_proj_dim": 20 })),
     ]

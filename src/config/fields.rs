@@ -1,6 +1,6 @@
 //! Typed reading of one JSON object: every wrong value is an error that names the key.
 
-use std::path::Path;
+use std::{cell::RefCell, collections::HashSet, path::Path, rc::Rc};
 
 use serde_json::{Map, Value};
 
@@ -19,6 +19,8 @@ pub(super) struct Fields<'a> {
     path: &'a Path,
     prefix: &'static str,
     map: &'a Map<String, Value>,
+    /// The keys that were asked for, with their prefixes; shared with the objects inside.
+    read: Rc<RefCell<HashSet<String>>>,
 }
 
 /// The whole file as a JSON object.
@@ -45,12 +47,34 @@ fn shown(value: &Value) -> String {
 
 impl<'a> Fields<'a> {
     pub(super) fn new(path: &'a Path, prefix: &'static str, map: &'a Map<String, Value>) -> Self {
-        Self { path, prefix, map }
+        Self { path, prefix, map, read: Rc::default() }
     }
 
     /// The value of `key`, `null` included.
     pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.read.borrow_mut().insert(format!("{}{key}", self.prefix));
         self.map.get(key)
+    }
+
+    /// The keys that nothing has asked for, and those of objects in which something was read; with their prefixes.
+    pub(super) fn unread(&self) -> Vec<(String, &'a Value)> {
+        let read = self.read.borrow();
+        let mut unread = Vec::new();
+        for (key, value) in self.map {
+            let inside = format!("{key}.");
+            match value {
+                Value::Object(map) if read.iter().any(|read| read.starts_with(&inside)) => {
+                    unread.extend(map.iter().map(|(key, value)| (format!("{inside}{key}"), value)));
+                }
+                _ => unread.push((key.clone(), value)),
+            }
+        }
+        unread.retain(|(key, _)| !read.contains(key));
+        unread
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.map.is_empty()
     }
 
     /// Whether `key` is there with a value other than `null`.
@@ -153,28 +177,33 @@ impl<'a> Fields<'a> {
     pub(super) fn object(&self, key: &str, prefix: &'static str) -> Result<Option<Fields<'a>>> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Fields::new(self.path, prefix, map))),
+            Some(Value::Object(map)) => {
+                Ok(Some(Fields { path: self.path, prefix, map, read: Rc::clone(&self.read) }))
+            }
             Some(_) => Err(self.wrong(key, "an object or null")),
         }
     }
 
-    /// Token ids: absent gives `default`, `null` none, and otherwise one id or a list of ids.
+    /// Token ids: absent gives `default`, `null` none, and otherwise one id or a list of ids. Old LLaMA conversions write -1 for
+    /// "none".
     pub(super) fn token_ids(&self, key: &str, default: Option<u32>) -> Result<Vec<u32>> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match self.get(key) {
-            None => Some(default.into_iter().collect()),
+        let id = |value: &Value| match value.as_i64() {
+            Some(-1) => Some(None),
+            Some(id) => u32::try_from(id).ok().map(Some),
+            None => None,
+        };
+        let ids: Option<Vec<Option<u32>>> = match self.get(key) {
+            None => Some(vec![default]),
             Some(Value::Null) => Some(Vec::new()),
             Some(Value::Array(values)) => values.iter().map(id).collect(),
             Some(value) => id(value).map(|id| vec![id]),
         };
+        let ids = ids.map(|ids| ids.into_iter().flatten().collect());
         ids.ok_or_else(|| self.wrong(key, "a token id (a whole number from 0), a list of them, or null"))
     }
 
-    /// One token id. Old LLaMA conversions write -1 for "none".
+    /// One token id.
     pub(super) fn token_id(&self, key: &str, default: Option<u32>) -> Result<Option<u32>> {
-        if self.get(key).and_then(Value::as_i64) == Some(-1) {
-            return Ok(None);
-        }
         match self.token_ids(key, default)?.as_slice() {
             [] => Ok(None),
             [id] => Ok(Some(*id)),

@@ -1,9 +1,12 @@
 //! config.json and generation_config.json, parsed and checked.
 
+mod architecture;
 mod fields;
+mod keys;
 mod layer_shape;
 mod parse;
 mod rope;
+mod window;
 
 use std::path::Path;
 
@@ -73,8 +76,10 @@ pub struct ModelConfig {
     pub norm_eps: f32,
     /// Rotary positions; `None` for OPT, whose positions are learned.
     pub rope: Option<Rope>,
-    /// A token sees itself and this many minus one tokens before it, in every layer; `None`: all before it.
+    /// A token sees itself and this many minus one tokens before it; `None`: all before it.
     pub sliding_window: Option<usize>,
+    /// Layers, ascending, in which a token sees all before it in spite of `sliding_window`.
+    pub full_attention_layers: Vec<usize>,
     /// The MLP's activation function.
     pub activation: Activation,
     /// Whether the head is the embedding table.
@@ -110,6 +115,11 @@ impl ModelConfig {
     /// Query heads per key/value head: 1 without grouped-query attention.
     pub fn gqa_group(&self) -> usize {
         self.num_attention_heads / self.num_key_value_heads
+    }
+
+    /// The window of a layer: a token sees itself and this many minus one tokens before it; `None`: all before it.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| self.full_attention_layers.binary_search(&layer).is_err())
     }
 
     /// Reads config.json and, where there is one, generation_config.json.

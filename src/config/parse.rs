@@ -6,46 +6,29 @@ use serde_json::Value;
 
 use super::{
     Activation, AttentionBias, Family, ModelConfig, Rope,
+    architecture::Architecture,
     fields::{Fields, parse_object},
-    layer_shape,
+    keys::{check_fixed, note_unread},
+    layer_shape, window,
 };
 use crate::error::Result;
-
-/// Hugging Face's class name, `model_type`, and which of ours it is.
-const ARCHITECTURES: [(&str, &str, Architecture); 4] = [
-    ("LlamaForCausalLM", "llama", Architecture::Llama),
-    ("MistralForCausalLM", "mistral", Architecture::Mistral),
-    ("Qwen2ForCausalLM", "qwen2", Architecture::Qwen2),
-    ("OPTForCausalLM", "opt", Architecture::Opt),
-];
 
 /// Deeper than any model there is; a corrupt count is refused before anything is allocated for it.
 const MAX_LAYERS: usize = 10_000;
 
-#[derive(Clone, Copy, PartialEq)]
-enum Architecture {
-    Llama,
-    Mistral,
-    Qwen2,
-    Opt,
-}
-
 pub(super) fn config(path: &Path, config: &str, generation_config: Option<&str>) -> Result<ModelConfig> {
     let map = parse_object(path, config)?;
     let fields = Fields::new(path, "", &map);
-    if fields.has("quantization_config") {
-        return Err(fields.wrong_with_help(
-            "quantization_config",
-            "no such key",
-            "Quantized checkpoints are not supported: use the f32, f16 or bf16 one.",
-        ));
-    }
-    let (architecture, model_type) = architecture(&fields)?;
+    check_fixed(&fields)?;
+    let mut notes = Vec::new();
+    let architecture = Architecture::parse(&fields, &mut notes)?;
     let mut config = match architecture {
-        Architecture::Opt => opt(&fields, model_type)?,
-        other => llama(&fields, model_type, other)?,
+        Architecture::Opt => opt(&fields, architecture)?,
+        _ => llama(&fields, architecture, &mut notes)?,
     };
     config.layer_shapes = layer_shape::parse(&fields, &config)?;
+    note_unread(&fields, architecture, &mut notes);
+    config.notes = notes;
     if let Some(text) = generation_config {
         let path = path.with_file_name("generation_config.json");
         let map = parse_object(&path, text)?;
@@ -57,46 +40,7 @@ pub(super) fn config(path: &Path, config: &str, generation_config: Option<&str>)
     Ok(config)
 }
 
-fn architecture(fields: &Fields) -> Result<(Architecture, &'static str)> {
-    let supported = ARCHITECTURES.map(|(class, ..)| class).join(", ");
-    let help = "Other architectures are not supported: use a model of one of these.";
-    let by_type = match fields.string("model_type")? {
-        None => None,
-        Some(model_type) => {
-            Some(ARCHITECTURES.iter().find(|known| known.1 == model_type).ok_or_else(|| {
-                let types = ARCHITECTURES.map(|(_, model_type, _)| model_type).join(", ");
-                fields.wrong_with_help("model_type", format!("one of {types}"), help)
-            })?)
-        }
-    };
-    let class = match fields.get("architectures") {
-        None | Some(Value::Null) => None,
-        Some(Value::Array(classes)) if classes.is_empty() => None,
-        Some(Value::Array(classes)) => {
-            let Some(class) = classes[0].as_str() else {
-                return Err(fields.wrong("architectures", "a list of class names"));
-            };
-            Some(class)
-        }
-        Some(_) => return Err(fields.wrong("architectures", "a list of class names")),
-    };
-    let by_class = match class {
-        None => None,
-        Some(class) => Some(ARCHITECTURES.iter().find(|known| known.0 == class).ok_or_else(|| {
-            let got = crate::error::printable(class);
-            crate::Error::file(fields.path(), "architectures", format!("one of {supported}"), got, help)
-        })?),
-    };
-    match (by_class, by_type) {
-        (Some(class), Some(model_type)) if class.1 != model_type.1 => {
-            Err(fields.wrong("model_type", format!("{} as architectures has {}", class.1, class.0)))
-        }
-        (Some(known), _) | (None, Some(known)) => Ok((known.2, known.1)),
-        (None, None) => Err(fields.wrong_with_help("architectures", format!("one of {supported}"), help)),
-    }
-}
-
-fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Result<ModelConfig> {
+fn llama(fields: &Fields, architecture: Architecture, notes: &mut Vec<String>) -> Result<ModelConfig> {
     // Where the config classes' defaults differ: (intermediate_size, max_position_embeddings, kv heads, vocab).
     let (intermediate_size, positions, kv_heads, vocab_size) = match architecture {
         Architecture::Mistral => (14_336, 131_072, Some(8), 32_000),
@@ -125,7 +69,8 @@ fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Resul
         return Err(fields.computed("head_dim", expected, got));
     }
     let max_position_embeddings = fields.size("max_position_embeddings", positions)?;
-    let rope = Rope::parse(fields, max_position_embeddings)?;
+    let rope = Rope::parse(fields, max_position_embeddings, notes)?;
+    let (sliding_window, full_attention_layers) = window::parse(fields, architecture, num_hidden_layers)?;
     let eps = fields.number("rms_norm_eps", Some(1e-6), "a number above 0 in f32", |eps| eps as f32 > 0.0)?;
     let llama_bias = architecture == Architecture::Llama && fields.boolean("attention_bias", false)?;
     let attention_bias = match architecture {
@@ -134,7 +79,7 @@ fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Resul
     };
     Ok(ModelConfig {
         family: Family::Llama,
-        model_type: model_type.to_string(),
+        model_type: architecture.model_type().to_string(),
         vocab_size: fields.size("vocab_size", vocab_size)?,
         hidden_size,
         intermediate_size: fields.size("intermediate_size", intermediate_size)?,
@@ -145,7 +90,8 @@ fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Resul
         max_position_embeddings,
         norm_eps: eps as f32,
         rope: Some(rope),
-        sliding_window: sliding_window(fields, architecture, num_hidden_layers)?,
+        sliding_window,
+        full_attention_layers,
         activation: activation(fields, "hidden_act", "silu")?,
         tie_word_embeddings: fields.boolean("tie_word_embeddings", false)?,
         attention_bias,
@@ -164,18 +110,20 @@ fn llama(fields: &Fields, model_type: &str, architecture: Architecture) -> Resul
     })
 }
 
-fn opt(fields: &Fields, model_type: &str) -> Result<ModelConfig> {
+fn opt(fields: &Fields, architecture: Architecture) -> Result<ModelConfig> {
     let hidden_size = fields.size("hidden_size", 768)?;
     let num_attention_heads = fields.size("num_attention_heads", 12)?;
     let bias = fields.boolean("enable_bias", true)?;
     let norm_first = fields.boolean("do_layer_norm_before", true)?;
+    let num_hidden_layers = fields.whole("num_hidden_layers", 12, 1, MAX_LAYERS)?;
+    window::parse(fields, architecture, num_hidden_layers)?;
     Ok(ModelConfig {
         family: Family::Opt,
-        model_type: model_type.to_string(),
+        model_type: architecture.model_type().to_string(),
         vocab_size: fields.size("vocab_size", 50_272)?,
         hidden_size,
         intermediate_size: fields.size("ffn_dim", 3_072)?,
-        num_hidden_layers: fields.whole("num_hidden_layers", 12, 1, MAX_LAYERS)?,
+        num_hidden_layers,
         num_attention_heads,
         num_key_value_heads: num_attention_heads,
         head_dim: split_heads(fields, hidden_size, num_attention_heads, "")?,
@@ -184,6 +132,7 @@ fn opt(fields: &Fields, model_type: &str) -> Result<ModelConfig> {
         norm_eps: 1e-5,
         rope: None,
         sliding_window: None,
+        full_attention_layers: Vec::new(),
         activation: activation(fields, "activation_function", "relu")?,
         tie_word_embeddings: fields.boolean("tie_word_embeddings", true)?,
         attention_bias: AttentionBias { qkv: bias, output: bias },
@@ -221,33 +170,6 @@ fn activation(fields: &Fields, key: &str, default: &str) -> Result<Activation> {
             "silu, swish, relu, gelu, gelu_new, gelu_pytorch_tanh or gelu_fast",
             "Other activation functions are not supported.",
         )),
-    }
-}
-
-/// One window for all layers: Hugging Face can mix windowed and full layers for Qwen2, which is refused here.
-fn sliding_window(fields: &Fields, architecture: Architecture, layers: usize) -> Result<Option<usize>> {
-    match architecture {
-        Architecture::Mistral if fields.get("sliding_window").is_none() => Ok(Some(4_096)),
-        Architecture::Mistral => fields.optional_size("sliding_window"),
-        Architecture::Qwen2 if fields.boolean("use_sliding_window", false)? => {
-            let window = match fields.get("sliding_window") {
-                None => Some(4_096),
-                Some(_) => fields.optional_size("sliding_window")?,
-            };
-            // Layers from this one on are windowed.
-            let first = fields.whole("max_window_layers", 28, 0, super::fields::MAX_SIZE)?;
-            match window {
-                None => Ok(None),
-                Some(_) if first >= layers => Ok(None),
-                Some(window) if first == 0 => Ok(Some(window)),
-                Some(_) => Err(fields.wrong_with_help(
-                    "max_window_layers",
-                    format!("0 (every layer windowed) or at least num_hidden_layers ({layers}; none windowed)"),
-                    "A mix of windowed and full layers is not supported: set use_sliding_window to false to run every layer in full.",
-                )),
-            }
-        }
-        _ => Ok(None),
     }
 }
 

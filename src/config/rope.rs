@@ -62,38 +62,51 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// Reads `rope_parameters` (newer) or `rope_theta` and `rope_scaling`.
-    pub(super) fn parse(fields: &Fields, max_position_embeddings: usize) -> Result<Self> {
-        let newer = fields.object("rope_parameters", "rope_parameters.")?;
-        let scaling = match newer {
-            Some(_) => None,
-            None => fields.object("rope_scaling", "rope_scaling.")?,
-        };
-        for place in [Some(fields), newer.as_ref(), scaling.as_ref()].into_iter().flatten() {
+    /// Reads `rope_parameters` (newer) or `rope_theta` and `rope_scaling`, as transformers 5 does. `notes` gets a sentence where
+    /// two keys disagree.
+    pub(super) fn parse(
+        fields: &Fields,
+        max_position_embeddings: usize,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        let newer = fields.object("rope_parameters", "rope_parameters.")?.filter(|place| !place.is_empty());
+        let older = fields.object("rope_scaling", "rope_scaling.")?.filter(|place| !place.is_empty());
+        if newer.is_some() && older.is_some() && fields.get("rope_parameters") != fields.get("rope_scaling") {
+            notes.push(
+                "config.json: rope_scaling is used and rope_parameters ignored, as in transformers"
+                    .to_string(),
+            );
+        }
+        let is_newer = older.is_none();
+        let place = older.or(newer);
+        for place in [Some(fields), place.as_ref()].into_iter().flatten() {
             let whole_head = "1 or no such key (rotating only a part of each head is not supported)";
             place.optional_number("partial_rotary_factor", whole_head, |factor| factor == 1.0)?;
         }
-        let theta_place = newer.as_ref().filter(|place| place.has("rope_theta")).unwrap_or(fields);
-        let theta =
-            theta_place.number("rope_theta", Some(10_000.0), "a number above 1", |theta| theta > 1.0)?;
-        let Some(place) = newer.as_ref().or(scaling.as_ref()) else {
-            return Ok(Self { theta, scaling: RopeScaling::Default });
+        let theta = |place: &Fields| {
+            place.number("rope_theta", Some(10_000.0), "a number above 1", |theta| theta > 1.0)
         };
+        let of_all = theta(fields)?;
+        let theta = match place.as_ref().filter(|place| place.has("rope_theta")) {
+            Some(place) => theta(place)?,
+            None => of_all,
+        };
+        let Some(place) = &place else { return Ok(Self { theta, scaling: RopeScaling::Default }) };
         let kind = match (place.string("rope_type")?, place.string("type")?) {
             (Some(kind), Some(older)) if kind != older => {
                 return Err(place.wrong("type", format!("{kind}, as rope_type, or no such key")));
             }
             (Some(kind), _) | (None, Some(kind)) => kind,
             // Newer files may leave the default out, but not when they have one set of parameters per kind of layer.
-            (None, None) if newer.is_some() && place.has("rope_theta") => "default",
+            (None, None) if is_newer && place.has("rope_theta") => "default",
             (None, None) => return Err(unknown_type(place, "rope_type")),
         };
         let scaling = match kind {
             "default" => RopeScaling::Default,
             "linear" => RopeScaling::Linear { factor: factor(place)? },
             "dynamic" => RopeScaling::Dynamic { factor: factor(place)? },
-            "llama3" => llama3(place)?,
-            "yarn" => yarn(place, max_position_embeddings)?,
+            "llama3" => llama3(place, original_positions(fields, place, notes)?)?,
+            "yarn" => yarn(place, original_positions(fields, place, notes)?, max_position_embeddings)?,
             _ => {
                 let key = if place.has("rope_type") { "rope_type" } else { "type" };
                 return Err(unknown_type(place, key));
@@ -218,19 +231,35 @@ fn factor(place: &Fields) -> Result<f64> {
     place.number("factor", None, "a number of at least 1", |factor| factor >= 1.0)
 }
 
-fn llama3(place: &Fields) -> Result<RopeScaling> {
+/// `original_max_position_embeddings`: beside the scaling it comes first.
+fn original_positions(fields: &Fields, place: &Fields, notes: &mut Vec<String>) -> Result<Option<usize>> {
+    const KEY: &str = "original_max_position_embeddings";
+    let (outer, inner) = (fields.optional_size(KEY)?, place.optional_size(KEY)?);
+    if let (Some(outer), Some(inner)) = (outer, inner)
+        && outer != inner
+    {
+        notes.push(format!(
+            "config.json: {KEY} is {outer}, and {inner} in the RoPE's own settings: {outer} is used, as in transformers 5"
+        ));
+    }
+    Ok(outer.or(inner))
+}
+
+fn llama3(place: &Fields, original: Option<usize>) -> Result<RopeScaling> {
     let factor = factor(place)?;
     let low_freq_factor = place.number("low_freq_factor", None, "a number above 0", |low| low > 0.0)?;
     let expected = format!("a number above low_freq_factor ({low_freq_factor})");
     let high_freq_factor =
         place.number("high_freq_factor", None, &expected, |high| high > low_freq_factor)?;
-    let original_max_position_embeddings = place.required_size("original_max_position_embeddings")?;
+    let original_max_position_embeddings = match original {
+        Some(original) => original,
+        None => place.required_size("original_max_position_embeddings")?,
+    };
     Ok(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings })
 }
 
-fn yarn(place: &Fields, max_position_embeddings: usize) -> Result<RopeScaling> {
-    let original =
-        place.optional_size("original_max_position_embeddings")?.unwrap_or(max_position_embeddings);
+fn yarn(place: &Fields, original: Option<usize>, max_position_embeddings: usize) -> Result<RopeScaling> {
+    let original = original.unwrap_or(max_position_embeddings);
     let factor = if place.has("factor") || original == max_position_embeddings {
         factor(place)?
     } else {

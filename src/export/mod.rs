@@ -13,6 +13,7 @@ use crate::{
     checkpoint::{Tensor, Tensors},
     config::{Family, LayerShape, ModelConfig},
     error::{Error, Result},
+    json::with_quoted_constants,
     model::{Model, fold::Fold},
     output::{OutTensor, write_safetensors},
     prune::settings::Settings,
@@ -116,8 +117,9 @@ fn config_json<B: Backend>(
     source: &ModelSource,
     plain: Option<&LayerShape>,
 ) -> Result<Map<String, Value>> {
-    let text = source.read("config.json")?.unwrap_or_default();
-    let parsed = serde_json::from_slice::<Value>(&text).ok().and_then(|value| value.as_object().cloned());
+    let text = source.read_text("config.json")?.unwrap_or_default();
+    let parsed: Option<Value> = serde_json::from_str(&with_quoted_constants(&text)).ok();
+    let parsed = parsed.and_then(|value| value.as_object().cloned());
     let mut config = parsed.ok_or_else(|| {
         let path = source.path_of("config.json");
         Error::file(
@@ -129,6 +131,10 @@ fn config_json<B: Backend>(
         )
     })?;
     let mut set = |key: &str, value: Value| config.insert(key.to_string(), value);
+    // The original's may be those of a base class, or of a head that is not the embedding after all.
+    set("architectures", json!([class(&model.config)]));
+    set("model_type", json!(model.config.model_type));
+    set("tie_word_embeddings", json!(model.config.tie_word_embeddings));
     if let Some(shape) = plain {
         set("num_attention_heads", json!(shape.heads));
         set("num_key_value_heads", json!(shape.kv_heads));

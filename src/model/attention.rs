@@ -83,7 +83,7 @@ pub fn intermediate<B: Backend>(
             kv_heads,
             head_dim,
             scale: product_scale,
-            window: config.sliding_window,
+            window: attention.window,
         },
         kv_head_of: kept.map_or(&attention.kv_head_of, |kept| &kept.kv_head_of),
         mask,

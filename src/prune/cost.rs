@@ -146,9 +146,18 @@ impl Work<'_> {
     /// Causal attention of heads that have `width` channels in all.
     fn attention(&self, width: usize, shape: BatchShape) -> f64 {
         let tokens = shape.tokens as f64;
-        let seen = self.config.sliding_window.map_or(tokens, |window| tokens.min(window as f64));
         // The first tokens see fewer.
-        let pairs = shape.samples as f64 * seen * (tokens - (seen - 1.0) / 2.0);
+        let pairs = |seen: f64| shape.samples as f64 * seen * (tokens - (seen - 1.0) / 2.0);
+        let layers = self.config.num_hidden_layers as f64;
+        let windowed = layers - self.config.full_attention_layers.len() as f64;
+        let pairs = match self.config.sliding_window {
+            None => pairs(tokens),
+            // The mean over the layers.
+            Some(window) => {
+                let windowed = windowed / layers;
+                windowed * pairs(tokens.min(window as f64)) + (1.0 - windowed) * pairs(tokens)
+            }
+        };
         4.0 * pairs * width as f64 * self.rates.attention + self.rates.operation
     }
 

@@ -166,7 +166,7 @@ impl Plain {
         let mut out = vec![0.0; rows * heads * d];
         for (i, out) in out.chunks_exact_mut(d).enumerate() {
             let (row, head) = (i / heads, i % heads);
-            let first = match self.config.sliding_window {
+            let first = match self.config.window(layer) {
                 Some(window) => (row / length * length).max((row + 1).saturating_sub(window)),
                 None => row / length * length,
             };

@@ -96,6 +96,15 @@ fn describe_config(name: &str, config: &ModelConfig) -> String {
     };
     if let Some(window) = config.sliding_window {
         let _ = write!(positions, ", sliding window of {window}");
+        let full = config.full_attention_layers.len();
+        if full > 0 {
+            let _ = write!(
+                positions,
+                " in {} of {} layers",
+                config.num_hidden_layers - full,
+                config.num_hidden_layers
+            );
+        }
     }
     format!(
         "{name}: {} ({})\n\
