@@ -266,9 +266,8 @@ fn where_the_chat_template_comes_from() {
 fn chat_templates_that_fail() {
     let cases = [
         ("{{ raise_exception('only\nusers') }}", "only\\nusers"),
-        ("{% if %}", "syntax error"),
+        ("{% if %}", "syntax error: expected a value"),
         ("{{ messages[0].content.nope() }}", "nope"),
-        ("{{ strftime_now('%Q') }}", "unknown %Q"),
     ];
     for (template, reason) in cases {
         let parts = [
@@ -280,6 +279,7 @@ fn chat_templates_that_fail() {
     }
 }
 
+/// More of these are in tests/hostile_templates.rs.
 #[test]
 fn case_57_endless_chat_template() {
     let endless = [
@@ -290,16 +290,12 @@ fn case_57_endless_chat_template() {
     ];
     for template in endless {
         let start = Instant::now();
-        let parts =
-            ["chat template: expected an end within", "got none: it loops for ever", "correct the template"];
+        let parts = [
+            "chat template: expected an end within the limits",
+            "got \"too much work or memory",
+            "Shorten the conversation, or correct the template.",
+        ];
         assert_error(render(template), &parts);
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    }
-    for template in [
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        &"(".repeat(100_000),
-        &format!("{{{{ {}", "(".repeat(100_000)),
-    ] {
-        let _ = render(template);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     }
 }

@@ -113,7 +113,7 @@ pub(super) fn loaded(
 }
 
 /// Whether a pre-tokenizer or normalizer, or one of a sequence, turns text into bytes first.
-fn has_byte_level(part: &Value) -> bool {
+pub(super) fn has_byte_level(part: &Value) -> bool {
     match part {
         Value::Object(fields) => {
             fields.get("type").is_some_and(|kind| kind == "ByteLevel") || fields.values().any(has_byte_level)

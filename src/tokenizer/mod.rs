@@ -3,7 +3,9 @@
 mod chat;
 mod checks;
 mod date;
+mod jinja;
 mod quiet;
+mod special_tokens;
 
 use std::path::PathBuf;
 
