@@ -6,6 +6,7 @@ mod common;
 
 use std::{
     fs,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -18,9 +19,10 @@ const MOST_MEMORY_KIB: u64 = 256 << 10;
 const MANY: usize = 40_000;
 
 fn render(template: &str) -> Result<String> {
-    let folder = Folder::llama();
-    folder.write("chat_template.jinja", template);
-    let tokenizer = Tokenizer::load(&folder.source(), VOCAB_SIZE).unwrap();
+    // Weights are not read, and one folder's are enough to write.
+    static FOLDER: LazyLock<Folder> = LazyLock::new(Folder::llama);
+    FOLDER.write("chat_template.jinja", template);
+    let tokenizer = Tokenizer::load(&FOLDER.source(), VOCAB_SIZE).unwrap();
     tokenizer.chat_template().unwrap().render(&[("user", "hello")], true)
 }
 

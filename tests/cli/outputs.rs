@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{FILES, MODEL, PROGRAM, path, perplexity, refused, stdout};
+use serde_json::json;
+
+use crate::{FILES, MODEL, PROGRAM, common::models::Folder, path, perplexity, program, refused, stdout};
 
 #[test]
 fn outputs_that_cannot_be_written_are_refused_before_the_run() {
@@ -75,4 +77,20 @@ fn an_interrupted_run_leaves_no_file() {
     assert!(signalled.success(), "it was still running");
     assert!(!child.wait().unwrap().success());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Templates with transformers' tag for training, and with a message written as JSON.
+#[test]
+fn chat_with_constructs_of_transformers() {
+    for template in [
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+        "{% for m in messages %}{{ {'c': m.content} | tojson }}{% endfor %}",
+    ] {
+        let folder = Folder::llama();
+        folder.write("tokenizer_config.json", json!({ "chat_template": template }).to_string());
+        let model = folder.path().to_str().unwrap();
+        program(["generate", "--model", model, "--prompt", "Hi", "--chat", "--max-new-tokens", "1"])
+            .assert()
+            .success();
+    }
 }

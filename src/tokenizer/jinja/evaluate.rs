@@ -271,11 +271,14 @@ impl<'t> Machine<'t> {
                 let mut dict = Dict::default();
                 let mut positional = arguments.positional.into_iter();
                 if let Some(first) = positional.next() {
-                    let Value::Dict(first) = first else {
-                        return Err(Fault::new(format!("{name} needs a mapping")));
+                    let entries = match &first {
+                        Value::Dict(first) => self.pairs(first.entries())?,
+                        pairs => pairs.values(&self.budget)?,
                     };
-                    for (key, value) in first.entries() {
-                        dict.insert(key.clone(), value.clone(), &self.budget)?;
+                    for pair in entries {
+                        let [key, value] = <[Value; 2]>::try_from(pair.values(&self.budget)?)
+                            .map_err(|_| Fault::new(format!("{name} needs a mapping or pairs")))?;
+                        dict.insert(key, value, &self.budget)?;
                     }
                 }
                 for (key, value) in arguments.named {

@@ -263,8 +263,17 @@ impl Machine<'_> {
                 let method = optional_text(name, &method)?.unwrap_or("common");
                 let number = value.defined()?.as_float();
                 let number = number.ok_or_else(|| Fault::new(format!("cannot round '{}'", value.kind())))?;
-                if method == "common" && value.as_int().is_some() && precision >= 0 {
-                    return Ok(value.clone());
+                if method == "common"
+                    && let Some(whole) = value.as_int()
+                {
+                    let unit = u32::try_from(-precision).ok().and_then(|digits| 10i128.checked_pow(digits));
+                    return Ok(match unit {
+                        _ if precision >= 0 => value.clone(),
+                        Some(unit) => {
+                            Value::Int((whole as f64 / unit as f64).round_ties_even() as i128 * unit)
+                        }
+                        None => Value::Int(0),
+                    });
                 }
                 let scale = 10f64.powi(precision.clamp(-400, 400) as i32);
                 Ok(Value::Float(match method {

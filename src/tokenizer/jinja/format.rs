@@ -88,6 +88,10 @@ impl Machine<'_> {
                 Some(value) => value,
                 None => take()?,
             };
+            if "srac".contains(kind) && layout.align == Some('=') {
+                // Only numbers are filled with zeros.
+                (layout.fill, layout.align) = (None, Some('>'));
+            }
             let shown = match kind {
                 's' => self.aligned(&self.printed(value)?, &layout)?,
                 'r' | 'a' => {

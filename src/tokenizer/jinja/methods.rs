@@ -191,7 +191,8 @@ impl Machine<'_> {
                 Value::text(rest.unwrap_or(this).into(), &self.budget)
             }
             "startswith" | "endswith" => {
-                let [parts] = arguments.bind(name, ["parts"])?;
+                let [parts, start, end] = arguments.bind(name, ["parts", "start", "end"])?;
+                let this = window(this, [&start, &end])?.1;
                 let parts = match parts {
                     Some(Value::Tuple(items)) => items.values.clone(),
                     part => vec![text(name, &part)?.into()],
@@ -208,19 +209,19 @@ impl Machine<'_> {
                 }
                 Ok(false.into())
             }
-            "find" | "rfind" | "index" => {
-                let [part] = arguments.bind(name, ["part"])?;
+            "find" | "rfind" | "index" | "count" => {
+                let [part, start, end] = arguments.bind(name, ["part", "start", "end"])?;
                 let part = text(name, &part)?;
+                let (before, this) = window(this, [&start, &end])?;
+                if name == "count" {
+                    return Ok(this.matches(part).count().into());
+                }
                 let at = if name == "rfind" { this.rfind(part) } else { this.find(part) };
                 match at {
-                    Some(at) => Ok(this[..at].chars().count().into()),
+                    Some(at) => Ok((before + this[..at].chars().count()).into()),
                     None if name == "index" => Err(Fault::new("substring not found")),
                     None => Ok(Value::Int(-1)),
                 }
-            }
-            "count" => {
-                let [part] = arguments.bind(name, ["part"])?;
-                Ok(this.matches(text(name, &part)?).count().into())
             }
             "replace" => {
                 let [old, new, count] = arguments.bind(name, ["old", "new", "count"])?;
@@ -320,6 +321,28 @@ impl Machine<'_> {
         let pad = |count| std::iter::repeat_n(fill, count);
         Ok(pad(left).chain(this.chars()).chain(pad(missing - left)).collect())
     }
+}
+
+/// The part of a text from one character to before another, and how many characters are before it.
+fn window<'a>(text: &'a str, bounds: [&Option<Value>; 2]) -> Out<(usize, &'a str)> {
+    if bounds.iter().all(|bound| bound.is_none()) {
+        return Ok((0, text));
+    }
+    let length = text.chars().count();
+    let mut places = [0, length];
+    for (place, bound) in places.iter_mut().zip(bounds) {
+        match bound {
+            None | Some(Value::None) => {}
+            Some(bound) => {
+                let bound = bound.as_int().ok_or_else(|| Fault::new("a place in a text is an integer"))?;
+                let from_start = if bound < 0 { bound.saturating_add(length as i128) } else { bound };
+                *place = from_start.clamp(0, length as i128) as usize;
+            }
+        }
+    }
+    let byte = |place: usize| text.char_indices().nth(place).map_or(text.len(), |(byte, _)| byte);
+    let [start, end] = [places[0], places[1].max(places[0])];
+    Ok((start, &text[byte(start)..byte(end)]))
 }
 
 fn text<'a>(what: &str, value: &'a Option<Value>) -> Out<&'a str> {
