@@ -194,23 +194,24 @@ fn values_that_double() {
     for twice in ["n.x + n.x", "n.x * 2", "(n.x|list + n.x)", "n.x|list * 3", "[n.x, n.x]|sum(start=[])"] {
         assert_limited(&doubled("[1]", twice, "n.x|length"));
     }
-    for twice in ["[n.x, n.x]", "{'a': n.x, 'b': n.x}", "(n.x, n.x)", "dict(a=n.x, b=n.x)", "[n.x]*2"] {
-        for done in [
-            "n.x",
-            "n.x ~ ''",
-            "n.x|string|length",
-            "n.x == n.y",
-            "n.x|tojson",
-            "[n.x]|join",
-            "'%s' % [n.x]",
-            "'{}'.format(n.x)",
-            "n.x in [n.y]",
-            "[n.y].count(n.x)",
-            "raise_exception(n.x)",
-            "'%r' % [n.x]",
-        ] {
-            assert_limited(&doubled("[1]", twice, done));
-        }
+    for twice in ["{'a': n.x, 'b': n.x}", "(n.x, n.x)", "dict(a=n.x, b=n.x)", "[n.x]*2"] {
+        assert_limited(&doubled("[1]", twice, "n.x == n.y"));
+    }
+    for done in [
+        "n.x",
+        "n.x ~ ''",
+        "n.x|string|length",
+        "n.x == n.y",
+        "n.x|tojson",
+        "[n.x]|join",
+        "'%s' % [n.x]",
+        "'{}'.format(n.x)",
+        "n.x in [n.y]",
+        "[n.y].count(n.x)",
+        "raise_exception(n.x)",
+        "'%r' % [n.x]",
+    ] {
+        assert_limited(&doubled("[1]", "[n.x, n.x]", done));
     }
     for done in [
         "n.x < n.y",
