@@ -307,6 +307,31 @@ fn sizes() {
     ] {
         assert_limited(&format!("{{{{ {huge} }}}}"));
     }
+    // The ends of what integers can be: any text or error, but no overflow.
+    let least = "(0 - 2**126 - 2**126)";
+    for edge in [
+        "-LEAST",
+        "'-1'.zfill(LEAST)",
+        "'a'.center(LEAST)",
+        "'a'[LEAST:2**126:LEAST]",
+        "range(0, LEAST, LEAST)",
+        "LEAST|abs",
+        "LEAST|round(0 - 2)",
+        "LEAST|round(LEAST)",
+        "[1][LEAST]",
+        "LEAST // -1",
+        "LEAST % -1",
+        "LEAST * LEAST",
+        "LEAST - 1",
+        "'%d' % LEAST",
+        "'{:,}'.format(LEAST)",
+        "'a'.find('a', LEAST)",
+        "1e300|int",
+        "LEAST ** LEAST",
+        "'x'|indent(LEAST)",
+    ] {
+        bounded(&format!("{{{{ {} }}}}", edge.replace("LEAST", least)));
+    }
     // No items are none, however often.
     for nothing in ["[] * 10**12", "'' * 10**12", "() * 10**12"] {
         assert_eq!(bounded(&format!("{{{{ {nothing} }}}}")), None);

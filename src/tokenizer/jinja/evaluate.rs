@@ -70,7 +70,10 @@ impl<'t> Machine<'t> {
             Expr::Not(value) => (!self.evaluate(value)?.is_true()).into(),
             Expr::Negative(value) => match self.evaluate(value)?.defined()? {
                 Value::Float(value) => Value::Float(-value),
-                value => Value::Int(-number(value, "unary -")?),
+                value => match number(value, "unary -")?.checked_neg() {
+                    Some(value) => Value::Int(value),
+                    None => return Err(Fault::limit(0, "an integer of more than 128 bits")),
+                },
             },
             Expr::Positive(value) => match self.evaluate(value)?.defined()? {
                 Value::Float(value) => Value::Float(*value),
@@ -257,10 +260,11 @@ impl<'t> Machine<'t> {
                     Some([start, stop, step]) if *step != 0 => (*start, *stop, *step),
                     _ => return Err(Fault::new("range needs one to three integers, the last not 0")),
                 };
-                let length = match step > 0 {
-                    true => stop.saturating_sub(start).max(0).saturating_add(step - 1) / step,
-                    false => start.saturating_sub(stop).max(0).saturating_add(-(step + 1)) / -step,
+                let (span, each) = match step > 0 {
+                    true => (stop.saturating_sub(start), step),
+                    false => (start.saturating_sub(stop), step.saturating_neg()),
                 };
+                let length = span.max(0).saturating_add(each - 1) / each;
                 if length > LONGEST_RANGE {
                     return Err(Fault::limit(0, format!("a range longer than {LONGEST_RANGE}")));
                 }

@@ -266,11 +266,14 @@ impl Machine<'_> {
                 if method == "common"
                     && let Some(whole) = value.as_int()
                 {
-                    let unit = u32::try_from(-precision).ok().and_then(|digits| 10i128.checked_pow(digits));
+                    let unit = u32::try_from(precision.saturating_neg())
+                        .ok()
+                        .and_then(|digits| 10i128.checked_pow(digits));
                     return Ok(match unit {
                         _ if precision >= 0 => value.clone(),
                         Some(unit) => {
-                            Value::Int((whole as f64 / unit as f64).round_ties_even() as i128 * unit)
+                            let tens = (whole as f64 / unit as f64).round_ties_even() as i128;
+                            Value::Int(tens.saturating_mul(unit))
                         }
                         None => Value::Int(0),
                     });

@@ -281,7 +281,7 @@ impl Machine<'_> {
                     (_, fill) => single(fill.unwrap_or(" "))?,
                 };
                 if name == "zfill" && this.starts_with(['-', '+']) {
-                    let rest = self.padded(&this[1..], width - 1, '0', name)?;
+                    let rest = self.padded(&this[1..], width.saturating_sub(1), '0', name)?;
                     return Ok(format!("{}{rest}", &this[..1]).into());
                 }
                 self.padded(this, width, fill, name).map(Value::from)
