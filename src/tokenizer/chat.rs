@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 
 use super::{
     jinja::{self, Conversation, Fault},
-    special_tokens,
+    special_tokens::object,
+    template_tokens,
 };
 use crate::{
     error::{Error, Result, printable},
-    json,
     source::ModelSource,
 };
 
@@ -32,7 +32,7 @@ impl ChatTemplate {
         let config = object(source, "tokenizer_config.json")?;
         for file in ["additional_chat_templates/default.jinja", "chat_template.jinja"] {
             if let Some(template) = source.read_text(file)? {
-                let tokens = special_tokens::load(source, &config)?;
+                let tokens = template_tokens::load(source, &config)?;
                 return Ok(Some(Self { path: source.path_of(file), template, tokens }));
             }
         }
@@ -52,7 +52,7 @@ impl ChatTemplate {
         let Some(template) = default.and_then(Value::as_str) else {
             return Err(wrong("a template named \"default\"", "templates without it"));
         };
-        let (template, tokens) = (template.to_string(), special_tokens::load(source, &config)?);
+        let (template, tokens) = (template.to_string(), template_tokens::load(source, &config)?);
         Ok(Some(Self { path, template, tokens }))
     }
 
@@ -81,18 +81,5 @@ impl ChatTemplate {
             ),
         };
         Error::file(&self.path, "chat template", expected, got, help)
-    }
-}
-
-/// The JSON object in a file of Python's JSON; empty when there is no such file.
-pub(super) fn object(source: &ModelSource, file: &str) -> Result<Map<String, Value>> {
-    let Some(text) = source.read_text(file)? else { return Ok(Map::new()) };
-    let wrong = |expected: &str, got: String| {
-        Error::file(source.path_of(file), "content", expected, got, format!("Download {file} again."))
-    };
-    match serde_json::from_str(&json::with_quoted_constants(&text)) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(wrong("a JSON object", "another JSON value".into())),
-        Err(error) => Err(wrong("valid JSON", error.to_string())),
     }
 }

@@ -1,64 +1,80 @@
-//! Text to token ids and back, from tokenizer.json.
+//! Text to token ids and back, from tokenizer.json, or from vocab.json and merges.txt.
 
 mod chat;
-mod checks;
 mod date;
+mod extent;
 mod jinja;
+mod json_file;
+mod notes;
 mod quiet;
+mod search;
 mod special_tokens;
+mod steps;
+mod template_tokens;
+mod vocab_file;
 
 use std::path::PathBuf;
 
 pub use chat::ChatTemplate;
 use quiet::quietly;
+use special_tokens::SpecialTokens;
+use tokenizers::{ModelWrapper, PostProcessorWrapper, TokenizerImpl};
 
 use crate::{
     error::{Error, Result, printable},
     source::ModelSource,
 };
 
+/// The crate's tokenizer, with steps that are bounded.
+type Inner =
+    TokenizerImpl<ModelWrapper, steps::Normalizer, steps::PreTokenizer, PostProcessorWrapper, steps::Decoder>;
+
 /// A model's tokenizer, and its chat template if it has one.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     path: PathBuf,
     vocab_size: usize,
     chat_template: Option<ChatTemplate>,
+    notes: Vec<String>,
 }
 
 impl Tokenizer {
-    /// Reads tokenizer.json and the chat template; `vocab_size` is the model's.
+    /// Reads tokenizer.json or, where there is none, vocab.json and merges.txt, as well as the special tokens of
+    /// tokenizer_config.json and the chat template; `vocab_size` is the model's.
     ///
-    /// Truncation and padding settings left over in the file are dropped, as Hugging Face does.
+    /// Truncation and padding settings left over in the file are dropped, as Hugging Face does. A token may have an id
+    /// that is not below `vocab_size`, as long as no text is encoded with it.
     ///
     /// # Errors
-    /// When the file is missing or damaged, gives an id that is not below `vocab_size`, or cannot encode every text.
+    /// When the files are missing or damaged, larger than any real ones, or cannot encode every text.
     pub fn load(source: &ModelSource, vocab_size: usize) -> Result<Self> {
-        let path = source.path_of("tokenizer.json");
-        let Some(text) = source.read_text("tokenizer.json")? else {
-            return Err(Error::file(
-                path,
-                "file",
-                "the model's tokenizer",
-                "no such file",
-                "If the model has vocab.json and merges.txt or tokenizer.model instead, convert them once with Python: \
-                 from transformers import AutoTokenizer as T; T.from_pretrained(FOLDER).save_pretrained(FOLDER)",
-            ));
+        let mut notes = Vec::new();
+        let (path, inner) = match source.read_text("tokenizer.json")? {
+            Some(text) => {
+                let path = source.path_of("tokenizer.json");
+                let mut inner = json_file::read(&path, &text, &mut notes)?;
+                let special = SpecialTokens::read(source, false)?;
+                special.add_to(source, &mut inner)?;
+                notes.extend(notes::around(source, &special, &inner)?);
+                (path, inner)
+            }
+            None => match vocab_file::read(source)? {
+                Some(inner) => (source.path_of("vocab.json"), inner),
+                None => return Err(missing(source)),
+            },
         };
-        let loaded = quietly(|| tokenizers::Tokenizer::from_bytes(&text));
-        let mut inner = match loaded {
-            Ok(Ok(inner)) => inner,
-            Ok(Err(error)) => return Err(checks::refused(&path, &text, &error.to_string())),
-            Err(panic) => return Err(checks::refused(&path, &text, &panic)),
-        };
-        checks::loaded(&path, &text, &inner, vocab_size)?;
-        inner.with_padding(None);
-        inner.with_truncation(None).expect("no truncation is always valid");
-        let tokenizer = Self { inner, path, vocab_size, chat_template: ChatTemplate::load(source)? };
+        let chat_template = ChatTemplate::load(source)?;
+        let tokenizer = Self { inner, path, vocab_size, chat_template, notes };
         // Shows now whether the special tokens put around a text are in the vocabulary, and whether the crate panics on
         // a table that it has not read yet.
         tokenizer.encode("A é", true)?;
         Ok(tokenizer)
+    }
+
+    /// What a user should know about these files: a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The token ids of `text`, each below the model's `vocab_size`; with `add_special_tokens`, those that the model
@@ -76,10 +92,11 @@ impl Tokenizer {
             None => Ok(ids),
             Some(id) => Err(Error::file(
                 &self.path,
-                "token ids of a text",
-                format!("ids below {} (vocab_size in config.json)", self.vocab_size),
+                format!("token {}", printable(&self.inner.id_to_token(*id).unwrap_or_default())),
+                format!("an id below {} (vocab_size in config.json)", self.vocab_size),
                 id,
-                "Take tokenizer.json, config.json and the weights from the same place.",
+                "Take the tokenizer's files, config.json and the weights from the same place, or leave this token out of \
+                 the text.",
             )),
         }
     }
@@ -108,9 +125,21 @@ impl Tokenizer {
     }
 
     fn failed(&self, what: &str, reason: &str) -> Error {
-        let help = "The file may be damaged: download tokenizer.json again.";
+        let help = "The file may be damaged: download it again.";
         Error::file(&self.path, what, "a tokenizer that can do it", printable(reason), help)
     }
+}
+
+/// The error for a folder without a tokenizer that can be read.
+fn missing(source: &ModelSource) -> Error {
+    Error::file(
+        source.path_of("tokenizer.json"),
+        "file",
+        "the model's tokenizer, or vocab.json and merges.txt",
+        "no such file",
+        "If the model has tokenizer.model instead, convert it once with Python: \
+         from transformers import AutoTokenizer as T; T.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+    )
 }
 
 /// Text of a growing sequence of tokens, given out in pieces that are complete UTF-8.

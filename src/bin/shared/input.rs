@@ -141,7 +141,9 @@ impl<B: Backend> Loaded<B> {
             let help = "Pass the folder of a model with --model.";
             return Err(Error::argument("tokenizer", "a model with one", "random weights", help).into());
         };
-        Ok(Tokenizer::load(source, self.model.config.vocab_size)?)
+        let tokenizer = Tokenizer::load(source, self.model.config.vocab_size)?;
+        tokenizer.notes().iter().for_each(|text| note(text));
+        Ok(tokenizer)
     }
 
     /// --seq-len, or its default.
