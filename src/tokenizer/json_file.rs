@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Value, value::RawValue};
 use tokenizers::{
     AddedToken, Model, ModelWrapper, PostProcessorWrapper, TokenizerBuilder,
@@ -27,14 +30,15 @@ const MOST_PART: usize = 2 << 20;
 /// Tokens of a vocabulary, twice as many as in the largest real ones; it takes the crate some 200 bytes each.
 pub(super) const MOST_TOKENS: usize = 1 << 19;
 
-/// Values in a list of merges, where each pair is one or three.
-pub(super) const MOST_MERGES: usize = 3 << 19;
+/// Values in a list of merges, where each pair is one or three. The largest real ones have 580,604 pairs.
+pub(super) const MOST_MERGES: usize = 1_800_000;
 
 /// Added tokens. Real files with sounds or images as tokens have up to 65,536.
 const MOST_ADDED: usize = 1 << 17;
 
-/// Bytes of all pieces of a Unigram model, which become a tree of bytes, and of its longest.
-const MOST_PIECES: (usize, usize) = (1 << 20, 1024);
+/// Bytes of a piece of a Unigram model, and nodes of the tree of bytes that its pieces become, of some 350 bytes each.
+const LONGEST_PIECE: usize = 1024;
+const MOST_NODES: usize = 1 << 19;
 
 /// Ids that a post-processor may put around a text.
 const MOST_AROUND: usize = 1024;
@@ -79,6 +83,12 @@ struct Fields {
     max_input_chars_per_word: Option<u64>,
 }
 
+impl Fields {
+    fn is_unigram(&self) -> bool {
+        self.kind.as_deref().map_or(self.unk_id.is_some(), |kind| kind == "Unigram")
+    }
+}
+
 /// Reads `text`, the content of the file at `path`; adds to `notes` what is not done as the file says.
 pub(super) fn read(path: &Path, text: &str, notes: &mut Vec<String>) -> Result<Inner> {
     let wrong = |what: &str, got: &str| {
@@ -117,6 +127,13 @@ pub(super) fn read(path: &Path, text: &str, notes: &mut Vec<String>) -> Result<I
     let fields: Fields =
         serde_json::from_str(parts.model.get()).map_err(|error| wrong("model", &error.to_string()))?;
     check_model(path, &fields)?;
+    if fields.is_unigram() {
+        let nodes = tree(parts.model).map_err(|error| wrong("model", &error.to_string()))?;
+        if nodes > MOST_NODES {
+            let expected = format!("at most {MOST_NODES} different beginnings of pieces");
+            return Err(large(path, "model.vocab", &expected, nodes));
+        }
+    }
     let added = match parts.added_tokens.map(RawValue::get) {
         None => Vec::new(),
         Some(raw) => {
@@ -191,7 +208,7 @@ fn model(raw: &RawValue, kind: Option<&str>) -> std::result::Result<ModelWrapper
 }
 
 fn check_model(path: &Path, fields: &Fields) -> Result<()> {
-    let unigram = fields.unk_id.is_some() || fields.kind.as_deref() == Some("Unigram");
+    let unigram = fields.is_unigram();
     let tokens = if unigram { fields.vocab.values / 3 } else { fields.vocab.values };
     if tokens > MOST_TOKENS {
         return Err(large(path, "model.vocab", &format!("at most {MOST_TOKENS} tokens"), tokens));
@@ -204,10 +221,9 @@ fn check_model(path: &Path, fields: &Fields) -> Result<()> {
             fields.merges.values,
         ));
     }
-    if unigram && (fields.vocab.text > MOST_PIECES.0 || fields.vocab.longest > MOST_PIECES.1) {
-        let expected = format!("at most {} bytes of pieces, {} the longest", MOST_PIECES.0, MOST_PIECES.1);
-        let got = format!("{}, {} the longest", fields.vocab.text, fields.vocab.longest);
-        return Err(Error::file(path, "model.vocab", expected, got, "Put back the model's own file."));
+    if unigram && fields.vocab.longest > LONGEST_PIECE {
+        let expected = format!("pieces of at most {LONGEST_PIECE} bytes");
+        return Err(large(path, "model.vocab", &expected, fields.vocab.longest));
     }
     if let Some(most) = fields.max_input_chars_per_word.filter(|most| *most > MOST_WORD) {
         let expected = format!("at most {MOST_WORD}");
@@ -224,6 +240,22 @@ fn check_model(path: &Path, fields: &Fields) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Nodes of the tree of bytes that the pieces of a Unigram model become.
+fn tree(model: &RawValue) -> serde_json::Result<usize> {
+    #[derive(Deserialize)]
+    struct Pieces {
+        vocab: Vec<(String, IgnoredAny)>,
+    }
+    let mut pieces = serde_json::from_str::<Pieces>(model.get())?.vocab;
+    pieces.sort_by(|one, other| one.0.cmp(&other.0));
+    let mut nodes = pieces.first().map_or(0, |(piece, _)| piece.len());
+    for pair in pieces.windows(2) {
+        let shared = pair[0].0.bytes().zip(pair[1].0.bytes()).take_while(|(one, other)| one == other).count();
+        nodes += pair[1].0.len() - shared;
+    }
+    Ok(nodes)
 }
 
 /// Any text has tokens: those of its bytes, or an unknown-token.

@@ -125,7 +125,7 @@ impl Tokenizer {
     }
 
     fn failed(&self, what: &str, reason: &str) -> Error {
-        let help = "The file may be damaged: download it again.";
+        let help = "Shorten long runs of one kind of character in the text, or download the file again if it may be damaged.";
         Error::file(&self.path, what, "a tokenizer that can do it", printable(reason), help)
     }
 }

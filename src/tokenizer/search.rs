@@ -57,11 +57,7 @@ impl Search {
             found = patient.find_from_pos(text, from);
         }
         if gave_up(&found) {
-            return Err(format!(
-                "the expression {:?}, which takes too many steps on this text",
-                self.pattern
-            )
-            .into());
+            return Err(format!("too many steps on this text in the expression {:?}", self.pattern).into());
         }
         Ok(found?.map(|found| (found.start(), found.end())))
     }
