@@ -131,7 +131,8 @@ fn translated(table: &Precompiled, text: &str) -> usize {
     /// No entry is of more bytes.
     const WINDOW: usize = 8;
     let entry = |(at, _): (usize, char)| {
-        let end = text.floor_char_boundary(at + WINDOW);
+        let most = text.len().min(at + WINDOW);
+        let end = (at..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(at);
         table.transform(&text[at..end]).map_or(0, str::len)
     };
     text.len() + text.char_indices().map(entry).sum::<usize>()
