@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     jinja::{self, Conversation, Fault},
