@@ -18,9 +18,9 @@ use serde_json::json;
 
 /// Loads a folder as a model does.
 fn load(folder: &Folder) -> Result<Checkpoint> {
-    let config = ModelConfig::load(&folder.source())?;
+    let mut config = ModelConfig::load(&folder.source())?;
     let checkpoint = Checkpoint::open(&folder.source(), true)?;
-    check_shapes(&config, &checkpoint)?;
+    check_shapes(&mut config, &checkpoint)?;
     Ok(checkpoint)
 }
 
@@ -310,9 +310,9 @@ fn bundled_models_load() {
         let bytes: &'static [u8] = [vec![0; shift], folder.read("model.safetensors")].concat().leak();
         let files = Box::leak(Box::new([("config.json", config), ("model.safetensors", &bytes[shift..])]));
         let source = ModelSource::Bundled(Box::leak(Box::new(Bundle { name: "test", files })));
-        let model = ModelConfig::load(&source).unwrap();
+        let mut model = ModelConfig::load(&source).unwrap();
         let bundled = Checkpoint::open(&source, shift % 2 == 0).unwrap();
-        check_shapes(&model, &bundled).unwrap();
+        check_shapes(&mut model, &bundled).unwrap();
         assert_eq!(bundled.fingerprint(), load(&folder).unwrap().fingerprint());
         for (name, (_, values)) in folder.tensors() {
             assert_eq!(bundled.require(&name).unwrap().to_f32(), values);

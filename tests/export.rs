@@ -221,6 +221,9 @@ fn shapes_in_a_config_that_cannot_be_are_refused() {
     // The checkpoint has to agree.
     let folder = Folder::llama_with(json!({ "probeprune": { "layers": [good(), good()] } }));
     let checkpoint = Checkpoint::open(&folder.source(), true).unwrap();
-    let config = ModelConfig::load(&folder.source()).unwrap();
-    assert_error(probeprune::checkpoint::check_shapes(&config, &checkpoint), &["shape of tensor", "q_proj"]);
+    let mut config = ModelConfig::load(&folder.source()).unwrap();
+    assert_error(
+        probeprune::checkpoint::check_shapes(&mut config, &checkpoint),
+        &["shape of tensor", "q_proj"],
+    );
 }

@@ -8,7 +8,10 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::unique::UniqueMap;
-use crate::error::{Error, Result, printable};
+use crate::{
+    error::{Error, Result, printable},
+    source::is_lfs_pointer,
+};
 
 /// The format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -21,7 +24,7 @@ const INVALID: &str = "The file was not written by a sound safetensors tool: dow
 
 /// Length in bytes of the header of a file of `total` bytes that begins with `start` (at least 64 bytes, or all).
 pub(super) fn header_length(path: &Path, total: u64, start: &[u8]) -> Result<usize> {
-    if start.starts_with(b"version https://git-lfs") {
+    if is_lfs_pointer(start) {
         return Err(Error::file(
             path,
             "content",

@@ -1,11 +1,15 @@
-//! A model's weights: one safetensors file, or several with an index.
+//! A model's weights: one safetensors file, or several with an index, which [`convert`] makes of PyTorch's own files.
 
+mod absent;
+mod convert;
 mod file;
+mod head;
 mod header;
 mod index;
 mod random;
 mod shapes;
 mod tensor;
+mod torch;
 mod unique;
 
 use std::{
@@ -13,11 +17,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use convert::{Converted, convert};
 pub use file::{TensorFile, map_file, open_file, read_tensor_file};
 pub use random::RandomTensors;
 pub use shapes::check_shapes;
 pub(crate) use tensor::round_into;
 pub use tensor::{Dtype, Tensor};
+pub use torch::{TorchFile, TorchTensor};
 
 use crate::{
     error::{Error, Result, printable},
@@ -51,8 +57,8 @@ impl Tensors for Checkpoint {
 
 /// A model's tensors, by name.
 ///
-/// Names are Hugging Face's, beginning with `model.`; files whose names lack that prefix (old OPT checkpoints) are
-/// looked up without it. A tensor of an unsupported dtype is an error only when it is read, so that unneeded
+/// Names are Hugging Face's, beginning with `model.`; files whose names lack that prefix (old OPT checkpoints, and models
+/// saved without a head) are looked up without it. A tensor of an unsupported dtype is an error only when it is read, so that unneeded
 /// buffers (old checkpoints' `rotary_emb.inv_freq`, integer position ids) do no harm.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -61,6 +67,8 @@ pub struct Checkpoint {
     files: Vec<TensorFile>,
     /// Tensor name to index in `files`.
     places: BTreeMap<String, usize>,
+    /// Tensors that the index names but their shards lack, and the shards: an error only for those that a model needs.
+    stale: BTreeMap<String, PathBuf>,
 }
 
 impl Checkpoint {
@@ -72,7 +80,7 @@ impl Checkpoint {
     /// # Errors
     /// When a file is missing, cannot be read, is damaged, or does not fit the index.
     pub fn open(source: &ModelSource, mmap: bool) -> Result<Self> {
-        let (path, files) = index::open_files(source, mmap)?;
+        let index::Files { path, files, stale } = index::open_files(source, mmap)?;
         let mut places = BTreeMap::new();
         for (place, file) in files.iter().enumerate() {
             for name in file.names() {
@@ -88,7 +96,7 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Self { path, files, places })
+        Ok(Self { path, files, places, stale })
     }
 
     /// The tensor called `name`; `None` when there is none, or when its dtype is not F32, F16 or BF16.
@@ -108,15 +116,7 @@ impl Checkpoint {
 
     /// Shape of the tensor called `name`, with the errors of [`require`](Self::require); copies nothing.
     fn required_shape(&self, name: &str) -> Result<&[usize]> {
-        let Some((file, found)) = self.find(name) else {
-            return Err(Error::file(
-                &self.path,
-                format!("tensor {}", printable(name)),
-                "a tensor that the model needs",
-                format!("no such tensor among {}", self.places.len()),
-                "config.json and the weights do not belong together, or the download is incomplete.",
-            ));
-        };
+        let Some((file, found)) = self.find(name) else { return Err(absent::explain(self, name)) };
         let entry = &file.entries()[found];
         if Dtype::from_file(entry.dtype).is_some() {
             return Ok(&entry.shape);
@@ -135,6 +135,12 @@ impl Checkpoint {
         let exact = |name: &str| self.places.get_key_value(name);
         let (name, place) = exact(name).or_else(|| exact(name.strip_prefix("model.")?))?;
         Some((&self.files[*place], name))
+    }
+
+    /// The shard that should hold `name` but does not, going by the index.
+    fn stale(&self, name: &str) -> Option<&Path> {
+        let shard = self.stale.get(name).or_else(|| self.stale.get(name.strip_prefix("model.")?))?;
+        Some(shard)
     }
 
     /// The names of all tensors as the files have them, whatever their dtype, sorted.

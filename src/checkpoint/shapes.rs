@@ -1,6 +1,6 @@
 //! Checks a checkpoint against its config: every tensor that the model needs, in the right shape.
 
-use super::Checkpoint;
+use super::{Checkpoint, head};
 use crate::{
     config::{Family, LayerShape, ModelConfig},
     error::{Error, Result, printable},
@@ -15,9 +15,13 @@ pub(super) type Size = (&'static str, usize);
 /// layer: those that config.json gives it, or else those of its projections, which may be fewer than the config's if all
 /// projections of a block agree, as pruning without an export of its own leaves them.
 ///
+/// Settles in `config`, with a note, what only the weights can say: whether the head is the embedding.
+///
 /// # Errors
 /// For the first tensor that is missing, of the wrong dtype or shape, or not announced.
-pub fn check_shapes(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<Vec<LayerShape>> {
+pub fn check_shapes(config: &mut ModelConfig, checkpoint: &Checkpoint) -> Result<Vec<LayerShape>> {
+    head::settle(config, checkpoint);
+    let config = &*config;
     let found =
         || (0..config.num_hidden_layers).map(|layer| layer_shape(config, checkpoint, layer)).collect();
     let shapes: Vec<LayerShape> = config.layer_shapes.clone().unwrap_or_else(found);
@@ -179,6 +183,13 @@ impl Visitor for Check<'_> {
     /// When tied, either of the two may be the only one there; when not, both must be.
     fn embedding_and_head(&mut self, embedding: &str, head: &str, shape: [Size; 2]) -> Result<()> {
         let has = |name: &str| self.checkpoint.find(name).is_some();
+        if has(embedding)
+            && !has(head)
+            && self.checkpoint.stale(head).is_some()
+            && !self.config.tie_word_embeddings
+        {
+            return self.need(head, &shape);
+        }
         if !self.config.tie_word_embeddings && !has(head) && has(embedding) {
             return Err(Error::file(
                 self.checkpoint.path(),

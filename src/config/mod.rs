@@ -129,13 +129,8 @@ impl ModelConfig {
     pub fn load(source: &ModelSource) -> Result<Self> {
         let path = source.path_of("config.json");
         let Some(config) = source.read_text("config.json")? else {
-            return Err(Error::file(
-                path,
-                "file",
-                "the model's config.json",
-                "no such file",
-                "Pass the folder that holds config.json, the weights and tokenizer.json.",
-            ));
+            let (got, help) = source.instead_of_config();
+            return Err(Error::file(path, "file", "the model's config.json", got, help));
         };
         let generation_config = source.read_text("generation_config.json")?;
         Self::from_json(&path, &config, generation_config.as_deref())

@@ -88,9 +88,9 @@ pub unsafe extern "C" fn probeprune_model_inspect(model: *const c_char, out: *mu
         // SAFETY: the header requires `model` to be null or NUL-terminated, and `out` to be null or writable for its
         // `struct_size`.
         let (source, out) = unsafe { (source(model)?, OutStruct::new(out, "info")?) };
-        let config = ModelConfig::load(&source)?;
+        let mut config = ModelConfig::load(&source)?;
         let checkpoint = Checkpoint::open(&source, true)?;
-        check_shapes(&config, &checkpoint)?;
+        check_shapes(&mut config, &checkpoint)?;
         out.write(info(&config, checkpoint.file_bytes()));
         Ok(())
     })
@@ -117,9 +117,9 @@ pub unsafe extern "C" fn probeprune_memory_estimate(
                 OutStruct::new(out, "memory")?,
             )
         };
-        let config = ModelConfig::load(&source)?;
+        let mut config = ModelConfig::load(&source)?;
         let checkpoint = Checkpoint::open(&source, true)?;
-        check_shapes(&config, &checkpoint)?;
+        check_shapes(&mut config, &checkpoint)?;
         // SAFETY: the header requires `skip_layers` to have `skip_layer_count` entries.
         let settings = unsafe { settings.settings(config.num_hidden_layers) }?;
         settings.check()?;

@@ -218,7 +218,9 @@ pub fn weights_on_gpu(config: &ModelConfig, checkpoint: &Checkpoint) -> u64 {
         let shape = checkpoint.describe(name).map_or(&[][..], |(_, shape)| shape);
         shape.iter().product::<usize>() as u64 * if shape.len() < 2 { 4 } else { 2 }
     };
-    let tied = |name: &str| config.tie_word_embeddings && name == "lm_head.weight";
+    // The embedding may be missing instead.
+    let both = checkpoint.names().any(|name| name.ends_with("embed_tokens.weight"));
+    let tied = |name: &str| config.tie_word_embeddings && both && name == "lm_head.weight";
     // Every layer has the key/value head of each query head beside its tensors.
     let heads = 4 * (config.num_hidden_layers * config.num_attention_heads) as u64;
     heads + checkpoint.names().filter(|name| !tied(name)).map(bytes).sum::<u64>()

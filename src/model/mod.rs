@@ -74,13 +74,13 @@ impl<B: Backend> Model<B> {
         channel_order: Option<Vec<Vec<u32>>>,
         on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
-        let config = ModelConfig::load(source)?;
+        let mut config = ModelConfig::load(source)?;
         backend.check_model(&config)?;
         if let Some(order) = &channel_order {
             check_order(order, &config)?;
         }
         let checkpoint = Checkpoint::open(source, mmap)?;
-        let shapes = check_shapes(&config, &checkpoint)?;
+        let shapes = check_shapes(&mut config, &checkpoint)?;
         let narrower = shapes.iter().find(|shape| **shape != LayerShape::of(&config));
         if let Some(shape) = narrower.filter(|_| channel_order.is_some()) {
             return Err(Error::argument(

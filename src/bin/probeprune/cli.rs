@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{calibrate, completions, corpus, demo, export, generate, inspect, perplexity, sweep};
+use crate::{calibrate, completions, convert, corpus, demo, export, generate, inspect, perplexity, sweep};
 
 /// Run LLaMA and OPT checkpoints dense or pruned, with a probe per batch (Probe Pruning, ICLR 2025).
 ///
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Sweep(sweep::SweepArgs),
     /// Run text through the dense model and save a history for later runs
     Calibrate(calibrate::CalibrateArgs),
+    /// Write a model's PyTorch weights (pytorch_model.bin) as safetensors files beside them
+    Convert(convert::ConvertArgs),
     /// Fold a model with --method fold and save it as a Hugging Face folder
     Export(export::ExportArgs),
     /// Continue prompts, dense or pruned

@@ -20,7 +20,7 @@ use probeprune::{
 use crate::{
     args::{DeviceArgs, MethodArgs, at_least_one},
     device::chosen_gpu,
-    failure::{Result, print},
+    failure::{Result, note, print},
     table::percent,
 };
 
@@ -51,19 +51,20 @@ pub(crate) struct InspectArgs {
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let source = ModelSource::locate(&args.model)?;
-    let config = ModelConfig::load(&source)?;
+    let mut config = ModelConfig::load(&source)?;
     let checkpoint = Checkpoint::open(&source, true)?;
     let settings = args.method.settings(&config)?;
     let shape = BatchShape {
         samples: args.batch_size,
         tokens: args.seq_len.unwrap_or(config.max_position_embeddings.min(1024)),
     };
-    let shapes = check_shapes(&config, &checkpoint)?;
+    let shapes = check_shapes(&mut config, &checkpoint)?;
     let history = args.history.as_ref();
     let calibration =
         history.map(|path| Calibration::load(path, &checkpoint.fingerprint(), &config)).transpose()?;
     let losses = calibration.as_ref().and_then(|calibration| calibration.losses_of(settings.method));
     let layers = LayerCounts::by_settings(&config, &settings, losses)?;
+    config.notes.iter().for_each(|text| note(text));
     print(&describe_config(&source.name(), &config))?;
     print(&describe_tensors(&checkpoint, args.tensors))?;
     print(&describe_shapes(&config, &shapes))?;

@@ -3,6 +3,7 @@
 mod calibrate;
 mod cli;
 mod completions;
+mod convert;
 mod corpus;
 mod demo;
 mod doctor;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Sweep(args) => sweep::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -1,11 +1,14 @@
 //! Where a model's files come from: a folder, the local Hugging Face cache, or models compiled into the program.
 
+mod cache;
+mod contents;
+
 use std::{
     borrow::Cow,
     ffi::OsString,
     fs::{self, File},
     io::{self, Read},
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use crate::error::{Error, Result, printable};
@@ -24,9 +27,9 @@ macro_rules! bundle {
         Bundle {
             name: $name,
             files: &[
-                ("config.json", include_bytes!(concat!("../models/", $name, "/config.json"))),
-                ("model.safetensors", include_bytes!(concat!("../models/", $name, "/model.safetensors"))),
-                ("tokenizer.json", include_bytes!(concat!("../models/", $name, "/tokenizer.json"))),
+                ("config.json", include_bytes!(concat!("../../models/", $name, "/config.json"))),
+                ("model.safetensors", include_bytes!(concat!("../../models/", $name, "/model.safetensors"))),
+                ("tokenizer.json", include_bytes!(concat!("../../models/", $name, "/tokenizer.json"))),
             ],
         }
     };
@@ -48,7 +51,8 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// Finds `model`: a folder, `bundled:NAME`, or `org/name` in the local Hugging Face cache, in this order.
+    /// Finds `model`: a folder, `bundled:NAME`, or `org/name` in the local Hugging Face cache, in this order. A folder
+    /// `models--org--name` of the cache stands for its main revision.
     /// Never goes to the network.
     ///
     /// # Errors
@@ -60,6 +64,13 @@ impl ModelSource {
     /// [`locate`](Self::locate) with the environment variables that `env` returns.
     pub fn locate_with_env(model: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let path = Path::new(model);
+        if cache::is_repository(path) {
+            return cache::main_snapshot(path).map(Self::Folder).map_err(|reason| {
+                let got = format!("a folder of the Hugging Face cache with {reason}");
+                let help = "Pass the folder of one of its snapshots, or download the model again.";
+                Error::argument("model", "a model's folder", format!("{}, {got}", printable(model)), help)
+            });
+        }
         if path.is_dir() {
             return Ok(Self::Folder(path.to_path_buf()));
         }
@@ -82,8 +93,8 @@ impl ModelSource {
                 if names.is_empty() { "none".into() } else { names.join(", ") }
             ));
         } else if is_hub_id(model) {
-            let cache = hub_cache(env);
-            match snapshot_in(&cache, model) {
+            let cache = cache::folder(env);
+            match cache::main_snapshot(&cache.join(format!("models--{}", model.replace('/', "--")))) {
                 Ok(folder) => return Ok(Self::Folder(folder)),
                 Err(reason) => tried.push(format!("local Hugging Face cache {} ({reason})", cache.display())),
             }
@@ -138,6 +149,13 @@ impl ModelSource {
         }
         let mut bytes = Vec::new();
         match opened.take(MAX_TEXT_BYTES).read_to_end(&mut bytes) {
+            Ok(_) if is_lfs_pointer(&bytes) => Err(Error::file(
+                path,
+                "content",
+                "the model's own file",
+                "a Git LFS pointer, the text that stands for a file that was not downloaded",
+                "Run `git lfs pull` in the model's folder.",
+            )),
             Ok(_) => Ok(Some(Cow::Owned(bytes))),
             Err(error) => Err(Error::io(path, "read", error, "Check the disk, or copy the file again.")),
         }
@@ -199,37 +217,7 @@ fn is_hub_id(model: &str) -> bool {
     model.split('/').count() <= 2 && model.split('/').all(part_is_plain)
 }
 
-/// The cache folder, by the rules of the `huggingface_hub` Python package.
-fn hub_cache(env: impl Fn(&str) -> Option<OsString>) -> PathBuf {
-    let folder = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    folder("HF_HUB_CACHE").unwrap_or_else(|| {
-        let home = folder("HF_HOME").unwrap_or_else(|| {
-            let cache = folder("XDG_CACHE_HOME");
-            cache.unwrap_or_else(|| folder("HOME").unwrap_or_default().join(".cache")).join("huggingface")
-        });
-        home.join("hub")
-    })
-}
-
-/// The folder of `model`'s main revision in the cache, or why there is none.
-fn snapshot_in(cache: &Path, model: &str) -> Result<PathBuf, String> {
-    let repository = cache.join(format!("models--{}", model.replace('/', "--")));
-    let reference = repository.join("refs").join("main");
-    let revision = match open_regular(&reference) {
-        Ok(Some((file, _))) => {
-            let mut text = String::new();
-            file.take(256)
-                .read_to_string(&mut text)
-                .map_err(|error| format!("cannot read refs/main: {error}"))?;
-            text.trim().to_string()
-        }
-        Ok(None) => return Err("not there".to_string()),
-        Err(error) => return Err(error.to_string()),
-    };
-    let mut parts = Path::new(&revision).components();
-    if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-        return Err(format!("refs/main names no revision: {}", printable(&revision)));
-    }
-    let snapshot = repository.join("snapshots").join(&revision);
-    if snapshot.is_dir() { Ok(snapshot) } else { Err(format!("no snapshot {}", printable(&revision))) }
+/// Whether a file is not the file itself but the few lines that Git LFS leaves in its place.
+pub(crate) fn is_lfs_pointer(content: &[u8]) -> bool {
+    content.starts_with(b"version https://git-lfs")
 }
