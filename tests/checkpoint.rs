@@ -7,11 +7,16 @@ use std::{fs, path::Path};
 use common::{
     assert_error,
     models::{Folder, serialize, shard_name},
+    small,
 };
 use probeprune::{
     Error, Result,
+    backend::Backend,
     checkpoint::{Checkpoint, Dtype, check_shapes},
     config::ModelConfig,
+    gpu::weights_on_gpu,
+    prune::settings::Settings,
+    session::{Limits, Session},
     source::{Bundle, ModelSource},
 };
 use serde_json::json;
@@ -22,6 +27,14 @@ fn load(folder: &Folder) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(&folder.source(), true)?;
     check_shapes(&mut config, &checkpoint)?;
     Ok(checkpoint)
+}
+
+/// Of a token.
+fn first_logits(folder: &Folder) -> Vec<u32> {
+    let limits = Limits { samples: 1, tokens: 2, capacity: 0 };
+    let mut session = Session::new(small::load(folder), Settings::default_for(2), limits, None).unwrap();
+    session.forward(&[5, 6], 1, None, true).unwrap();
+    small::bits(&session.logits(1).unwrap())
 }
 
 #[test]
@@ -35,8 +48,9 @@ fn case_28_only_bin() {
     folder.write("pytorch_model.bin", "PK");
     let parts = [
         "expected this file, or model.safetensors.index.json",
-        "got only \"pytorch_model.bin\"",
-        "safe_serialization=True",
+        "got only \"pytorch_model.bin\".",
+        "probeprune convert",
+        folder.path().to_str().unwrap(),
     ];
     assert_error(load(&folder), &parts);
 }
@@ -74,17 +88,37 @@ fn case_30_shard_outside_the_folder() {
 
 #[test]
 fn case_31_index_names_a_tensor_its_shard_lacks() {
-    let folder = Folder::llama();
-    folder.shard(2);
-    folder.edit_json("model.safetensors.index.json", |index| {
-        index["weight_map"]["extra"] = shard_name(0, 2).into()
-    });
-    let parts = [
-        "model-00001-of-00002.safetensors: tensor \"extra\": expected this tensor",
-        "got no such tensor.",
-        "download",
-    ];
-    assert_error(load(&folder), &parts);
+    let stale = |name: &str, changes: serde_json::Value| {
+        let folder = Folder::llama_with(changes);
+        folder.edit_tensors(|tensors| drop(tensors.remove(name)));
+        folder.shard(2);
+        folder.edit_json("model.safetensors.index.json", |index| {
+            index["weight_map"][name] = shard_name(0, 2).into()
+        });
+        folder
+    };
+    for (name, changes) in [
+        ("model.norm.weight", json!({})),
+        ("model.layers.1.mlp.up_proj.weight", json!({ "tie_word_embeddings": true })),
+        ("lm_head.weight", json!({})),
+        ("model.embed_tokens.weight", json!({ "tie_word_embeddings": true })),
+    ] {
+        let parts = [
+            &format!("model-00001-of-00002.safetensors: tensor {name:?}: expected this tensor"),
+            "got no such tensor.",
+            "download",
+        ];
+        assert_error(load(&stale(name, changes)), &parts);
+    }
+    // What no model needs, or this one does not.
+    let unused = stale("model.layers.0.self_attn.rotary_emb.inv_freq", json!({}));
+    assert!(ModelConfig::load(&unused.source()).unwrap().notes.is_empty());
+    load(&unused).unwrap();
+    let tied = stale("lm_head.weight", json!({ "tie_word_embeddings": true }));
+    let mut config = ModelConfig::load(&tied.source()).unwrap();
+    check_shapes(&mut config, &load(&tied).unwrap()).unwrap();
+    assert!(config.tie_word_embeddings);
+    assert!(config.notes[0].contains("the index lists lm_head.weight"), "{:?}", config.notes);
 }
 
 #[test]
@@ -251,6 +285,54 @@ fn head_and_embedding() {
     );
 }
 
+/// Either tensor of a tied pair counts once, two that differ count twice.
+#[test]
+fn estimates_follow_the_head() {
+    let bytes = |folder: &Folder| {
+        let mut config = ModelConfig::load(&folder.source()).unwrap();
+        let checkpoint = load(folder).unwrap();
+        check_shapes(&mut config, &checkpoint).unwrap();
+        weights_on_gpu(&config, &checkpoint)
+    };
+    let folder = Folder::llama_with(json!({ "tie_word_embeddings": true }));
+    let once = bytes(&folder);
+    let embedding = folder.tensors()["model.embed_tokens.weight"].clone();
+    let put = |head| folder.edit_tensors(|tensors| drop(tensors.insert("lm_head.weight".into(), head)));
+    put(embedding.clone());
+    assert_eq!(bytes(&folder), once);
+    put((embedding.0.clone(), vec![0.5; embedding.1.len()]));
+    assert_eq!(bytes(&folder), once + 2 * embedding.1.len() as u64);
+    folder.edit_tensors(|tensors| drop(tensors.remove("model.embed_tokens.weight")));
+    assert_eq!(bytes(&folder), once);
+}
+
+/// As transformers 5: a head that differs is used, whatever config.json says.
+#[test]
+fn tied_by_config_but_different() {
+    for tied in [
+        Folder::llama_with(json!({ "tie_word_embeddings": true })),
+        Folder::opt(),
+        Folder::opt_with(json!({ "do_layer_norm_before": false, "word_embed_proj_dim": 8 })),
+    ] {
+        let tensors = tied.tensors();
+        let (embedding, head) =
+            tensors.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).unwrap();
+        let settled = |head: &(Vec<usize>, Vec<f32>)| {
+            tied.edit_tensors(|tensors| drop(tensors.insert("lm_head.weight".into(), head.clone())));
+            let model = small::load(&tied);
+            let mut config = ModelConfig::load(&tied.source()).unwrap();
+            check_shapes(&mut config, &load(&tied).unwrap()).unwrap();
+            assert_eq!(config, model.config);
+            let first = model.backend.download_weight(&model.weights.lm_head.weight).unwrap().to_f32()[0];
+            (config.tie_word_embeddings, config.notes.len(), first)
+        };
+        assert_eq!(settled(head), (true, 0, head.1[0]));
+        let mut other = head.clone();
+        other.1[0] += 1.0;
+        assert_eq!(settled(&other), (false, 1, other.1[0]), "{embedding}");
+    }
+}
+
 #[test]
 fn missing_wrong_and_unannounced_tensors() {
     let folder = Folder::llama();
@@ -284,6 +366,23 @@ fn old_names_and_buffers() {
     });
     let checkpoint = load(&folder).unwrap();
     assert!(checkpoint.tensor("model.decoder.layers.0.fc1.weight").is_some());
+    // A model saved without its head, which is tied.
+    for (class, model_type) in
+        [("LlamaForCausalLM", "llama"), ("MistralForCausalLM", "mistral"), ("Qwen2ForCausalLM", "qwen2")]
+    {
+        let changes =
+            json!({ "architectures": [class], "model_type": model_type, "tie_word_embeddings": true });
+        let folder = Folder::llama_with(changes);
+        let logits = first_logits(&folder);
+        folder.edit_tensors(|tensors| {
+            *tensors = std::mem::take(tensors)
+                .into_iter()
+                .map(|(name, tensor)| (name.strip_prefix("model.").unwrap().to_string(), tensor))
+                .collect();
+        });
+        assert!(load(&folder).unwrap().names().any(|name| name == "layers.0.mlp.up_proj.weight"));
+        assert_eq!(first_logits(&folder), logits);
+    }
     let folder = Folder::llama();
     folder.edit_tensors(|tensors| {
         tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), (vec![2], vec![1.0, 0.5]));

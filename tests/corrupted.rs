@@ -83,7 +83,7 @@ fn load(folder: &Folder) {
         }
         checkpoint.fingerprint();
         if let Ok(config) = &config {
-            let _ = check_shapes(config, &checkpoint);
+            let _ = check_shapes(&mut config.clone(), &checkpoint);
         }
     }
     if let Ok(tokenizer) = Tokenizer::load(&source, 264) {

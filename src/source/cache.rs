@@ -62,17 +62,9 @@ pub(super) fn is_repository(path: &Path) -> bool {
 
 /// The folder of a repository's main revision, or what is there instead.
 pub(super) fn main_snapshot(repository: &Path) -> Result<PathBuf, String> {
-    let revision = match open_regular(&repository.join("refs/main")) {
-        Ok(Some((file, _))) => {
-            let mut text = String::new();
-            file.take(256)
-                .read_to_string(&mut text)
-                .map_err(|error| format!("cannot read refs/main: {error}"))?;
-            text.trim().to_string()
-        }
-        Ok(None) if repository.is_dir() => return Err(format!("no refs/main{}", others(repository))),
-        Ok(None) => return Err("not there".to_string()),
-        Err(error) => return Err(error.to_string()),
+    let Some(revision) = read_reference(&repository.join("refs/main"))? else {
+        let there = repository.is_dir();
+        return Err(if there { format!("no refs/main{}", others(repository)) } else { "not there".into() });
     };
     let mut parts = Path::new(&revision).components();
     if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
@@ -85,11 +77,19 @@ pub(super) fn main_snapshot(repository: &Path) -> Result<PathBuf, String> {
     Err(format!("no snapshot {}{}", printable(&revision), others(repository)))
 }
 
-/// The snapshots of a repository, for a message.
+/// The snapshots of a repository, and the revisions that name them, for a message.
 fn others(repository: &Path) -> String {
     let folder = repository.join("snapshots");
+    let mut references = Vec::new();
+    list_references(&repository.join("refs"), "", &mut references);
+    let describe = |name: String| {
+        let names = references.iter().filter(|(_, revision)| *revision == name);
+        let names: Vec<&str> = names.map(|(reference, _)| reference.as_str()).collect();
+        let shown = printable(&name);
+        if names.is_empty() { shown } else { format!("{shown} ({})", names.join(", ")) }
+    };
     let names = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let mut names: Vec<String> = names.map(|name| printable(&name.to_string_lossy())).collect();
+    let mut names: Vec<String> = names.map(|name| describe(name.to_string_lossy().into_owned())).collect();
     names.sort();
     if names.is_empty() {
         return String::new();
@@ -97,4 +97,25 @@ fn others(repository: &Path) -> String {
     let more = if names.len() > SHOWN { " and others" } else { "" };
     names.truncate(SHOWN);
     format!(", only {}{more} in {}: pass that folder", names.join(", "), folder.display())
+}
+
+/// The references under `folder`, such as `v1` and `pr/1`, as (name, revision).
+fn list_references(folder: &Path, prefix: &str, out: &mut Vec<(String, String)>) {
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if prefix.is_empty() && entry.path().is_dir() {
+            list_references(&entry.path(), &format!("{name}/"), out);
+        } else if let Ok(Some(revision)) = read_reference(&entry.path()) {
+            out.push((printable(&name), revision));
+        }
+    }
+    out.sort();
+}
+
+/// The revision in a reference's file.
+fn read_reference(path: &Path) -> Result<Option<String>, String> {
+    let Some((file, _)) = open_regular(path).map_err(|error| error.to_string())? else { return Ok(None) };
+    let mut text = String::new();
+    file.take(256).read_to_string(&mut text).map_err(|error| format!("cannot read refs/main: {error}"))?;
+    Ok(Some(text.trim().to_string()))
 }

@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::ModelSource;
 use crate::error::printable;
 
+const TORCH_INDEX: &str = "pytorch_model.bin.index.json";
+
 /// What was found, and the next step.
 type Finding = (String, String);
 
@@ -113,20 +115,21 @@ impl<'a> Folder<'a> {
             ));
         }
         let only = |name: &str| format!("only {}", printable(name));
-        let is_shard = |name: &str| name.contains("-of-") && name.ends_with(".safetensors");
-        if let Some(name) = self.find(is_shard) {
-            let help = "Download model.safetensors.index.json from where the model is: it says which shards belong to it.";
-            return Some((
-                format!("shards such as {} without model.safetensors.index.json", printable(name)),
-                help.into(),
-            ));
-        }
-        let is_torch = |name: &str| {
-            name.starts_with("pytorch_model") && (name.ends_with(".bin") || name.ends_with(".bin.index.json"))
+        let is_shard = |name: &str, end: &str| name.contains("-of-") && name.ends_with(end);
+        let index_missing = |name: &str, index: &str| {
+            let help =
+                format!("Download {index} from where the model is: it says which shards belong to it.");
+            (format!("shards such as {} without {index}", printable(name)), help)
         };
-        if let Some(name) = self.find(is_torch) {
+        if let Some(name) = self.find(|name| is_shard(name, ".safetensors")) {
+            return Some(index_missing(name, "model.safetensors.index.json"));
+        }
+        if let Some(name) = self.find(|name| name == "pytorch_model.bin" || name == TORCH_INDEX) {
             let help = format!("Convert it once: probeprune convert {}", self.path.display());
             return Some((only(name), help));
+        }
+        if let Some(name) = self.find(|name| is_shard(name, ".bin")) {
+            return Some(index_missing(name, TORCH_INDEX));
         }
         if let Some(name) = self.find(|name| name.ends_with(".safetensors")) {
             let help = "Rename it to model.safetensors if it holds this model's weights.";

@@ -67,7 +67,7 @@ impl ModelSource {
         if cache::is_repository(path) {
             return cache::main_snapshot(path).map(Self::Folder).map_err(|reason| {
                 let got = format!("a folder of the Hugging Face cache with {reason}");
-                let help = "Pass the folder of one of its snapshots, or download the model again.";
+                let help = "Or download the model again.";
                 Error::argument("model", "a model's folder", format!("{}, {got}", printable(model)), help)
             });
         }

@@ -3,6 +3,7 @@
 mod browser;
 #[path = "../common/mod.rs"]
 mod common;
+mod convert;
 mod dense_below;
 mod device;
 #[cfg(target_os = "linux")]

@@ -18,9 +18,18 @@ use crate::{
 #[test]
 fn help_names_every_command_and_version_is_the_packages() {
     let help = stdout(["--help"]);
-    for command in
-        ["demo", "perplexity", "sweep", "calibrate", "export", "generate", "inspect", "doctor", "completions"]
-    {
+    for command in [
+        "demo",
+        "perplexity",
+        "sweep",
+        "calibrate",
+        "convert",
+        "export",
+        "generate",
+        "inspect",
+        "doctor",
+        "completions",
+    ] {
         assert!(help.contains(command), "{command} in {help}");
         assert!(stdout([command, "--help"]).contains("Usage"));
     }
