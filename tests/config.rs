@@ -151,7 +151,7 @@ fn generation_config_overrides_eos() {
 #[test]
 fn case_27_config_missing() {
     let parts = [
-        "config.json: file: expected the model's config.json, got no such file.",
+        "config.json: file: expected the model's config.json, got an empty folder.",
         "Pass the folder that holds",
     ];
     assert_error(ModelConfig::load(&Folder::empty().source()), &parts);

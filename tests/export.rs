@@ -94,6 +94,24 @@ fn an_exported_fold_is_the_fold_to_the_bit() {
     }
 }
 
+/// A head of its own in spite of the config stays one, also for transformers 4, which goes by the config.
+#[test]
+fn an_export_says_whether_the_head_is_tied() {
+    let folder = Folder::llama_with(json!({ "num_hidden_layers": 3, "tie_word_embeddings": true }));
+    let settings = folding(0.23, &[0]);
+    assert_eq!(exported(&folder, &settings).0["tie_word_embeddings"], true);
+    std::fs::remove_dir_all(folder.file("folded")).unwrap();
+    folder.edit_tensors(|tensors| {
+        let mut head = tensors["model.embed_tokens.weight"].clone();
+        head.1.reverse();
+        tensors.insert("lm_head.weight".into(), head);
+    });
+    let (config, model, fold) = exported(&folder, &settings);
+    assert_eq!(config["tie_word_embeddings"], false);
+    assert!(!model.config.tie_word_embeddings && model.config.notes.is_empty());
+    assert_eq!(bits(&logits(&model)), bits(&logits(&fold)));
+}
+
 #[test]
 fn nothing_is_left_of_an_export_that_fails() {
     let folder = Folder::llama_with(json!({ "num_hidden_layers": 3 }));

@@ -108,11 +108,11 @@ fn prefixes_of_names_are_named() {
         ("module.", "as DataParallel or DistributedDataParallel does"),
         ("base_model.model.", "as PEFT does"),
         ("_fsdp_wrapped_module.", "as FSDP does"),
-        ("my.own.", "begins with \"my.own.\". Save"),
+        ("my.own.", "\"my.own.\". Save"),
     ] {
         let folder = renamed(|name| format!("{prefix}{name}"));
         let (found, removed) = (
-            format!("{:?}: every name", format!("{prefix}model.embed_tokens.weight")),
+            format!("{:?}: names begin with", format!("{prefix}model.embed_tokens.weight")),
             format!("removeprefix({prefix:?})"),
         );
         let parts = [
@@ -127,7 +127,7 @@ fn prefixes_of_names_are_named() {
     let other = renamed(|name| name.replace("model.", "transformer."));
     assert_error(
         load(&other.source()),
-        &["got \"transformer.embed_tokens.weight\"", "begins with \"transformer.\""],
+        &["got \"transformer.embed_tokens.weight\"", "names begin with \"transformer.\""],
     );
     let missing = renamed(|name| name.replace("embed_tokens", "wte"));
     assert_error(load(&missing.source()), &["no such tensor among 21"]);
@@ -194,5 +194,8 @@ fn snapshots_without_weights_are_named() {
         "models--org--part/snapshots/old/model.safetensors",
         Folder::llama().read("model.safetensors"),
     );
-    assert_error(load(&locate()), &[cause, "hf download \"org/part\", or pass the older ", "snapshots/old."]);
+    assert_error(
+        load(&locate()),
+        &[cause, "hf download \"org/part\", or pass the older ", "snapshots/old\"."],
+    );
 }

@@ -262,7 +262,10 @@ fn case_26_dtype_that_cannot_run() {
 #[test]
 fn case_33_git_lfs_pointer() {
     let pointer = "version https://git-lfs.example/spec/v1\noid sha256:00\nsize 1\n";
-    assert_error(open(pointer), &["content: expected tensors, got a Git LFS pointer", "git lfs pull"]);
+    assert_error(
+        open(pointer),
+        &["content: expected the model's own file, got a Git LFS pointer", "git lfs pull"],
+    );
 }
 
 #[test]

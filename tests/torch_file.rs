@@ -418,7 +418,7 @@ fn tensors_outside_their_storage() {
 #[test]
 fn containers_that_are_wrong() {
     let good = dict(&[tensor(4, 0, &[4], &[1])]);
-    let (pickle, storage): ((&str, &[u8]), (&str, &[u8])) = (("a/data.pkl", &good), ("a/data/0", &[0; 16]));
+    let [pickle, storage]: [(&str, &[u8]); 2] = [("a/data.pkl", &good), ("a/data/0", &[0; 16])];
     let bare: &[u8] = b"x";
     for name in
         ["a/../../x", "/etc/passwd", "../x", "a//x", "b/x", "x", "a\\x/y", "a/c:/x", "a/\u{1b}[2J", "a/"]

@@ -36,7 +36,7 @@ pub(super) fn explain(checkpoint: &Checkpoint, name: &str) -> Error {
         let tool = PREFIXES.iter().find(|(known, _)| prefix.starts_with(known));
         let tool = tool.map_or_else(String::new, |(_, tool)| format!(", as {tool} does"));
         let prefix = printable(prefix);
-        let got = format!("{}: every name begins with {prefix}{tool}", printable(found));
+        let got = format!("{}: names begin with {prefix}{tool}", printable(found));
         let help = format!(
             "Save the weights without it, with Python: from safetensors.torch import load_file, save_file; \
              save_file({{k.removeprefix({prefix}): v for k, v in load_file(FILE).items()}}, FILE, {{\"format\": \"pt\"}})"

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::unique::UniqueMap;
 use crate::{
     error::{Error, Result, printable},
-    source::is_lfs_pointer,
+    source::check_no_lfs_pointer,
 };
 
 /// The format's own limit.
@@ -24,15 +24,7 @@ const INVALID: &str = "The file was not written by a sound safetensors tool: dow
 
 /// Length in bytes of the header of a file of `total` bytes that begins with `start` (at least 64 bytes, or all).
 pub(super) fn header_length(path: &Path, total: u64, start: &[u8]) -> Result<usize> {
-    if is_lfs_pointer(start) {
-        return Err(Error::file(
-            path,
-            "content",
-            "tensors",
-            "a Git LFS pointer, the text that stands for a file that was not downloaded",
-            "Run `git lfs pull` in the model's folder.",
-        ));
-    }
+    check_no_lfs_pointer(path, start)?;
     let Some(word) = start.first_chunk::<8>() else {
         let got = format!("{total} bytes");
         return Err(Error::file(path, "size", "at least 8 bytes (the header's length)", got, DAMAGED));

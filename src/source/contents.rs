@@ -99,7 +99,7 @@ impl<'a> Folder<'a> {
         if self.find(|name| name == "config.json").is_none()
             && let Some(name) = self.find(|name| self.path.join(name).join("config.json").is_file())
         {
-            let help = format!("Pass {}.", self.path.join(name).display());
+            let help = format!("Pass {}.", shown(&self.path.join(name)));
             return Some((format!("one in the folder {} inside it", printable(name)), help));
         }
         self.in_cache()
@@ -156,8 +156,7 @@ impl<'a> Folder<'a> {
             snapshots.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         others.sort();
         let other = others.iter().find(|folder| is_whole(folder));
-        let other =
-            other.map_or_else(String::new, |folder| format!(", or pass the older {}", folder.display()));
+        let other = other.map_or_else(String::new, |folder| format!(", or pass the older {}", shown(folder)));
         let name = ModelSource::Folder(self.path.to_path_buf()).name();
         let got = "a snapshot of the Hugging Face cache without them".to_string();
         Some((got, format!("Finish the download: hf download {}{other}.", printable(&name))))
@@ -170,4 +169,9 @@ impl<'a> Folder<'a> {
         let base = config.as_ref().and_then(|config| config["base_model_name_or_path"].as_str());
         base.map_or_else(String::new, |base| format!(", {}", printable(base)))
     }
+}
+
+/// A path with names from a disk, for a message.
+fn shown(path: &Path) -> String {
+    printable(&path.display().to_string())
 }

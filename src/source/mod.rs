@@ -149,14 +149,7 @@ impl ModelSource {
         }
         let mut bytes = Vec::new();
         match opened.take(MAX_TEXT_BYTES).read_to_end(&mut bytes) {
-            Ok(_) if is_lfs_pointer(&bytes) => Err(Error::file(
-                path,
-                "content",
-                "the model's own file",
-                "a Git LFS pointer, the text that stands for a file that was not downloaded",
-                "Run `git lfs pull` in the model's folder.",
-            )),
-            Ok(_) => Ok(Some(Cow::Owned(bytes))),
+            Ok(_) => check_no_lfs_pointer(&path, &bytes).map(|()| Some(Cow::Owned(bytes))),
             Err(error) => Err(Error::io(path, "read", error, "Check the disk, or copy the file again.")),
         }
     }
@@ -217,7 +210,12 @@ fn is_hub_id(model: &str) -> bool {
     model.split('/').count() <= 2 && model.split('/').all(part_is_plain)
 }
 
-/// Whether a file is not the file itself but the few lines that Git LFS leaves in its place.
-pub(crate) fn is_lfs_pointer(content: &[u8]) -> bool {
-    content.starts_with(b"version https://git-lfs")
+/// Refuses the few lines of text that Git LFS leaves in place of a file at `path` whose content begins with `start`.
+pub(crate) fn check_no_lfs_pointer(path: &Path, start: &[u8]) -> Result<()> {
+    if !start.starts_with(b"version https://git-lfs") {
+        return Ok(());
+    }
+    let got = "a Git LFS pointer, the text that stands for a file that was not downloaded";
+    let help = "Run `git lfs pull` in the model's folder.";
+    Err(Error::file(path, "content", "the model's own file", got, help))
 }

@@ -22,7 +22,7 @@ use state_dict::Layout;
 use super::tensor::Storage;
 use crate::{
     error::{Error, Result, printable},
-    source::{is_lfs_pointer, open_regular},
+    source::{check_no_lfs_pointer, open_regular},
 };
 
 /// A file's tensors. The file must not be shortened while they are in use.
@@ -56,8 +56,8 @@ impl Refusal {
         Self { what: what.to_string(), expected: expected.to_string(), got: got.to_string(), load }
     }
 
-    fn with_help(self, load: &str) -> Self {
-        Self { load: load.to_string(), ..self }
+    fn loaded_by(self, load: String) -> Self {
+        Self { load, ..self }
     }
 
     fn at(self, path: &Path) -> Error {
@@ -83,6 +83,7 @@ impl TorchFile {
             return Err(Error::file(path, "file", "weights of PyTorch", "no such file", help));
         };
         let bytes = map(path, &file)?;
+        check_no_lfs_pointer(path, bytes.bytes())?;
         let tensors = tensors(bytes.bytes()).map_err(|refusal| refusal.at(path))?;
         Ok(Self { path: path.to_path_buf(), bytes, tensors })
     }
@@ -118,11 +119,6 @@ fn map(path: &Path, file: &File) -> Result<Storage> {
 
 fn tensors(bytes: &[u8]) -> Result<BTreeMap<String, (Layout, Range<usize>)>, Refusal> {
     let zip = "a zip container, as torch.save writes since PyTorch 1.6";
-    if is_lfs_pointer(bytes) {
-        let got =
-            "a Git LFS pointer, the text that stands for a file that was not downloaded: run `git lfs pull`";
-        return Err(Refusal::new("content", zip, got));
-    }
     if bytes.first() == Some(&0x80) {
         return Err(Refusal::new("content", zip, "a bare pickle, as older versions write"));
     }

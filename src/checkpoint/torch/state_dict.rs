@@ -42,7 +42,7 @@ pub(super) fn layouts(objects: &Objects) -> Result<BTreeMap<String, Layout>, Ref
             Object::Call(function, arguments) => layout(objects, *function, *arguments, &what)?,
             Object::Dict(_) => {
                 return Err(Refusal::new(what, "a tensor", "a dict: the weights may be inside it")
-                    .with_help(&format!("torch.load(FILE, weights_only=True)[{}]", printable(name))));
+                    .loaded_by(format!("torch.load(FILE, weights_only=True)[{}]", printable(name))));
             }
             _ => return Err(Refusal::new(what, "a tensor", "another object")),
         };
