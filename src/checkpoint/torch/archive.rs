@@ -61,5 +61,5 @@ pub(super) fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Range<usize>>, Re
 
 fn is_plain(name: &str) -> bool {
     name.split('/').all(|part| !matches!(part, "" | "." | ".."))
-        && !name.contains(|c: char| c == '\\' || c == ':' || c.is_control())
+        && !name.contains(|c: char| c == '\\' || c.is_control())
 }
