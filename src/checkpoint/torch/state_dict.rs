@@ -32,6 +32,11 @@ pub(super) fn layouts(objects: &Objects) -> Result<BTreeMap<String, Layout>, Ref
     let Object::Dict(entries) = &objects.all[objects.root] else {
         return Err(Refusal::new("data.pkl", "a dict of names and tensors", "another object"));
     };
+    if let Some(name) = inner_state_dict(objects, entries) {
+        let got = "a dict of tensors, as training checkpoints have";
+        let load = format!("torch.load(FILE, weights_only=True)[{}]", printable(name));
+        return Err(Refusal::new(format!("entry {}", printable(name)), "a tensor", got).loaded_by(load));
+    }
     let mut found = BTreeMap::new();
     for &(key, value) in entries {
         let Object::Text(name) = objects.all[key] else {
@@ -40,10 +45,6 @@ pub(super) fn layouts(objects: &Objects) -> Result<BTreeMap<String, Layout>, Ref
         let what = format!("entry {}", printable(name));
         let layout = match &objects.all[value] {
             Object::Call(function, arguments) => layout(objects, *function, *arguments, &what)?,
-            Object::Dict(_) => {
-                return Err(Refusal::new(what, "a tensor", "a dict: the weights may be inside it")
-                    .loaded_by(format!("torch.load(FILE, weights_only=True)[{}]", printable(name))));
-            }
             _ => return Err(Refusal::new(what, "a tensor", "another object")),
         };
         if found.insert(name.to_string(), layout).is_some() {
@@ -54,6 +55,17 @@ pub(super) fn layouts(objects: &Objects) -> Result<BTreeMap<String, Layout>, Ref
         return Err(Refusal::new("data.pkl", "at least one tensor", "none"));
     }
     Ok(found)
+}
+
+/// The key of an entry that is a dict with tensors of its own.
+fn inner_state_dict<'a>(objects: &Objects<'a>, entries: &[(Place, Place)]) -> Option<&'a str> {
+    let is_tensor = |place: Place| matches!(objects.all[place], Object::Call(..));
+    entries.iter().find_map(|&(key, value)| match (&objects.all[key], &objects.all[value]) {
+        (Object::Text(name), Object::Dict(inner)) if inner.iter().any(|&(_, value)| is_tensor(value)) => {
+            Some(*name)
+        }
+        _ => None,
+    })
 }
 
 fn layout(objects: &Objects, function: Global, arguments: Place, what: &str) -> Result<Layout, Refusal> {
