@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// A device has no room. Nothing is broken: what was there before still works.
     #[error(
-        "{device}: memory: expected {needed} bytes for a buffer, got {free} bytes free of {total}. {help}"
+        "{device}: memory: expected {needed} bytes for a buffer, got {}. {help}", free_of(*free, *total)
     )]
     OutOfMemory {
         /// Which device.
@@ -72,7 +72,7 @@ pub enum Error {
         needed: usize,
         /// Bytes that it has left.
         free: usize,
-        /// Bytes that it has in all.
+        /// Bytes that it has in all; 0 if that is not known.
         total: usize,
         /// How to fix it.
         help: String,
@@ -113,6 +113,11 @@ impl Proceed for Result<()> {
     fn proceed(self) -> Result<()> {
         self
     }
+}
+
+/// What is left of a memory; its size is 0 where the system does not tell.
+fn free_of(free: usize, total: usize) -> String {
+    if total == 0 { "less".to_string() } else { format!("{free} bytes free of {total}") }
 }
 
 impl Error {

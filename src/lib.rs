@@ -9,6 +9,7 @@
 //! - [`prune`]: settings, kept counts, calibration and history, FLAP's global ratios, FLOPs.
 //! - [`session`]: a caller's run of a model: evaluate batches, calibrate, generate.
 //! - `ffi`, with the feature `capi`: the C ABI of include/probeprune.h.
+//! - [`memory`], [`output`]: memory that may not be there, files that appear whole.
 //! - [`corpus`]: the synthetic language that the bundled models speak.
 //!
 //! # Glossary
@@ -54,6 +55,7 @@ pub mod ffi;
 pub mod gpu;
 mod json;
 pub mod kv_cache;
+pub mod memory;
 pub mod model;
 pub mod output;
 pub mod perplexity;

@@ -59,6 +59,15 @@ pub trait Backend: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Refuses a session whose buffers, of so many activations and 32-bit words in all, the device cannot hold. A device that
+    /// promises no more memory than it has need not look.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    fn check_room(&self, _elements: usize, _words: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// What the device's work costs.
     fn rates(&self) -> Rates;
 

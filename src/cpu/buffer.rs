@@ -2,6 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use crate::{error::Result, memory};
+
 /// Floats of a cache line.
 const LINE: usize = 16;
 
@@ -39,11 +41,14 @@ impl<T> Buffer<T> {
 impl Buffer<f32> {
     /// `len` zeros from the beginning of a cache line on, so that no vector of them lies in two: loading such a one takes twice
     /// as long.
-    pub(super) fn zeros(len: usize) -> Self {
-        let mut entries = vec![0.0; len + LINE - 1];
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub(super) fn zeros(len: usize) -> Result<Self> {
+        let mut entries: Vec<f32> = memory::zeros(len.saturating_add(LINE - 1))?;
         let skipped = entries.as_ptr().align_offset(LINE * size_of::<f32>());
         entries.truncate(skipped + len);
-        Self(Memory::Owned(entries, skipped))
+        Ok(Self(Memory::Owned(entries, skipped)))
     }
 }
 
@@ -130,7 +135,7 @@ mod tests {
     #[test]
     fn zeros_begin_at_a_cache_line() {
         for len in [0, 1, 576, 50_000] {
-            let mut zeros = Buffer::zeros(len);
+            let mut zeros = Buffer::zeros(len).unwrap();
             assert_eq!((zeros.as_ptr() as usize % 64, zeros.len()), (0, len));
             zeros.fill(2.0);
             assert_eq!(zeros.into_vec(len / 2), vec![2.0; len / 2]);

@@ -34,6 +34,7 @@ use crate::{
     },
     checkpoint::Tensor,
     error::{Error, Result},
+    memory,
 };
 pub use buffer::Buffer;
 pub use matrix::Matrix;
@@ -91,10 +92,13 @@ pub struct Cpu {
 }
 
 impl Cpu {
+    /// Most threads that a backend takes.
+    pub const MOST_THREADS: usize = 1024;
+
     /// A backend that works with `threads` threads and the [`Tier::chosen`] one; 0 takes every core.
     ///
     /// # Errors
-    /// If the threads cannot be started, or the environment names a tier that this processor lacks.
+    /// More threads than [`Self::MOST_THREADS`]; if they cannot be started, or the environment names a tier that this processor lacks.
     pub fn new(threads: usize) -> Result<Self> {
         Self::with_tier(threads, Tier::chosen()?)
     }
@@ -102,8 +106,12 @@ impl Cpu {
     /// As [`Self::new`], with this tier.
     ///
     /// # Errors
-    /// If the threads cannot be started, or this processor lacks the tier.
+    /// As [`Self::new`]; if this processor lacks the tier.
     pub fn with_tier(threads: usize, tier: Tier) -> Result<Self> {
+        if threads > Self::MOST_THREADS {
+            let expected = format!("at most {}", Self::MOST_THREADS);
+            return Err(Error::argument("threads", expected, threads, "0 takes every core."));
+        }
         let arch = tier.arch().ok_or_else(|| tier::refused(tier))?;
         let amx = tier.amx();
         let (pool, started) = threads::pool(threads).map_err(|error| {
@@ -115,13 +123,15 @@ impl Cpu {
             )
         })?;
         let tiles = || if amx.is_some() { amx::Buffers::new() } else { amx::Buffers::none() };
-        let new = || Scratch {
-            panel: Buffer::zeros(product::PANELS_LEN),
-            values: Buffer::zeros(SCRATCH_LEN),
-            queries: Buffer::zeros(SCRATCH_LEN),
-            tiles: tiles(),
+        let new = |_| {
+            Ok(Mutex::new(Scratch {
+                panel: Buffer::zeros(product::PANELS_LEN)?,
+                values: Buffer::zeros(SCRATCH_LEN)?,
+                queries: Buffer::zeros(SCRATCH_LEN)?,
+                tiles: tiles(),
+            }))
         };
-        let scratch = (0..pool.current_num_threads()).map(|_| Mutex::new(new())).collect();
+        let scratch = (0..pool.current_num_threads()).map(new).collect::<Result<_>>()?;
         let (tiles, dtype) = (Mutex::new(Vec::new()), CpuDtype::F32);
         Ok(Self { pool, _threads: started, scratch, tiles, tier, arch, amx, dtype })
     }
@@ -224,16 +234,20 @@ impl Backend for Cpu {
         Ok(weight.tensor.clone())
     }
 
+    fn check_room(&self, elements: usize, words: usize) -> Result<()> {
+        memory::check_room((elements as u64).saturating_add(words as u64).saturating_mul(4))
+    }
+
     fn activations(&self, len: usize) -> Result<Buffer<f32>> {
-        Ok(Buffer::zeros(len))
+        Buffer::zeros(len)
     }
 
     fn statistics(&self, len: usize) -> Result<Buffer<f32>> {
-        Ok(vec![0.0; len].into())
+        Ok(memory::zeros(len)?.into())
     }
 
     fn indices(&self, len: usize) -> Result<Buffer<u32>> {
-        Ok(vec![0; len].into())
+        Ok(memory::zeros(len)?.into())
     }
 
     fn upload_indices(&self, values: &[u32], out: &mut Buffer<u32>) {
@@ -253,11 +267,11 @@ impl Backend for Cpu {
     }
 
     fn download_activations(&self, values: &Buffer<f32>, len: usize) -> Result<Vec<f32>> {
-        Ok(values[..len].to_vec())
+        memory::copy(&values[..len])
     }
 
     fn download_statistics(&self, values: &Buffer<f32>, len: usize) -> Result<Vec<f32>> {
-        Ok(values[..len].to_vec())
+        memory::copy(&values[..len])
     }
 
     fn take_statistics(&self, values: Buffer<f32>, len: usize) -> Result<Vec<f32>> {

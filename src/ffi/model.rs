@@ -128,16 +128,18 @@ pub unsafe extern "C" fn probeprune_memory_estimate(
         let (weights, element, loss) = match options.device_type {
             dlpack::CPU => (checkpoint.file_bytes(), 4, 0),
             dlpack::CUDA => {
-                let loss = 4 * cross_entropy_scratch(limits.samples * limits.tokens, config.vocab_size);
-                (weights_on_gpu(&config, &checkpoint), 2, loss as u64)
+                let rows = limits.samples.saturating_mul(limits.tokens);
+                let loss = cross_entropy_scratch(rows, config.vocab_size) as u64;
+                (weights_on_gpu(&config, &checkpoint), 2, loss.saturating_mul(4))
             }
             other => return Err(place::no_such_device(other)),
         };
         let Footprint { scratch, history, probed, compensation, corrections, cache } = footprint;
         let [scratch, history, probed, compensation, corrections, cache] =
             [scratch, history, probed, compensation, corrections, cache].map(|part| part.bytes(element));
-        let (scratch, probed) = (scratch + loss, probed + corrections);
-        let total = weights + scratch + history + probed + compensation + cache;
+        let (scratch, probed) = (scratch.saturating_add(loss), probed.saturating_add(corrections));
+        let parts = [weights, scratch, history, probed, compensation, cache];
+        let total = parts.into_iter().fold(0, u64::saturating_add);
         out.write(Memory {
             struct_size: 0,
             reserved: 0,
@@ -288,7 +290,7 @@ pub unsafe extern "C" fn probeprune_calibrate(
                     fold,
                     ..Default::default()
                 };
-                let of = samples * how.passes(model.model.config());
+                let of = samples.saturating_mul(how.passes(model.model.config()));
                 let mut progress = |done| report(options.progress, options.user, done, of);
                 check::give(out, Handle::new(model.model.calibrate(tokens, how, &mut progress)?));
                 Ok(())

@@ -17,7 +17,7 @@ const COMBINE: Kernel = Kernel { module: "cross_entropy", name: "cross_entropy_c
 
 /// Floats of scratch for `rows` rows: two per row and tile of columns, and the target's logit.
 pub fn scratch(rows: usize, vocab_size: usize) -> usize {
-    rows * (2 * vocab_size.div_ceil(TILE_COLUMNS) + 1)
+    rows.saturating_mul(2 * vocab_size.div_ceil(TILE_COLUMNS) + 1)
 }
 
 impl<D: Driver> Gpu<D> {

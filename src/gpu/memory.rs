@@ -64,7 +64,7 @@ impl<D: Driver> Clone for Weight<D> {
 
 impl<D: Driver> Gpu<D> {
     pub(super) fn buffer(&self, len: usize, entry_bytes: usize) -> Result<Buffer<D>> {
-        Ok(Buffer { memory: self.driver.alloc(len * entry_bytes)?, len })
+        Ok(Buffer { memory: self.driver.alloc(len.saturating_mul(entry_bytes))?, len })
     }
 
     /// The address of a buffer.

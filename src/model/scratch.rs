@@ -152,9 +152,11 @@ pub fn compensation_lens(
         // `wanda-sp` computes its compensation before the first batch.
         _ if settings.method != Method::ProbePruning => (0, [0; 3]),
         Compensation::None => (0, [0; 3]),
-        Compensation::ProbeMean => (probe.tokens * widest, [widest, 0, 0]),
+        Compensation::ProbeMean => (probe.tokens.saturating_mul(widest), [widest, 0, 0]),
         Compensation::Linear { rank } => {
-            (probe.tokens * widest, [(rank + 1) * widest, shape.rows() * rank, probe.rows * widest])
+            let sums = probe.tokens.saturating_mul(widest);
+            let gathered = rank.saturating_add(1).saturating_mul(widest);
+            (sums, [gathered, shape.rows().saturating_mul(rank), probe.rows.saturating_mul(widest)])
         }
     }
 }

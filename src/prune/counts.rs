@@ -70,7 +70,7 @@ pub fn probe_room(settings: &Settings, largest: BatchShape) -> ProbeRoom {
     };
     // 2 of every sample, or the shared tokens and less than one more of every sample.
     let rows = shared.map_or(usize::MAX, |shared| shared.max(samples).saturating_add(samples));
-    ProbeRoom { tokens, rows: rows.min(samples * tokens) }
+    ProbeRoom { tokens, rows: rows.min(samples.saturating_mul(tokens)) }
 }
 
 /// Python's `round(x, 2)`: correct from the exact binary value, ties to even.

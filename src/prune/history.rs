@@ -25,7 +25,7 @@ impl HistoryLayout {
 
     /// 32-bit words of memory for (slots, width) energies.
     pub fn words(self, slots: usize, width: usize) -> usize {
-        let entries = self.rows(slots) * width;
+        let entries = self.rows(slots).saturating_mul(width);
         match self.dtype {
             HistoryDtype::F32 => entries,
             HistoryDtype::F16 => entries.div_ceil(2),

@@ -12,9 +12,9 @@ pub struct BatchShape {
 }
 
 impl BatchShape {
-    /// T = B·S.
+    /// T = B·S, or the largest number there is.
     pub fn rows(self) -> usize {
-        self.samples * self.tokens
+        self.samples.saturating_mul(self.tokens)
     }
 }
 

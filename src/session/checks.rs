@@ -1,25 +1,39 @@
 //! Validation of a session's limits and batches.
 
-use super::Limits;
+use super::{Footprint, Limits};
 use crate::{
+    backend::Backend,
     config::{ModelConfig, RopeScaling},
     error::{Error, Result},
-    prune::settings::{DenseBelow, Settings},
+    model::Model,
+    prune::{
+        calibration::Calibration,
+        flops::LayerCounts,
+        settings::{DenseBelow, Method, Settings},
+    },
 };
 
-/// Limits that the model has positions for.
-pub(super) fn check_limits(config: &ModelConfig, settings: &Settings, limits: Limits) -> Result<()> {
-    let longest = limits.longest();
-    let dynamic =
-        config.rope.as_ref().is_some_and(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. }));
-    if longest > config.max_position_embeddings && !dynamic {
-        return Err(Error::argument(
-            "sequence length",
-            format!("at most {} tokens, the model's max_position_embeddings", config.max_position_embeddings),
-            longest,
-            "Use shorter windows or prompts, or fewer new tokens.",
-        ));
+impl Limits {
+    /// Refuses sequences longer than the model has positions for.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the longest.
+    pub fn check(self, config: &ModelConfig) -> Result<()> {
+        let (longest, positions) = (self.longest(), config.max_position_embeddings);
+        let dynamic =
+            config.rope.as_ref().is_some_and(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. }));
+        if longest <= positions || dynamic {
+            return Ok(());
+        }
+        let expected = format!("at most {positions} tokens, the model's max_position_embeddings");
+        let help = "Use shorter windows or prompts, or fewer new tokens.";
+        Err(Error::argument("sequence length", expected, longest, help))
     }
+}
+
+/// Limits that a session with these settings can have.
+pub(super) fn check_limits(config: &ModelConfig, settings: &Settings, limits: Limits) -> Result<()> {
+    limits.check(config)?;
     if limits.samples == 0 || limits.tokens == 0 {
         return Err(Error::argument("batch", "at least one sample of one token", "none", "Pass some input."));
     }
@@ -32,6 +46,25 @@ pub(super) fn check_limits(config: &ModelConfig, settings: &Settings, limits: Li
         ));
     }
     Ok(())
+}
+
+/// Limits that the device has room for, and whose products can be counted.
+pub(super) fn check_room<B: Backend>(
+    model: &Model<B>,
+    settings: &Settings,
+    limits: Limits,
+    calibration: Option<&Calibration>,
+) -> Result<()> {
+    let config = &model.config;
+    let losses = calibration.and_then(|calibration| calibration.losses_of(settings.method));
+    let chooses = !matches!(settings.method, Method::None | Method::Fold);
+    let pruned = chooses.then(|| LayerCounts::by_settings(config, settings, losses));
+    // Settings that keep nothing are refused later.
+    let counts = pruned
+        .and_then(Result::ok)
+        .unwrap_or_else(|| model.weights.layers.iter().map(|layer| LayerCounts::of(&layer.shape)).collect());
+    let total = Footprint::new(config, settings, &counts, limits).total();
+    model.backend.check_room(total.elements, total.words)
 }
 
 /// Tokens (samples, S) within the limits and the vocabulary; a mask of the same shape with a token in every row.

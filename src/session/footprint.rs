@@ -1,4 +1,7 @@
-//! The memory that a session takes on its device, known before anything is loaded.
+//! The memory that a session takes on its device, known before anything is loaded. Sizes that cannot be counted become the
+//! largest number there is.
+
+use std::num::Saturating;
 
 use super::Limits;
 use crate::{
@@ -22,9 +25,20 @@ pub struct Part {
 }
 
 impl Part {
+    fn new(elements: Saturating<usize>, words: Saturating<usize>) -> Self {
+        Self { elements: elements.0, words: words.0 }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.elements = self.elements.saturating_add(other.elements);
+        self.words = self.words.saturating_add(other.words);
+    }
+
     /// Bytes, for activations of `element` bytes.
     pub fn bytes(self, element: usize) -> u64 {
-        (self.elements * element + self.words * 4) as u64
+        (self.elements as u64)
+            .saturating_mul(element as u64)
+            .saturating_add((self.words as u64).saturating_mul(4))
     }
 }
 
@@ -51,58 +65,67 @@ impl Footprint {
     /// The memory of a session with these settings and kept counts. History has a row for each of the session's
     /// slots; a longer calibration makes it longer.
     pub fn new(config: &ModelConfig, settings: &Settings, layers: &[LayerCounts], limits: Limits) -> Self {
-        let (rows, samples, slots) = (limits.samples * limits.tokens, limits.samples, limits.tokens);
-        let (h, d) = (config.hidden_size, config.head_dim);
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let widest = widest(config);
-        let rotary = if config.rope.is_some() { limits.longest() } else { 0 };
-        let next_logits = if limits.capacity > 0 { samples * config.vocab_size } else { 0 };
-        let scratch = Part {
+        let n = Saturating::<usize>;
+        let (samples, slots, layer_count) =
+            (n(limits.samples), n(limits.tokens), n(config.num_hidden_layers));
+        let (rows, capacity) = (samples * slots, n(limits.capacity));
+        let (h, d) = (n(config.hidden_size), n(config.head_dim));
+        let (heads, kv_heads) = (n(config.num_attention_heads), n(config.num_key_value_heads));
+        let widest = n(widest(config));
+        let rotary = if config.rope.is_some() { n(limits.longest()) } else { n(0) };
+        let next_logits = if limits.capacity > 0 { samples * n(config.vocab_size) } else { n(0) };
+        let scratch = Part::new(
             // Three residuals, two normed inputs, q, k, v, intermediate states, embeddings.
-            elements: rows * (5 * h + (heads + 2 * kv_heads) * d + widest + config.word_embed_proj_dim),
+            rows * (n(5) * h + (heads + n(2) * kv_heads) * d + widest + n(config.word_embed_proj_dim)),
             // Sums of squares, the probe's and the batch's rows, losses and targets; energies; scores; the probe, the last
             // tokens; fault.
-            words: rows * (3 + 2 + 3 + 2)
-                + slots * (widest + 1)
-                + config.num_hidden_layers * (heads + config.intermediate_size)
+            rows * n(3 + 2 + 3 + 2)
+                + slots * (widest + n(1))
+                + layer_count * (heads + n(config.intermediate_size))
                 + rotary * d
-                + samples * 5
-                + 1
+                + samples * n(5)
+                + n(1)
                 + next_logits
-                + 1,
-        };
+                + n(1),
+        );
         let (mut history, mut others) = (Part::default(), Part::default());
         let (sums, room) = compensation_lens(config, settings, limits.shape());
         let mut corrections = correction_scratch(config, settings, limits);
-        let mut compensation = Part { elements: room.iter().sum(), words: sums };
+        let mut compensation = Part::new(room.map(n).into_iter().fold(n(0), |sum, part| sum + part), n(sums));
         for layer in layers {
             for (block, probed) in
                 [(Block::Attention, layer.probes_attention), (Block::Mlp, layer.probes_mlp)]
             {
                 if probed && settings.method == Method::Fold {
-                    let own = correction_of(config, settings, *layer, block);
-                    corrections.elements += own.elements;
-                    corrections.words += own.words;
+                    corrections.add(correction_of(config, settings, *layer, block));
                 } else if probed {
-                    let words = probed_words(config, settings, limits, *layer, block);
-                    history.words += words[0];
-                    others.words += words[1];
-                    let own = compensation_of(config, settings, *layer, block);
-                    compensation.elements += own.elements;
-                    compensation.words += own.words;
+                    let [of_history, other] = probed_words(config, settings, limits, *layer, block);
+                    history.add(of_history);
+                    others.add(other);
+                    compensation.add(compensation_of(config, settings, *layer, block));
                 }
             }
         }
-        let cached: usize = layers.iter().map(|layer| layer.kv_heads * d).sum();
-        let cache = samples * limits.capacity;
+        let cached = n(layers.iter().map(|layer| layer.kv_heads).sum()) * d;
+        let cache = samples * capacity;
         // If the dense model runs prompts: all of their rows and the kept heads, of every layer.
-        let taken = if settings.prefills_dense() && cache > 0 {
-            layers.iter().map(|layer| rows + layer.kv_heads).sum()
+        let taken = if settings.prefills_dense() && cache > n(0) {
+            layers.iter().fold(n(0), |taken, layer| taken + rows + n(layer.kv_heads))
         } else {
-            0
+            n(0)
         };
-        let cache = Part { elements: 2 * cache * cached, words: cache + taken };
+        let cache = Part::new(n(2) * cache * cached, cache + taken);
         Self { scratch, history, probed: others, compensation, corrections, cache }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> Part {
+        let mut total = Part::default();
+        let Self { scratch, history, probed, compensation, corrections, cache } = *self;
+        for part in [scratch, history, probed, compensation, corrections, cache] {
+            total.add(part);
+        }
+        total
     }
 }
 
@@ -113,7 +136,8 @@ fn probed_words(
     limits: Limits,
     layer: LayerCounts,
     block: Block,
-) -> [usize; 2] {
+) -> [Part; 2] {
+    let n = Saturating::<usize>;
     let width = block.channels(config);
     let group = block.unit(config, settings.channel_group).block_width();
     let (units, kept) = match block {
@@ -122,7 +146,7 @@ fn probed_words(
         }
         Block::Mlp => (width / group, layer.channels),
     };
-    let mut words = [0, units + width];
+    let mut words = [n(0), n(units) + n(width)];
     if settings.method == Method::ProbePruning {
         let layout = match settings.compensate {
             // One variance per channel, whatever the slot.
@@ -132,13 +156,13 @@ fn probed_words(
         words[0] += layout.words(limits.tokens, width);
         // Energies around a mean are not updated.
         if settings.compensate == Compensation::None {
-            words[1] += limits.tokens * kept;
+            words[1] += n(limits.tokens) * n(kept);
         }
         if block == Block::Mlp && limits.capacity > 0 {
-            words[1] += HistoryLayout::default().words(limits.capacity, width) + limits.capacity;
+            words[1] += n(HistoryLayout::default().words(limits.capacity, width)) + n(limits.capacity);
         }
     }
-    words
+    words.map(|words| Part::new(n(0), words))
 }
 
 /// Buffers of corrections.
@@ -146,12 +170,14 @@ fn correction_scratch(config: &ModelConfig, settings: &Settings, limits: Limits)
     if !settings.adapt.is_on() {
         return Part::default();
     }
-    let t = counts::probe_room(settings, limits.shape()).rows;
-    let at_mean_and_fault = config.hidden_size + 1;
-    Part {
-        elements: t * (widest(config) + config.intermediate_size),
-        words: t * (2 * widest(config) + config.hidden_size + t + 1) + at_mean_and_fault,
-    }
+    let n = Saturating::<usize>;
+    let (t, h, widest) =
+        (n(counts::probe_room(settings, limits.shape()).rows), n(config.hidden_size), n(widest(config)));
+    let at_mean_and_fault = h + n(1);
+    Part::new(
+        t * (widest + n(config.intermediate_size)),
+        t * (n(2) * widest + h + t + n(1)) + at_mean_and_fault,
+    )
 }
 
 /// The state of one block's corrections.

@@ -34,6 +34,7 @@ use crate::{
     config::RopeScaling,
     error::{Error, Result},
     kv_cache::KvCache,
+    memory,
     model::{
         Model, block,
         context::{Context, Mode},
@@ -122,7 +123,7 @@ impl<B: Backend> Session<B> {
     ///
     /// # Errors
     /// Settings out of range or impossible for this model, a batch longer than the model's positions, a calibration
-    /// that is missing or lacks moments that the method needs.
+    /// that is missing or lacks moments that the method needs; a device without room for the session.
     pub fn new(
         model: Arc<Model<B>>,
         settings: Settings,
@@ -174,6 +175,7 @@ impl<B: Backend> Session<B> {
         if let Some(calibration) = calibration {
             calibration.check_model(&model.fingerprint)?;
         }
+        checks::check_room(&model, &settings, limits, calibration)?;
         let longest = limits.longest();
         let shape = limits.shape();
         let rotary_positions = if config.rope.is_some() { longest } else { 0 };
@@ -223,7 +225,7 @@ impl<B: Backend> Session<B> {
             fold: fold.map(|(fold, _)| fold),
             corrections,
         };
-        session.prepare_rope(config.max_position_embeddings.min(longest));
+        session.prepare_rope(config.max_position_embeddings.min(longest))?;
         Ok(session)
     }
 
@@ -315,7 +317,7 @@ impl<B: Backend> Session<B> {
     /// Runs the loaded batch and reports a fault, if there was one.
     fn run(&mut self, mode: Mode, cached: bool) -> Result<()> {
         let past = if cached { self.cache.as_ref().map_or(0, |cache| cache.len) } else { 0 };
-        self.prepare_rope(past + self.batch.shape.tokens);
+        self.prepare_rope(past + self.batch.shape.tokens)?;
         self.fallback.active = self.falls_back(self.batch.shape);
         self.fallback.batches += usize::from(self.fallback.active);
         let dense = self.dense_for(mode);
@@ -347,26 +349,28 @@ impl<B: Backend> Session<B> {
     }
 
     /// Fills the rotary table for sequences of `length` tokens; only dynamic scaling looks at the length.
-    fn prepare_rope(&mut self, length: usize) {
+    fn prepare_rope(&mut self, length: usize) -> Result<()> {
         let config = &self.model.config;
-        let Some(rope) = &config.rope else { return };
+        let Some(rope) = &config.rope else { return Ok(()) };
         let length = match rope.scaling {
             RopeScaling::Dynamic { .. } => length.max(config.max_position_embeddings),
             _ => config.max_position_embeddings,
         };
         if length == self.rope_length {
-            return;
+            return Ok(());
         }
-        self.rope_length = length;
         let (frequencies, scaling) =
             rope.inverse_frequencies(config.head_dim, length, config.max_position_embeddings);
-        let mut table = Vec::new();
-        for position in 0..self.limits.longest() {
+        let longest = self.limits.longest();
+        let mut table = memory::with_capacity(longest * config.head_dim)?;
+        for position in 0..longest {
             let angles = || frequencies.iter().map(|frequency| position as f32 * frequency);
             table.extend(angles().map(|angle| angle.cos() * scaling));
             table.extend(angles().map(|angle| angle.sin() * scaling));
         }
         self.model.backend.upload_statistics(&table, &mut self.scratch.attention.rope_table);
+        self.rope_length = length;
+        Ok(())
     }
 }
 

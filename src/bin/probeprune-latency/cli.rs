@@ -8,7 +8,7 @@ use probeprune::{
 };
 
 use crate::{
-    args::{ComputeArgs, TuningArgs, names},
+    args::{ComputeArgs, TuningArgs, names, repetitions},
     failure::Result,
     numbers::Numbers,
     shape::Shape,
@@ -94,11 +94,11 @@ pub(crate) struct TestArgs {
     )]
     tests: Vec<Test>,
     /// Timed repetitions of each configuration
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) repetitions: u32,
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = repetitions(1))]
+    pub(crate) repetitions: usize,
     /// Warm-up repetitions [default: 1; on a GPU 6, so that all graphs are made]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=100_000))]
-    pub(crate) warmup: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = repetitions(0))]
+    pub(crate) warmup: Option<usize>,
     /// Measure again with time stamps between the steps of a forward, and show the time of each step
     #[arg(long)]
     pub(crate) breakdown: bool,

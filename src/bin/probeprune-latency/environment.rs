@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use probeprune::{Error, checkpoint::RandomTensors, gpu::cuda};
+use probeprune::{Error, checkpoint::RandomTensors, gpu::cuda, memory::Room};
 use serde_json::{Value, json};
 
 use crate::{device::Device, failure::Result, report::Field};
@@ -48,13 +48,8 @@ fn gpu_driver() -> Option<String> {
 
 /// Refuses random weights that exceed the free memory, if the system tells its size.
 pub(crate) fn check_room(tensors: &RandomTensors) -> Result<()> {
-    let free = || {
-        let text = fs::read_to_string("/proc/meminfo").ok()?;
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    };
-    match free() {
-        Some(free) if tensors.bytes() > free => {
+    match Room::now() {
+        Some(Room { free, .. }) if tensors.bytes() > free => {
             let gigabytes = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
             let expected = format!("weights that fit {} of free memory", gigabytes(free));
             let help = "Pass a smaller --layers, or a smaller shape.";

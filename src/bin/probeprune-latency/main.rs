@@ -62,7 +62,7 @@ impl Task for &Cli {
     fn run<B: Backend>(self, loaded: Loaded<B>) -> Result<()> {
         let variants = self.variants(&loaded.model.config)?;
         let default = if loaded.device.gpu.is_some() { WARMUP_ON_GPU } else { WARMUP };
-        let warmup = self.tests.warmup.map_or(default, |warmup| warmup as usize);
+        let warmup = self.tests.warmup.unwrap_or(default);
         let calibrations = measure::calibrations(&loaded.model, &variants, self)?;
         // Groups of channels need sorted channels; a dense model takes the same time in any order.
         let pruned = variants.last().expect("there is a dense one");

@@ -96,6 +96,7 @@ pub(crate) fn calibrations<B: Backend>(
     lengths.sort_unstable();
     lengths.dedup();
     let one = |seq_len: usize| {
+        Limits { samples: CALIBRATION_WINDOWS, tokens: seq_len, capacity: 0 }.check(&model.config)?;
         let tokens = tokens(model, args, CALIBRATION_WINDOWS * seq_len);
         let options = CalibrationOptions {
             seq_len,
@@ -168,12 +169,11 @@ impl<'a, B: Backend> Runner<'a, B> {
     /// Warm-up included.
     fn rounds_of_case(&self) -> usize {
         let TestArgs { repetitions, breakdown, .. } = self.args.tests;
-        self.warmup + repetitions as usize * (1 + usize::from(breakdown))
+        self.warmup + repetitions * (1 + usize::from(breakdown))
     }
 
     /// All variants at one size, those that fall back to dense pruned as well; `decoded` of 0 for prompts alone.
     fn group(&self, shape: BatchShape, decoded: usize) -> Result<Vec<Measured>> {
-        let tokens = tokens(self.model, self.args, shape.rows());
         let mut cases = Vec::new();
         for (variant, settings) in self.variants.iter().enumerate() {
             let case = self.case(variant, settings, shape, decoded)?;
@@ -185,7 +185,9 @@ impl<'a, B: Backend> Runner<'a, B> {
                 cases.push(self.case(variant, &pruned, shape, decoded)?);
             }
         }
-        let repetitions = self.args.tests.repetitions as usize;
+        // After the sessions, which have refused what is too large.
+        let tokens = tokens(self.model, self.args, shape.rows());
+        let repetitions = self.args.tests.repetitions;
         let more = (cases.len() - self.variants.len()) * self.rounds_of_case();
         self.bar.inc_length(more as u64);
         self.rounds(&mut cases, self.warmup, &tokens, shape, decoded)?;
@@ -249,7 +251,7 @@ impl<'a, B: Backend> Runner<'a, B> {
     ) -> Result<Case<'a, B>> {
         let settings = of_run(settings, decoded);
         // The prompt's run yields every sample's first token.
-        let capacity = if decoded == 0 { 0 } else { shape.tokens + decoded + 1 };
+        let capacity = if decoded == 0 { 0 } else { shape.tokens.saturating_add(decoded).saturating_add(1) };
         let mut calibrations = self.calibrations.iter().filter(|_| is_calibrated(&settings));
         let calibration = calibrations.find_map(|(length, of)| (*length == shape.tokens).then_some(of));
         let limits = Limits { samples: shape.samples, tokens: shape.tokens, capacity };

@@ -79,7 +79,7 @@ impl Task for &CalibrateArgs {
             flap: true,
             linear_rank: self.compensate.rank(),
             fold: self.fold,
-            fold_memory: self.fold_memory << 30,
+            fold_memory: self.fold_memory.saturating_mul(1 << 30),
         };
         let mut calibration = loaded.calibrate(&tokens, self.calibrate_samples, options)?;
         for &method in &self.losses {

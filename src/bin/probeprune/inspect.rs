@@ -58,6 +58,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         samples: args.batch_size,
         tokens: args.seq_len.unwrap_or(config.max_position_embeddings.min(1024)),
     };
+    Limits { samples: shape.samples, tokens: shape.tokens, capacity: 0 }.check(&config)?;
     let shapes = check_shapes(&mut config, &checkpoint)?;
     let history = args.history.as_ref();
     let calibration =
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         Some(ordinal) => {
             let dtype = args.device.dtype.on_gpu(Some(&source))?;
             let name = format!("cuda:{ordinal} in {}", dtype.name());
-            let loss = 4 * cross_entropy_scratch(shape.rows(), config.vocab_size);
+            let loss = cross_entropy_scratch(shape.rows(), config.vocab_size).saturating_mul(4);
             DeviceBytes { name, weights: weights_on_gpu(&config, &checkpoint), activation: 2, loss }
         }
     };
@@ -196,7 +197,8 @@ fn describe_memory(
     let Footprint { scratch, history, probed, compensation, corrections, .. } = footprint;
     let [scratch, history, probed, compensation, corrections] =
         [scratch, history, probed, compensation, corrections].map(|part| part.bytes(device.activation));
-    let scratch = scratch + device.loss as u64;
+    let scratch = scratch.saturating_add(device.loss as u64);
+    let parts = [device.weights, scratch, history, probed, compensation, corrections];
     let layout = settings.history_layout;
     let layout = match layout.bucket {
         1 => format!("{}, every slot", layout.dtype),
@@ -205,7 +207,7 @@ fn describe_memory(
     format!(
         "memory       about {} on {} for {} × {} tokens: weights {}, activations and scratch {}, history {} ({layout}), its updates {}, compensation {}{}\n\
          \x20            generation adds {} for the keys and values of these tokens\n",
-        size(device.weights + scratch + history + probed + compensation + corrections),
+        size(parts.into_iter().fold(0, u64::saturating_add)),
         device.name,
         shape.samples,
         shape.tokens,

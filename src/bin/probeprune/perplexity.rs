@@ -13,7 +13,7 @@ use probeprune::{
 use serde::Serialize;
 
 use crate::{
-    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs, dense_below_json},
+    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs, dense_below_json, repetitions},
     device::{Task, with_model},
     failure::{Result, note, print},
     input::{Loaded, check_learns, save_learned},
@@ -36,7 +36,7 @@ pub(crate) struct PerplexityArgs {
     #[arg(long, value_name = "N", conflicts_with_all = ["warmup_batches", "dump"], help_heading = "Data")]
     prompt_tokens: Option<usize>,
     /// Warm up with the first W batches, without counting them or updating history
-    #[arg(long, value_name = "W", default_value_t = 0, help_heading = "Output")]
+    #[arg(long, value_name = "W", default_value_t = 0, value_parser = repetitions(0), help_heading = "Output")]
     warmup_batches: usize,
     /// Output format
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]

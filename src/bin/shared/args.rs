@@ -367,6 +367,11 @@ pub(crate) fn dense_below_json(below: DenseBelow) -> Value {
     }
 }
 
+/// Parses how often to repeat something, at least `least` times. More than 100 000 is a typing error.
+pub(crate) fn repetitions(least: i64) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(least..=100_000).map(|count| count as usize)
+}
+
 /// Parses a count of at least 1.
 pub(crate) fn at_least_one() -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u32).range(1..).map(|count| count as usize)

@@ -11,7 +11,7 @@ use probeprune::Error;
 use crate::flags;
 
 /// Exit code of user errors, as clap's.
-const USER_ERROR: u8 = 2;
+pub(crate) const USER_ERROR: u8 = 2;
 
 /// Why a command ended early.
 #[derive(Debug)]

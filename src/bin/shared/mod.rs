@@ -8,6 +8,7 @@ pub(crate) mod failure;
 pub(crate) mod flags;
 pub(crate) mod input;
 pub(crate) mod interrupt;
+pub(crate) mod memory;
 pub(crate) mod probe;
 pub(crate) mod progress;
 pub(crate) mod statistics;

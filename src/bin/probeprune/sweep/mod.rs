@@ -32,7 +32,7 @@ use self::{
     variant::Variant,
 };
 use crate::{
-    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs, at_least_one},
+    args::{CalibrationArgs, DataArgs, MethodArgs, ModelArgs, repetitions},
     device::{Task, machine, with_model},
     failure::{Result, note, print},
     input::Loaded,
@@ -72,7 +72,7 @@ pub(crate) struct SweepArgs {
     )]
     ratios: Vec<f64>,
     /// Timed runs of every batch; perplexity is that of the first
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one(), help_heading = "Sweep")]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = repetitions(1), help_heading = "Sweep")]
     rounds: usize,
     /// Folder for runs.jsonl, sweep.csv, sweep.json and report.html; interrupted sweeps resume from it
     #[arg(long, value_name = "FOLDER", help_heading = "Output")]
