@@ -173,7 +173,7 @@ typedef struct probeprune_model_options {
     uint32_t struct_size;
     int32_t device_type;  /* kDLCPU (the default) or kDLCUDA */
     int32_t device_id;    /* the GPU's number */
-    uint32_t threads;     /* of the CPU; 0: all cores. Results do not depend on it */
+    uint32_t threads;     /* of the CPU, at most 1024; 0: all cores. Results do not depend on it */
     int32_t dtype;        /* PROBEPRUNE_DTYPE_ */
     int32_t read_weights; /* 1: read weight files instead of mapping them */
     int32_t use_stream;   /* 1: work on `stream` instead of an own stream */
@@ -598,7 +598,7 @@ typedef struct probeprune_device_options {
     uint32_t struct_size;
     int32_t device_type; /* kDLCPU or kDLCUDA */
     int32_t device_id;
-    uint32_t threads; /* of the CPU; 0: all cores */
+    uint32_t threads; /* of the CPU, at most 1024; 0: all cores */
 } probeprune_device_options;
 probeprune_status probeprune_device_options_init(probeprune_device_options *options, uint32_t struct_size);
 

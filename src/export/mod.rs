@@ -4,7 +4,7 @@
 //! size, and the class has biases everywhere (LLaMA), config.json alone says what the model is. Otherwise its key "probeprune" has the shape of every layer,
 //! and a modelling file beside it makes transformers understand that. This crate reads both.
 
-use std::{collections::HashMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io::Write, path::Path};
 
 use serde_json::{Map, Value, json};
 
@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     json::with_quoted_constants,
     model::{Model, fold::Fold},
-    output::{OutTensor, write_safetensors},
+    output::{OutTensor, write_atomically, write_folder_atomically, write_safetensors},
     prune::settings::Settings,
     source::ModelSource,
     weights::{LayerNames, prefix},
@@ -47,23 +47,17 @@ pub fn export<B: Backend>(
     settings: &Settings,
     out: &Path,
 ) -> Result<bool> {
-    let failed = |action: &'static str| {
-        let help = "Check that the folder above is writable and has room; nothing was written.";
-        move |error: io::Error| Error::io(out, action, error, help)
-    };
-    if out.exists() {
-        let help = "Name a folder that is not there yet; nothing was written.";
-        return Err(Error::file(out, "output", "a new folder", "one that exists", help));
-    }
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".probeprune-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask
-    let folder = builder.tempdir_in(parent).map_err(failed("write"))?;
-    let write =
-        |name: &str, content: &[u8]| fs::write(folder.path().join(name), content).map_err(failed("write"));
+    write_folder_atomically(out, |folder| write_files(fold, source, settings, folder))
+}
 
+fn write_files<B: Backend>(
+    fold: &Fold<B>,
+    source: &ModelSource,
+    settings: &Settings,
+    folder: &Path,
+) -> Result<bool> {
+    let write =
+        |name: &str, content: &[u8]| write_atomically(&folder.join(name), |file| file.write_all(content));
     let plain = plain_shape(&fold.model);
     let config = config_json(&fold.model, source, plain.as_ref())?;
     write("config.json", format!("{:#}\n", Value::Object(config)).as_bytes())?;
@@ -80,14 +74,9 @@ pub fn export<B: Backend>(
         ("probeprune", format!("{} {}", env!("CARGO_PKG_VERSION"), describe(settings))),
         ("probeprune_fingerprint", fold.model.fingerprint.clone()),
     ];
-    let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_string(), value)).into();
+    let metadata: BTreeMap<_, _> = metadata.map(|(key, value)| (key.to_string(), value)).into();
     let tensors = tensors(&fold.model, plain.is_some())?;
-    write_safetensors(&folder.path().join("model.safetensors"), &tensors, Some(metadata))?;
-    let folder = folder.keep();
-    fs::rename(&folder, out).map_err(|error| {
-        let _ = fs::remove_dir_all(&folder);
-        failed("write")(error)
-    })?;
+    write_safetensors(&folder.join("model.safetensors"), &tensors, Some(metadata))?;
     Ok(plain.is_none())
 }
 

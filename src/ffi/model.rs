@@ -170,7 +170,8 @@ pub unsafe extern "C" fn probeprune_model_load(
         };
         flag(options.read_weights, "read_weights")?;
         flag(options.use_stream, "use_stream")?;
-        let checkpoint = Checkpoint::open(&source, true)?;
+        let config = ModelConfig::load(&source)?;
+        let checkpoint = Checkpoint::open(&source, options.read_weights == 0)?;
         let order = match options.channel_order.is_null() {
             true => None,
             // SAFETY: the header requires a calibration that is not freed; null was excluded above.
@@ -181,11 +182,11 @@ pub unsafe extern "C" fn probeprune_model_load(
                 })
             }?),
         };
-        let layers = ModelConfig::load(&source)?.num_hidden_layers;
+        let layers = config.num_hidden_layers;
         let mut progress = |done| report(options.progress, options.user, done, layers);
         // SAFETY: the header requires `stream` to be of the device's primary context and to outlive the model's
         // sessions.
-        let model = unsafe { place::load(&source, &options, order, &mut progress) }?;
+        let model = unsafe { place::load(config, &checkpoint, &options, order, &mut progress) }?;
         check::give(out, Handle::new(LoadedModel::new(model, source, checkpoint.file_bytes())));
         Ok(())
     })

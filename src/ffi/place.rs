@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     backend::Backend,
+    checkpoint::Checkpoint,
     config::{LayerShape, ModelConfig},
     cpu::{Cpu, CpuDtype},
     error::Result,
@@ -25,7 +26,6 @@ use crate::{
         flops::{LayerCounts, Shares},
     },
     session::{GenerateOptions, Generated, Session},
-    source::ModelSource,
 };
 
 /// What the C ABI needs of a backend beyond its operations.
@@ -287,17 +287,17 @@ impl<B: Place> AnySession for Session<B> {
 /// # Safety
 /// A stream in the options is as [`Cuda::on_stream`] requires.
 pub(super) unsafe fn load(
-    source: &ModelSource,
+    config: ModelConfig,
+    checkpoint: &Checkpoint,
     options: &ModelOptions,
     order: Option<Vec<Vec<u32>>>,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Outcome<Box<dyn AnyModel>> {
-    let mmap = options.read_weights == 0;
     match options.device_type {
         dlpack::CPU => {
             let cpu = Cpu::new(options.threads as usize)?.with_dtype(cpu_dtype(options.dtype)?);
             let cpu = Arc::new(cpu);
-            Ok(Box::new(Loaded::new(Model::load_ordered(source, mmap, cpu, order, progress)?)))
+            Ok(Box::new(Loaded::new(Model::of_checkpoint(config, checkpoint, cpu, order, progress)?)))
         }
         dlpack::CUDA => {
             let ordinal = ordinal(options.device_id)?;
@@ -306,8 +306,8 @@ pub(super) unsafe fn load(
                 // SAFETY: the caller promises a stream as `Cuda::on_stream` requires it.
                 _ => unsafe { Cuda::on_stream(ordinal, options.stream) }?,
             };
-            let gpu = Arc::new(Gpu::new(cuda, gpu_dtype(options.dtype, source)?));
-            Ok(Box::new(Loaded::new(Model::load_ordered(source, mmap, gpu, order, progress)?)))
+            let gpu = Arc::new(Gpu::new(cuda, gpu_dtype(options.dtype, checkpoint)?));
+            Ok(Box::new(Loaded::new(Model::of_checkpoint(config, checkpoint, gpu, order, progress)?)))
         }
         other => Err(no_such_device(other)),
     }
@@ -324,9 +324,9 @@ fn cpu_dtype(dtype: i32) -> Outcome<CpuDtype> {
     }
 }
 
-pub(super) fn gpu_dtype(dtype: i32, source: &ModelSource) -> Outcome<GpuDtype> {
+pub(super) fn gpu_dtype(dtype: i32, checkpoint: &Checkpoint) -> Outcome<GpuDtype> {
     match dtype {
-        0 => Ok(GpuDtype::for_source(source)?),
+        0 => Ok(GpuDtype::for_weights(checkpoint)),
         1 => Ok(GpuDtype::Bf16),
         2 => Ok(GpuDtype::F16),
         other => {

@@ -49,7 +49,6 @@ use crate::{
     checkpoint::{self, Checkpoint, Tensor},
     config::ModelConfig,
     error::{Error, Result},
-    source::ModelSource,
 };
 
 /// The type that weights and activations have on the device; sums are float32.
@@ -70,16 +69,12 @@ impl GpuDtype {
         }
     }
 
-    /// The type for the checkpoint at `source`, without loading it.
-    ///
-    /// # Errors
-    /// If its files cannot be read.
-    pub fn for_source(source: &ModelSource) -> Result<Self> {
-        let checkpoint = Checkpoint::open(source, true)?;
+    /// The type for the weights of `checkpoint`.
+    pub fn for_weights(checkpoint: &Checkpoint) -> Self {
         let is_first = |name: &&str| name.ends_with("layers.0.self_attn.q_proj.weight");
         let first = checkpoint.names().find(is_first).and_then(|name| checkpoint.tensor(name));
         // A missing one is reported when the model is loaded.
-        Ok(first.map_or(Self::Bf16, |tensor| Self::for_checkpoint(tensor.dtype())))
+        first.map_or(Self::Bf16, |tensor| Self::for_checkpoint(tensor.dtype()))
     }
 
     /// "bf16" or "f16".

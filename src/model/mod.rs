@@ -74,13 +74,26 @@ impl<B: Backend> Model<B> {
         channel_order: Option<Vec<Vec<u32>>>,
         on_layer: impl FnMut(usize) -> P,
     ) -> Result<Self> {
-        let mut config = ModelConfig::load(source)?;
+        let config = ModelConfig::load(source)?;
+        Self::of_checkpoint(config, &Checkpoint::open(source, mmap)?, backend, channel_order, on_layer)
+    }
+
+    /// As [`Model::load_ordered`], from a checkpoint that is open.
+    ///
+    /// # Errors
+    /// As [`Model::load_ordered`].
+    pub fn of_checkpoint<P: Proceed>(
+        mut config: ModelConfig,
+        checkpoint: &Checkpoint,
+        backend: Arc<B>,
+        channel_order: Option<Vec<Vec<u32>>>,
+        on_layer: impl FnMut(usize) -> P,
+    ) -> Result<Self> {
         backend.check_model(&config)?;
         if let Some(order) = &channel_order {
             check_order(order, &config)?;
         }
-        let checkpoint = Checkpoint::open(source, mmap)?;
-        let shapes = check_shapes(&mut config, &checkpoint)?;
+        let shapes = check_shapes(&mut config, checkpoint)?;
         let narrower = shapes.iter().find(|shape| **shape != LayerShape::of(&config));
         if let Some(shape) = narrower.filter(|_| channel_order.is_some()) {
             return Err(Error::argument(
@@ -91,7 +104,7 @@ impl<B: Backend> Model<B> {
             ));
         }
         let order = channel_order.as_deref();
-        let weights = Weights::load(&checkpoint, &config, &backend, order, Some(&shapes), on_layer)?;
+        let weights = Weights::load(checkpoint, &config, &backend, order, Some(&shapes), on_layer)?;
         Ok(Self { fingerprint: checkpoint.fingerprint(), config, backend, weights, channel_order })
     }
 

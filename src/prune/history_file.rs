@@ -11,7 +11,7 @@
 //!
 //! and metadata naming the model (fingerprint), the sequence length, the number of samples and the corrected fold.
 
-use std::{collections::HashMap, fmt::Display, path::Path};
+use std::{fmt::Display, path::Path};
 
 use super::{
     Block,
@@ -23,7 +23,7 @@ use super::{
     settings::Method,
 };
 use crate::{
-    checkpoint::{Dtype, Tensor, TensorFile, map_file},
+    checkpoint::{Dtype, Tensor, TensorFile, map_file, open_file},
     config::ModelConfig,
     error::{Error, Result},
     output::{OutTensor, write_safetensors},
@@ -79,7 +79,7 @@ impl Calibration {
             ("samples", self.samples.to_string()),
         ];
         let metadata = metadata.into_iter().chain(fold).map(|(key, value)| (key.to_string(), value));
-        write_safetensors(path, &tensors, Some(metadata.collect::<HashMap<_, _>>()))
+        write_safetensors(path, &tensors, Some(metadata.collect()))
     }
 
     fn add_corrections(&self, tensors: &mut Vec<(String, OutTensor)>) {
@@ -122,7 +122,18 @@ impl Calibration {
     /// # Errors
     /// If the file is damaged, is no history file, or belongs to another model.
     pub fn load(path: &Path, fingerprint: &str, config: &ModelConfig) -> Result<Self> {
-        let file = HistoryFile { path, file: map_file(path)? };
+        Self::of_file(HistoryFile { path, file: map_file(path)? }, fingerprint, config)
+    }
+
+    /// As [`Calibration::load`], but reads the whole file into memory.
+    ///
+    /// # Errors
+    /// As [`Calibration::load`].
+    pub fn read(path: &Path, fingerprint: &str, config: &ModelConfig) -> Result<Self> {
+        Self::of_file(HistoryFile { path, file: open_file(path)? }, fingerprint, config)
+    }
+
+    fn of_file(file: HistoryFile<'_>, fingerprint: &str, config: &ModelConfig) -> Result<Self> {
         file.check("metadata \"format\"", FORMAT, &file.field("format")?)?;
         file.check("metadata \"format_version\"", VERSION, &file.field("format_version")?)?;
         file.check("model fingerprint", fingerprint, &file.field("model_fingerprint")?)?;

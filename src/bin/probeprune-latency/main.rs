@@ -12,7 +12,6 @@ mod shared;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use probeprune::{
     backend::Backend, checkpoint::RandomTensors, gpu::cuda::driver_is_installed, prune::settings::Settings,
 };
@@ -23,14 +22,17 @@ use device::{DeviceChoice, Task, with_weights};
 use failure::{Result, note, print};
 use input::{Loaded, Origin};
 use report::{Field, Report};
-use shared::{args, device, failure, flags, input, interrupt, probe, progress, statistics, table};
+use shared::{
+    args, command_line, device, failure, flags, input, interrupt, probe, progress, statistics, table,
+    terminal,
+};
 
 /// Warm-up rounds: on a GPU a forward becomes a graph on its second run, for each of three rotating residual buffers.
 const WARMUP: usize = 1;
 const WARMUP_ON_GPU: usize = 6;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = command_line::parse(std::env::args_os());
     interrupt::install();
     failure::exit_code(run(&cli))
 }

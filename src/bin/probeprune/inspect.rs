@@ -21,6 +21,7 @@ use crate::{
     args::{DeviceArgs, MethodArgs, at_least_one},
     device::chosen_gpu,
     failure::{Result, note, print},
+    input::Origin,
     table::percent,
 };
 
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
             loss: 0,
         },
         Some(ordinal) => {
-            let dtype = args.device.dtype.on_gpu(Some(&source))?;
+            let dtype = args.device.dtype.on_gpu(&Origin::Files { source, mmap: true })?;
             let name = format!("cuda:{ordinal} in {}", dtype.name());
             let loss = cross_entropy_scratch(shape.rows(), config.vocab_size).saturating_mul(4);
             DeviceBytes { name, weights: weights_on_gpu(&config, &checkpoint), activation: 2, loss }

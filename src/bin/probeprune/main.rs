@@ -11,18 +11,21 @@ mod export;
 mod generate;
 mod inspect;
 mod perplexity;
+mod prompts;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod sweep;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use cli::{Cli, Command};
-use shared::{args, device, failure, flags, input, interrupt, probe, progress, statistics, table};
+use shared::{
+    args, command_line, device, failure, flags, input, interrupt, probe, progress, statistics, table,
+    terminal,
+};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = command_line::parse(prompts::attached(std::env::args_os()));
     interrupt::install();
     failure::exit_code(match cli.command.unwrap_or_default() {
         Command::Demo(args) => demo::run(&args),

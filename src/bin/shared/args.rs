@@ -32,7 +32,7 @@ pub(crate) struct ModelArgs {
     /// A folder, bundled:NAME, or org/name in the local Hugging Face cache
     #[arg(long, value_name = "M")]
     pub(crate) model: String,
-    /// Read weights into memory instead of mapping the files
+    /// Read weights and history into memory instead of mapping the files
     #[arg(long)]
     pub(crate) no_mmap: bool,
     #[command(flatten)]

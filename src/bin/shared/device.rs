@@ -6,12 +6,12 @@ use clap::ValueEnum;
 use probeprune::{
     Error,
     backend::Backend,
+    checkpoint::Checkpoint,
     cpu::{Cpu, CpuDtype},
     gpu::{
         Cuda, Driver, Gpu, GpuDtype,
         cuda::{driver_is_installed, survey},
     },
-    source::ModelSource,
 };
 
 use crate::{
@@ -67,12 +67,14 @@ pub(crate) enum DtypeChoice {
 
 impl DtypeChoice {
     /// The number format on a GPU; random weights are bfloat16.
-    pub(crate) fn on_gpu(self, files: Option<&ModelSource>) -> Result<GpuDtype> {
-        Ok(match (self, files) {
+    pub(crate) fn on_gpu(self, origin: &Origin) -> Result<GpuDtype> {
+        Ok(match (self, origin) {
             (Self::F32, _) => return Err(self.refused("auto, bf16 or f16 on a GPU", "or pass --device cpu")),
-            (Self::Bf16, _) | (Self::Auto, None) => GpuDtype::Bf16,
+            (Self::Bf16, _) | (Self::Auto, Origin::Random { .. }) => GpuDtype::Bf16,
             (Self::F16, _) => GpuDtype::F16,
-            (Self::Auto, Some(source)) => GpuDtype::for_source(source)?,
+            (Self::Auto, Origin::Files { source, mmap }) => {
+                GpuDtype::for_weights(&Checkpoint::open(source, *mmap)?)
+            }
         })
     }
 
@@ -143,7 +145,7 @@ pub(crate) fn with_weights(origin: Origin, compute: &ComputeArgs, task: impl Tas
             task.run(Loaded::open(origin, Arc::new(cpu), device)?)
         }
         Some(cuda) => {
-            let dtype = compute.device.dtype.on_gpu(origin.source())?;
+            let dtype = compute.device.dtype.on_gpu(&origin)?;
             let device = Device {
                 name: format!("cuda:{}", cuda.device().ordinal),
                 gpu: Some(cuda.description()),

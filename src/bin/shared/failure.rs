@@ -2,13 +2,16 @@
 
 use std::{
     fmt,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
 use probeprune::Error;
 
-use crate::flags;
+use crate::{
+    flags,
+    terminal::{shown, shown_line},
+};
 
 /// Exit code of user errors, as clap's.
 pub(crate) const USER_ERROR: u8 = 2;
@@ -61,12 +64,13 @@ pub(crate) fn exit_code(result: Result<()>) -> ExitCode {
     ExitCode::from(result.err().map_or(0, |failure| failure.report()))
 }
 
-/// Writes to standard output, at once.
+/// Writes to standard output, at once; on a terminal as [`shown`].
 ///
 /// # Errors
 /// If it is closed or full; `print!` would panic.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
+    let text = shown(text, out.is_terminal());
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
 }
 
@@ -77,5 +81,6 @@ pub(crate) fn note(text: &str) {
 
 fn say(line: &str) {
     // A closed standard error leaves nowhere to report to.
-    let _ = writeln!(io::stderr(), "{line}");
+    let mut out = io::stderr().lock();
+    let _ = writeln!(out, "{}", shown_line(line, out.is_terminal()));
 }

@@ -1,7 +1,8 @@
 //! Models, text and tokens from the command line.
 
 use std::{
-    fs,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,6 +12,7 @@ use probeprune::{
     backend::Backend,
     checkpoint::{RandomTensors, read_tensor_file},
     config::ModelConfig,
+    memory::check_room,
     model::Model,
     perplexity::windows,
     prune::{
@@ -41,6 +43,13 @@ const SHORT: usize = 10;
 
 /// Longest default window.
 const DEFAULT_SEQ_LEN: usize = 1024;
+
+/// Most bytes of text that are tokenised as one. Text cannot be tokenised in pieces: other tokens would come out where they
+/// meet.
+const MOST_TEXT: u64 = 64 << 20;
+
+/// Bytes of memory that tokenising takes for one of text, at most.
+const MEMORY_OF_TEXT: u64 = 200;
 
 /// Where a model's weights come from.
 pub(crate) enum Origin {
@@ -158,8 +167,9 @@ impl<B: Backend> Loaded<B> {
         }
         let mut whole = String::new();
         for path in text {
-            whole += &read_text(path)?;
+            add_text(&mut whole, path)?;
         }
+        check_room(whole.len() as u64 * MEMORY_OF_TEXT)?;
         Ok(self.tokenizer()?.encode(&whole, true)?)
     }
 
@@ -224,7 +234,11 @@ impl<B: Backend> Loaded<B> {
 
     /// Reads a history file of this model.
     pub(crate) fn history(&self, path: &Path) -> Result<Calibration> {
-        Ok(Calibration::load(path, &self.model.fingerprint, &self.model.config)?)
+        let read = match self.origin {
+            Origin::Files { mmap: false, .. } => Calibration::read,
+            _ => Calibration::load,
+        };
+        Ok(read(path, &self.model.fingerprint, &self.model.config)?)
     }
 
     /// The calibration that `args` name, with all that runs with `settings` need, for batches of (`batch_size`, `seq_len`);
@@ -330,15 +344,31 @@ pub(crate) fn note_empty_history() {
     note("no calibration: history starts at 0 and fills as batches run");
 }
 
-/// A whole text file.
+/// A whole text file, no longer than [`MOST_TEXT`].
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path)
-        .map_err(|error| Error::io(path, "read", error, "Check the path and its permissions."))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let got = format!("an invalid byte at offset {}", error.utf8_error().valid_up_to());
+    let mut text = String::new();
+    add_text(&mut text, path)?;
+    Ok(text)
+}
+
+/// Adds a whole text file to `text`, which must not become longer than [`MOST_TEXT`].
+fn add_text(text: &mut String, path: &Path) -> Result<()> {
+    let failed = |error| Error::io(path, "read", error, "Check the path and its permissions.");
+    let room = MOST_TEXT - text.len() as u64;
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(room + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > room {
+        let expected = format!("at most {MOST_TEXT} bytes of text in all");
+        let help =
+            "Pass a part of it (head -c 64M), or token ids instead: see --tokens and --calibrate-tokens.";
+        return Err(Error::file(path, "size", expected, "more", help).into());
+    }
+    let added = std::str::from_utf8(&bytes).map_err(|error| {
+        let got = format!("an invalid byte at offset {}", error.valid_up_to());
         Error::file(path, "content", "UTF-8 text", got, "Convert the file to UTF-8.")
     })?;
-    Ok(text)
+    *text += added;
+    Ok(())
 }
 
 /// Token ids of an integer tensor, rows one after another.

@@ -1,4 +1,5 @@
-//! Ctrl-C and termination: the program ends at once, but never in the middle of writing a file.
+//! Signals. Ctrl-C and termination end the program at once, but never in the middle of writing a file; a file that may not
+//! grow is an error.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,8 +9,14 @@ static WRITING: Mutex<()> = Mutex::new(());
 /// Exit code after Ctrl-C, as in shells.
 const INTERRUPTED: i32 = 130;
 
-/// Installs the signal handler.
+/// Installs the signal handlers.
 pub(crate) fn install() {
+    // A write beyond the limit on the size of files then fails, instead of ending the program.
+    #[cfg(unix)]
+    // SAFETY: no handler runs.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
     // Without a handler the signals still end the program.
     let _ = ctrlc::set_handler(|| {
         let _done = WRITING.lock().unwrap_or_else(PoisonError::into_inner);

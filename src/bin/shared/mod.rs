@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod args;
+pub(crate) mod command_line;
 pub(crate) mod device;
 pub(crate) mod failure;
 pub(crate) mod flags;
@@ -13,3 +14,4 @@ pub(crate) mod probe;
 pub(crate) mod progress;
 pub(crate) mod statistics;
 pub(crate) mod table;
+pub(crate) mod terminal;

@@ -12,7 +12,8 @@ mod summary;
 mod variant;
 
 use std::{
-    fs,
+    fs::File,
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -191,7 +192,7 @@ impl SweepArgs {
             model: loaded.name.clone(),
             fingerprint: loaded.model.fingerprint.clone(),
             text,
-            tokens_hash: hash(bytemuck::cast_slice(windows)),
+            tokens_hash: digits(blake3::hash(bytemuck::cast_slice(windows))),
             tokens: windows.len(),
             seq_len,
             batch_size: self.data.batch_size,
@@ -214,10 +215,12 @@ impl SweepArgs {
             history.iter().chain(calibrate_text).chain(tensor.map(|tensor| &tensor.file)).collect();
         let mut name = String::new();
         for path in files {
-            let bytes = fs::read(path)
+            let mut hasher = blake3::Hasher::new();
+            File::open(path)
+                .and_then(|file| hasher.update_reader(file).map(drop))
                 .map_err(|error| Error::io(path, "read", error, "Check the path and its permissions."))?;
             let file = path.file_name().unwrap_or_default().to_string_lossy();
-            name += &format!("{file} ({}) ", hash(&bytes));
+            name += &format!("{file} ({}) ", digits(hasher.finalize()));
         }
         if let Some(tensor) = tensor {
             name += &format!("{} ", tensor.key);
@@ -272,12 +275,14 @@ fn write_results(folder: &Path, ledger: &Ledger, flags: &Flags) -> Result<()> {
         ("sweep.json", json(&report::everything(ledger))),
         ("report.html", report::html(ledger, &rows, flags)),
     ] {
-        interrupt::uninterrupted(|| write_atomically(&folder.join(name), |file| fs::write(file, text)))?;
+        interrupt::uninterrupted(|| {
+            write_atomically(&folder.join(name), |file| file.write_all(text.as_bytes()))
+        })?;
     }
     Ok(())
 }
 
-/// Sixteen hex digits of a content hash.
-fn hash(bytes: &[u8]) -> String {
-    blake3::hash(bytes).to_hex()[..16].to_string()
+/// Sixteen hex digits of a content's hash.
+fn digits(hash: blake3::Hash) -> String {
+    hash.to_hex()[..16].to_string()
 }

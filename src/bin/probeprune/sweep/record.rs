@@ -1,6 +1,10 @@
 //! The finished runs of a sweep, one line of JSON each, in a file that starts with their common context.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, File, TryLockError},
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
 
 use probeprune::{Error, output::write_atomically};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -8,6 +12,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{failure::Result, interrupt};
 
 const FILE: &str = "runs.jsonl";
+/// Locked while a sweep is at work in its folder.
+const LOCK: &str = "sweep.lock";
 
 /// The common context of a folder's runs: their numbers are comparable only if it is the same.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -121,18 +127,23 @@ pub(super) struct Ledger {
     path: PathBuf,
     context: Context,
     records: Vec<Record>,
+    /// Keeps other sweeps away; the system takes it back however the program ends.
+    _lock: File,
 }
 
 impl Ledger {
-    /// Opens `folder`, or creates it.
+    /// Opens `folder`, or creates it, for this sweep alone.
     ///
     /// # Errors
-    /// If creating the folder fails, it holds runs of another context, or a file is damaged.
-    pub(super) fn open(folder: &std::path::Path, context: Context) -> Result<Self> {
+    /// If creating the folder fails, another sweep is at work in it, it holds runs of another context, or a file is damaged.
+    pub(super) fn open(folder: &Path, context: Context) -> Result<Self> {
+        fs::create_dir_all(folder)
+            .map_err(|error| Error::io(folder, "create", error, "Pass a folder as --out."))?;
+        let _lock = lock(folder)?;
         let path = folder.join(FILE);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => {
                 return Err(
                     Error::io(path, "read", error, "Check its permissions, or pass another --out.").into()
@@ -140,14 +151,12 @@ impl Ledger {
             }
         };
         let mut lines = text.lines().enumerate();
-        let mut ledger = Self { path, context, records: Vec::new() };
+        let mut ledger = Self { path, context, records: Vec::new(), _lock };
         if let Some((_, first)) = lines.next() {
             let found: Context = ledger.parse(0, first)?;
             ledger.compare(&found)?;
         }
         ledger.records = lines.map(|(at, line)| ledger.parse(at, line)).collect::<Result<_>>()?;
-        fs::create_dir_all(folder)
-            .map_err(|error| Error::io(folder, "create", error, "Pass a folder as --out."))?;
         Ok(ledger)
     }
 
@@ -175,7 +184,7 @@ impl Ledger {
     pub(super) fn add(&mut self, record: Record) -> Result<()> {
         self.records.push(record);
         let text = line(&self.context) + &self.records.iter().map(line).collect::<String>();
-        Ok(interrupt::uninterrupted(|| write_atomically(&self.path, |file| fs::write(file, text)))?)
+        Ok(interrupt::uninterrupted(|| write_atomically(&self.path, |file| file.write_all(text.as_bytes())))?)
     }
 
     fn parse<T: DeserializeOwned>(&self, at: usize, line: &str) -> Result<T> {
@@ -199,6 +208,25 @@ impl Ledger {
         };
         let help = "A folder's runs share one context: pass another --out, or that sweep's flags.";
         Err(Error::file(&self.path, name.replace('_', " "), ours, &found[&name], help).into())
+    }
+}
+
+/// Locks a folder. Where its file system has no locks, nothing keeps other sweeps away.
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK);
+    let failed =
+        |error| Error::io(&path, "lock", error, "Check that the folder is writable, or pass another --out.");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let help = "Wait until it ends, or pass another --out.";
+            Err(Error::file(folder, "folder", "no other sweep at work in it", "one that has not ended", help)
+                .into())
+        }
+        Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Unsupported => {
+            Err(failed(error).into())
+        }
+        _ => Ok(file),
     }
 }
 
