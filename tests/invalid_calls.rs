@@ -14,7 +14,10 @@ use probeprune::{
     Error,
     cpu::Cpu,
     model::Model,
-    prune::settings::{Compensation, Method, ProbeTokens, Settings},
+    prune::{
+        history::HistoryLayout,
+        settings::{Compensation, HistoryDtype, Method, ProbeTokens, Settings},
+    },
     session::{CalibrationOptions, GenerateOptions, Limits, Sampling, Session, calibrate},
 };
 use rand::{RngExt, SeedableRng};
@@ -176,6 +179,60 @@ fn limits_that_do_not_fit_the_model_are_refused() {
         assert_error(new(Limits { samples: 0, ..LIMITS }), &["batch", "at least one"]);
         assert_error(new(Limits { tokens: 0, ..LIMITS }), &["batch", "at least one"]);
     }
+}
+
+/// Needed bytes of an [`Error::OutOfMemory`].
+#[track_caller]
+fn out_of_memory<T>(result: probeprune::Result<T>) -> usize {
+    match result.map(drop).unwrap_err() {
+        Error::OutOfMemory { needed, .. } => needed,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn sizes_that_no_memory_has_are_refused_and_leave_the_model_usable() {
+    // Dynamic scaling has no longest sequence, so that every size goes through.
+    let dynamic =
+        json!({ "num_hidden_layers": 3, "rope_scaling": { "rope_type": "dynamic", "factor": 2.0 } });
+    let endless = Folder::llama_with(dynamic);
+    let model = load(&endless);
+    let expected = trace(&mut session(&model, pruning(Method::ProbePruning)));
+    let settings = [
+        Settings::default_for(3),
+        pruning(Method::ProbePruning),
+        Settings { compensate: Compensation::ProbeMean, ..pruning(Method::ProbePruning) },
+        Settings {
+            history_layout: HistoryLayout { dtype: HistoryDtype::F16, bucket: usize::MAX },
+            ..pruning(Method::ProbePruning)
+        },
+        pruning(Method::FullBatch),
+    ];
+    for large in [1 << 40, 1 << 62, usize::MAX / 2, usize::MAX] {
+        for settings in &settings {
+            for limits in [
+                Limits { samples: large, ..LIMITS },
+                Limits { tokens: large, ..LIMITS },
+                Limits { capacity: large, ..LIMITS },
+                Limits { samples: large, tokens: large, capacity: large },
+                Limits { samples: large, tokens: 1, capacity: 0 },
+            ] {
+                let needed = out_of_memory(Session::new(Arc::clone(&model), settings.clone(), limits, None));
+                assert!(needed > large.saturating_mul(4), "{limits:?}: {needed}");
+            }
+        }
+    }
+    assert!(trace(&mut session(&model, pruning(Method::ProbePruning))) == expected);
+    for folder in folders() {
+        let limits = Limits { samples: usize::MAX / 8, tokens: 64, capacity: 64 };
+        out_of_memory(Session::new(load(&folder), Settings::default_for(3), limits, None));
+    }
+}
+
+#[test]
+fn threads_are_bounded() {
+    assert_error(Cpu::new(Cpu::MOST_THREADS + 1).map(drop), &["threads", "at most 1024", "got 1025"]);
+    assert_error(Cpu::new(usize::MAX).map(drop), &["threads", "at most 1024"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod emulated_cuda;
 mod fold;
 mod gpu;
 mod gpu_fold;
+mod limits;
 mod models;
 mod operations;
 mod probe_tokens;

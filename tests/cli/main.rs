@@ -10,12 +10,19 @@ mod device;
 #[path = "../common/emulated_cuda.rs"]
 mod emulated_cuda;
 mod fold;
+mod killed;
+#[cfg(target_os = "linux")]
+mod limits;
+#[cfg(target_os = "linux")]
+mod mapped;
 mod outputs;
 mod probe;
 mod refusals;
 mod report_page;
 mod results;
 mod sweep;
+#[cfg(target_os = "linux")]
+mod terminal;
 
 use std::{
     fs,

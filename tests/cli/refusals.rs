@@ -11,7 +11,7 @@ use probeprune::{
     source::ModelSource,
 };
 
-use crate::{FILES, MODEL, common, path, perplexity, program, refused};
+use crate::{FILES, MODEL, common, path, perplexity, program, refused, stdout};
 
 #[test]
 fn usage_errors_have_exit_code_2() {
@@ -26,6 +26,22 @@ fn empty_prompts_are_refused() {
     refused(&generate(&["--prompt", ""]), &["prompt 1", "some text"]);
     refused(&generate(&["--prompt", "Once", ""]), &["prompt 2"]);
     refused(&generate(&["--prompt-file", "/nowhere"]), &["/nowhere", "read"]);
+}
+
+#[test]
+fn prompts_may_begin_with_a_dash() {
+    let generate =
+        |args: &[&'static str]| [&["generate", "--max-new-tokens", "1"], &MODEL[..], args].concat();
+    let text = stdout(generate(&["--prompt", "- item", "-x", "--- rule", "--prompt=--flag"]));
+    for (index, prompt) in ["- item", "-x", "--- rule", "--flag"].iter().enumerate() {
+        assert!(text.contains(&format!("--- {}: {prompt}\n", index + 1)), "{text}");
+    }
+    for (args, part) in [
+        (&["--prompt", "--max-new-tokens", "5"][..], "a value is required for '--prompt"),
+        (&["--prompt", "a", "--max-new-token", "5"], "unexpected argument '--max-new-token'"),
+    ] {
+        program(generate(args)).assert().code(2).stderr(predicates::str::contains(part));
+    }
 }
 
 #[test]

@@ -185,7 +185,11 @@ fn an_interrupted_sweep_resumes() {
     let mut names: Vec<_> =
         fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["report.html", "runs.jsonl", "sweep.csv", "sweep.json"], "no temporary file");
+    assert_eq!(
+        names,
+        ["report.html", "runs.jsonl", "sweep.csv", "sweep.json", "sweep.lock"],
+        "no temporary file"
+    );
 }
 
 #[test]

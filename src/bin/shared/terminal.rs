@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// `text` for a terminal, or as it is for a pipe or a file. Characters that a terminal obeys (all controls but line ends and
 /// tabs) and those that turn the direction of text around or end a line unseen are shown escaped.
 pub(crate) fn shown(text: &str, on_terminal: bool) -> Cow<'_, str> {
-    if !on_terminal || !text.contains(is_unsafe) {
+    if !on_terminal || is_safe(text) {
         return text.into();
     }
     let show = |c: char| if is_unsafe(c) { c.escape_default().to_string() } else { c.to_string() };
@@ -16,6 +16,11 @@ pub(crate) fn shown(text: &str, on_terminal: bool) -> Cow<'_, str> {
 pub(crate) fn shown_line(line: &str, on_terminal: bool) -> Cow<'_, str> {
     let shown = shown(line, on_terminal);
     if on_terminal && shown.contains('\n') { shown.replace('\n', "\\n").into() } else { shown }
+}
+
+/// Whether a terminal shows `text` as it is.
+pub(crate) fn is_safe(text: &str) -> bool {
+    !text.contains(is_unsafe)
 }
 
 fn is_unsafe(c: char) -> bool {
