@@ -341,3 +341,29 @@ fn a_large_probe_is_noted_once() {
     // Decoding is never dense.
     assert_eq!(notes(&["--dense-below", "49"]).len(), 1);
 }
+
+#[test]
+fn sizes_that_no_memory_has_are_refused() {
+    for (flag, number, part) in [
+        ("--prompt-len", "10000000", "at most 512 tokens"),
+        ("--prompt-len", "18446744073709551615", "at most 512 tokens"),
+        ("--gen-len", "4294967295", "at most 512 tokens"),
+        ("--gen-len", "18446744073709551615", "at most 512 tokens"),
+        ("--batch-size", "10000000", "memory: expected"),
+        ("--batch-size", "18446744073709551615", "memory: expected"),
+        ("--repetitions", "100001", "1..=100000"),
+        ("--warmup", "100001", "0..=100000"),
+    ] {
+        for method in ["pp", "flap"] {
+            let args = ["--prune-ratio", "0.4", "--method", method, flag, number];
+            let others = [("--prompt-len", "24"), ("--repetitions", "1"), ("--warmup", "0")];
+            let others =
+                others.iter().filter(|(other, _)| *other != flag).flat_map(|&(flag, value)| [flag, value]);
+            let output = run(&[&MODEL, &args, &others.collect::<Vec<_>>()]);
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{flag} {number}: {message}");
+            assert!(message.contains(part), "{flag} {number}: {message}");
+            assert_eq!(message.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{message}");
+        }
+    }
+}

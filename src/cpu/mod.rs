@@ -114,7 +114,7 @@ impl Cpu {
         }
         let arch = tier.arch().ok_or_else(|| tier::refused(tier))?;
         let amx = tier.amx();
-        let (pool, started) = threads::pool(threads).map_err(|error| {
+        let (started, pool) = threads::pool(threads).map_err(|error| {
             Error::argument(
                 "threads",
                 "a number of threads that can be started",

@@ -19,8 +19,9 @@ impl Drop for Threads {
     }
 }
 
-/// A pool and its threads, which end once the pool is gone; 0 starts one per core.
-pub(super) fn pool(threads: usize) -> Result<(rayon::ThreadPool, Threads), rayon::ThreadPoolBuildError> {
+/// A pool and its threads, which end once the pool is gone; 0 starts one per core. The threads come first, so that whoever
+/// takes both apart drops the pool before it waits for them.
+pub(super) fn pool(threads: usize) -> Result<(Threads, rayon::ThreadPool), rayon::ThreadPoolBuildError> {
     let mut started = Threads(Vec::new());
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -33,7 +34,7 @@ pub(super) fn pool(threads: usize) -> Result<(rayon::ThreadPool, Threads), rayon
             Ok(())
         })
         .build()?;
-    Ok((pool, started))
+    Ok((started, pool))
 }
 
 #[cfg(test)]
@@ -51,7 +52,7 @@ mod tests {
     #[test]
     fn threads_are_waited_for() {
         static DONE: AtomicBool = AtomicBool::new(false);
-        let (pool, threads) = pool(2).unwrap();
+        let (threads, pool) = pool(2).unwrap();
         let (began, has_begun) = channel();
         pool.spawn(move || {
             began.send(()).unwrap();

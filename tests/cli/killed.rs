@@ -22,7 +22,13 @@ fn two_sweeps_do_not_share_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
     let one = ["--variants", "pp", "--ratios", "0.4,0.5"];
-    let long = sweep(out, &[&one[..], &["--rounds", "3000"]].concat());
+    let rounds = |count| {
+        let mut args = sweep(out, &one);
+        let at = args.iter().position(|arg| *arg == "--rounds").unwrap();
+        args[at + 1] = count;
+        args
+    };
+    let long = rounds("100000");
     let mut first =
         Command::new(PROGRAM).args(&long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let lock = out.join("sweep.lock");
@@ -33,13 +39,12 @@ fn two_sweeps_do_not_share_a_folder() {
         sleep(Duration::from_millis(10));
     }
     let parts = [path(out), "no other sweep at work", "has not ended", "--out"];
-    refused(&sweep(out, &one), &parts);
+    refused(&rounds("1"), &parts);
     refused(&long, &parts);
     first.kill().unwrap();
     first.wait().unwrap();
     // The system has taken the lock back.
-    let rounds = sweep(out, &[&one[..], &["--rounds", "1"]].concat());
-    stdout(rounds.iter().copied());
+    stdout(rounds("1"));
     assert_eq!(fs::read_to_string(out.join("runs.jsonl")).unwrap().lines().count(), 3);
     assert_eq!(names(out), ["report.html", "runs.jsonl", "sweep.csv", "sweep.json", "sweep.lock"]);
 }

@@ -15,11 +15,11 @@ use crate::{MODEL, PROGRAM, common::models::Folder, path};
 fn on_terminal(args: &[&str]) -> String {
     // SAFETY: plain calls; the name is copied before another one is asked for, and the descriptors are owned once.
     let (mut screen, program) = unsafe {
-        let screen = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY);
+        let screen = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
         assert!(screen >= 0 && libc::grantpt(screen) == 0 && libc::unlockpt(screen) == 0);
         let mut name = [0; 64];
         assert_eq!(libc::ptsname_r(screen, name.as_mut_ptr(), name.len()), 0);
-        let program = libc::open(name.as_ptr(), libc::O_RDWR | libc::O_NOCTTY);
+        let program = libc::open(name.as_ptr(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
         assert!(program >= 0);
         (File::from_raw_fd(screen), OwnedFd::from_raw_fd(program))
     };
