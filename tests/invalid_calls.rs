@@ -218,7 +218,7 @@ fn sizes_that_no_memory_has_are_refused_and_leave_the_model_usable() {
                 Limits { samples: large, tokens: 1, capacity: 0 },
             ] {
                 let needed = out_of_memory(Session::new(Arc::clone(&model), settings.clone(), limits, None));
-                assert!(needed > large.saturating_mul(4), "{limits:?}: {needed}");
+                assert!(needed >= large.saturating_mul(4), "{limits:?}: {needed}");
             }
         }
     }

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, printable},
+    memory,
     source::open_regular,
 };
 
@@ -203,7 +204,7 @@ fn read_all(path: &Path, mut file: File, total: u64) -> Result<Storage> {
     };
     let length = usize::try_from(total).map_err(|_| no_memory())?;
     let mut words: Vec<u64> = Vec::new();
-    words.try_reserve_exact(length.div_ceil(8)).map_err(|_| no_memory())?;
+    memory::ask(|| words.try_reserve_exact(length.div_ceil(8))).map_err(|_| no_memory())?;
     words.resize(length.div_ceil(8), 0);
     file.rewind().map_err(|error| Error::io(path, "read", error, READ_HELP))?;
     file.read_exact(&mut bytemuck::cast_slice_mut(&mut words)[..length])

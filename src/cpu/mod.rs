@@ -98,7 +98,8 @@ impl Cpu {
     /// A backend that works with `threads` threads and the [`Tier::chosen`] one; 0 takes every core.
     ///
     /// # Errors
-    /// More threads than [`Self::MOST_THREADS`]; if they cannot be started, or the environment names a tier that this processor lacks.
+    /// More than [`Self::MOST_THREADS`], threads that cannot be started, no memory for what they need, or a tier in the
+    /// environment that this processor lacks.
     pub fn new(threads: usize) -> Result<Self> {
         Self::with_tier(threads, Tier::chosen()?)
     }
@@ -106,7 +107,7 @@ impl Cpu {
     /// As [`Self::new`], with this tier.
     ///
     /// # Errors
-    /// As [`Self::new`]; if this processor lacks the tier.
+    /// As [`Self::new`], with a tier that this processor lacks.
     pub fn with_tier(threads: usize, tier: Tier) -> Result<Self> {
         if threads > Self::MOST_THREADS {
             let expected = format!("at most {}", Self::MOST_THREADS);

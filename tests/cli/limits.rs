@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{FILES, MODEL, PROGRAM, assert_refused, path, perplexity, program, refused};
+use serde_json::json;
+
+use crate::{
+    FILES, MODEL, PROGRAM, assert_refused, common::models::Folder, path, perplexity, program, refused,
+};
 
 /// Runs the program under limits in the syntax of `ulimit`.
 fn limited(limits: &str, args: &[&str]) -> Output {
@@ -164,6 +168,22 @@ fn memory_that_is_not_there_ends_a_run_in_one_line() {
         }
     }
     assert!(refusals > 2, "{refusals}");
+}
+
+#[test]
+fn a_cache_that_no_memory_has_is_refused() {
+    let positions = json!({ "max_position_embeddings": 1_000_000 });
+    let mut endless = positions.clone();
+    endless["rope_scaling"] = json!({ "rope_type": "dynamic", "factor": 2.0 });
+    for (changes, parts) in [
+        (positions, ["--max-new-tokens", "at most 1000000 tokens", "+ 10000000"]),
+        (endless, ["memory: expected", "free of 1024000000", "fewer new tokens"]),
+    ] {
+        let folder = Folder::llama_with(changes);
+        let model = ["generate", "--model", path(folder.path()), "--threads", "2", "--prompt", "ab"];
+        let args = [&model[..], &["--max-new-tokens", "10000000"]].concat();
+        assert_refused(&limited("-v 1000000", &args), &parts);
+    }
 }
 
 #[test]
