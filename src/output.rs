@@ -10,7 +10,7 @@ use std::{
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
-use tempfile::Builder;
+use tempfile::{Builder, TempDir};
 
 use crate::{
     checkpoint::{self, Tensor},
@@ -60,9 +60,7 @@ pub fn write_folder_atomically<T>(path: &Path, write: impl FnOnce(&Path) -> Resu
         let help = "Name a folder that is not there yet; nothing was written.";
         return Err(Error::file(path, "output", "a new folder", "one that exists", help));
     }
-    remove_abandoned(parent(path));
-    let folder = builder(0o777).tempdir_in(parent(path)).map_err(failed)?;
-    let _in_use = File::open(folder.path()).inspect(claim);
+    let (folder, _in_use) = temporary_folder(parent(path)).map_err(failed)?;
     let outcome = write(folder.path())?;
     sync_folder(folder.path());
     let folder = folder.keep();
@@ -72,6 +70,14 @@ pub fn write_folder_atomically<T>(path: &Path, write: impl FnOnce(&Path) -> Resu
     })?;
     sync_folder(parent(path));
     Ok(outcome)
+}
+
+/// A temporary folder in `parent`, removed when it is dropped, and what marks it as in use.
+pub(crate) fn temporary_folder(parent: &Path) -> io::Result<(TempDir, io::Result<File>)> {
+    remove_abandoned(parent);
+    let folder = builder(0o777).tempdir_in(parent)?;
+    let in_use = File::open(folder.path()).inspect(claim);
+    Ok((folder, in_use))
 }
 
 /// The temporary file that is to become `path`.
@@ -108,7 +114,7 @@ fn claim(file: &File) {
 }
 
 /// Writes a folder's names to the disk, where the system can.
-fn sync_folder(folder: &Path) {
+pub(crate) fn sync_folder(folder: &Path) {
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
 }
 

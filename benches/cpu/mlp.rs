@@ -73,6 +73,7 @@ fn mlp_model(backend: Arc<Cpu>) -> Model<Cpu> {
             v_proj: linear(1, 1),
             o_proj: linear(1, 1),
             kv_head_of: vec![0].into(),
+            window: None,
         },
         mlp: Mlp {
             norm: norm(),

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, io,
+    fs::{self, File},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     config::ModelConfig,
     error::{Error, Result, printable},
-    output::write_atomically,
+    output::{sync_folder, temporary_folder, write_atomically},
     source::ModelSource,
     weights::prefix,
 };
@@ -96,20 +97,20 @@ pub fn convert(folder: &Path) -> Result<Converted> {
             "Check that the folder is writable and has room; nothing was written.",
         )
     };
-    let temporary = tempfile::Builder::new().prefix(".probeprune-").tempdir_in(folder).map_err(failed)?;
+    let (temporary, _in_use) = temporary_folder(folder).map_err(failed)?;
     for (input, output) in inputs.iter().zip(&outputs) {
         let tensors = kept(input, &config).map(|name| (name, input.tensor(name).expect("one of its names")));
         let tensors: Vec<_> = tensors.collect();
         bytes += tensors.iter().map(|(_, tensor)| tensor.data_len() as u64).sum::<u64>();
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
         let views = tensors.iter().map(|(name, tensor)| (*name, tensor));
-        write_atomically(&temporary.path().join(output), |file| {
-            serialize_to_file(views, Some(metadata), file).map_err(io::Error::other)
-        })?;
+        let path = temporary.path().join(output);
+        serialize_to_file(views, Some(metadata), &path).map_err(io::Error::other).map_err(failed)?;
+        File::open(&path).and_then(|file| file.sync_all()).map_err(failed)?;
     }
     if outputs.len() > 1 {
         let index = json!({ "metadata": { "total_size": bytes }, "weight_map": places });
-        write_atomically(&temporary.path().join(INDEX), |file| fs::write(file, format!("{index:#}\n")))?;
+        write_atomically(&temporary.path().join(INDEX), |file| writeln!(file, "{index:#}"))?;
         // Last: a folder without it has no weights yet.
         files.push(INDEX.to_string());
     }
@@ -119,6 +120,7 @@ pub fn convert(folder: &Path) -> Result<Converted> {
             return Err(failed(error));
         }
     }
+    sync_folder(folder);
     let files = files.iter().map(|file| folder.join(file)).collect();
     Ok(Converted { files, tensors: places.len(), bytes })
 }

@@ -5,8 +5,10 @@ use serde_json::Value;
 use super::{architecture::Architecture, fields::Fields};
 use crate::error::{Result, printable};
 
+type Fits = fn(&Value) -> bool;
+
 /// Keys that would change what is computed, and the only value for which they do not; `null` means the same as no key.
-const FIXED: [(&str, &str, fn(&Value) -> bool); 8] = [
+const FIXED: [(&str, &str, Fits); 8] = [
     ("add_cross_attention", "false (cross-attention is not supported)", is_false),
     ("attention_chunk_size", "null (attention in chunks is not supported)", |_| false),
     ("compression_config", "no such key (compressed weights are not supported)", |_| false),
