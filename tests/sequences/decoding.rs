@@ -112,12 +112,24 @@ fn other_kinds_of_rope_do_not_change_with_the_length() {
 #[test]
 fn decoding_sees_what_the_window_lets_it_see() {
     let mistral = json!({ "architectures": ["MistralForCausalLM"], "model_type": "mistral" });
-    for window in [1, 5, 64] {
-        let mut changes = mistral.clone();
+    let qwen = |types: [&str; 2]| {
+        json!({ "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": true,
+                "layer_types": types })
+    };
+    let (full, sliding) = ("full_attention", "sliding_attention");
+    let cases = [
+        (mistral.clone(), 1, [true, true]),
+        (mistral.clone(), 5, [true, true]),
+        (mistral, 64, [true, true]),
+        (qwen([full, sliding]), 5, [false, true]),
+        (qwen([sliding, full]), 3, [true, false]),
+    ];
+    for (mut changes, window, windowed) in cases {
         changes["sliding_window"] = window.into();
         let folder = Folder::llama_with(changes);
         let (plain, model) = (Plain::new(&folder), load(&folder));
-        assert_eq!(model.config.sliding_window, Some(window));
+        let windows = [0, 1].map(|layer| model.config.window(layer));
+        assert_eq!(windows, windowed.map(|windowed| windowed.then_some(window)));
         let v = model.config.vocab_size;
         let limits = Limits { samples: 2, tokens: 9, capacity: 20 };
         let texts = [random_tokens(1, 20), random_tokens(2, 15)];
