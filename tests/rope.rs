@@ -26,7 +26,7 @@ fn case_46_unknown_rope_type_or_missing_key() {
     let unsupported =
         ["rope_scaling.rope_type: expected default, linear, dynamic, llama3 or yarn, got", "not supported"];
     assert_error(with("rope_scaling", r#"{"rope_type":"longrope"}"#), &unsupported);
-    assert_error(with("rope_scaling", "{}"), &unsupported);
+    assert_error(with("rope_scaling", r#"{"factor":2}"#), &unsupported);
     assert_error(
         with("rope_scaling", r#"{"type":"su"}"#),
         &["rope_scaling.type: expected default, linear", "got \"su\"."],

@@ -207,7 +207,7 @@ OPERATIONS = {
 }
 # Methods of Backend that compute nothing.
 SERVICES = {
-    "scope", "check_model", "check_sizes", "weight", "activations", "statistics", "indices", "upload_indices",
+    "scope", "check_model", "check_room", "check_sizes", "weight", "activations", "statistics", "indices", "upload_indices",
     "upload_statistics", "upload_activations", "clear_statistics", "rates", "take_statistics", "download_activations", "download_statistics",
     "download_indices", "download_weight", "stamp", "take_stamp", "seconds_between", "cross_entropy_scratch",
 }
