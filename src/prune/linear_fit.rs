@@ -65,9 +65,11 @@ pub fn directions(mean: &[f64], second: &[f32], rank: usize) -> (Vec<f32>, Vec<f
     // Whitening by Cholesky: with L·Lᵀ = Vᵀ·Cov·V, the covariance of L⁻¹·Vᵀ·x is the identity.
     let images = images(&covariance, &basis);
     let mut lower = vec![vec![0.0; rank]; rank];
-    // A direction without variance, which a short calibration may leave, must not be divided by.
-    let floor =
-        1e-6 * (0..rank).map(|i| dot(&basis[i], &images[i])).sum::<f64>() / rank as f64 + f64::MIN_POSITIVE;
+    // A direction without variance, which a short calibration may leave, must not be divided by. What rounding leaves of the
+    // moments, which are float32, is none.
+    let found = (0..rank).map(|i| dot(&basis[i], &images[i])).sum::<f64>() / rank as f64;
+    let power = second.iter().step_by(h + 1).map(|&x| f64::from(x)).sum::<f64>() / h as f64;
+    let floor = (1e-6 * found).max(f64::from(f32::EPSILON) * power) + f64::MIN_POSITIVE;
     for i in 0..rank {
         for j in 0..=i {
             let rest = dot(&basis[i], &images[j]) - dot(&lower[i][..j], &lower[j][..j]);
@@ -266,6 +268,17 @@ mod tests {
         );
         for (a, b) in truncated.variance.iter().zip(&alone.variance) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn samples_that_are_all_the_same_do_no_harm() {
+        for scale in [0.0, 1e-20, 0.1, 1.7, 3e4] {
+            let x = [[0.1, -0.3, 7.0, 1.0 / 3.0, 0.0, 2.0].map(|x: f64| x * scale); 3];
+            let (mean, second) = moments(&x);
+            // Rounding leaves variances of either sign.
+            let (p, p0) = directions(&mean, &second, 3);
+            assert!(p.iter().chain(&p0).all(|x| x.is_finite()), "{scale}: {p:?}");
         }
     }
 
