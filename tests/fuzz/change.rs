@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 /// A source of changes, the same for the same seed.
 pub(crate) struct Change(ChaCha8Rng);
 
+/// Bytes that one change may add.
+const LARGE: usize = 1 << 18;
+
 /// Pieces of templates.
 const PIECES: [&str; 48] = [
     "{%",
@@ -112,7 +115,8 @@ impl Change {
                 let times = self.below(3000);
                 match target {
                     Value::Array(list) => {
-                        if let Some(last) = list.last().cloned().filter(|last| count(last) < 20) {
+                        if let Some(last) = list.last().cloned() {
+                            let times = times.min(LARGE / last.to_string().len());
                             list.extend(vec![last; times]);
                         }
                     }
@@ -207,9 +211,9 @@ impl Change {
                 0 => drop(pieces.drain(at..at + length)),
                 1 => pieces.insert(at, self.one(&PIECES).to_string()),
                 2 => {
-                    let times = self.below(2000);
-                    let run = pieces[at..at + length].concat().repeat(times);
-                    pieces.insert(at, run);
+                    let run = pieces[at..at + length].concat();
+                    let times = self.below(2000).min(LARGE / run.len().max(1));
+                    pieces.insert(at, run.repeat(times));
                 }
                 3 => {
                     let other = split(&good[self.below(good.len())]);
