@@ -183,14 +183,10 @@ impl Visitor for Check<'_> {
     /// When tied, either of the two may be the only one there; when not, both must be.
     fn embedding_and_head(&mut self, embedding: &str, head: &str, shape: [Size; 2]) -> Result<()> {
         let has = |name: &str| self.checkpoint.find(name).is_some();
-        if has(embedding)
-            && !has(head)
-            && self.checkpoint.stale(head).is_some()
-            && !self.config.tie_word_embeddings
-        {
-            return self.need(head, &shape);
-        }
         if !self.config.tie_word_embeddings && !has(head) && has(embedding) {
+            if self.checkpoint.stale(head).is_some() {
+                return self.need(head, &shape);
+            }
             return Err(Error::file(
                 self.checkpoint.path(),
                 format!("tensor {}", printable(head)),

@@ -44,6 +44,11 @@ impl Architecture {
         self.class().replace("ForCausalLM", "Model")
     }
 
+    /// By `model_type`, in any case.
+    pub(super) fn named(model_type: &str) -> Option<Self> {
+        ALL.into_iter().find(|known| model_type.eq_ignore_ascii_case(known.model_type()))
+    }
+
     fn family(self) -> Family {
         if self == Self::Opt { Family::Opt } else { Family::Llama }
     }
@@ -67,12 +72,11 @@ impl Architecture {
         let by_type = match fields.string("model_type")? {
             None => None,
             Some(model_type) => {
-                let known = ALL.into_iter().find(|known| model_type.eq_ignore_ascii_case(known.model_type()));
                 let refused = || {
                     let expected = format!("one of {}", names(Self::model_type));
                     fields.wrong_with_help("model_type", expected, HELP)
                 };
-                Some(known.ok_or_else(refused)?)
+                Some(Self::named(model_type).ok_or_else(refused)?)
             }
         };
         match (by_class, by_type) {

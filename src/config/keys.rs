@@ -19,28 +19,17 @@ const FIXED: [(&str, &str, Fits); 8] = [
     ("pruned_heads", "no heads (pruned heads are seen from the weights' shapes)", is_empty),
 ];
 
-/// Keys that transformers' config classes read, or that are often written, and that change nothing here: training, output
-/// options, generation, and how transformers computes.
-const IRRELEVANT: [&str; 19] = [
+/// Keys that look as if they said how a model is built, but say how transformers computes.
+const IRRELEVANT: [&str; 9] = [
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_attn_implementation_internal",
     "_flash_attn_2_enabled",
     "attn_implementation",
     "chunk_size_feed_forward",
-    "init_std",
-    "initializer_range",
-    "is_decoder",
-    "layerdrop",
-    "output_attentions",
-    "output_hidden_states",
-    "pretraining_tp",
-    "use_bfloat16",
-    "use_cache",
     "use_flash_attention",
     "use_flash_attention_2",
     "use_flash_attn",
-    "use_return_dict",
 ];
 
 /// Parts of names that say how a model is built.

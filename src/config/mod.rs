@@ -10,6 +10,7 @@ mod window;
 
 use std::path::Path;
 
+use architecture::Architecture;
 pub use layer_shape::LayerShape;
 pub use rope::{Rope, RopeScaling};
 
@@ -115,6 +116,11 @@ impl ModelConfig {
     /// Query heads per key/value head: 1 without grouped-query attention.
     pub fn gqa_group(&self) -> usize {
         self.num_attention_heads / self.num_key_value_heads
+    }
+
+    /// Hugging Face's class of the model.
+    pub(crate) fn class(&self) -> &'static str {
+        Architecture::named(&self.model_type).unwrap_or(Architecture::Llama).class()
     }
 
     /// The window of a layer: a token sees itself and this many minus one tokens before it; `None`: all before it.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     backend::Backend,
     checkpoint::{Tensor, Tensors},
-    config::{Family, LayerShape, ModelConfig},
+    config::LayerShape,
     error::{Error, Result},
     json::with_quoted_constants,
     model::{Model, fold::Fold},
@@ -121,7 +121,7 @@ fn config_json<B: Backend>(
     })?;
     let mut set = |key: &str, value: Value| config.insert(key.to_string(), value);
     // The original's may be those of a base class, or of a head that is not the embedding after all.
-    set("architectures", json!([class(&model.config)]));
+    set("architectures", json!([model.config.class()]));
     set("model_type", json!(model.config.model_type));
     set("tie_word_embeddings", json!(model.config.tie_word_embeddings));
     if let Some(shape) = plain {
@@ -144,19 +144,9 @@ fn config_json<B: Backend>(
         json!({ "kv_head_of": layer.shape.kv_head_of, "channels": layer.shape.channels, "biases": biases })
     });
     set("probeprune", json!({ "layers": layers.collect::<Vec<_>>() }));
-    let class = format!("modeling_probeprune.Probeprune{}", class(&model.config));
+    let class = format!("modeling_probeprune.Probeprune{}", model.config.class());
     set("auto_map", json!({ "AutoModelForCausalLM": class }));
     Ok(config)
-}
-
-/// Hugging Face's class of the dense model.
-fn class(config: &ModelConfig) -> &'static str {
-    match (config.family, &*config.model_type) {
-        (Family::Opt, _) => "OPTForCausalLM",
-        (_, "mistral") => "MistralForCausalLM",
-        (_, "qwen2") => "Qwen2ForCausalLM",
-        _ => "LlamaForCausalLM",
-    }
 }
 
 /// All tensors; with `biases` projections without one get one of zeros.

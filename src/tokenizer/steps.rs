@@ -75,9 +75,30 @@ fn check_growth(before: usize, after: usize) -> Result<()> {
     Err(format!("steps that make {before} bytes of text {after} or more").into())
 }
 
-/// How long a text becomes whose matches are replaced by `content`.
-fn replaced(matches: &[(tokenizers::Offsets, bool)], content: &str) -> usize {
-    matches.iter().map(|&((start, end), matches)| if matches { content.len() } else { end - start }).sum()
+/// A step that replaces what an expression finds, in a normalizer or decoder.
+#[derive(Debug)]
+struct Replace {
+    search: Search,
+    content: String,
+}
+
+impl Replace {
+    /// `None` for a step of another type.
+    fn read(step: &Value) -> Result<Option<Self>> {
+        if !is(step, "Replace") {
+            return Ok(None);
+        }
+        Ok(Some(Self { search: search(step)?, content: added(step, "content")? }))
+    }
+
+    /// Where it finds something in `text`, and what lies between; what it makes of that is not too long for a text of `before`
+    /// bytes.
+    fn matches(&self, text: &str, before: usize) -> Result<Vec<(tokenizers::Offsets, bool)>> {
+        let matches = (&self.search).find_matches(text)?;
+        let length = |&((start, end), matches)| if matches { self.content.len() } else { end - start };
+        check_growth(before, matches.iter().map(length).sum())?;
+        Ok(matches)
+    }
 }
 
 /// `normalizer`.
@@ -86,15 +107,15 @@ pub(super) struct Normalizer(Vec<Normalize>);
 
 #[derive(Debug)]
 enum Normalize {
-    Replace { search: Search, content: String },
+    Replace(Replace),
     Other(NormalizerWrapper),
 }
 
 impl Normalizer {
     pub(super) fn new(part: Value) -> Result<Self> {
         let step = |step: Value| -> Result<Normalize> {
-            if is(&step, "Replace") {
-                return Ok(Normalize::Replace { search: search(&step)?, content: added(&step, "content")? });
+            if let Some(replace) = Replace::read(&step)? {
+                return Ok(Normalize::Replace(replace));
             }
             if is(&step, "Prepend") {
                 added(&step, "prepend")?;
@@ -108,10 +129,9 @@ impl Normalizer {
         for step in &self.0 {
             let before = text.get_original().len();
             match step {
-                Normalize::Replace { search, content } => {
-                    let matches = search.find_matches(text.get())?;
-                    check_growth(before, replaced(&matches, content))?;
-                    text.replace(Found(matches), content)?;
+                Normalize::Replace(replace) => {
+                    let matches = replace.matches(text.get(), before)?;
+                    text.replace(Found(matches), &replace.content)?;
                 }
                 Normalize::Other(step) => {
                     if let NormalizerWrapper::Precompiled(table) = step {
@@ -235,17 +255,17 @@ pub(super) struct Decoder(Vec<Decode>);
 
 #[derive(Debug)]
 enum Decode {
-    Replace { search: Search, content: String },
+    Replace(Replace),
     Other(DecoderWrapper),
 }
 
 impl Decoder {
     pub(super) fn new(part: Value) -> Result<Self> {
         let step = |step: Value| -> Result<Decode> {
-            if is(&step, "Replace") {
-                return Ok(Decode::Replace { search: search(&step)?, content: added(&step, "content")? });
-            }
-            Ok(Decode::Other(serde_json::from_value(step)?))
+            Ok(match Replace::read(&step)? {
+                Some(replace) => Decode::Replace(replace),
+                None => Decode::Other(serde_json::from_value(step)?),
+            })
         };
         flat(part, "decoders")?.into_iter().map(step).collect::<Result<_>>().map(Self)
     }
@@ -262,17 +282,13 @@ impl tokenizers::Decoder for Decoder {
         let before = size(&tokens);
         for step in &self.0 {
             match step {
-                Decode::Replace { search, content } => {
+                Decode::Replace(replace) => {
                     for token in &mut tokens {
-                        let matches = search.find_matches(token)?;
-                        check_growth(before, replaced(&matches, content))?;
-                        let pieces =
-                            matches.iter().map(
-                                |&((start, end), matches)| {
-                                    if matches { content.as_str() } else { &token[start..end] }
-                                },
-                            );
-                        *token = pieces.collect();
+                        let matches = replace.matches(token, before)?;
+                        let piece = |&((start, end), matches): &(tokenizers::Offsets, bool)| {
+                            if matches { replace.content.as_str() } else { &token[start..end] }
+                        };
+                        *token = matches.iter().map(piece).collect();
                     }
                 }
                 Decode::Other(step) => tokens = step.decode_chain(tokens)?,

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{json_file::has_byte_level, special_tokens::object};
-use crate::{error::Result, source::ModelSource};
+use crate::{
+    error::{Error, Result},
+    source::ModelSource,
+};
 
 /// Names and texts, from where transformers 5 takes them: what the tokenizer's class says, then tokenizer_config.json,
 /// then, unless that lists `added_tokens_decoder`, special_tokens_map.json. A token that is null is none.
@@ -70,14 +74,26 @@ fn class_defaults(
             ("fill_token", "<FILL_ME>"),
         ],
         // LLaMA-3's folders name this class too, with tokens of bytes: transformers then takes one without defaults.
-        "LlamaTokenizer" => {
-            let tokenizer = object(source, "tokenizer.json")?;
-            let parts = ["pre_tokenizer", "normalizer", "decoder"];
-            match parts.iter().any(|part| tokenizer.get(*part).is_some_and(has_byte_level)) {
-                true => &[],
-                false => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
-            }
-        }
+        "LlamaTokenizer" => match has_bytes(source)? {
+            true => &[],
+            false => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+        },
         _ => &[],
     })
+}
+
+/// Whether tokenizer.json has tokens of bytes. Its vocabulary is passed over.
+fn has_bytes(source: &ModelSource) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Steps {
+        pre_tokenizer: Option<Value>,
+        normalizer: Option<Value>,
+        decoder: Option<Value>,
+    }
+    let Some(text) = source.read_text("tokenizer.json")? else { return Ok(false) };
+    let Steps { pre_tokenizer, normalizer, decoder } = serde_json::from_str(&text).map_err(|error| {
+        let path = source.path_of("tokenizer.json");
+        Error::file(path, "content", "valid JSON", error, "Download tokenizer.json again.")
+    })?;
+    Ok([pre_tokenizer, normalizer, decoder].iter().flatten().any(has_byte_level))
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::{FILES, MODEL, PROGRAM, path, program, refused, stdout, sweep::sweep};
+use crate::{PROGRAM, calibrate_to, path, program, refused, stdout, sweep::sweep};
 
 fn names(folder: &Path) -> Vec<String> {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -63,18 +63,7 @@ fn leftovers_of_killed_runs_are_removed_by_the_next() {
     old(&file);
     old(&made);
     let out = folder.path().join("history.safetensors");
-    let args = [
-        "calibrate",
-        MODEL[0],
-        MODEL[1],
-        "--text",
-        path(&FILES.text),
-        "--seq-len",
-        "32",
-        "--out",
-        path(&out),
-    ];
-    program(args).assert().success();
+    program(calibrate_to(&out)).assert().success();
     assert_eq!(names(folder.path()), ["history.safetensors"]);
 }
 
@@ -83,9 +72,8 @@ fn calibrating_twice_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = ["first", "second"].map(|name| {
         let out = folder.path().join(name);
-        let args = ["calibrate", MODEL[0], MODEL[1], "--text", path(&FILES.text), "--seq-len", "32"];
-        let more = ["--fold", "--compensate", "linear:4", "--losses", "pp", "--out", path(&out)];
-        program([&args[..], &more].concat()).assert().success();
+        let more = ["--fold", "--compensate", "linear:4", "--losses", "pp"];
+        program([&calibrate_to(&out)[..], &more].concat()).assert().success();
         fs::read(out).unwrap()
     });
     assert!(bytes[0] == bytes[1]);

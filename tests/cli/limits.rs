@@ -9,7 +9,8 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    FILES, MODEL, PROGRAM, assert_refused, common::models::Folder, path, perplexity, program, refused,
+    FILES, MODEL, PROGRAM, assert_refused, calibrate_to, common::models::Folder, path, perplexity, program,
+    refused,
 };
 
 /// Runs the program under limits in the syntax of `ulimit`.
@@ -213,18 +214,7 @@ fn text_without_an_end_is_refused_in_little_memory() {
 fn a_file_that_may_not_grow_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("history.safetensors");
-    let args = [
-        "calibrate",
-        MODEL[0],
-        MODEL[1],
-        "--text",
-        path(&FILES.text),
-        "--seq-len",
-        "32",
-        "--out",
-        path(&out),
-    ];
-    assert_refused(&limited("-f 20", &args), &[path(&out), "cannot write", "File too large"]);
+    assert_refused(&limited("-f 20", &calibrate_to(&out)), &[path(&out), "cannot write", "File too large"]);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     let stdout = File::create(folder.path().join("text")).unwrap();
     let script = "ulimit -f 2 && exec \"$@\"";

@@ -40,6 +40,12 @@ const MODEL: [&str; 2] = ["--model", "bundled:tiny-llama"];
 /// Windows small enough that every test is a matter of moments.
 const SMALL: [&str; 6] = ["--seq-len", "32", "--batch-size", "4", "--max-tokens", "384"];
 
+/// Arguments that write a history of the bundled model to `out`.
+fn calibrate_to(out: &Path) -> [&str; 9] {
+    let [flag, model] = MODEL;
+    ["calibrate", flag, model, "--text", path(&FILES.text), "--seq-len", "32", "--out", path(out)]
+}
+
 /// Some text for measuring, some for calibrating, and a calibration of the bundled model.
 struct Files {
     _folder: TempDir,

@@ -6,7 +6,7 @@ use clap::Args;
 use probeprune::{
     checkpoint::{Checkpoint, check_shapes},
     config::{Family, LayerShape, ModelConfig, RopeScaling},
-    gpu::{cross_entropy_scratch, weights_on_gpu},
+    gpu::{GpuDtype, cross_entropy_scratch, weights_on_gpu},
     prune::{
         BatchShape,
         calibration::Calibration,
@@ -21,7 +21,6 @@ use crate::{
     args::{DeviceArgs, MethodArgs, at_least_one},
     device::chosen_gpu,
     failure::{Result, note, print},
-    input::Origin,
     table::percent,
 };
 
@@ -78,7 +77,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
             loss: 0,
         },
         Some(ordinal) => {
-            let dtype = args.device.dtype.on_gpu(&Origin::Files { source, mmap: true })?;
+            let dtype = args.device.dtype.on_gpu(|| Ok(GpuDtype::for_weights(&checkpoint)))?;
             let name = format!("cuda:{ordinal} in {}", dtype.name());
             let loss = cross_entropy_scratch(shape.rows(), config.vocab_size).saturating_mul(4);
             DeviceBytes { name, weights: weights_on_gpu(&config, &checkpoint), activation: 2, loss }

@@ -6,7 +6,6 @@ use clap::ValueEnum;
 use probeprune::{
     Error,
     backend::Backend,
-    checkpoint::Checkpoint,
     cpu::{Cpu, CpuDtype},
     gpu::{
         Cuda, Driver, Gpu, GpuDtype,
@@ -66,16 +65,14 @@ pub(crate) enum DtypeChoice {
 }
 
 impl DtypeChoice {
-    /// The number format on a GPU; random weights are bfloat16.
-    pub(crate) fn on_gpu(self, origin: &Origin) -> Result<GpuDtype> {
-        Ok(match (self, origin) {
-            (Self::F32, _) => return Err(self.refused("auto, bf16 or f16 on a GPU", "or pass --device cpu")),
-            (Self::Bf16, _) | (Self::Auto, Origin::Random { .. }) => GpuDtype::Bf16,
-            (Self::F16, _) => GpuDtype::F16,
-            (Self::Auto, Origin::Files { source, mmap }) => {
-                GpuDtype::for_weights(&Checkpoint::open(source, *mmap)?)
-            }
-        })
+    /// The number format on a GPU, where `auto` gives the one that suits the weights.
+    pub(crate) fn on_gpu(self, auto: impl FnOnce() -> Result<GpuDtype>) -> Result<GpuDtype> {
+        match self {
+            Self::F32 => Err(self.refused("auto, bf16 or f16 on a GPU", "or pass --device cpu")),
+            Self::Bf16 => Ok(GpuDtype::Bf16),
+            Self::F16 => Ok(GpuDtype::F16),
+            Self::Auto => auto(),
+        }
     }
 
     /// How the CPU multiplies.
@@ -145,7 +142,7 @@ pub(crate) fn with_weights(origin: Origin, compute: &ComputeArgs, task: impl Tas
             task.run(Loaded::open(origin, Arc::new(cpu), device)?)
         }
         Some(cuda) => {
-            let dtype = compute.device.dtype.on_gpu(&origin)?;
+            let dtype = compute.device.dtype.on_gpu(|| origin.gpu_dtype())?;
             let device = Device {
                 name: format!("cuda:{}", cuda.device().ordinal),
                 gpu: Some(cuda.description()),

@@ -10,8 +10,9 @@ use std::{
 use probeprune::{
     Error,
     backend::Backend,
-    checkpoint::{RandomTensors, read_tensor_file},
+    checkpoint::{Checkpoint, RandomTensors, read_tensor_file},
     config::ModelConfig,
+    gpu::GpuDtype,
     memory::check_room,
     model::Model,
     perplexity::windows,
@@ -90,6 +91,14 @@ impl Origin {
         match self {
             Self::Files { source, .. } => source.name(),
             Self::Random { name, .. } => name.clone(),
+        }
+    }
+
+    /// The number format that suits the weights on a GPU; random ones are bfloat16.
+    pub(crate) fn gpu_dtype(&self) -> Result<GpuDtype> {
+        match self {
+            Self::Files { source, mmap } => Ok(GpuDtype::for_weights(&Checkpoint::open(source, *mmap)?)),
+            Self::Random { .. } => Ok(GpuDtype::Bf16),
         }
     }
 

@@ -92,16 +92,20 @@ impl Parser {
     }
 
     fn sum(&mut self) -> Out<Expr> {
-        let mut left = self.concat()?;
-        loop {
-            let operator = match self.peek() {
-                Kind::Operator("+") => Operator::Add,
-                Kind::Operator("-") => Operator::Subtract,
-                _ => return Ok(left),
-            };
-            self.next();
-            left = Expr::Binary(operator, Box::new(left), Box::new(self.concat()?));
+        self.binary(Self::concat, &[("+", Operator::Add), ("-", Operator::Subtract)])
+    }
+
+    /// Operands that `operand` parses, with these operators between, from the left.
+    fn binary(
+        &mut self,
+        operand: fn(&mut Self) -> Out<Expr>,
+        operators: &[(&'static str, Operator)],
+    ) -> Out<Expr> {
+        let mut left = operand(self)?;
+        while let Some((_, operator)) = operators.iter().find(|(sign, _)| self.skip_operator(sign)) {
+            left = Expr::Binary(*operator, Box::new(left), Box::new(operand(self)?));
         }
+        Ok(left)
     }
 
     fn concat(&mut self) -> Out<Expr> {
@@ -113,26 +117,17 @@ impl Parser {
     }
 
     fn product(&mut self) -> Out<Expr> {
-        let mut left = self.power()?;
-        loop {
-            let operator = match self.peek() {
-                Kind::Operator("*") => Operator::Multiply,
-                Kind::Operator("/") => Operator::Divide,
-                Kind::Operator("//") => Operator::FloorDivide,
-                Kind::Operator("%") => Operator::Remainder,
-                _ => return Ok(left),
-            };
-            self.next();
-            left = Expr::Binary(operator, Box::new(left), Box::new(self.power()?));
-        }
+        const SIGNS: [(&str, Operator); 4] = [
+            ("*", Operator::Multiply),
+            ("/", Operator::Divide),
+            ("//", Operator::FloorDivide),
+            ("%", Operator::Remainder),
+        ];
+        self.binary(Self::power, &SIGNS)
     }
 
     fn power(&mut self) -> Out<Expr> {
-        let mut left = self.unary(true)?;
-        while self.skip_operator("**") {
-            left = Expr::Binary(Operator::Power, Box::new(left), Box::new(self.unary(true)?));
-        }
-        Ok(left)
+        self.binary(|parser| parser.unary(true), &[("**", Operator::Power)])
     }
 
     fn unary(&mut self, with_filters: bool) -> Out<Expr> {
@@ -183,31 +178,21 @@ impl Parser {
             Kind::Operator("[") => {
                 self.next();
                 let mut items = Vec::new();
-                while !self.skip_operator("]") {
-                    if !items.is_empty() {
-                        self.expect_operator(",")?;
-                        if self.skip_operator("]") {
-                            break;
-                        }
-                    }
-                    items.push(self.expression()?);
-                }
+                self.separated("]", |parser| {
+                    items.push(parser.expression()?);
+                    Ok(())
+                })?;
                 Expr::List(items)
             }
             Kind::Operator("{") => {
                 self.next();
                 let mut entries = Vec::new();
-                while !self.skip_operator("}") {
-                    if !entries.is_empty() {
-                        self.expect_operator(",")?;
-                        if self.skip_operator("}") {
-                            break;
-                        }
-                    }
-                    let key = self.expression()?;
-                    self.expect_operator(":")?;
-                    entries.push((key, self.expression()?));
-                }
+                self.separated("}", |parser| {
+                    let key = parser.expression()?;
+                    parser.expect_operator(":")?;
+                    entries.push((key, parser.expression()?));
+                    Ok(())
+                })?;
                 Expr::Dict(entries)
             }
             _ => return self.fault("a value"),
@@ -308,31 +293,25 @@ impl Parser {
     fn arguments(&mut self) -> Out<Arguments> {
         self.expect_operator("(")?;
         let mut arguments = Arguments::default();
-        let mut first = true;
-        while !self.skip_operator(")") {
-            if !std::mem::take(&mut first) {
-                self.expect_operator(",")?;
-                if self.skip_operator(")") {
-                    break;
-                }
-            }
-            if self.skip_operator("*") {
-                arguments.list = Some(Box::new(self.expression()?));
-            } else if self.skip_operator("**") {
-                arguments.dict = Some(Box::new(self.expression()?));
-            } else if let (Kind::Name(_), Kind::Operator("=")) = (self.peek(), self.peek_second()) {
-                let name = self.name()?;
-                self.next();
-                arguments.named.push((name, self.expression()?));
+        self.separated(")", |parser| {
+            if parser.skip_operator("*") {
+                arguments.list = Some(Box::new(parser.expression()?));
+            } else if parser.skip_operator("**") {
+                arguments.dict = Some(Box::new(parser.expression()?));
+            } else if let (Kind::Name(_), Kind::Operator("=")) = (parser.peek(), parser.peek_second()) {
+                let name = parser.name()?;
+                parser.next();
+                arguments.named.push((name, parser.expression()?));
             } else if arguments.named.is_empty() && arguments.dict.is_none() {
-                arguments.positional.push(self.expression()?);
+                arguments.positional.push(parser.expression()?);
             } else {
                 return Err(Fault::at(
-                    self.line(),
+                    parser.line(),
                     "syntax error: an argument without a name after one with a name",
                 ));
             }
-        }
+            Ok(())
+        })?;
         Ok(arguments)
     }
 }

@@ -38,7 +38,7 @@ impl Arguments {
     }
 }
 
-const TEXT: [&str; 35] = [
+const TEXT: [&str; 38] = [
     "capitalize",
     "center",
     "count",
@@ -74,13 +74,15 @@ const TEXT: [&str; 35] = [
     "startswith",
     "strip",
     "swapcase",
+    "title",
+    "upper",
+    "zfill",
 ];
-const MORE_TEXT: [&str; 3] = ["title", "upper", "zfill"];
 
 /// Whether the value has this method.
 pub(super) fn has(value: &Value, name: &str) -> bool {
     match value {
-        Value::Text(_) => TEXT.contains(&name) || MORE_TEXT.contains(&name),
+        Value::Text(_) => TEXT.contains(&name),
         Value::List(_) | Value::Tuple(_) => matches!(name, "count" | "index"),
         Value::Dict(_) => matches!(name, "get" | "items" | "keys" | "values"),
         Value::Loop(_) => matches!(name, "cycle" | "changed"),

@@ -95,6 +95,21 @@ impl Parser {
         if self.skip_operator(operator) { Ok(()) } else { self.fault(&format!("`{operator}`")) }
     }
 
+    /// Items between commas up to `close`, before which there may be one more comma.
+    pub(super) fn separated(&mut self, close: &str, mut item: impl FnMut(&mut Self) -> Out<()>) -> Out<()> {
+        let mut first = true;
+        while !self.skip_operator(close) {
+            if !std::mem::take(&mut first) {
+                self.expect_operator(",")?;
+                if self.skip_operator(close) {
+                    break;
+                }
+            }
+            item(self)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn name(&mut self) -> Out<String> {
         match self.peek() {
             Kind::Name(_) => match self.next() {
@@ -170,7 +185,7 @@ impl Parser {
         }
     }
 
-    /// The body of a tag whose opening has been read up to its end, and its closing tag's name.
+    /// The body of a tag whose opening has been read up to its end.
     fn enclosed(&mut self, end: &str) -> Out<Vec<Node>> {
         self.block_end()?;
         Ok(self.body(&[end])?.0)
@@ -339,17 +354,12 @@ impl Parser {
     fn parameters(&mut self) -> Out<Vec<(String, Option<Expr>)>> {
         self.expect_operator("(")?;
         let mut parameters = Vec::new();
-        while !self.skip_operator(")") {
-            if !parameters.is_empty() {
-                self.expect_operator(",")?;
-                if self.skip_operator(")") {
-                    break;
-                }
-            }
-            let name = self.name()?;
-            let default = if self.skip_operator("=") { Some(self.expression()?) } else { None };
+        self.separated(")", |parser| {
+            let name = parser.name()?;
+            let default = if parser.skip_operator("=") { Some(parser.expression()?) } else { None };
             parameters.push((name, default));
-        }
+            Ok(())
+        })?;
         Ok(parameters)
     }
 }

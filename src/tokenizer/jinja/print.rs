@@ -25,14 +25,17 @@ impl Machine<'_> {
     /// Python's `repr(value)`.
     pub(super) fn represent(&self, value: &Value, text: &mut String) -> Out<()> {
         self.budget.spend(16)?;
-        let start = text.len();
         match value {
             Value::Undefined(_) => text.push_str("Undefined"),
             Value::None => text.push_str("None"),
             Value::Bool(value) => text.push_str(if *value { "True" } else { "False" }),
             Value::Int(value) => text.push_str(&value.to_string()),
             Value::Float(value) => text.push_str(&float(*value)),
-            Value::Text(part) => quote(part, text),
+            Value::Text(part) => {
+                let start = text.len();
+                quote(part, text);
+                self.budget.spend(text.len() - start)?;
+            }
             Value::List(items) => self.sequence(&items.values, "[", "]", text)?,
             Value::Tuple(items) => {
                 self.sequence(&items.values, "(", if items.values.len() == 1 { ",)" } else { ")" }, text)?;
@@ -49,10 +52,7 @@ impl Machine<'_> {
                 text.push('>');
             }
         }
-        self.budget.spend(match value {
-            Value::Text(_) => text.len() - start,
-            _ => 0,
-        })
+        Ok(())
     }
 
     fn sequence(&self, values: &[Value], open: &str, close: &str, text: &mut String) -> Out<()> {
