@@ -60,14 +60,16 @@ impl Room {
         let machine = fs::read_to_string("/proc/meminfo").ok()?;
         let room =
             Self { free: kilobytes(&machine, "MemAvailable:")?, total: kilobytes(&machine, "MemTotal:")? };
-        let limited = || {
-            let limits = fs::read_to_string("/proc/self/limits").ok()?;
-            let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
-            let total: u64 = line.split_whitespace().next()?.parse().ok()?;
-            let taken = kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
-            Some(Self { free: total.saturating_sub(taken), total })
-        };
-        Some(limited().filter(|limited| limited.free < room.free).unwrap_or(room))
+        Some(Self::of_process().filter(|limited| limited.free < room.free).unwrap_or(room))
+    }
+
+    /// What a limit on the process's address space leaves. `None` without such a limit.
+    fn of_process() -> Option<Self> {
+        let limits = fs::read_to_string("/proc/self/limits").ok()?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+        let total: u64 = line.split_whitespace().next()?.parse().ok()?;
+        let taken = kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+        Some(Self { free: total.saturating_sub(taken), total })
     }
 }
 
@@ -88,6 +90,17 @@ pub fn check_room(bytes: u64) -> Result<()> {
         return Ok(());
     }
     Err(refused(usize::try_from(bytes).unwrap_or(usize::MAX)))
+}
+
+/// Refuses `bytes` of addresses that a limit on the process does not leave.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub(crate) fn check_addresses(bytes: u64) -> Result<()> {
+    match Room::of_process() {
+        Some(room) if bytes > room.free => Err(refused(usize::try_from(bytes).unwrap_or(usize::MAX))),
+        _ => Ok(()),
+    }
 }
 
 /// The error for `needed` bytes that are not there.

@@ -113,6 +113,9 @@ impl Cpu {
             let expected = format!("at most {}", Self::MOST_THREADS);
             return Err(Error::argument("threads", expected, threads, "0 takes every core."));
         }
+        let count =
+            if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+        memory::check_addresses(count as u64 * threads::ADDRESSES)?;
         let arch = tier.arch().ok_or_else(|| tier::refused(tier))?;
         let amx = tier.amx();
         let (started, pool) = threads::pool(threads).map_err(|error| {

@@ -19,8 +19,12 @@ impl Drop for Threads {
     }
 }
 
-/// A pool and its threads, which end once the pool is gone; 0 starts one per core. The threads come first, so that whoever
-/// takes both apart drops the pool before it waits for them.
+/// Bytes of addresses that a thread takes at its start: its stack of 2 MiB, and what the system keeps for it, without which it
+/// ends the process.
+pub(super) const ADDRESSES: u64 = 4 << 20;
+
+/// A pool and its threads, which have begun and end once the pool is gone; 0 starts one per core. The threads come first, so
+/// that whoever takes both apart drops the pool before it waits for them.
 pub(super) fn pool(threads: usize) -> Result<(Threads, rayon::ThreadPool), rayon::ThreadPoolBuildError> {
     let mut started = Threads(Vec::new());
     let pool = rayon::ThreadPoolBuilder::new()
@@ -34,6 +38,8 @@ pub(super) fn pool(threads: usize) -> Result<(Threads, rayon::ThreadPool), rayon
             Ok(())
         })
         .build()?;
+    // None may find at its start that others have taken the memory that it needs.
+    pool.broadcast(|_| ());
     Ok((started, pool))
 }
 

@@ -3,6 +3,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     io::Write,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use probeprune::memory::is_asking;
@@ -41,6 +42,11 @@ unsafe impl GlobalAlloc for Host {
 /// Ends the program if there is no memory that the caller cannot do without.
 fn found(start: *mut u8, size: usize) -> *mut u8 {
     if start.is_null() && !is_asking() {
+        static ENDING: AtomicBool = AtomicBool::new(false);
+        // Another thread is about to end the program, in one line.
+        while ENDING.swap(true, Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         // Numbers are formatted without memory.
         let help = "Use smaller batches, shorter windows or less text, or end other programs.";
         let _ = writeln!(std::io::stderr(), "error: memory: expected {size} bytes more, got none. {help}");
